@@ -1,0 +1,406 @@
+"""MnasNetA1 ... MnasNetSmall with keras.applications' signature, and what goes with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from absl import logging
+
+from keras_mnasnet import model as models
+from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.family import FAMILY, as_architecture
+from keras_mnasnet.weights import (
+    Checkpoint,
+    CheckpointError,
+    Numerics,
+    Record,
+    assign,
+    get,
+    load_record,
+    names,
+    read_file,
+    select,
+)
+
+__all__ = [
+    "MnasNet", "MnasNetA1", "MnasNetA2", "MnasNetA3", "MnasNetB1", "MnasNetD1", "MnasNetD1_320", "MnasNetSmall",
+    "decode_predictions", "load_weights", "preprocess_input", "save_weights",
+]  # fmt: skip
+
+KERAS_SUFFIXES = (".keras", ".weights.h5")
+DEFAULT_NUMERICS = Numerics(bn_epsilon=1e-3, padding="same")
+DEFAULT_SIZES = {"d1-320": 320}
+
+_ARGUMENTS = """
+    Args:
+        include_top: whether to end in the classifier.
+        weights: None (fresh), "imagenet" (the published checkpoint of this variant, width and nearest resolution), a
+            record id (`mnasnet weights list`), a file (.safetensors, .pth, .tgz, TF1 prefix, .weights.h5, .keras) or
+            "hf://owner/repo[@revision]/file". Batch-norm epsilon, padding and residuals follow the checkpoint's source.
+        input_tensor: a Keras tensor `[B, H, W, C]` to build on, in place of a new input.
+        input_shape: (height, width, channels), sizes >= 32 or None. Default: the checkpoint's resolution, else 224
+            (D1-320: 320). Other than 3 channels need weights=None and include_preprocessing=False.
+        pooling: without the top: None `[B, h, w, 1280]`, "avg" or "max" `[B, 1280]`.
+        classes: outputs of the classifier; must be the checkpoint's own if it is loaded with its top.
+        classifier_activation: "softmax", or None for logits.
+        include_preprocessing: True: the input is RGB pixels 0..255, normalised inside. False: the input is what
+            `preprocess_input` returns.
+        name: the model's name.
+        width_multiplier: scales channels (Google's `depth_multiplier`); None scales nothing, or follows a record id.
+        depth_multiplier: scales repeats, rounded up, first and last stage excepted.
+        se: None as published, False without squeeze-and-excite, True or a ratio for every stage that expands.
+        dropout_rate: before the classifier, in training.
+        bn_epsilon, bn_momentum, padding ("same" or "symmetric"), first_residual, scale_stem: numerics. None: the
+            checkpoint's, or Google's (1e-3, 0.99, "same") without one.
+
+    Returns:
+        A functional keras.Model, `[B, H, W, C]` -> `[B, classes]`.
+
+    Raises:
+        ValueError: an argument out of range, or a checkpoint that does not fit (weights.CheckpointError).
+        OSError: a checkpoint that cannot be fetched (weights.DownloadError).
+"""
+
+
+def MnasNet(
+    architecture: Architecture | str,
+    include_top: bool = True,
+    weights: str | os.PathLike[str] | None = None,
+    input_tensor: Any = None,
+    input_shape: Any = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    include_preprocessing: bool = True,
+    name: str | None = None,
+    *,
+    width_multiplier: float | None = None,
+    depth_multiplier: float | None = None,
+    se: bool | float | None = None,
+    dropout_rate: float = 0.2,
+    bn_epsilon: float | None = None,
+    bn_momentum: float = 0.99,
+    padding: str | None = None,
+    first_residual: bool | None = None,
+    scale_stem: bool | None = None,
+) -> keras.Model:
+    base = as_architecture(architecture)
+    size = _size(base, input_tensor, input_shape)
+    record = _record(weights, base, width_multiplier, size)
+    if record and width_multiplier is None:
+        width_multiplier = None if record.width == 1 else record.width
+    if record and input_shape is None and input_tensor is None:
+        input_shape = (record.resolution, record.resolution, 3)
+    elif input_shape is None and input_tensor is None:
+        input_shape = (size, size, 3)
+    scaled = {
+        stem: base.scaled(width_multiplier, depth_multiplier, scale_stem=stem).with_se(se)
+        for stem in ([True, False] if scale_stem is None else [scale_stem])
+    }
+
+    checkpoint, restore = _open(weights, record, scaled)
+    numerics = checkpoint.numerics if checkpoint else DEFAULT_NUMERICS
+    numerics = _overridden(
+        numerics, checkpoint is not None, bn_epsilon=bn_epsilon, padding=padding, first_residual=first_residual
+    )
+    network = numerics.apply(scaled[numerics.scale_stem if scale_stem is None else scale_stem])
+    if first_residual is not None:
+        network = network.with_first_residual(first_residual)
+    if checkpoint and include_top and checkpoint.classes != classes:
+        raise ValueError(
+            f"`classes` must be the checkpoint's own to load it with its top. Received: classes={classes}, "
+            f"weights={str(weights)!r} with {checkpoint.classes or 'no'} classes. Pass classes={checkpoint.classes}, or "
+            f"include_top=False with your own classifier, or build with weights=None and call "
+            f"load_weights(model, {str(weights)!r}, include_top=False)."
+        )
+    model = models.build(
+        network,
+        include_top=include_top,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        include_preprocessing=include_preprocessing,
+        name=name,
+        dropout_rate=dropout_rate,
+        bn_epsilon=numerics.bn_epsilon,
+        bn_momentum=bn_momentum,
+        padding=numerics.padding,
+    )
+    if checkpoint:
+        _check_channels(model, weights)
+        assign(model, checkpoint, include_top=include_top)
+    elif restore:
+        restore(model)
+    return model
+
+
+MnasNet.__doc__ = (
+    f"A MnasNet of any architecture: an Architecture, a family name or its text form (arXiv 1807.11626).\n{_ARGUMENTS}"
+)
+
+
+def _variant(name: str, function_name: str, remark: str) -> Callable[..., keras.Model]:
+    """The builder of one family member; one signature and one docstring for all of them."""
+
+    def builder(
+        include_top: bool = True,
+        weights: str | os.PathLike[str] | None = "imagenet",
+        input_tensor: Any = None,
+        input_shape: Any = None,
+        pooling: str | None = None,
+        classes: int = 1000,
+        classifier_activation: Any = "softmax",
+        include_preprocessing: bool = True,
+        name: str | None = None,
+        *,
+        width_multiplier: float | None = None,
+        depth_multiplier: float | None = None,
+        se: bool | float | None = None,
+        dropout_rate: float = 0.2,
+        bn_epsilon: float | None = None,
+        bn_momentum: float = 0.99,
+        padding: str | None = None,
+        first_residual: bool | None = None,
+        scale_stem: bool | None = None,
+    ) -> keras.Model:
+        return MnasNet(
+            network,
+            include_top=include_top,
+            weights=weights,
+            input_tensor=input_tensor,
+            input_shape=input_shape,
+            pooling=pooling,
+            classes=classes,
+            classifier_activation=classifier_activation,
+            include_preprocessing=include_preprocessing,
+            name=name,
+            width_multiplier=width_multiplier,
+            depth_multiplier=depth_multiplier,
+            se=se,
+            dropout_rate=dropout_rate,
+            bn_epsilon=bn_epsilon,
+            bn_momentum=bn_momentum,
+            padding=padding,
+            first_residual=first_residual,
+            scale_stem=scale_stem,
+        )
+
+    network = FAMILY[name]
+    builder.__name__ = builder.__qualname__ = function_name
+    builder.__doc__ = f"{function_name.replace('MnasNet', 'MnasNet-').replace('_', '-')}: {remark}\n{_ARGUMENTS}"
+    return builder
+
+
+MnasNetA1 = _variant("a1", "MnasNetA1", "the paper's main network, with squeeze-and-excite (figure 7).")
+MnasNetA2 = _variant("a2", "MnasNetA2", "reconstructed from the paper's totals; no ImageNet weights exist.")
+MnasNetA3 = _variant("a3", "MnasNetA3", "reconstructed from the paper's totals; no ImageNet weights exist.")
+MnasNetB1 = _variant("b1", "MnasNetB1", "found without squeeze-and-excite in the space (table 2).")
+MnasNetSmall = _variant("small", "MnasNetSmall", "searched for 22 ms on a Pixel 1 (table 4, MnasNet-search2).")
+MnasNetD1 = _variant("d1", "MnasNetD1", "the MnasFPN backbone of tensorflow/tpu; no ImageNet weights exist.")
+MnasNetD1_320 = _variant("d1-320", "MnasNetD1_320", "D1 for 320 px (tensorflow/tpu); no ImageNet weights exist.")
+
+
+def _size(base: Architecture, input_tensor: Any, input_shape: Any) -> int:
+    """The input size in pixels that the arguments ask for: the shorter side, or the network's default."""
+    default = DEFAULT_SIZES.get(base.name, 224)
+    if input_tensor is not None:
+        input_shape = tuple(input_tensor.shape)[1:] if len(getattr(input_tensor, "shape", ())) == 4 else None
+    height, width, _ = models.resolve_input_shape(input_shape, default)
+    return min(side for side in (height, width, default) if side is not None) if height is None or width is None else min(height, width)
+
+
+def _record(weights: Any, base: Architecture, width: float | None, size: int) -> Record | None:
+    if not isinstance(weights, str) or (weights != "imagenet" and weights not in names()):
+        return None
+    if weights != "imagenet":
+        record = get(weights)
+    elif base.name not in FAMILY or not base.same_network(FAMILY[base.name]):
+        raise CheckpointError(
+            f"ImageNet weights exist for members of the family ({', '.join(FAMILY)}). Received: weights='imagenet' for "
+            f"the network '{base}'. Pass weights=None, or a path."
+        )
+    else:
+        record = select(base.name, width, size)
+        logging.info("weights='imagenet' is %s", record.describe())
+        if record.resolution != size:
+            logging.warning("%s was trained at %d px and is used at %d px", record.id, record.resolution, size)
+    if width is None and base.scaled(None if record.width == 1 else record.width).name != base.name:
+        logging.info("%s has width_multiplier=%g", record.id, record.width)
+    return record
+
+
+def _open(
+    weights: Any, record: Record | None, scaled: dict[bool, Architecture]
+) -> tuple[Checkpoint | None, Callable[[keras.Model], None] | None]:
+    """(checkpoint, None), or (None, what loads a Keras weight file into the built model), or (None, None)."""
+    if weights is None:
+        return None, None
+    if record:
+        wanted = scaled.get(record.numerics.scale_stem) or next(iter(scaled.values()))
+        if not record.numerics.apply(wanted).same_network(record.architecture):
+            raise CheckpointError(
+                f"{record.id} is MnasNet {record.architecture.name!r}. Received: '{wanted}'. Leave out multipliers and `se`, "
+                f"or choose another checkpoint."
+            )
+        return load_record(record), None
+    path = str(weights)
+    candidates = [(network, stem) for stem, network in scaled.items()]
+    if path.endswith(".keras"):
+        return _read_keras(Path(path).expanduser(), candidates), None
+    if path.endswith(".weights.h5"):
+        if not Path(path).expanduser().is_file():
+            raise CheckpointError(f"A checkpoint file must exist. Received: {path}, which does not")
+        return None, functools.partial(_restore_h5, path=Path(path).expanduser())
+    looks_like_path = path.startswith("hf://") or os.path.exists(path) or os.path.exists(f"{path}.index")
+    if not looks_like_path and not Path(path).expanduser().suffix and path.count("/") <= 1:
+        get(path)
+    return read_file(path, candidates), None
+
+
+def _read_keras(path: Path, candidates: Sequence[tuple[Architecture, bool]]) -> Checkpoint:
+    if not path.is_file():
+        raise CheckpointError(f"A checkpoint file must exist. Received: {path}, which does not")
+    try:
+        checkpoint = _checkpoint(keras.saving.load_model(path, compile=False))
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        raise CheckpointError(f"{path} must be a MnasNet saved by model.save(). Received: {error}") from error
+    if not any(checkpoint.architecture.same_network(checkpoint.numerics.apply(network)) for network, _ in candidates):
+        raise CheckpointError(
+            f"{path} must hold MnasNet {candidates[0][0].name!r}. Received: {checkpoint.architecture}"
+        )
+    return checkpoint
+
+
+def _restore_h5(model: keras.Model, path: Path) -> None:
+    spec = models.describe(model)
+    logging.warning(
+        "%s does not say how it was trained: using bn_epsilon=%g and padding=%r. Pass them if that is wrong, or keep "
+        "weights with save_weights(model, 'x.safetensors'), which records them.",
+        path, spec.bn_epsilon, spec.padding,
+    )  # fmt: skip
+    try:
+        model.load_weights(path)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} must hold the weights of {model.name!r} ({spec.architecture}). Received: {error}"
+        ) from error
+
+
+def _overridden(numerics: Numerics, from_checkpoint: bool, **arguments: Any) -> Numerics:
+    """Numerics with the explicit arguments put in; overriding a checkpoint's own is done, and said."""
+    given = {key: value for key, value in arguments.items() if value is not None}
+    changed = {key: value for key, value in given.items() if getattr(numerics, key) != value}
+    if from_checkpoint and changed:
+        logging.warning("numerics of the checkpoint are overridden: %s (its own: %s)", changed, numerics)
+    return dataclasses.replace(numerics, **given)
+
+
+def _check_channels(model: keras.Model, weights: Any) -> None:
+    if model.inputs[0].shape[-1] != 3:
+        raise ValueError(
+            f"Checkpoints take 3 channels (RGB). Received: weights={str(weights)!r} with {model.inputs[0].shape[-1]} "
+            f"channels. Pass weights=None."
+        )
+
+
+def _checkpoint(model: keras.Model) -> Checkpoint:
+    """The weights of a model of this package as a Checkpoint."""
+    spec = models.describe(model)
+    from keras_mnasnet.weights.convert import expected_shapes
+
+    tensors = {}
+    layers = {layer.name: iter(layer.get_weights()) for layer in model.layers}
+    for name in expected_shapes(spec.architecture, spec.classes):
+        tensors[name] = np.asarray(next(layers[name.rpartition("/")[0]]), np.float32)
+    numerics = Numerics(spec.bn_epsilon, spec.padding, spec.architecture.units()[0].residual)
+    return Checkpoint("keras_mnasnet", spec.architecture, numerics, spec.classes, tensors)
+
+
+def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Save to `.safetensors` with network and numerics, so that `weights=path` rebuilds the same function; atomic."""
+    from keras_mnasnet.weights.store import write_native
+
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"`path` must end in .safetensors. Received: path={str(path)!r}")
+    write_native(_checkpoint(model), Path(path).expanduser())
+
+
+def load_weights(model: keras.Model, weights: str | os.PathLike[str], *, include_top: bool = True) -> None:
+    """Load a record id, file or Hub address into a model of this package; `include_top=False` leaves its classifier alone.
+
+    Raises CheckpointError if the network or the numerics (epsilon, padding) are not the model's.
+    """
+    spec = models.describe(model)
+    if isinstance(weights, str) and weights in names():
+        checkpoint = load_record(get(weights))
+    else:
+        checkpoint = read_file(weights, [(spec.architecture, True), (spec.architecture, False)])
+    numerics = checkpoint.numerics
+    if (numerics.bn_epsilon, numerics.padding) != (spec.bn_epsilon, spec.padding):
+        raise CheckpointError(
+            f"{weights} was trained with bn_epsilon={numerics.bn_epsilon:g}, padding={numerics.padding!r}. "
+            f"Received: a model with bn_epsilon={spec.bn_epsilon:g}, padding={spec.padding!r}. Build it with these."
+        )
+    if not checkpoint.architecture.same_network(spec.architecture):
+        raise CheckpointError(f"{weights} is '{checkpoint.architecture}'. Received: a model of '{spec.architecture}'")
+    if include_top and checkpoint.classes != spec.classes:
+        raise CheckpointError(
+            f"{weights} has {checkpoint.classes or 'no'} classes. Received: a model with {spec.classes or 'no'} classes. "
+            f"Pass include_top=False to leave the model's classifier as it is."
+        )
+    assign(model, checkpoint, include_top=include_top)
+
+
+def preprocess_input(x: Any, data_format: str | None = None) -> Any:
+    """Scale RGB pixels 0..255 to (x / 255 - mean) / std, ImageNet's mean and std, as float32; for include_preprocessing=False.
+
+    `x` is an array or tensor whose last axis is the channel (first of three with data_format="channels_first"); arrays are
+    not changed in place.
+    """
+    axis = -3 if data_format == "channels_first" else -1
+    if x.shape[axis] != 3:
+        raise ValueError(f"`preprocess_input` takes RGB images, 3 channels. Received: shape={tuple(x.shape)}")
+    shape = (3, 1, 1) if axis == -3 else (3,)
+    mean = 255 * np.array(models.IMAGENET_MEAN, np.float32).reshape(shape)
+    std = 255 * np.array(models.IMAGENET_STD, np.float32).reshape(shape)
+    if isinstance(x, np.ndarray):
+        return (x.astype(np.float32) - mean) / std
+    return (keras.ops.cast(x, "float32") - mean) / std
+
+
+@functools.cache
+def _imagenet_classes() -> list[tuple[str, str]]:
+    text = resources.files("keras_mnasnet.weights").joinpath("imagenet_classes.json").read_text("utf-8")
+    return [(wnid, name) for wnid, name in json.loads(text)]
+
+
+def decode_predictions(
+    preds: Any, top: int = 5, labels: Sequence[str] | None = None
+) -> list[list[tuple[str, str, float]]]:
+    """The `top` classes of each row of `[B, classes]` as (id, name, score), best first; works offline.
+
+    Without `labels` the rows must have ImageNet's 1000 classes and the id is the WordNet id; with `labels`, one per class,
+    it is the class index. Equal scores keep the order of the classes.
+    """
+    scores = np.asarray(keras.ops.convert_to_numpy(preds))
+    classes = _imagenet_classes() if labels is None else [(str(i), label) for i, label in enumerate(labels)]
+    if scores.ndim != 2 or scores.shape[1] != len(classes):
+        raise ValueError(
+            f"`preds` must have the shape [B, {len(classes)}]. Received: shape={scores.shape}. "
+            f"For other classes than ImageNet's pass labels=[...], one per class."
+        )
+    if not isinstance(top, int) or top < 1:
+        raise ValueError(f"`top` must be an integer >= 1. Received: top={top!r}")
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    return [[(*classes[index], float(row[index])) for index in best] for row, best in zip(scores, order, strict=True)]

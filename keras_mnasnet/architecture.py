@@ -1,0 +1,349 @@
+"""MnasNet networks as values: stages, text form, scaling, parameters and multiply-adds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+__all__ = ["Architecture", "Block", "Layer", "Unit", "round_filters"]
+
+PROVENANCES = ("published", "reconstructed", "custom")
+DEFAULT_SE_RATIO = 0.25
+
+_BLOCK_TOKEN = re.compile(r"(se|[rkseio])(\d+(?:\.\d+)?)$")
+_HEADER = re.compile(r"\s*(?:(?P<name>[A-Za-z0-9][\w.+-]*)(?:\[(?P<provenance>\w*)\])?\s*:)?(?P<body>.*)$", re.DOTALL)
+
+
+def round_filters(filters: int, multiplier: float | None, divisor: int = 8) -> int:
+    """Scale a channel count: nearest multiple of `divisor`, never below 90 % of the product.
+
+    `None` leaves the count as it is. `1.0` rounds too (36 becomes 40), as Google's `depth_multiplier=1.0` does.
+    Source: tensorflow/tpu models/official/mnasnet/mnasnet_model.py.
+    """
+    if multiplier is None:
+        return filters
+    scaled = filters * multiplier
+    rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * scaled else rounded
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Block:
+    """One stage: `repeats` equal inverted-residual layers, the first of which has `stride` (paper, section 4.1, figure 4).
+
+    `expand=1` is a depthwise-separable convolution. `se` is the squeeze-and-excite ratio relative to the layer's
+    INPUT channels (0 means none). `input_filters` is stated, not derived, because Google's text form states it and the
+    first stage of the small network uses it only to decide against a residual.
+    """
+
+    repeats: int
+    kernel: int
+    stride: int
+    expand: int
+    input_filters: int
+    filters: int
+    se: float = 0.0
+    skip: bool = True
+
+    def __post_init__(self) -> None:
+        for field in ("repeats", "kernel", "expand", "input_filters", "filters"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"A block's `{field}` must be an integer >= 1. Received: {field}={value!r}")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"A block's `kernel` must be odd. Received: kernel={self.kernel}")
+        if self.stride not in (1, 2):
+            raise ValueError(f"A block's `stride` must be 1 or 2. Received: stride={self.stride!r}")
+        if not 0 <= self.se <= 1:
+            raise ValueError(f"A block's `se` ratio must be between 0 and 1. Received: se={self.se!r}")
+
+    def __str__(self) -> str:
+        text = (
+            f"r{self.repeats}_k{self.kernel}_s{self.stride}{self.stride}_e{self.expand}"
+            f"_i{self.input_filters}_o{self.filters}"
+        )
+        return text + (f"_se{self.se:g}" if self.se else "") + ("" if self.skip else "_noskip")
+
+    @classmethod
+    def parse(cls, text: str) -> Block:
+        """Read Google's block string, such as `r3_k5_s22_e3_i24_o40_se0.25`; an unknown token raises ValueError."""
+        found: dict[str, str] = {}
+        for token in text.split("_"):
+            match = _BLOCK_TOKEN.match(token)
+            key, value = ("noskip", "") if token == "noskip" else match.groups() if match else ("", "")
+            if not key or (key != "se" and "." in value):
+                raise ValueError(
+                    f"A block is written as r<repeats>_k<kernel>_s<stride twice>_e<expand>_i<in>_o<out>[_se<ratio>]"
+                    f"[_noskip]. Received: unknown token {token!r} in {text!r}"
+                )
+            if key in found:
+                raise ValueError(f"A token may stand once in a block. Received: {key!r} twice in {text!r}")
+            found[key] = value
+        missing = [key for key in "rkseio" if key not in found]
+        if missing:
+            raise ValueError(f"A block needs the tokens r, k, s, e, i, o. Received: {text!r} without {missing}")
+        if found["s"] not in ("11", "22"):
+            raise ValueError(f"A block's stride is written s11 or s22. Received: 's{found['s']}' in {text!r}")
+        return cls(
+            repeats=int(found["r"]),
+            kernel=int(found["k"]),
+            stride=int(found["s"][0]),
+            expand=int(found["e"]),
+            input_filters=int(found["i"]),
+            filters=int(found["o"]),
+            se=float(found.get("se", 0)),
+            skip="noskip" not in found,
+        )
+
+
+class Unit(NamedTuple):
+    """One built layer of a stage; `expanded` is the depthwise width, `se_filters` 0 without squeeze-and-excite."""
+
+    name: str
+    stage: int
+    kernel: int
+    stride: int
+    input_filters: int
+    expanded: int
+    filters: int
+    se_filters: int
+    residual: bool
+
+
+class Layer(NamedTuple):
+    """One row of the layer table: a convolution with its batch norm (`bn`), or the classifier.
+
+    `height` and `width` are the output's; `params` counts trainable values (kernel, bias, gamma, beta), `madds` the
+    multiplies of kernels only.
+    """
+
+    name: str
+    op: str
+    kernel: int
+    stride: int
+    input_filters: int
+    filters: int
+    height: int
+    width: int
+    bn: str | None
+    params: int
+    madds: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Architecture:
+    """A network as a value: stem, stages, head. `str(a)` and `Architecture.parse` are each other's inverse."""
+
+    name: str
+    stem: int
+    blocks: tuple[Block, ...]
+    head: int = 1280
+    provenance: str = "custom"
+
+    def __post_init__(self) -> None:
+        if not _HEADER.match(self.name + ":") or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.name):
+            raise ValueError(f"An architecture's name is letters, digits and `._+-`. Received: name={self.name!r}")
+        if self.provenance not in PROVENANCES:
+            raise ValueError(f"`provenance` must be one of {PROVENANCES}. Received: provenance={self.provenance!r}")
+        if not self.blocks:
+            raise ValueError(f"An architecture needs at least one block. Received: blocks=() in {self.name!r}")
+        previous = self.stem
+        for index, block in enumerate(self.blocks):
+            if block.input_filters != previous and not (
+                index == 0 and block.expand == 1 and block.input_filters != block.filters
+            ):
+                raise ValueError(
+                    f"Block {index + 1} of {self.name!r} must take the {previous} channels of the layer before it. "
+                    f"Received: i{block.input_filters} in '{block}'"
+                )
+            previous = block.filters
+
+    def __str__(self) -> str:
+        return f"{self.name}[{self.provenance}]: stem{self.stem} {' '.join(map(str, self.blocks))} head{self.head}"
+
+    @classmethod
+    def parse(cls, text: str) -> Architecture:
+        """Read the text form, `name[provenance]: stem32 r1_k3_s11_e1_i32_o16_noskip ... head1280`.
+
+        The name and provenance may be left out (`custom`). Unknown tokens raise ValueError and are named.
+        """
+        match = _HEADER.match(text)
+        tokens = match["body"].split() if match else []
+        sizes = {}
+        for position, key in ((0, "stem"), (-1, "head")):
+            token = tokens[position] if tokens else ""
+            size = re.fullmatch(key + r"(\d+)", token)
+            if not size:
+                raise ValueError(
+                    f"An architecture is written as '[name:] stem<channels> <block> ... head<channels>'. "
+                    f"Received: {token!r} where {key}<channels> was expected, in {text!r}"
+                )
+            sizes[key] = int(size[1])
+        return cls(
+            name=(match and match["name"]) or "custom",
+            stem=sizes["stem"],
+            blocks=tuple(Block.parse(token) for token in tokens[1:-1]),
+            head=sizes["head"],
+            provenance=(match and match["provenance"]) or "custom",
+        )
+
+    def scaled(
+        self,
+        width_multiplier: float | None = None,
+        depth_multiplier: float | None = None,
+        *,
+        scale_stem: bool = True,
+    ) -> Architecture:
+        """Scale channels (Google's name for this is `depth_multiplier`) and repeats; the head is never scaled.
+
+        `depth_multiplier` multiplies repeats and rounds up, first and last stage excepted. `scale_stem=False` keeps the
+        stem and the first stage unscaled, as torchvision's version-1 networks did.
+        """
+        for key, value in (("width_multiplier", width_multiplier), ("depth_multiplier", depth_multiplier)):
+            if value is not None and not (isinstance(value, (int, float)) and 0 < value <= 100):
+                raise ValueError(f"`{key}` must be a number above 0 (at most 100) or None. Received: {key}={value!r}")
+        if width_multiplier is None and depth_multiplier is None:
+            return self
+        last = len(self.blocks) - 1
+        blocks = []
+        for index, block in enumerate(self.blocks):
+            kept = not scale_stem and index == 0
+            kept_input = not scale_stem and index <= 1
+            repeats = block.repeats
+            if depth_multiplier is not None and 0 < index < last:
+                repeats = math.ceil(repeats * depth_multiplier)
+            blocks.append(
+                dataclasses.replace(
+                    block,
+                    repeats=repeats,
+                    input_filters=round_filters(block.input_filters, None if kept_input else width_multiplier),
+                    filters=round_filters(block.filters, None if kept else width_multiplier),
+                )
+            )
+        suffix = "" if width_multiplier in (None, 1) else f"-{width_multiplier:g}"
+        suffix += "" if depth_multiplier in (None, 1) else f"-depth{depth_multiplier:g}"
+        return dataclasses.replace(
+            self,
+            name=self.name + suffix,
+            stem=round_filters(self.stem, width_multiplier if scale_stem else None),
+            blocks=tuple(blocks),
+        )
+
+    def with_se(self, se: bool | float | None) -> Architecture:
+        """Set squeeze-and-excite: None keeps it, False removes it, True (0.25) or a ratio puts it into every stage that expands."""
+        if se is None:
+            return self
+        if isinstance(se, bool):
+            ratio = DEFAULT_SE_RATIO if se else 0.0
+        elif isinstance(se, (int, float)) and 0 < se <= 1:
+            ratio = float(se)
+        else:
+            raise ValueError(f"`se` must be None, True, False or a ratio in (0, 1]. Received: se={se!r}")
+        blocks = tuple(
+            dataclasses.replace(block, se=ratio if block.expand > 1 or not ratio else block.se) for block in self.blocks
+        )
+        if blocks == self.blocks:
+            return self
+        suffix = f"-se{ratio:g}" if ratio else "-nose"
+        return dataclasses.replace(self, name=self.name + suffix, blocks=blocks, provenance="custom")
+
+    def with_first_residual(self, residual: bool | None) -> Architecture:
+        """Decide the first layer's residual: timm's small network has one, Google's has none. None keeps it."""
+        first = self.blocks[0]
+        if residual is None or self.units()[0].residual == residual:
+            return self
+        if residual and (first.stride != 1 or self.stem != first.filters):
+            raise ValueError(
+                f"A residual over the first layer needs stride 1 and as many channels out as in. "
+                f"Received: first_residual=True for stem{self.stem} and '{first}'"
+            )
+        changed = dataclasses.replace(first, skip=residual, input_filters=self.stem)
+        return dataclasses.replace(self, blocks=(changed, *self.blocks[1:]))
+
+    def units(self) -> tuple[Unit, ...]:
+        """Every layer of every stage, with residuals decided on the channel counts as they are (after rounding)."""
+        return _units(self)
+
+    def layers(self, height: int = 224, width: int = 224, *, classes: int = 1000) -> tuple[Layer, ...]:
+        """The layer table at an input of `height` x `width` pixels, stem to classifier (left out with `classes=0`)."""
+        return tuple(_layers(self, height, width, classes))
+
+    def params(self, *, classes: int = 1000) -> int:
+        """Trainable parameters; `classes=0` counts the network without its classifier."""
+        return sum(layer.params for layer in _layers(self, 1, 1, classes))
+
+    def moving_statistics(self) -> int:
+        """Non-trainable values: a moving mean and a moving variance per batch-norm channel."""
+        return sum(2 * layer.filters for layer in _layers(self, 1, 1, 0) if layer.bn)
+
+    def madds(self, height: int = 224, width: int = 224, *, classes: int = 1000) -> int:
+        """Multiply-adds per image of convolutions, squeeze-and-excite and classifier at `height` x `width` pixels."""
+        return sum(layer.madds for layer in _layers(self, height, width, classes))
+
+    def same_network(self, other: Architecture) -> bool:
+        """Whether both build the same graph, whatever their names or the wording of their blocks."""
+        return (self.stem, self.head, self.units()) == (other.stem, other.head, other.units())
+
+
+def _letter(index: int) -> str:
+    text = ""
+    while index >= 0:
+        text = chr(ord("a") + index % 26) + text
+        index = index // 26 - 1
+    return text
+
+
+@functools.lru_cache(maxsize=256)
+def _units(architecture: Architecture) -> tuple[Unit, ...]:
+    units = []
+    channels = architecture.stem
+    for stage, block in enumerate(architecture.blocks, start=1):
+        for repeat in range(block.repeats):
+            stated = block.filters if repeat else block.input_filters
+            stride = 1 if repeat else block.stride
+            units.append(
+                Unit(
+                    name=f"block{stage}{_letter(repeat)}",
+                    stage=stage,
+                    kernel=block.kernel,
+                    stride=stride,
+                    input_filters=channels,
+                    expanded=channels * block.expand,
+                    filters=block.filters,
+                    se_filters=max(1, int(stated * block.se)) if block.se else 0,
+                    residual=block.skip and stride == 1 and stated == block.filters,
+                )
+            )
+            channels = block.filters
+    return tuple(units)
+
+
+def _layers(architecture: Architecture, height: int, width: int, classes: int) -> Iterator[Layer]:
+    h, w = -(-height // 2), -(-width // 2)
+
+    def conv(name: str, kernel: int, stride: int, cin: int, cout: int, op: str = "conv") -> Layer:
+        weights = kernel * kernel * cin * (1 if op == "depthwise" else cout)
+        params = weights + 2 * cout
+        return Layer(f"{name}_conv", op, kernel, stride, cin, cout, h, w, f"{name}_bn", params, weights * h * w)
+
+    def gate(name: str, cin: int, cout: int) -> Layer:
+        return Layer(name, "conv", 1, 1, cin, cout, 1, 1, None, cin * cout + cout, cin * cout)
+
+    yield conv("stem", 3, 2, 3, architecture.stem)
+    for unit in _units(architecture):
+        if unit.expanded != unit.input_filters:
+            yield conv(f"{unit.name}_expand", 1, 1, unit.input_filters, unit.expanded)
+        h, w = -(-h // unit.stride), -(-w // unit.stride)
+        yield conv(f"{unit.name}_depthwise", unit.kernel, unit.stride, unit.expanded, unit.expanded, "depthwise")
+        if unit.se_filters:
+            yield gate(f"{unit.name}_se_reduce", unit.expanded, unit.se_filters)
+            yield gate(f"{unit.name}_se_expand", unit.se_filters, unit.expanded)
+        yield conv(f"{unit.name}_project", 1, 1, unit.expanded, unit.filters)
+    yield conv("head", 1, 1, unit.filters, architecture.head)
+    if classes:
+        head = architecture.head
+        yield Layer("predictions", "dense", 1, 1, head, classes, 1, 1, None, head * classes + classes, head * classes)

@@ -1,0 +1,329 @@
+"""Architecture -> functional Keras model, on `keras` (any backend) or on `tf_keras`; and back, by reading the layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from types import ModuleType
+from typing import Any
+
+from keras_mnasnet.architecture import Architecture, Block, Unit
+from keras_mnasnet.family import FAMILY
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Spec", "build", "describe", "resolve_input_shape"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MIN_SIZE = 32
+PADDINGS = ("same", "symmetric")
+POOLINGS = (None, "avg", "max")
+NAMED_WIDTHS = (None, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+
+InputShape = tuple[int | None, int | None, int]
+
+
+def resolve_input_shape(input_shape: Any, default_size: int = 224) -> InputShape:
+    """(height, width, channels) from the `input_shape` argument; sizes may be None, and are otherwise at least 32."""
+    if input_shape is None:
+        return default_size, default_size, 3
+    try:
+        height, width, channels = input_shape
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"`input_shape` must be (height, width, channels). Received: input_shape={input_shape!r}"
+        ) from None
+    for size in (height, width):
+        if size is not None and not (isinstance(size, int) and size >= MIN_SIZE):
+            raise ValueError(
+                f"Height and width of `input_shape` must be integers >= {MIN_SIZE}, or None. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+    if not isinstance(channels, int) or channels < 1:
+        hint = " Channels stand last: (height, width, channels)." if isinstance(width, int) else ""
+        raise ValueError(
+            f"The number of channels of `input_shape` must be an integer >= 1. "
+            f"Received: input_shape={tuple(input_shape)}.{hint}"
+        )
+    return height, width, channels
+
+
+class _Graph:
+    """Named layers of one network: thin wrappers that know the house's padding, batch norm and data format."""
+
+    def __init__(self, framework: ModuleType, padding: str, bn_epsilon: float, bn_momentum: float) -> None:
+        self.layers = framework.layers
+        self.padding = padding
+        self.bn_options = {"axis": -1, "epsilon": bn_epsilon, "momentum": bn_momentum}
+        self.kernel_init = framework.initializers.VarianceScaling(
+            scale=2.0, mode="fan_out", distribution="untruncated_normal"
+        )
+        self.dense_init = framework.initializers.VarianceScaling(scale=1 / 3, mode="fan_out", distribution="uniform")
+
+    def conv(self, x: Any, name: str, filters: int, kernel: int = 1, stride: int = 1, relu: bool = True) -> Any:
+        padding = self._pad_mode(kernel, stride)
+        if padding == "valid" and kernel > 1:
+            x = self._pad(x, name, kernel)
+        x = self.layers.Conv2D(
+            filters, kernel, strides=stride, padding=padding, use_bias=False, data_format="channels_last",
+            kernel_initializer=self.kernel_init, name=f"{name}_conv",
+        )(x)  # fmt: skip
+        return self._bn(x, name, relu)
+
+    def depthwise(self, x: Any, name: str, kernel: int, stride: int) -> Any:
+        padding = self._pad_mode(kernel, stride)
+        if padding == "valid":
+            x = self._pad(x, name, kernel)
+        x = self.layers.DepthwiseConv2D(
+            kernel, strides=stride, padding=padding, use_bias=False, data_format="channels_last",
+            depthwise_initializer=self.kernel_init, name=f"{name}_conv",
+        )(x)  # fmt: skip
+        return self._bn(x, name, relu=True)
+
+    def gate(self, x: Any, unit: Unit) -> Any:
+        """Squeeze-and-excite: pool -> reduce -> ReLU -> expand -> sigmoid -> multiply; every operation a named layer."""
+        prefix = f"{unit.name}_se"
+        options = {"kernel_initializer": self.kernel_init, "data_format": "channels_last"}
+        y = self.layers.GlobalAveragePooling2D(keepdims=True, data_format="channels_last", name=f"{prefix}_squeeze")(x)
+        y = self.layers.Conv2D(unit.se_filters, 1, activation="relu", name=f"{prefix}_reduce", **options)(y)
+        y = self.layers.Conv2D(unit.expanded, 1, name=f"{prefix}_expand", **options)(y)
+        y = self.layers.Activation("sigmoid", name=f"{prefix}_gate")(y)
+        return self.layers.Multiply(name=f"{prefix}_excite")([x, y])
+
+    def unit(self, x: Any, unit: Unit) -> Any:
+        y = x
+        if unit.expanded != unit.input_filters:
+            y = self.conv(y, f"{unit.name}_expand", unit.expanded)
+        y = self.depthwise(y, f"{unit.name}_depthwise", unit.kernel, unit.stride)
+        if unit.se_filters:
+            y = self.gate(y, unit)
+        y = self.conv(y, f"{unit.name}_project", unit.filters, relu=False)
+        return self.layers.Add(name=f"{unit.name}_add")([x, y]) if unit.residual else y
+
+    def _pad_mode(self, kernel: int, stride: int) -> str:
+        """At stride 1, and for 1x1 kernels, TF's SAME and symmetric padding are the same thing."""
+        return "valid" if self.padding == "symmetric" and stride > 1 and kernel > 1 else "same"
+
+    def _pad(self, x: Any, name: str, kernel: int) -> Any:
+        return self.layers.ZeroPadding2D(kernel // 2, data_format="channels_last", name=f"{name}_pad")(x)
+
+    def _bn(self, x: Any, name: str, relu: bool) -> Any:
+        x = self.layers.BatchNormalization(name=f"{name}_bn", **self.bn_options)(x)
+        return self.layers.ReLU(name=f"{name}_relu")(x) if relu else x
+
+
+def build(
+    architecture: Architecture,
+    *,
+    include_top: bool = True,
+    input_tensor: Any = None,
+    input_shape: Any = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    include_preprocessing: bool = True,
+    name: str | None = None,
+    dropout_rate: float = 0.2,
+    bn_epsilon: float = 1e-3,
+    bn_momentum: float = 0.99,
+    padding: str = "same",
+    framework: ModuleType | None = None,
+) -> Any:
+    """A functional model of `architecture` with fresh weights: `[B, H, W, C]` -> `[B, classes]`.
+
+    `include_preprocessing=True` takes RGB pixels 0..255. `padding` is `same` (TensorFlow) or `symmetric` (PyTorch).
+    `framework` is the module `keras` (default) or `tf_keras`. Without the top the output is the head convolution's map
+    `[B, h, w, 1280]`, or `[B, 1280]` with `pooling` `avg` or `max`. Raises ValueError for arguments out of range.
+    """
+    if framework is None:
+        import keras as framework  # type: ignore[no-redef]
+    if padding not in PADDINGS:
+        raise ValueError(f"`padding` must be one of {PADDINGS}. Received: padding={padding!r}")
+    if pooling not in POOLINGS:
+        raise ValueError(f"`pooling` must be one of {POOLINGS}. Received: pooling={pooling!r}")
+    if include_top and not (isinstance(classes, int) and classes >= 1):
+        raise ValueError(f"`classes` must be an integer >= 1. Received: classes={classes!r}")
+    if not 0 <= dropout_rate < 1:
+        raise ValueError(f"`dropout_rate` must be in [0, 1). Received: dropout_rate={dropout_rate!r}")
+    if not 0 < bn_epsilon < 1 or not 0 <= bn_momentum < 1:
+        raise ValueError(
+            f"`bn_epsilon` must be in (0, 1) and `bn_momentum` in [0, 1). "
+            f"Received: bn_epsilon={bn_epsilon!r}, bn_momentum={bn_momentum!r}"
+        )
+
+    layers = framework.layers  # type: ignore[union-attr]
+    inputs = _input(framework, input_tensor, input_shape)
+    x = inputs
+    if include_preprocessing:
+        if x.shape[-1] != 3:
+            raise ValueError(
+                f"`include_preprocessing=True` normalises 3 channels (RGB, 0..255). Received: {x.shape[-1]} channels. "
+                f"Pass include_preprocessing=False and scale the input yourself."
+            )
+        x = layers.Normalization(
+            axis=-1,
+            mean=[255 * value for value in IMAGENET_MEAN],
+            variance=[(255 * value) ** 2 for value in IMAGENET_STD],
+            dtype="float32",
+            name="normalization",
+        )(x)
+
+    graph = _Graph(framework, padding, bn_epsilon, bn_momentum)  # type: ignore[arg-type]
+    x = graph.conv(x, "stem", architecture.stem, kernel=3, stride=2)
+    for unit in architecture.units():
+        x = graph.unit(x, unit)
+    x = graph.conv(x, "head", architecture.head)
+
+    if include_top:
+        x = layers.GlobalAveragePooling2D(data_format="channels_last", name="avg_pool")(x)
+        if dropout_rate:
+            x = layers.Dropout(dropout_rate, name="top_dropout")(x)
+        x = layers.Dense(
+            classes, activation=classifier_activation, kernel_initializer=graph.dense_init,
+            dtype=_output_dtype(framework), name="predictions",
+        )(x)  # fmt: skip
+    elif pooling == "avg":
+        x = layers.GlobalAveragePooling2D(data_format="channels_last", name="avg_pool")(x)
+    elif pooling == "max":
+        x = layers.GlobalMaxPooling2D(data_format="channels_last", name="max_pool")(x)
+
+    if input_tensor is not None:
+        inputs = framework.utils.get_source_inputs(inputs)  # type: ignore[union-attr]
+    return framework.Model(inputs, x, name=name or default_name(architecture))  # type: ignore[union-attr]
+
+
+def default_name(architecture: Architecture) -> str:
+    """The Keras model name of a network: `mnasnet_a1`, `mnasnet_a1_0.75`."""
+    return "mnasnet_" + re.sub(r"[^A-Za-z0-9.]", "_", architecture.name)
+
+
+def _input(framework: Any, input_tensor: Any, input_shape: Any) -> Any:
+    if input_tensor is None:
+        return framework.Input(shape=resolve_input_shape(input_shape), name="image")
+    is_symbolic = getattr(framework.backend, "is_keras_tensor", None)
+    if is_symbolic is None or not is_symbolic(input_tensor):
+        raise ValueError(
+            f"`input_tensor` must be a Keras tensor, such as keras.Input(...). "
+            f"Received: input_tensor of type {type(input_tensor).__name__}"
+        )
+    shape = tuple(input_tensor.shape)
+    if len(shape) != 4:
+        raise ValueError(f"`input_tensor` must have the shape [B, H, W, C]. Received: shape={shape}")
+    actual = resolve_input_shape(shape[1:])
+    if input_shape is not None and resolve_input_shape(input_shape) != actual:
+        raise ValueError(
+            f"`input_shape` must agree with `input_tensor`, or be left out. "
+            f"Received: input_shape={tuple(input_shape)}, input_tensor.shape={shape}"
+        )
+    return input_tensor
+
+
+def _output_dtype(framework: Any) -> str | None:
+    """Under a mixed policy the classifier computes in float32, as the Keras guide asks; otherwise the policy decides."""
+    global_policy = getattr(framework.mixed_precision, "dtype_policy", None) or framework.mixed_precision.global_policy
+    policy = global_policy()
+    return "float32" if policy.compute_dtype != policy.variable_dtype else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Spec:
+    """What a model is, as read from its layers: network, numerics, head and preprocessing."""
+
+    architecture: Architecture
+    bn_epsilon: float
+    bn_momentum: float
+    padding: str
+    classes: int
+    classifier_activation: str | None
+    include_preprocessing: bool
+    dropout_rate: float
+    input_shape: InputShape
+    pooling: str | None
+
+
+def describe(model: Any) -> Spec:
+    """Read a model made by `build` (also saved, loaded, cloned) back into a Spec; ValueError for any other model."""
+    layers = {layer.name: layer for layer in model.layers}
+    if "stem_conv" not in layers or "head_bn" not in layers:
+        raise ValueError(
+            f"The model must be one of keras_mnasnet's, with layers named stem_conv ... head_bn. "
+            f"Received: model {model.name!r} with layers {list(layers)[:5]}"
+        )
+    bn = layers["stem_bn"]
+    top = layers.get("predictions")
+    dropout = layers.get("top_dropout")
+    activation = top.get_config()["activation"] if top else None
+    return Spec(
+        architecture=_read_architecture(layers),
+        bn_epsilon=float(bn.epsilon),
+        bn_momentum=float(bn.momentum),
+        padding="symmetric" if "stem_pad" in layers else "same",
+        classes=top.units if top else 0,
+        classifier_activation=None if activation in (None, "linear") else activation,
+        include_preprocessing="normalization" in layers,
+        dropout_rate=float(dropout.rate) if dropout else 0.0,
+        input_shape=tuple(model.inputs[0].shape[1:]),
+        pooling=None if top else "avg" if "avg_pool" in layers else "max" if "max_pool" in layers else None,
+    )
+
+
+def _read_architecture(layers: dict[str, Any]) -> Architecture:
+    stages: dict[int, list[str]] = {}
+    for name in layers:
+        match = re.fullmatch(r"(block(\d+)[a-z]+)_depthwise_conv", name)
+        if match:
+            stages.setdefault(int(match[2]), []).append(match[1])
+    channels = stem = layers["stem_conv"].filters
+    blocks = []
+    for _, units in sorted(stages.items()):
+        first, last = units[0], units[-1]
+        depthwise = layers[f"{first}_depthwise_conv"]
+        expand = layers.get(f"{first}_expand_conv")
+        filters = layers[f"{first}_project_conv"].filters
+        stride = depthwise.strides[0]
+        could_skip = len(units) > 1 or (stride == 1 and channels == filters)
+        widths = [
+            (filters if index else channels, layers[f"{unit}_se_reduce"].filters)
+            for index, unit in enumerate(units)
+            if f"{unit}_se_reduce" in layers
+        ]
+        blocks.append(
+            Block(
+                repeats=len(units),
+                kernel=depthwise.kernel_size[0],
+                stride=stride,
+                expand=expand.filters // channels if expand else 1,
+                input_filters=channels,
+                filters=filters,
+                se=_se_ratio(widths),
+                skip=f"{last}_add" in layers or not could_skip,
+            )
+        )
+        channels = filters
+    return _named(Architecture("custom", stem, tuple(blocks), layers["head_conv"].filters))
+
+
+def _named(read: Architecture) -> Architecture:
+    """The member of the family, at a published width, that is this network; else the network as read."""
+    first = read.blocks[0]
+    for network, width, scale_stem in itertools.product(FAMILY.values(), NAMED_WIDTHS, (True, False)):
+        known = network.scaled(width, scale_stem=scale_stem)
+        if read.same_network(known):
+            return known
+        if known.stem == read.stem and known.blocks[1:] == read.blocks[1:]:
+            residual = dataclasses.replace(known.blocks[0], skip=first.skip, input_filters=first.input_filters)
+            known = dataclasses.replace(known, blocks=(residual, *known.blocks[1:]))
+            if read.same_network(known):
+                return known
+    return read
+
+
+def _se_ratio(widths: list[tuple[int, int]]) -> float:
+    """The shortest decimal ratio that gives every (input channels, reduced channels) pair of a stage."""
+    for digits in range(1, 9):
+        for input_filters, reduced in widths:
+            ratio = round(reduced / input_filters, digits)
+            for candidate in (ratio, round(ratio + 10**-digits, digits)):
+                if 0 < candidate <= 1 and all(max(1, int(i * candidate)) == r for i, r in widths):
+                    return candidate
+    return 0.0
