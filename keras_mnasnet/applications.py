@@ -17,7 +17,7 @@ from absl import logging
 
 from keras_mnasnet import model as models
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.family import FAMILY, as_architecture
+from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.weights import (
     Checkpoint,
     CheckpointError,
@@ -30,6 +30,8 @@ from keras_mnasnet.weights import (
     read_file,
     select,
 )
+from keras_mnasnet.weights.convert import expected_shapes
+from keras_mnasnet.weights.store import write_native
 
 __all__ = [
     "MnasNet", "MnasNetA1", "MnasNetA2", "MnasNetA3", "MnasNetB1", "MnasNetD1", "MnasNetD1_320", "MnasNetSmall",
@@ -38,7 +40,6 @@ __all__ = [
 
 KERAS_SUFFIXES = (".keras", ".weights.h5")
 DEFAULT_NUMERICS = Numerics(bn_epsilon=1e-3, padding="same")
-DEFAULT_SIZES = {"d1-320": 320}
 
 _ARGUMENTS = """
     Args:
@@ -213,11 +214,12 @@ MnasNetD1_320 = _variant("d1-320", "MnasNetD1_320", "D1 for 320 px (tensorflow/t
 
 def _size(base: Architecture, input_tensor: Any, input_shape: Any) -> int:
     """The input size in pixels that the arguments ask for: the shorter side, or the network's default."""
-    default = DEFAULT_SIZES.get(base.name, 224)
+    default = default_size(base)
     if input_tensor is not None:
-        input_shape = tuple(input_tensor.shape)[1:] if len(getattr(input_tensor, "shape", ())) == 4 else None
-    height, width, _ = models.resolve_input_shape(input_shape, default)
-    return min(side for side in (height, width, default) if side is not None) if height is None or width is None else min(height, width)
+        shape = tuple(getattr(input_tensor, "shape", ()))
+        input_shape = shape[1:] if len(shape) == 4 else None
+    sides = [side for side in models.resolve_input_shape(input_shape, default)[:2] if side]
+    return min(sides, default=default)
 
 
 def _record(weights: Any, base: Architecture, width: float | None, size: int) -> Record | None:
@@ -276,9 +278,7 @@ def _read_keras(path: Path, candidates: Sequence[tuple[Architecture, bool]]) -> 
     except (ValueError, TypeError, OSError, KeyError) as error:
         raise CheckpointError(f"{path} must be a MnasNet saved by model.save(). Received: {error}") from error
     if not any(checkpoint.architecture.same_network(checkpoint.numerics.apply(network)) for network, _ in candidates):
-        raise CheckpointError(
-            f"{path} must hold MnasNet {candidates[0][0].name!r}. Received: {checkpoint.architecture}"
-        )
+        raise CheckpointError(f"{path} must hold MnasNet {candidates[0][0].name!r}. Received: {checkpoint.architecture}")
     return checkpoint
 
 
@@ -317,8 +317,6 @@ def _check_channels(model: keras.Model, weights: Any) -> None:
 def _checkpoint(model: keras.Model) -> Checkpoint:
     """The weights of a model of this package as a Checkpoint."""
     spec = models.describe(model)
-    from keras_mnasnet.weights.convert import expected_shapes
-
     tensors = {}
     layers = {layer.name: iter(layer.get_weights()) for layer in model.layers}
     for name in expected_shapes(spec.architecture, spec.classes):
@@ -329,8 +327,6 @@ def _checkpoint(model: keras.Model) -> Checkpoint:
 
 def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Save to `.safetensors` with network and numerics, so that `weights=path` rebuilds the same function; atomic."""
-    from keras_mnasnet.weights.store import write_native
-
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"`path` must end in .safetensors. Received: path={str(path)!r}")
     write_native(_checkpoint(model), Path(path).expanduser())
@@ -385,9 +381,7 @@ def _imagenet_classes() -> list[tuple[str, str]]:
     return [(wnid, name) for wnid, name in json.loads(text)]
 
 
-def decode_predictions(
-    preds: Any, top: int = 5, labels: Sequence[str] | None = None
-) -> list[list[tuple[str, str, float]]]:
+def decode_predictions(preds: Any, top: int = 5, labels: Sequence[str] | None = None) -> list[list[tuple[str, str, float]]]:
     """The `top` classes of each row of `[B, classes]` as (id, name, score), best first; works offline.
 
     Without `labels` the rows must have ImageNet's 1000 classes and the id is the WordNet id; with `labels`, one per class,

@@ -63,8 +63,7 @@ class Block:
 
     def __str__(self) -> str:
         text = (
-            f"r{self.repeats}_k{self.kernel}_s{self.stride}{self.stride}_e{self.expand}"
-            f"_i{self.input_filters}_o{self.filters}"
+            f"r{self.repeats}_k{self.kernel}_s{self.stride}{self.stride}_e{self.expand}_i{self.input_filters}_o{self.filters}"
         )
         return text + (f"_se{self.se:g}" if self.se else "") + ("" if self.skip else "_noskip")
 
@@ -234,7 +233,7 @@ class Architecture:
         )
 
     def with_se(self, se: bool | float | None) -> Architecture:
-        """Set squeeze-and-excite: None keeps it, False removes it, True (0.25) or a ratio puts it into every stage that expands."""
+        """Set squeeze-and-excite: None keeps it, False removes it, True (0.25) or a ratio gives it to stages that expand."""
         if se is None:
             return self
         if isinstance(se, bool):

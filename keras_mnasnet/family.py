@@ -7,7 +7,20 @@ import difflib
 
 from keras_mnasnet.architecture import Architecture, Block
 
-__all__ = ["A1", "A2", "A3", "B1", "D1", "D1_320", "FAMILY", "PUBLISHED", "SMALL", "Published", "as_architecture"]
+__all__ = [
+    "A1",
+    "A2",
+    "A3",
+    "B1",
+    "D1",
+    "D1_320",
+    "FAMILY",
+    "PUBLISHED",
+    "SMALL",
+    "Published",
+    "as_architecture",
+    "default_size",
+]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,6 +158,11 @@ PUBLISHED = {
     "d1": Published("no figures published"),
     "d1-320": Published("no figures published"),
 }
+
+
+def default_size(architecture: Architecture) -> int:
+    """The input size in pixels that a network was made for: 320 for D1-320, 224 for the others."""
+    return 320 if architecture.name.startswith("d1-320") else 224
 
 
 def as_architecture(value: Architecture | str) -> Architecture:

@@ -30,9 +30,7 @@ def resolve_input_shape(input_shape: Any, default_size: int = 224) -> InputShape
     try:
         height, width, channels = input_shape
     except (TypeError, ValueError):
-        raise ValueError(
-            f"`input_shape` must be (height, width, channels). Received: input_shape={input_shape!r}"
-        ) from None
+        raise ValueError(f"`input_shape` must be (height, width, channels). Received: input_shape={input_shape!r}") from None
     for size in (height, width):
         if size is not None and not (isinstance(size, int) and size >= MIN_SIZE):
             raise ValueError(
@@ -55,9 +53,7 @@ class _Graph:
         self.layers = framework.layers
         self.padding = padding
         self.bn_options = {"axis": -1, "epsilon": bn_epsilon, "momentum": bn_momentum}
-        self.kernel_init = framework.initializers.VarianceScaling(
-            scale=2.0, mode="fan_out", distribution="untruncated_normal"
-        )
+        self.kernel_init = framework.initializers.VarianceScaling(scale=2.0, mode="fan_out", distribution="untruncated_normal")
         self.dense_init = framework.initializers.VarianceScaling(scale=1 / 3, mode="fan_out", distribution="uniform")
 
     def conv(self, x: Any, name: str, filters: int, kernel: int = 1, stride: int = 1, relu: bool = True) -> Any:

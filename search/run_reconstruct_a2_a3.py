@@ -17,6 +17,7 @@ import functools
 import itertools
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -51,10 +52,17 @@ def chained(name: str, blocks: list[Block]) -> Architecture:
     return Architecture(name, A1.stem, tuple(linked), A1.head, "reconstructed")
 
 
+def printed_totals(name: str) -> tuple[float, float]:
+    """(parameters, multiply-adds) in millions, as the paper prints them."""
+    printed = PUBLISHED[name]
+    if printed.params_m is None or printed.madds_m is None:
+        raise ValueError(f"A reconstruction needs printed totals. Received: none for {name!r}")
+    return printed.params_m, printed.madds_m
+
+
 def prints_as(name: str, params: int, madds: int) -> bool:
     """Whether the totals round to the printed ones: millions to one decimal, multiply-adds to one million."""
-    printed = PUBLISHED[name]
-    return round(params / 1e6, 1) == printed.params_m and round(madds / 1e6) == printed.madds_m
+    return (round(params / 1e6, 1), round(madds / 1e6)) == printed_totals(name)
 
 
 @functools.cache
@@ -100,9 +108,10 @@ def count_members() -> dict[str, int]:
         right = functools.reduce(extend, (4, 5), {filters: np.zeros((1, 2), np.int64)})
         for last, rest in right.items():
             for params, madds in rest + stage_totals(6, last, A1.blocks[6]):
-                for name, printed in ((name, PUBLISHED[name]) for name in NETWORKS):
-                    low, high = np.searchsorted(first[:, 0], (np.array([-0.05, 0.05]) + printed.params_m) * 1e6 - params)
-                    offsets = first[low:high, 1] + madds - printed.madds_m * 1e6
+                for name in NETWORKS:
+                    printed_params, printed_madds = printed_totals(name)
+                    low, high = np.searchsorted(first[:, 0], (np.array([-0.05, 0.05]) + printed_params) * 1e6 - params)
+                    offsets = first[low:high, 1] + madds - printed_madds * 1e6
                     counts[name] += int(((offsets >= -0.5e6) & (offsets < 0.5e6)).sum())
     return counts
 
@@ -126,10 +135,10 @@ def neighbours(changes: int) -> Iterator[list[Block]]:
 
 def reconstruct(name: str) -> tuple[int, list[Architecture]]:
     """(decisions changed, candidates best first) for the fewest changes that reproduce the printed totals."""
-    printed = PUBLISHED[name]
+    printed_params, printed_madds = printed_totals(name)
 
     def rank(network: Architecture) -> tuple[float, str]:
-        error = abs(network.params() / 1e6 / printed.params_m - 1) + abs(network.madds() / 1e6 / printed.madds_m - 1)
+        error = abs(network.params() / 1e6 / printed_params - 1) + abs(network.madds() / 1e6 / printed_madds - 1)
         return error, str(network)
 
     for changes in range(len(STAGES) * len(DECISIONS) + 1):
@@ -145,7 +154,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     counts = count_members()
-    results = {}
+    results: dict[str, Any] = {}
     for name, shipped in NETWORKS.items():
         changes, candidates = reconstruct(name)
         results[name] = {
@@ -161,14 +170,14 @@ def main() -> int:
         print(json.dumps(results, indent=2))
     else:
         for name, result in results.items():
-            printed = PUBLISHED[name]
-            print(f"{name}: printed {printed.params_m}M parameters, {printed.madds_m:.0f}M multiply-adds")
+            printed_params, printed_madds = printed_totals(name)
+            print(f"{name}: printed {printed_params}M parameters, {printed_madds:.0f}M multiply-adds")
             print(f"  {result['members_with_printed_totals']:,} members of the space have these totals")
             print(f"  {len(result['candidates'])} of them change only {result['changed_decisions']} decisions of A1")
             for row in result["candidates"][: arguments.show]:
                 print(f"  {row['params']:>9,} {row['madds'] / 1e6:7.2f}M  {row['text']}")
         print()
-        for name, result in results.items():
+        for result in results.values():
             print(result["candidates"][0]["text"])
     wrong = [name for name, result in results.items() if not result["shipped_is_first"]]
     if wrong:

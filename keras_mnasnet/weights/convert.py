@@ -210,11 +210,11 @@ def convert(file: TensorFile, candidates: Sequence[tuple[Architecture, bool]] | 
     shapes = {key: _keras_shape(key, file.shapes[name], source) for key, name in located.items()}
     dense = shapes.get(("predictions", "", "kernel"))
     classes = dense[1] if dense else 0
-    for architecture, scale_stem in _family() if candidates is None else candidates:
-        if _renamed(shapes, architecture) == expected_shapes(architecture, classes):
-            break
-    else:
+    networks = _family() if candidates is None else iter(candidates)
+    fit = next((n for n in networks if _renamed(shapes, n[0]) == expected_shapes(n[0], classes)), None)
+    if fit is None:
         raise CheckpointError(f"{file.path} {_mismatch(source, shapes, classes, candidates)}")
+    architecture, scale_stem = fit
     numerics = dataclasses.replace(source_numerics(source), scale_stem=scale_stem)
     units = architecture.units()
     tensors = {}

@@ -1,4 +1,4 @@
-"""Fetch a record's file: from the cache, by hand, from the Hugging Face Hub (pinned) or over HTTP (resumable, verified)."""
+"""Fetch a record's file: from the cache, from the Hugging Face Hub (pinned), or over HTTP (resumable, verified)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from filelock import FileLock
 from keras_mnasnet.weights.errors import CheckpointError, DownloadError
 from keras_mnasnet.weights.registry import Record
 
-__all__ = ["cache_home", "check_sha256", "download", "fetch_hub", "fetch_record", "file_sha256", "locked", "placed_path"]
+__all__ = [
+    "cache_home", "check_sha256", "download", "fetch_hub", "fetch_record", "file_sha256", "locked", "placed_path",
+]  # fmt: skip
 
 ATTEMPTS = 5
 CHUNK = 1 << 18
@@ -74,15 +76,28 @@ def fetch_record(record: Record) -> tuple[Path, str]:
         if path.is_file():
             return path, check_sha256(path, record.sha256)
         if record.repo:
-            hub_path = fetch_hub(record.repo, record.filename, record.revision, placed=path)
+            hub_path = fetch_hub(
+                record.repo, record.filename, record.revision, placed=path, expected_sha256=record.sha256
+            )
             return hub_path, check_sha256(hub_path, record.sha256)
         if _offline():
-            raise DownloadError(_way_out(record.url, path, "HF_HUB_OFFLINE is set"))
+            raise DownloadError(_way_out(record.url, path, "HF_HUB_OFFLINE is set", record.sha256))
         return path, download(record.url, path, record.sha256)
 
 
-def fetch_hub(repo: str, filename: str, revision: str | None, *, placed: Path | None = None) -> Path:
-    """A file of a Hugging Face repository at a revision, through huggingface_hub's own cache."""
+def fetch_hub(
+    repo: str,
+    filename: str,
+    revision: str | None,
+    *,
+    placed: Path | None = None,
+    expected_sha256: str | None = None,
+    token: str | bool | None = None,
+) -> Path:
+    """A file of a Hugging Face repository at a revision, through huggingface_hub's own cache.
+
+    `placed` and `expected_sha256` are for the message only: where the file may be put by hand, and what it must be.
+    """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -92,26 +107,29 @@ def fetch_hub(repo: str, filename: str, revision: str | None, *, placed: Path | 
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+    from huggingface_hub.utils import httpx
 
-    url = f"{constants.ENDPOINT}/{repo}/resolve/{revision or 'main'}/{filename}"
-    looked = placed or Path(constants.HF_HUB_CACHE)
     try:
-        return Path(hf_hub_download(repo, filename, revision=revision))
+        return Path(hf_hub_download(repo, filename, revision=revision, token=token))
     except LocalEntryNotFoundError as error:
-        why = "HF_HUB_OFFLINE is set" if _offline() else f"the server cannot be reached ({error.__cause__ or error})"
-        raise DownloadError(_way_out(url, looked, why)) from error
+        refused = isinstance(error.__cause__, HfHubHTTPError)
+        why = "HF_HUB_OFFLINE is set" if _offline() else _reason(error.__cause__ or error)
+        problem = why if _offline() or refused else f"the server cannot be reached ({why})"
+        cause: Exception = error
     except GatedRepoError as error:
-        raise DownloadError(_way_out(url, looked, "the repository is gated: run `hf auth login`")) from error
+        problem, cause = "the repository is gated: accept its terms on the Hub, then run `hf auth login`", error
     except RepositoryNotFoundError as error:
-        raise DownloadError(_way_out(url, looked, "no such repository, or it is private (404)")) from error
+        status = error.response.status_code
+        problem, cause = f"no such repository, or a private one ({status}): run `hf auth login` if it is private", error
     except RevisionNotFoundError as error:
-        raise DownloadError(_way_out(url, looked, f"the repository has no revision {revision!r} (404)")) from error
+        problem, cause = f"the repository has no revision {revision!r} (404)", error
     except EntryNotFoundError as error:
-        raise DownloadError(_way_out(url, looked, f"the repository has no file {filename!r} (404)")) from error
-    except (HfHubHTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise DownloadError(_way_out(url, looked, f"{error.strerror or error}")) from error
-        raise DownloadError(_way_out(url, looked, str(error).splitlines()[0])) from error
+        problem, cause = f"the repository has no file {filename!r} (404)", error
+    except (httpx.HTTPError, OSError) as error:
+        problem, cause = _reason(error), error
+    url = f"{constants.ENDPOINT}/{repo}/resolve/{revision or 'main'}/{filename}"
+    looked, by_hand = placed or Path(constants.HF_HUB_CACHE), placed is not None
+    raise DownloadError(_way_out(url, looked, problem, expected_sha256, by_hand=by_hand)) from cause
 
 
 def download(url: str, path: Path, expected_sha256: str | None = None) -> str:
@@ -135,20 +153,21 @@ def download(url: str, path: Path, expected_sha256: str | None = None) -> str:
             if error.code == 416:
                 part.unlink(missing_ok=True)
             elif error.code not in RETRIED_STATUS:
-                raise DownloadError(_way_out(url, path, problem)) from error
+                raise DownloadError(_way_out(url, path, problem, expected_sha256)) from error
         except _CutConnectionError as error:
             problem = str(error)
         except urllib.error.URLError as error:
             problem = f"the server cannot be reached ({error.reason})"
-        except (TimeoutError, ConnectionError) as error:
+        except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
             problem = f"the connection broke ({error})"
         except OSError as error:
             for rest in (part, state):
                 rest.unlink(missing_ok=True)
-            raise DownloadError(_way_out(url, path, f"{part} cannot be written: {error.strerror or error}")) from error
+            problem = f"{part} cannot be written: {error.strerror or error}"
+            raise DownloadError(_way_out(url, path, problem, expected_sha256)) from error
         logging.info("%s: %s, attempt %d of %d", url, problem, attempt + 1, ATTEMPTS)
     else:
-        raise DownloadError(_way_out(url, path, f"{problem}, {ATTEMPTS} times"))
+        raise DownloadError(_way_out(url, path, f"{problem}, {ATTEMPTS} times", expected_sha256))
     state.unlink(missing_ok=True)
     received = file_sha256(part)
     if expected_sha256 and not received.startswith(expected_sha256):
@@ -189,7 +208,8 @@ def _receive(url: str, part: Path, state: Path) -> None:
                 f"{url} must be a weight file. Received: a web page{_redirected(url, response.url)}. "
                 f"A login or proxy page in between is the usual reason."
             )
-        resumed = response.status == 206 and _range_start(response.headers) == have
+        same = validator is not None and _etag(response.headers) in (None, validator)
+        resumed = response.status == 206 and same and _range_start(response.headers) == have
         if response.status == 206 and not resumed:
             part.unlink(missing_ok=True)
             raise _CutConnectionError("the server sent another part than was asked for")
@@ -250,8 +270,18 @@ def _redirected(url: str, final: str | None) -> str:
     return f" after a redirect to {final}" if final and final != url else ""
 
 
-def _way_out(url: str, path: Path, why: str) -> str:
+def _reason(error: BaseException) -> str:
+    """What went wrong on the Hub, in one line: the server's status and words, or the first line of the error."""
+    response = getattr(error, "response", None)
+    said = getattr(error, "server_message", None) or str(error)
+    line = next((line.strip() for line in said.splitlines() if line.strip()), type(error).__name__)
+    return line if response is None else f"the server answers {response.status_code} ({line})"
+
+
+def _way_out(url: str, path: Path, why: str, sha256: str | None = None, *, by_hand: bool = True) -> str:
+    which = f" (sha256 {sha256}{'...' if len(sha256) < 64 else ''})" if sha256 else ""
+    place = f"place the file{which} there by hand, or pass its path" if by_hand else f"pass the path of the file{which}"
     return (
         f"The weights must come from {url}. Received: {why}. Looked in {path}. "
-        f"To go on without a network, place the file there by hand, or pass its path as `weights`."
+        f"To go on without a network, {place} as `weights`."
     )

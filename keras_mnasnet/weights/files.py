@@ -79,8 +79,7 @@ def _safetensors(path: Path) -> Iterator[TensorFile]:
             yield TensorFile(path, shapes, file.get_tensor, file.metadata() or {})
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} must be a whole safetensors file. Received: a truncated, damaged or other file ({error}). "
-            f"Fetch it again."
+            f"{path} must be a whole safetensors file. Received: a truncated, damaged or other file ({error}). Fetch it again."
         ) from error
 
 

@@ -53,9 +53,7 @@ def load_record(record: registry.Record) -> Checkpoint:
             with open_tensors(source) as file:
                 checkpoint = convert(file, [(record.architecture, record.numerics.scale_stem)])
             if checkpoint.classes != record.classes:
-                raise CheckpointError(
-                    f"{source} must have {record.classes} classes. Received: {checkpoint.classes} classes"
-                )
+                raise CheckpointError(f"{source} must have {record.classes} classes. Received: {checkpoint.classes} classes")
             write_native(checkpoint, path, record=record.id, source_sha256=sha256)
             return checkpoint
     except DownloadError:
@@ -103,9 +101,7 @@ def parse_hub(address: str) -> tuple[str, str | None, str]:
     return match["repo"], match["revision"], match["file"]
 
 
-def read_file(
-    path: str | os.PathLike[str], candidates: Sequence[tuple[Architecture, bool]] | None = None
-) -> Checkpoint:
+def read_file(path: str | os.PathLike[str], candidates: Sequence[tuple[Architecture, bool]] | None = None) -> Checkpoint:
     """The checkpoint in a local file or at a Hub address.
 
     `candidates` are the networks it may hold, each with whether its stem was scaled; None finds the family member.
@@ -120,9 +116,7 @@ def read_file(
     if candidates and not any(
         checkpoint.numerics.apply(network).same_network(checkpoint.architecture) for network, _ in candidates
     ):
-        raise CheckpointError(
-            f"{path} must hold MnasNet {candidates[0][0].name!r}. Received: {checkpoint.architecture}"
-        )
+        raise CheckpointError(f"{path} must hold MnasNet {candidates[0][0].name!r}. Received: {checkpoint.architecture}")
     return checkpoint
 
 

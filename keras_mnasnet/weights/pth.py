@@ -211,8 +211,6 @@ def _tensors(state: Any) -> tuple[dict[str, np.ndarray], int | None]:
     arrays = {}
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, _Tensor):
-            raise CheckpointError(
-                f"A .pth file must hold names and tensors only. Received: {name!r} -> {type(value).__name__}"
-            )
+            raise CheckpointError(f"A .pth file must hold names and tensors only. Received: {name!r} -> {type(value).__name__}")
         arrays[name] = value.array()
     return arrays, version if isinstance(version, int) else None

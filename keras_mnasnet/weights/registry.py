@@ -13,7 +13,17 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.weights.errors import CheckpointError
 
-__all__ = ["Numerics", "Preprocessing", "Record", "get", "names", "records", "select", "source_numerics"]
+__all__ = [
+    "Numerics",
+    "Preprocessing",
+    "Record",
+    "get",
+    "names",
+    "preprocessing_of",
+    "records",
+    "select",
+    "source_numerics",
+]
 
 SCHEMA = 1
 
@@ -166,6 +176,16 @@ def get(record_id: str) -> Record:
         f"Received: weights={record_id!r}. Nearest records: {', '.join(near) or ', '.join(names())}. "
         f"`mnasnet weights list` shows all {len(records())}."
     )
+
+
+def preprocessing_of(source: str, size: int, record: Record | None = None) -> Preprocessing:
+    """How a source evaluates at `size` pixels; of a record, its own, kept in proportion when the size is another."""
+    like = (record or next(r for r in records() if r.source == source)).preprocessing
+    if size == like.size:
+        return like
+    if like.resize:
+        return dataclasses.replace(like, size=size, resize=round(size * like.resize / like.size))
+    return dataclasses.replace(like, size=size, crop_fraction=size / (size + 32))
 
 
 def select(network: str, width: float | None, size: int) -> Record:

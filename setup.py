@@ -1,0 +1,44 @@
+"""Packaging of keras_mnasnet; tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "keras_mnasnet/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
+
+TEST = ["jax", "mypy", "pillow", "pytest", "ruff", "tf-keras"]
+
+setup(
+    name="keras_mnasnet",
+    version=VERSION,
+    description="MnasNet for Keras 3: models, every public ImageNet checkpoint, and the tools around them",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    author="The keras_mnasnet authors",
+    python_requires=">=3.11",
+    package_dir={"": "."},
+    packages=find_packages(include=["keras_mnasnet", "keras_mnasnet.*"]),
+    package_data={"keras_mnasnet": ["py.typed"], "keras_mnasnet.weights": ["*.json"]},
+    install_requires=[
+        "absl-py>=1.4",
+        "ai-edge-litert",
+        "filelock",
+        "huggingface_hub>=1.0,<3",
+        "keras>=3.12",
+        "numpy",
+        "safetensors",
+        "tensorflow",
+        "tqdm",
+    ],
+    extras_require={"test": TEST},
+    entry_points={"console_scripts": ["mnasnet = keras_mnasnet.cli.main:entry_point"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

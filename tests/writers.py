@@ -1,0 +1,126 @@
+"""Write checkpoints in the sources' own formats: TF1 bundles, tar archives of them, PyTorch files (zip, legacy)."""
+
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+STORAGES = {"float32": "FloatStorage", "int64": "LongStorage"}
+
+
+def write_tf1(prefix: Path, tensors: dict[str, np.ndarray], *, step: int = 7) -> Path:
+    """A TF1 checkpoint `<prefix>-<step>` and its `checkpoint` file; returns the prefix with the step."""
+    import tensorflow as tf
+
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    name = f"{prefix}-{step}"
+    names = list(tensors)
+    tf.raw_ops.SaveV2(
+        prefix=name,
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(tensors[n]) for n in names],
+    )
+    (prefix.parent / "checkpoint").write_text(f'model_checkpoint_path: "{prefix.name}-{step}"\n')
+    return Path(name)
+
+
+def write_tgz(archive: Path, folder: Path) -> Path:
+    """A .tgz of a folder, as Google packs its checkpoints: `<name>/...`."""
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, arcname=folder.name)
+    return archive
+
+
+class _Global:
+    """A global that pickles as `module.name` without being importable."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+
+class _Storage:
+    def __init__(self, key: str, array: np.ndarray) -> None:
+        self.key, self.array = key, array
+
+
+class _Pickler(pickle._Pickler):
+    """A protocol-2 pickler that writes `torch` globals and storage references the way torch does."""
+
+    dispatch = pickle._Pickler.dispatch.copy()
+
+    def save_global_stub(self, obj):
+        self.write(b"c" + f"{obj.module}\n{obj.name}\n".encode())
+
+    dispatch[_Global] = save_global_stub
+
+    def persistent_id(self, obj):
+        if isinstance(obj, _Storage):
+            kind = _Global("torch", STORAGES[str(obj.array.dtype)])
+            fields = ("storage", kind, obj.key, "cpu", obj.array.size)
+            return (*fields, None) if self.legacy else fields
+        return None
+
+    def save_tensor(self, obj):
+        storage, shape, strides = obj.storage, obj.shape, obj.strides
+        self.save_global_stub(_Global("torch._utils", "_rebuild_tensor_v2"))
+        self.save((storage, 0, shape, strides, False, None))
+        self.write(pickle.REDUCE)
+
+
+class _Tensor:
+    def __init__(self, key: str, array: np.ndarray) -> None:
+        self.storage, self.shape = _Storage(key, np.ascontiguousarray(array)), array.shape
+        self.strides = tuple(int(np.prod(array.shape[i + 1 :])) for i in range(array.ndim))
+
+
+_Pickler.dispatch[_Tensor] = _Pickler.save_tensor
+
+
+class _StateDict:
+    """An OrderedDict with torch's `_metadata`."""
+
+    def __init__(self, tensors: dict, version: int | None) -> None:
+        self.tensors, self.version = tensors, version
+
+
+def _save_state(self, obj):
+    from collections import OrderedDict
+
+    self.write(b"ccollections\nOrderedDict\n" + pickle.EMPTY_TUPLE + pickle.REDUCE)
+    self._batch_setitems(obj.tensors.items())
+    if obj.version is not None:
+        self.save({"_metadata": OrderedDict({"": {"version": obj.version}})})
+        self.write(pickle.BUILD)
+
+
+_Pickler.dispatch[_StateDict] = _save_state
+
+
+def _dump(file, value, legacy: bool) -> None:
+    pickler = _Pickler(file, protocol=2)
+    pickler.legacy = legacy
+    pickler.dump(value)
+
+
+def write_pth(path: Path, tensors: dict[str, np.ndarray], *, legacy: bool = False, version: int | None = 2) -> Path:
+    """A `.pth` file as torch.save writes a state dict of that version."""
+    wrapped = {name: _Tensor(str(index), np.asarray(array)) for index, (name, array) in enumerate(tensors.items())}
+    state = _StateDict(wrapped, version)
+    if legacy:
+        with path.open("wb") as file:
+            for header in (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True}):
+                pickle.dump(header, file, protocol=2)
+            _dump(file, state, legacy)
+            pickle.dump([tensor.storage.key for tensor in wrapped.values()], file, protocol=2)
+            for tensor in wrapped.values():
+                file.write(tensor.storage.array.size.to_bytes(8, "little") + tensor.storage.array.tobytes())
+        return path
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open(f"{path.stem}/data.pkl", "w") as file:
+            _dump(file, state, legacy)
+        for tensor in wrapped.values():
+            archive.writestr(f"{path.stem}/data/{tensor.storage.key}", tensor.storage.array.tobytes())
+    return path
