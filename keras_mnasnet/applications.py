@@ -38,7 +38,6 @@ __all__ = [
     "decode_predictions", "load_weights", "preprocess_input", "save_weights",
 ]  # fmt: skip
 
-KERAS_SUFFIXES = (".keras", ".weights.h5")
 DEFAULT_NUMERICS = Numerics(bn_epsilon=1e-3, padding="same")
 
 _ARGUMENTS = """
@@ -264,9 +263,6 @@ def _open(
         if not Path(path).expanduser().is_file():
             raise CheckpointError(f"A checkpoint file must exist. Received: {path}, which does not")
         return None, functools.partial(_restore_h5, path=Path(path).expanduser())
-    looks_like_path = path.startswith("hf://") or os.path.exists(path) or os.path.exists(f"{path}.index")
-    if not looks_like_path and not Path(path).expanduser().suffix and path.count("/") <= 1:
-        get(path)
     return read_file(path, candidates), None
 
 

@@ -79,4 +79,4 @@ def MnasNetBackbone(
     if not wanted:
         raise ValueError("A backbone needs at least one level or tap. Received: levels=(), taps=()")
     outputs = {key: full.get_layer(layer).output for key, layer in wanted.items()}
-    return keras.Model(full.inputs, outputs, name=name or f"{full.name}_backbone")
+    return keras.Model(full.input, outputs, name=name or f"{full.name}_backbone")

@@ -8,7 +8,7 @@ import re
 from types import ModuleType
 from typing import Any
 
-from keras_mnasnet.architecture import Architecture, Block, Unit
+from keras_mnasnet.architecture import DEFAULT_SE_RATIO, Architecture, Block, Unit
 from keras_mnasnet.family import FAMILY
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Spec", "build", "describe", "resolve_input_shape"]
@@ -51,10 +51,13 @@ class _Graph:
 
     def __init__(self, framework: ModuleType, padding: str, bn_epsilon: float, bn_momentum: float) -> None:
         self.layers = framework.layers
+        self.initializers = framework.initializers
         self.padding = padding
         self.bn_options = {"axis": -1, "epsilon": bn_epsilon, "momentum": bn_momentum}
-        self.kernel_init = framework.initializers.VarianceScaling(scale=2.0, mode="fan_out", distribution="untruncated_normal")
-        self.dense_init = framework.initializers.VarianceScaling(scale=1 / 3, mode="fan_out", distribution="uniform")
+
+    def fan_out(self, distribution: str, scale: float) -> Any:
+        """Google's initialisers; a new object each time, because a Keras one repeats its draw for equal shapes."""
+        return self.initializers.VarianceScaling(scale=scale, mode="fan_out", distribution=distribution)
 
     def conv(self, x: Any, name: str, filters: int, kernel: int = 1, stride: int = 1, relu: bool = True) -> Any:
         padding = self._pad_mode(kernel, stride)
@@ -62,7 +65,7 @@ class _Graph:
             x = self._pad(x, name, kernel)
         x = self.layers.Conv2D(
             filters, kernel, strides=stride, padding=padding, use_bias=False, data_format="channels_last",
-            kernel_initializer=self.kernel_init, name=f"{name}_conv",
+            kernel_initializer=self.fan_out("untruncated_normal", 2.0), name=f"{name}_conv",
         )(x)  # fmt: skip
         return self._bn(x, name, relu)
 
@@ -72,17 +75,19 @@ class _Graph:
             x = self._pad(x, name, kernel)
         x = self.layers.DepthwiseConv2D(
             kernel, strides=stride, padding=padding, use_bias=False, data_format="channels_last",
-            depthwise_initializer=self.kernel_init, name=f"{name}_conv",
+            depthwise_initializer=self.fan_out("untruncated_normal", 2.0), name=f"{name}_conv",
         )(x)  # fmt: skip
         return self._bn(x, name, relu=True)
 
     def gate(self, x: Any, unit: Unit) -> Any:
         """Squeeze-and-excite: pool -> reduce -> ReLU -> expand -> sigmoid -> multiply; every operation a named layer."""
         prefix = f"{unit.name}_se"
-        options = {"kernel_initializer": self.kernel_init, "data_format": "channels_last"}
         y = self.layers.GlobalAveragePooling2D(keepdims=True, data_format="channels_last", name=f"{prefix}_squeeze")(x)
-        y = self.layers.Conv2D(unit.se_filters, 1, activation="relu", name=f"{prefix}_reduce", **options)(y)
-        y = self.layers.Conv2D(unit.expanded, 1, name=f"{prefix}_expand", **options)(y)
+        for part, filters, activation in (("reduce", unit.se_filters, "relu"), ("expand", unit.expanded, None)):
+            y = self.layers.Conv2D(
+                filters, 1, activation=activation, data_format="channels_last",
+                kernel_initializer=self.fan_out("untruncated_normal", 2.0), name=f"{prefix}_{part}",
+            )(y)  # fmt: skip
         y = self.layers.Activation("sigmoid", name=f"{prefix}_gate")(y)
         return self.layers.Multiply(name=f"{prefix}_excite")([x, y])
 
@@ -175,7 +180,7 @@ def build(
         if dropout_rate:
             x = layers.Dropout(dropout_rate, name="top_dropout")(x)
         x = layers.Dense(
-            classes, activation=classifier_activation, kernel_initializer=graph.dense_init,
+            classes, activation=classifier_activation, kernel_initializer=graph.fan_out("uniform", 1 / 3),
             dtype=_output_dtype(framework), name="predictions",
         )(x)  # fmt: skip
     elif pooling == "avg":
@@ -184,7 +189,8 @@ def build(
         x = layers.GlobalMaxPooling2D(data_format="channels_last", name="max_pool")(x)
 
     if input_tensor is not None:
-        inputs = framework.utils.get_source_inputs(inputs)  # type: ignore[union-attr]
+        sources = framework.utils.get_source_inputs(inputs)  # type: ignore[union-attr]
+        inputs = sources[0] if len(sources) == 1 else sources
     return framework.Model(inputs, x, name=name or default_name(architecture))  # type: ignore[union-attr]
 
 
@@ -315,11 +321,10 @@ def _named(read: Architecture) -> Architecture:
 
 
 def _se_ratio(widths: list[tuple[int, int]]) -> float:
-    """The shortest decimal ratio that gives every (input channels, reduced channels) pair of a stage."""
-    for digits in range(1, 9):
-        for input_filters, reduced in widths:
-            ratio = round(reduced / input_filters, digits)
-            for candidate in (ratio, round(ratio + 10**-digits, digits)):
-                if 0 < candidate <= 1 and all(max(1, int(i * candidate)) == r for i, r in widths):
-                    return candidate
-    return 0.0
+    """The ratio that gives every (input channels, reduced channels) pair of a stage: 0.25, else the shortest decimal."""
+    candidates = [DEFAULT_SE_RATIO]
+    for digits, (input_filters, reduced) in itertools.product(range(1, 9), widths):
+        ratio = round(reduced / input_filters, digits)
+        candidates += [ratio, round(ratio + 10**-digits, digits)]
+    fits = (c for c in candidates if 0 < c <= 1 and all(max(1, int(i * c)) == r for i, r in widths))
+    return next(fits) if widths else 0.0

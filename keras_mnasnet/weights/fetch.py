@@ -76,9 +76,7 @@ def fetch_record(record: Record) -> tuple[Path, str]:
         if path.is_file():
             return path, check_sha256(path, record.sha256)
         if record.repo:
-            hub_path = fetch_hub(
-                record.repo, record.filename, record.revision, placed=path, expected_sha256=record.sha256
-            )
+            hub_path = fetch_hub(record.repo, record.filename, record.revision, placed=path, expected_sha256=record.sha256)
             return hub_path, check_sha256(hub_path, record.sha256)
         if _offline():
             raise DownloadError(_way_out(record.url, path, "HF_HUB_OFFLINE is set", record.sha256))
@@ -103,11 +101,11 @@ def fetch_hub(
         EntryNotFoundError,
         GatedRepoError,
         HfHubHTTPError,
+        HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
-    from huggingface_hub.utils import httpx
 
     try:
         return Path(hf_hub_download(repo, filename, revision=revision, token=token))
@@ -125,7 +123,7 @@ def fetch_hub(
         problem, cause = f"the repository has no revision {revision!r} (404)", error
     except EntryNotFoundError as error:
         problem, cause = f"the repository has no file {filename!r} (404)", error
-    except (httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         problem, cause = _reason(error), error
     url = f"{constants.ENDPOINT}/{repo}/resolve/{revision or 'main'}/{filename}"
     looked, by_hand = placed or Path(constants.HF_HUB_CACHE), placed is not None
@@ -274,7 +272,7 @@ def _reason(error: BaseException) -> str:
     """What went wrong on the Hub, in one line: the server's status and words, or the first line of the error."""
     response = getattr(error, "response", None)
     said = getattr(error, "server_message", None) or str(error)
-    line = next((line.strip() for line in said.splitlines() if line.strip()), type(error).__name__)
+    line = next((line.strip(" .") for line in said.splitlines() if line.strip()), type(error).__name__)
     return line if response is None else f"the server answers {response.status_code} ({line})"
 
 

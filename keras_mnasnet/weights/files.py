@@ -17,10 +17,11 @@ import numpy as np
 from keras_mnasnet.weights.errors import CheckpointError
 from keras_mnasnet.weights.pth import read_pth
 
-__all__ = ["TensorFile", "open_tensors", "replaced"]
+__all__ = ["SUFFIXES", "TensorFile", "open_tensors", "read_json", "replaced"]
 
 PTH_SUFFIXES = (".pth", ".pt", ".bin")
 TAR_SUFFIXES = (".tgz", ".tar.gz", ".tar")
+SUFFIXES = (".safetensors", *PTH_SUFFIXES, *TAR_SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,8 +65,7 @@ def open_tensors(path: str | os.PathLike[str]) -> Iterator[TensorFile]:
         yield TensorFile(path, {name: array.shape for name, array in arrays.items()}, arrays.__getitem__)
     else:
         raise CheckpointError(
-            f"A checkpoint must end in .safetensors, {', '.join(PTH_SUFFIXES)}, {', '.join(TAR_SUFFIXES)}, "
-            f".weights.h5, .keras, or be a TF1 prefix. Received: {path}"
+            f"A checkpoint must end in {', '.join(SUFFIXES)}, .weights.h5, .keras, or be a TF1 prefix. Received: {path}"
         )
 
 
@@ -95,7 +95,7 @@ def _tf1(prefix: Path) -> TensorFile:
     def read(name: str) -> np.ndarray:
         try:
             return np.asarray(reader.get_tensor(name))
-        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
             raise CheckpointError(f"{prefix}: tensor {name!r} cannot be read. Received: {error}") from error
 
     return TensorFile(prefix, shapes, read)
@@ -139,6 +139,7 @@ def replaced(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        temporary.chmod(path.parent.stat().st_mode & 0o666)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

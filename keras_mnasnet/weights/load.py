@@ -25,8 +25,8 @@ from keras_mnasnet.weights.fetch import (
     locked,
     placed_path,
 )
-from keras_mnasnet.weights.files import open_tensors
-from keras_mnasnet.weights.store import is_native, read_native, write_native
+from keras_mnasnet.weights.files import SUFFIXES, open_tensors
+from keras_mnasnet.weights.store import is_native, read_header, read_native, write_native
 
 __all__ = ["assign", "convert_file", "converted_path", "load_record", "parse_hub", "read_file", "verify_record"]
 
@@ -67,7 +67,7 @@ def load_record(record: registry.Record) -> Checkpoint:
 
 def _cached(record: registry.Record, path: Path) -> Checkpoint:
     with open_tensors(path) as file:
-        if not is_native(file) or not file.metadata.get("source_sha256", "").startswith(record.sha256 or ""):
+        if not is_native(file) or not read_header(file).get("source_sha256", "").startswith(record.sha256 or ""):
             raise CheckpointError(f"{path} must come from {record.url}. Received: a file of another origin")
         checkpoint = read_native(file)
     if not checkpoint.architecture.same_network(record.architecture) or checkpoint.numerics != record.numerics:
@@ -109,6 +109,8 @@ def read_file(path: str | os.PathLike[str], candidates: Sequence[tuple[Architect
     if str(path).startswith("hf://"):
         repo, revision, filename = parse_hub(str(path))
         path = fetch_hub(repo, filename, revision)
+    elif not str(path).endswith(SUFFIXES) and not any(map(os.path.exists, _expanded(path))):
+        registry.get(str(path))
     with open_tensors(path) as file:
         if not is_native(file):
             return convert(file, candidates)
@@ -118,6 +120,12 @@ def read_file(path: str | os.PathLike[str], candidates: Sequence[tuple[Architect
     ):
         raise CheckpointError(f"{path} must hold MnasNet {candidates[0][0].name!r}. Received: {checkpoint.architecture}")
     return checkpoint
+
+
+def _expanded(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """The path, and the index that it would have as the prefix of a TF1 checkpoint."""
+    expanded = os.path.expanduser(path)
+    return expanded, f"{expanded}.index"
 
 
 def convert_file(source: str | os.PathLike[str], target: Path, architecture: Architecture | None = None) -> Checkpoint:

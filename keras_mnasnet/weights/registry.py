@@ -172,7 +172,7 @@ def get(record_id: str) -> Record:
             return record
     near = difflib.get_close_matches(record_id, names(), n=3, cutoff=0.3)
     raise CheckpointError(
-        f"`weights` must be None, 'imagenet', a record id, a file or hf://owner/repo/file. "
+        f"`weights` must be None, 'imagenet', a record id, an existing file or hf://owner/repo/file. "
         f"Received: weights={record_id!r}. Nearest records: {', '.join(near) or ', '.join(names())}. "
         f"`mnasnet weights list` shows all {len(records())}."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from keras_mnasnet.weights.errors import CheckpointError
 from keras_mnasnet.weights.files import TensorFile, replaced
 from keras_mnasnet.weights.registry import Numerics
 
-__all__ = ["FORMAT", "is_native", "read_native", "write_native"]
+__all__ = ["FORMAT", "is_native", "read_header", "read_native", "write_native"]
 
 FORMAT = "keras_mnasnet"
 SCHEMA = 1
@@ -24,39 +25,48 @@ def write_native(checkpoint: Checkpoint, path: Path, **origin: str) -> None:
     """Write atomically; `origin` adds text entries such as `record` and `source_sha256`."""
     from safetensors.numpy import save_file
 
-    metadata = {
-        "format": FORMAT,
-        "schema": str(SCHEMA),
+    header = {
+        "schema": SCHEMA,
         "architecture": str(checkpoint.architecture),
-        "classes": str(checkpoint.classes),
+        "classes": checkpoint.classes,
         "source": checkpoint.source,
-        "numerics": json.dumps(dataclasses.asdict(checkpoint.numerics)),
+        "numerics": dataclasses.asdict(checkpoint.numerics),
         **origin,
     }
     tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in checkpoint.tensors.items()}
     with replaced(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(tensors, temporary, metadata={FORMAT: json.dumps(header)})
 
 
 def is_native(file: TensorFile) -> bool:
     """Whether the file is one of ours."""
-    return file.metadata.get("format") == FORMAT
+    return FORMAT in file.metadata
+
+
+def read_header(file: TensorFile) -> dict[str, Any]:
+    """What one of our files says about itself; CheckpointError for a newer schema."""
+    try:
+        header = json.loads(file.metadata[FORMAT])
+        schema = header["schema"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file.path} must describe its network. Received: {error!r}") from error
+    if schema != SCHEMA:
+        raise CheckpointError(
+            f"{file.path} must have schema {SCHEMA}. Received: schema={schema!r}. "
+            f"Update keras_mnasnet, or remove the file if it is in the cache."
+        )
+    return header
 
 
 def read_native(file: TensorFile) -> Checkpoint:
     """Read one of our files; CheckpointError for a newer schema or tensors that are not the network's."""
-    metadata = file.metadata
-    if metadata.get("schema") != str(SCHEMA):
-        raise CheckpointError(
-            f"{file.path} must have schema {SCHEMA}. Received: schema={metadata.get('schema')!r}. "
-            f"Update keras_mnasnet, or remove the file if it is in the cache."
-        )
+    header = read_header(file)
     try:
-        architecture = Architecture.parse(metadata["architecture"])
-        classes = int(metadata["classes"])
-        numerics = Numerics(**json.loads(metadata["numerics"]))
+        architecture = Architecture.parse(header["architecture"])
+        classes, source = int(header["classes"]), header["source"]
+        numerics = Numerics(**header["numerics"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file.path} must describe its network. Received: {error}") from error
+        raise CheckpointError(f"{file.path} must describe its network. Received: {error!r}") from error
     expected = expected_shapes(architecture, classes)
     if dict(file.shapes) != expected:
         wrong = sorted(set(expected.items()) ^ set(file.shapes.items()))[0][0]
@@ -65,4 +75,4 @@ def read_native(file: TensorFile) -> Checkpoint:
             f"{file.shapes.get(wrong, 'missing')}, expected {expected.get(wrong, 'none')}"
         )
     tensors = {name: file.read(name) for name in expected}
-    return Checkpoint(metadata.get("source", FORMAT), architecture, numerics, classes, tensors)
+    return Checkpoint(source, architecture, numerics, classes, tensors)

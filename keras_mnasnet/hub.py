@@ -1,0 +1,295 @@
+"""Models to and from the Hugging Face Hub: weights, everything needed to rebuild the model, and a model card."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+from absl import logging
+
+from keras_mnasnet import __version__
+from keras_mnasnet import model as models
+from keras_mnasnet.applications import save_weights
+from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.model import IMAGENET_MEAN, IMAGENET_STD, Spec
+from keras_mnasnet.model_card import CONFIG_FILE, LABELS_FILE, LIBRARY, WEIGHTS_FILE, input_range, make_card
+from keras_mnasnet.weights import CheckpointError, DownloadError, assign, read_file
+from keras_mnasnet.weights.fetch import fetch_hub
+from keras_mnasnet.weights.files import read_json
+
+__all__ = ["from_hub", "labels_from_hub", "push_to_hub"]
+
+SCHEMA = 1
+CARD_FILE = "README.md"
+
+
+def push_to_hub(
+    model: keras.Model,
+    repo_id: str,
+    *,
+    labels: Sequence[str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    dataset: str | None = None,
+    licence: str = "apache-2.0",
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Add a MnasNet made with keras_mnasnet",
+    create_pr: bool = False,
+) -> str:
+    """Upload a model of this package with its model card to `owner/name` (made if missing); the commit's address.
+
+    `labels` are the class names in order, one per class. `metrics`, such as `{"top1": 0.94}`, are figures that you
+    measured, and `dataset` is what you measured them on. `revision` is an existing branch, by default `main`.
+
+    Raises ValueError for arguments and models that cannot be uploaded, DownloadError if the Hub refuses or is away.
+    """
+    from huggingface_hub import constants
+
+    _check_repo_id(repo_id)
+    if create_pr and revision not in (None, constants.DEFAULT_REVISION):
+        raise ValueError(
+            f"A pull request is made against the default branch. Received: create_pr=True with revision={revision!r}. "
+            f"Leave out one of them."
+        )
+    for name, text in (("commit_message", commit_message), ("licence", licence)):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"`{name}` must be a text that is not empty. Received: {name}={text!r}")
+    spec = models.describe(model)
+    _check_model(model, spec)
+    class_names = _checked_labels(labels, spec)
+    figures = _checked_metrics(metrics, dataset)
+    with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as name:
+        folder = Path(name)
+        save_weights(model, folder / WEIGHTS_FILE)
+        config = json.dumps(_config(spec, model.name, class_names is not None), indent=2)
+        (folder / CONFIG_FILE).write_text(config + "\n", "utf-8")
+        if class_names is not None:
+            (folder / LABELS_FILE).write_bytes("".join(f"{label}\n" for label in class_names).encode())
+        card = make_card(spec, repo_id, class_names, figures, dataset, licence)
+        (folder / CARD_FILE).write_bytes(card.encode())
+        url = _upload(folder, repo_id, private, token, revision, commit_message, create_pr)
+    logging.info("pushed %s to %s", model.name, url)
+    return url
+
+
+def from_hub(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> keras.Model:
+    """The model that `push_to_hub` put into `owner/name`: `[B, H, W, C]` -> `[B, classes]`, computing what it computed.
+
+    `revision` is a commit, branch or tag; a commit pins the model. All files come from one commit even without it.
+
+    Raises DownloadError if the Hub cannot be reached or has no such file, CheckpointError if the files are not a
+    model of this package.
+    """
+    config, commit = _fetch_config(repo_id, revision, token)
+    where = f"{repo_id}@{commit}"
+    spec, name = _parse(config, where)
+    checkpoint = read_file(fetch_hub(repo_id, WEIGHTS_FILE, commit, token=token), [(spec.architecture, True)])
+    stored = (checkpoint.architecture.units(), checkpoint.numerics.bn_epsilon, checkpoint.numerics.padding)
+    if (*stored, checkpoint.classes) != (spec.architecture.units(), spec.bn_epsilon, spec.padding, spec.classes):
+        raise CheckpointError(
+            f"{WEIGHTS_FILE} of {where} must be what its {CONFIG_FILE} says: '{spec.architecture}' with "
+            f"{spec.classes} classes, bn_epsilon={spec.bn_epsilon}, padding={spec.padding!r}. "
+            f"Received: '{checkpoint.architecture}' with {checkpoint.classes} classes, {checkpoint.numerics}. "
+            f"Push the model again, or choose another revision."
+        )
+    try:
+        model = _rebuild(spec, name)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{CONFIG_FILE} of {where} must describe a model. Received: {error}") from error
+    assign(model, checkpoint, include_top=spec.classes > 0)
+    return model
+
+
+def labels_from_hub(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> list[str] | None:
+    """The class names pushed with the model, in order, or None if there are none."""
+    config, commit = _fetch_config(repo_id, revision, token)
+    spec, _ = _parse(config, f"{repo_id}@{commit}")
+    if not config.get("labels"):
+        return None
+    labels = fetch_hub(repo_id, LABELS_FILE, commit, token=token).read_text("utf-8").split("\n")[:-1]
+    if len(labels) != spec.classes:
+        raise CheckpointError(
+            f"{LABELS_FILE} of {repo_id}@{commit} must have a line for each of {spec.classes} classes. "
+            f"Received: {len(labels)} lines. Push the model again with its labels."
+        )
+    return labels
+
+
+def _check_repo_id(repo_id: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    problem = ""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        problem = f" ({error})"
+    if problem or "/" not in repo_id:
+        raise ValueError(f"`repo_id` must be 'owner/name', without hf:// and revision. Received: repo_id={repo_id!r}{problem}")
+
+
+def _check_model(model: keras.Model, spec: Spec) -> None:
+    """Refuse what could not be rebuilt from the Spec: it would come back as another model."""
+    if spec.input_shape[-1] != 3:
+        raise ValueError(
+            f"`model` must take 3 channels (RGB) to be pushed. Received: input_shape={spec.input_shape}. "
+            f"Keep other models with model.save()."
+        )
+    if not isinstance(spec.classifier_activation, str | None):
+        raise ValueError(
+            f"The classifier's activation must be one that Keras knows by name. "
+            f"Received: classifier_activation={spec.classifier_activation!r}. Build it with classifier_activation=None."
+        )
+    names, rebuilt = (
+        {layer.name for layer in each.layers if not isinstance(layer, keras.layers.InputLayer)}
+        for each in (model, _rebuild(spec, model.name))
+    )
+    if names != rebuilt:
+        raise ValueError(
+            f"`model` must have the layers of a MnasNet and no others, to be rebuilt by from_hub. "
+            f"Received: other layers {sorted(names - rebuilt)}, missing layers {sorted(rebuilt - names)}. "
+            f"Push the MnasNet inside it, or keep the whole with model.save()."
+        )
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.splitlines() == [value]
+
+
+def _checked_labels(labels: Sequence[str] | None, spec: Spec) -> list[str] | None:
+    if labels is None:
+        return None
+    labels = [labels] if isinstance(labels, str) else list(labels)
+    if len(labels) != spec.classes:
+        raise ValueError(
+            f"`labels` must have one name for each of the model's {spec.classes} classes. Received: {len(labels)} labels"
+        )
+    for label in labels:
+        if not _is_line(label):
+            raise ValueError(f"Each of `labels` must be a text of one line. Received: {label!r}")
+    return labels
+
+
+def _checked_metrics(metrics: Mapping[str, float] | None, dataset: str | None) -> dict[str, float]:
+    if metrics is None:
+        return {}
+    way_out = "Pass figures that you measured, such as metrics={'top1': 0.94}, dataset='flowers-102'."
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"`metrics` must be a dict of numbers. Received: metrics={metrics!r}. {way_out}")
+    for name, value in metrics.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not _is_line(name):
+            raise ValueError(f"`metrics` must be a dict of numbers. Received: {name!r}: {value!r}. {way_out}")
+    if metrics and not _is_line(dataset):
+        raise ValueError(
+            f"`dataset` must name what the metrics were measured on. Received: dataset={dataset!r} with "
+            f"metrics={dict(metrics)}. {way_out}"
+        )
+    return dict(metrics)
+
+
+def _arguments(spec: Spec) -> dict[str, Any]:
+    """The fields of a Spec that are arguments of `model.build` by name: all but the network."""
+    return {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.name != "architecture"}
+
+
+def _rebuild(spec: Spec, name: str | None) -> Any:
+    return models.build(spec.architecture, include_top=spec.classes > 0, name=name, **_arguments(spec))
+
+
+def _config(spec: Spec, name: str, has_labels: bool) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "library": LIBRARY,
+        "library_version": __version__,
+        "name": name,
+        "architecture": str(spec.architecture),
+        "include_top": spec.classes > 0,
+        **_arguments(spec),
+        "labels": LABELS_FILE if has_labels else None,
+        "preprocessing": {
+            "channels": "RGB",
+            "inside_the_model": spec.include_preprocessing,
+            "input_range": list(input_range(spec)),
+            "formula": "(pixel / 255 - mean) / std",
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
+        },
+    }
+
+
+def _parse(config: dict[str, Any], where: str) -> tuple[Spec, str | None]:
+    """(Spec, model name) of a config.json; CheckpointError for another library's, another schema's or a broken one."""
+    if config.get("library") != LIBRARY:
+        raise CheckpointError(
+            f"{CONFIG_FILE} of {where} must be one that keras_mnasnet.push_to_hub wrote. "
+            f"Received: library={config.get('library')!r}, model_type={config.get('model_type')!r}. For weights of "
+            f"other libraries pass weights='hf://owner/name@revision/file' to a builder, such as MnasNetA1."
+        )
+    if config.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"{CONFIG_FILE} of {where} must have schema {SCHEMA}. Received: schema={config.get('schema')!r}, written "
+            f"by keras_mnasnet {config.get('library_version')}. Update keras_mnasnet, or choose an older revision."
+        )
+    keys = [field.name for field in dataclasses.fields(Spec)]
+    if missing := [key for key in keys if key not in config]:
+        raise CheckpointError(
+            f"{CONFIG_FILE} of {where} must have the keys {', '.join(keys)}. Received: none of {', '.join(missing)}. "
+            f"Push the model again, or choose another revision."
+        )
+    try:
+        values = {key: config[key] for key in keys}
+        values["architecture"] = Architecture.parse(values["architecture"])
+        values["input_shape"] = models.resolve_input_shape(tuple(values["input_shape"]))
+        return Spec(**values), config.get("name")
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{CONFIG_FILE} of {where} must describe a model. Received: {error}") from error
+
+
+def _fetch_config(repo_id: str, revision: str | None, token: str | bool | None) -> tuple[dict[str, Any], str]:
+    """(config.json, commit it is at): huggingface_hub keeps a file in a folder named by its commit, offline too."""
+    _check_repo_id(repo_id)
+    path = fetch_hub(repo_id, CONFIG_FILE, revision, token=token)
+    return read_json(path), path.parent.name
+
+
+def _upload(
+    folder: Path, repo_id: str, private: bool | None, token: str | bool | None, revision: str | None, message: str, pr: bool
+) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    api = HfApi(token=token)
+    stale = None if (folder / LABELS_FILE).exists() else [LABELS_FILE]
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        info = api.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message=message, revision=revision, create_pr=pr, delete_patterns=stale
+        )
+    except HfHubHTTPError as error:
+        raise DownloadError(_refusal(f"{api.endpoint}/{repo_id}", revision, error)) from error
+    except (HTTPError, OSError) as error:
+        raise DownloadError(
+            f"The Hub must be reachable at {api.endpoint} to push to {repo_id}. "
+            f"Received: {type(error).__name__}: {error}. "
+            f"Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, and push again."
+        ) from error
+    return str(info.commit_url)
+
+
+def _refusal(address: str, revision: str | None, error: Any) -> str:
+    status = error.response.status_code
+    lines = (error.server_message or str(error)).strip().splitlines()
+    way_out = {
+        401: "Log in with `hf auth login`, or pass token=... that may write.",
+        403: "Use a token that may write there (https://huggingface.co/settings/tokens), or pass create_pr=True.",
+        404: f"Check the name, and that the branch {revision!r} exists." if revision else "Check the name and the token.",
+    }.get(status, "Push again later.")
+    return f"{address} must accept the model. Received: {status} ({lines[0] if lines else 'no reason given'}). {way_out}"

@@ -1,0 +1,73 @@
+"""The direction of imports, and what an import loads."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_mnasnet
+
+ROOT = Path(keras_mnasnet.__file__).parent
+
+# What a module or folder of the package may import from the package: DESIGN, "Import direction".
+ALLOWED = {
+    "architecture": set(),
+    "family": {"architecture"},
+    "model": {"architecture", "family"},
+    "weights": {"architecture", "family"},
+    "applications": {"architecture", "family", "model", "weights"},
+    "backbone": {"architecture", "applications", "model"},
+    "data": {"weights"},
+    "model_card": {"model"},
+    "hub": {"architecture", "applications", "model", "model_card", "weights"},
+    "cli": {"architecture", "family", "model", "weights", "applications", "backbone", "data", "hub"},
+    "__init__": None,
+}
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_import_direction(path):
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    assert room in ALLOWED, f"add {room!r} to the table"
+    found = imported(ast.parse(path.read_text("utf-8")))
+    private = {name for name in found if name.startswith(("keras.src", "tensorflow.python", "search", "benchmarks"))}
+    assert not private
+    if ALLOWED[room] is not None:
+        rooms = {name.split(".")[1] for name in found if name.startswith("keras_mnasnet.")} - {"__version__"}
+        assert rooms <= ALLOWED[room] | {room}, f"{room} may not import {rooms - ALLOWED[room] - {room}}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_are_small_and_declare_their_names(path):
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= 420, "a module past 400 lines is two modules"
+    if text.strip() and path.parent.name != "cli":
+        assert "__all__" in text
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, keras_mnasnet; assert not {'tensorflow', 'keras', 'numpy', 'absl'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_builders_load_no_optional_package():
+    code = (
+        "import sys, keras_mnasnet; keras_mnasnet.MnasNetSmall(weights=None)\n"
+        "optional = {'tf_keras', 'tensorflow_model_optimization', 'ray', 'optuna', 'matplotlib', 'torch'}\n"
+        "assert not optional & set(sys.modules), optional & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,106 @@
+"""Every record against the network it names; selection of `imagenet`; the classes."""
+
+import collections
+import json
+from importlib import resources
+
+import pytest
+from fixtures import FIXTURES, INDEX, RECIPE, recipe
+
+from keras_mnasnet.family import FAMILY
+from keras_mnasnet.weights import CheckpointError, convert, get, names, records, select
+from keras_mnasnet.weights.convert import expected_shapes
+from keras_mnasnet.weights.registry import preprocessing_of
+
+
+def test_all_public_checkpoints_are_recorded():
+    counts = collections.Counter(record.source for record in records())
+    assert counts == {"google": 26, "timm": 4, "torchvision": 4}
+    assert len(set(names())) == 34
+
+
+@pytest.mark.parametrize("record", records(), ids=lambda record: record.id)
+def test_record_fits_its_network(record):
+    network = record.architecture
+    assert network.params(classes=record.classes) == record.params
+    assert network.provenance == "published"
+    assert record.preprocessing.size == record.resolution
+    assert bool(record.preprocessing.resize) != bool(record.preprocessing.crop_fraction)
+    assert record.url.startswith("https://")
+    assert " " not in record.url
+    assert record.filename in record.url
+    assert record.sha256 is None or 8 <= len(record.sha256) <= 64
+    if record.source == "torchvision":
+        assert record.filename.removesuffix(".pth").endswith(record.sha256)
+    expected = {"google": (1e-3, "same"), "timm": (1e-5, "symmetric"), "torchvision": (1e-5, "symmetric")}
+    assert (record.numerics.bn_epsilon, record.numerics.padding) == expected[record.source]
+    assert 40 < record.top1 < 80
+
+
+def test_only_timms_small_has_a_first_residual():
+    for record in records():
+        assert record.architecture.units()[0].residual == (record.id == "timm/mnasnet_small.lamb_in1k")
+
+
+@pytest.mark.parametrize("fixture", FIXTURES, ids=lambda f: f.name)
+def test_every_listing_is_recognised_and_identified(fixture):
+    listing = dict(recipe.read_listing(RECIPE / "keys" / INDEX[fixture.name]["listing"]))
+    assert convert.recognise(listing) == fixture.source
+    name, width = fixture.network
+    network = FAMILY[name].scaled(width, scale_stem="v1stem" not in fixture.name)
+    located = convert.SOURCES[fixture.source][1](listing)
+    assert len(located) == len(expected_shapes(network, 1000))
+
+
+@pytest.mark.parametrize(
+    ("network", "width", "size", "expected"),
+    [
+        ("a1", None, 224, "google/a1-1.0-224"),
+        ("a1", 1.0, 224, "google/a1-1.0-224"),
+        ("a1", 0.35, 100, "google/a1-0.35-96"),
+        ("a1", 0.75, 176, "google/a1-0.75-192"),
+        ("a1", 1.4, 320, "google/a1-1.4-224"),
+        ("b1", None, 224, "timm/mnasnet_100.rmsp_in1k"),
+        ("b1", 0.5, 96, "torchvision/mnasnet0_5"),
+        ("b1", 1.3, 224, "torchvision/mnasnet1_3"),
+        ("small", None, 224, "google/small-1.0-224"),
+    ],
+)
+def test_selection(network, width, size, expected):
+    assert select(network, width, size).id == expected
+
+
+@pytest.mark.parametrize("network", ["a2", "a3", "d1", "d1-320"])
+def test_networks_without_checkpoints_say_what_exists(network):
+    with pytest.raises(CheckpointError, match=r"No ImageNet weights.*a1 \(27\), b1 \(5\), small \(2\)"):
+        select(network, None, 224)
+
+
+def test_widths_without_checkpoints_say_what_exists():
+    with pytest.raises(CheckpointError, match=r"0.5, 0.75, 1, 1.3. Received: width_multiplier=0.6"):
+        select("b1", 0.6, 224)
+
+
+def test_unknown_record_names_the_nearest():
+    with pytest.raises(CheckpointError, match=r"weights='timm/mnasnet_100'. Nearest records: timm/mnasnet_100.rmsp_in1k"):
+        get("timm/mnasnet_100")
+
+
+def test_preprocessing_follows_the_size():
+    assert str(preprocessing_of("google", 160)) == "central crop 0.833, resize 160 (bicubic-tf1)"
+    assert str(preprocessing_of("torchvision", 224, get("torchvision/mnasnet1_3"))).startswith("resize 232 (bilinear)")
+    assert preprocessing_of("timm", 112).resize == 128
+
+
+def test_thousand_classes_in_wordnet_order():
+    classes = json.loads(resources.files("keras_mnasnet.weights").joinpath("imagenet_classes.json").read_text("utf-8"))
+    wnids = [wnid for wnid, _ in classes]
+    assert len(classes) == 1000
+    assert wnids == sorted(set(wnids))
+
+
+def test_classes_agree_with_the_photos(data):
+    wnids = {wnid for wnid, _ in json.loads((resources.files("keras_mnasnet.weights") / "imagenet_classes.json").read_text())}
+    photos = {folder.name for folder in (data / "imagenet_250").iterdir() if folder.is_dir()}
+    assert len(photos) == 250
+    assert photos <= wnids
