@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from types import ModuleType
 from typing import Any
@@ -55,9 +56,18 @@ class _Graph:
         self.padding = padding
         self.bn_options = {"axis": -1, "epsilon": bn_epsilon, "momentum": bn_momentum}
 
-    def fan_out(self, distribution: str, scale: float) -> Any:
-        """Google's initialisers; a new object each time, because a Keras one repeats its draw for equal shapes."""
-        return self.initializers.VarianceScaling(scale=scale, mode="fan_out", distribution=distribution)
+    def normal(self, fan_out: int) -> Any:
+        """Google's kernel initialiser, N(0, sqrt(2 / fan_out)).
+
+        Written with RandomNormal, whose saved form is the same in every Keras 3; a new object each time, because a Keras
+        initialiser repeats its draw for equal shapes.
+        """
+        return self.initializers.RandomNormal(stddev=math.sqrt(2 / fan_out))
+
+    def uniform(self, fan_out: int) -> Any:
+        """Google's initialiser of the classifier, U(-1, 1) / sqrt(fan_out)."""
+        limit = 1 / math.sqrt(fan_out)
+        return self.initializers.RandomUniform(-limit, limit)
 
     def conv(self, x: Any, name: str, filters: int, kernel: int = 1, stride: int = 1, relu: bool = True) -> Any:
         padding = self._pad_mode(kernel, stride)
@@ -65,7 +75,7 @@ class _Graph:
             x = self._pad(x, name, kernel)
         x = self.layers.Conv2D(
             filters, kernel, strides=stride, padding=padding, use_bias=False, data_format="channels_last",
-            kernel_initializer=self.fan_out("untruncated_normal", 2.0), name=f"{name}_conv",
+            kernel_initializer=self.normal(kernel * kernel * filters), name=f"{name}_conv",
         )(x)  # fmt: skip
         return self._bn(x, name, relu)
 
@@ -75,7 +85,7 @@ class _Graph:
             x = self._pad(x, name, kernel)
         x = self.layers.DepthwiseConv2D(
             kernel, strides=stride, padding=padding, use_bias=False, data_format="channels_last",
-            depthwise_initializer=self.fan_out("untruncated_normal", 2.0), name=f"{name}_conv",
+            depthwise_initializer=self.normal(kernel * kernel), name=f"{name}_conv",
         )(x)  # fmt: skip
         return self._bn(x, name, relu=True)
 
@@ -86,7 +96,7 @@ class _Graph:
         for part, filters, activation in (("reduce", unit.se_filters, "relu"), ("expand", unit.expanded, None)):
             y = self.layers.Conv2D(
                 filters, 1, activation=activation, data_format="channels_last",
-                kernel_initializer=self.fan_out("untruncated_normal", 2.0), name=f"{prefix}_{part}",
+                kernel_initializer=self.normal(filters), name=f"{prefix}_{part}",
             )(y)  # fmt: skip
         y = self.layers.Activation("sigmoid", name=f"{prefix}_gate")(y)
         return self.layers.Multiply(name=f"{prefix}_excite")([x, y])
@@ -180,7 +190,7 @@ def build(
         if dropout_rate:
             x = layers.Dropout(dropout_rate, name="top_dropout")(x)
         x = layers.Dense(
-            classes, activation=classifier_activation, kernel_initializer=graph.fan_out("uniform", 1 / 3),
+            classes, activation=classifier_activation, kernel_initializer=graph.uniform(classes),
             dtype=_output_dtype(framework), name="predictions",
         )(x)  # fmt: skip
     elif pooling == "avg":

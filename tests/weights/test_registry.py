@@ -2,12 +2,14 @@
 
 import collections
 import json
+import math
 from importlib import resources
 
 import pytest
 from fixtures import FIXTURES, INDEX, RECIPE, recipe
 
 from keras_mnasnet.family import FAMILY
+from keras_mnasnet.model import build
 from keras_mnasnet.weights import CheckpointError, convert, get, names, records, select
 from keras_mnasnet.weights.convert import expected_shapes
 from keras_mnasnet.weights.registry import preprocessing_of
@@ -104,3 +106,14 @@ def test_classes_agree_with_the_photos(data):
     photos = {folder.name for folder in (data / "imagenet_250").iterdir() if folder.is_dir()}
     assert len(photos) == 250
     assert photos <= wnids
+
+
+NETWORKS = {(r.network, r.width, r.numerics): r for r in records()}
+
+
+@pytest.mark.parametrize("record", NETWORKS.values(), ids=lambda record: record.id)
+def test_record_params_match_the_built_model(record):
+    """One build for every network, width and source; the records of one network differ in resolution only."""
+    model = build(record.architecture, padding=record.numerics.padding, bn_epsilon=record.numerics.bn_epsilon)
+    assert sum(math.prod(weight.shape) for weight in model.trainable_weights) == record.params
+    assert len({r.params for r in records() if (r.network, r.width) == (record.network, record.width)}) == 1
