@@ -25,10 +25,10 @@ _HOMES = {
     "MnasNetSmall": "applications",
     "decode_predictions": "applications",
     "from_hub": "hub",
-    "load_weights": "applications",
+    "load_weights": "pretrained",
     "preprocess_input": "applications",
     "push_to_hub": "hub",
-    "save_weights": "applications",
+    "save_weights": "pretrained",
 }
 
 __all__ = [
@@ -48,14 +48,13 @@ if TYPE_CHECKING:
         MnasNetD1_320,
         MnasNetSmall,
         decode_predictions,
-        load_weights,
         preprocess_input,
-        save_weights,
     )
     from keras_mnasnet.architecture import Architecture, Block
     from keras_mnasnet.backbone import MnasNetBackbone
     from keras_mnasnet.family import FAMILY
     from keras_mnasnet.hub import from_hub, push_to_hub
+    from keras_mnasnet.pretrained import load_weights, save_weights
 
 
 def __getattr__(name: str) -> Any:

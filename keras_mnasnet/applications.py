@@ -18,24 +18,12 @@ from absl import logging
 from keras_mnasnet import model as models
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
-from keras_mnasnet.weights import (
-    Checkpoint,
-    CheckpointError,
-    Numerics,
-    Record,
-    assign,
-    get,
-    load_record,
-    names,
-    read_file,
-    select,
-)
-from keras_mnasnet.weights.convert import expected_shapes
-from keras_mnasnet.weights.store import write_native
+from keras_mnasnet.pretrained import open_weights, restore_h5
+from keras_mnasnet.weights import Checkpoint, CheckpointError, Numerics, Record, assign, get, load_record, names, select
 
 __all__ = [
     "MnasNet", "MnasNetA1", "MnasNetA2", "MnasNetA3", "MnasNetB1", "MnasNetD1", "MnasNetD1_320", "MnasNetSmall",
-    "decode_predictions", "load_weights", "preprocess_input", "save_weights",
+    "decode_predictions", "preprocess_input",
 ]  # fmt: skip
 
 DEFAULT_NUMERICS = Numerics(bn_epsilon=1e-3, padding="same")
@@ -45,7 +33,8 @@ _ARGUMENTS = """
         include_top: whether to end in the classifier.
         weights: None (fresh), "imagenet" (the published checkpoint of this variant, width and nearest resolution), a
             record id (`mnasnet weights list`), a file (.safetensors, .pth, .tgz, TF1 prefix, .weights.h5, .keras) or
-            "hf://owner/repo[@revision]/file". Batch-norm epsilon, padding and residuals follow the checkpoint's source.
+            "hf://owner/repo[@revision]/file", or a weights.Checkpoint. Batch-norm epsilon, padding and residuals follow
+            the checkpoint's source.
         input_tensor: a Keras tensor `[B, H, W, C]` to build on, in place of a new input.
         input_shape: (height, width, channels), sizes >= 32 or None. Default: the checkpoint's resolution, else 224
             (D1-320: 320). Other than 3 channels need weights=None and include_preprocessing=False.
@@ -74,7 +63,7 @@ _ARGUMENTS = """
 def MnasNet(
     architecture: Architecture | str,
     include_top: bool = True,
-    weights: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | Checkpoint | None = None,
     input_tensor: Any = None,
     input_shape: Any = None,
     pooling: str | None = None,
@@ -96,7 +85,7 @@ def MnasNet(
     base = as_architecture(architecture)
     size = _size(base, input_tensor, input_shape)
     record = _record(weights, base, width_multiplier, size)
-    if record and width_multiplier is None:
+    if record and width_multiplier is None and not base.same_network(record.architecture):
         width_multiplier = None if record.width == 1 else record.width
     if record and input_shape is None and input_tensor is None:
         input_shape = (record.resolution, record.resolution, 3)
@@ -107,21 +96,12 @@ def MnasNet(
         for stem in ([True, False] if scale_stem is None else [scale_stem])
     }
 
-    checkpoint, restore = _open(weights, record, scaled)
-    numerics = checkpoint.numerics if checkpoint else DEFAULT_NUMERICS
-    numerics = _overridden(
-        numerics, checkpoint is not None, bn_epsilon=bn_epsilon, padding=padding, first_residual=first_residual
-    )
-    network = numerics.apply(scaled[numerics.scale_stem if scale_stem is None else scale_stem])
-    if first_residual is not None:
-        network = network.with_first_residual(first_residual)
+    opened = _open(weights, record, scaled)
+    checkpoint = opened if isinstance(opened, Checkpoint) else None
+    numerics = _overridden(checkpoint, bn_epsilon=bn_epsilon, padding=padding, first_residual=first_residual)
+    network = _network(checkpoint, scaled, first_residual)
     if checkpoint and include_top and checkpoint.classes != classes:
-        raise ValueError(
-            f"`classes` must be the checkpoint's own to load it with its top. Received: classes={classes}, "
-            f"weights={str(weights)!r} with {checkpoint.classes or 'no'} classes. Pass classes={checkpoint.classes}, or "
-            f"include_top=False with your own classifier, or build with weights=None and call "
-            f"load_weights(model, {str(weights)!r}, include_top=False)."
-        )
+        _refuse_classes(weights, checkpoint, classes)
     model = models.build(
         network,
         include_top=include_top,
@@ -140,8 +120,8 @@ def MnasNet(
     if checkpoint:
         _check_channels(model, weights)
         assign(model, checkpoint, include_top=include_top)
-    elif restore:
-        restore(model)
+    elif isinstance(opened, Path):
+        restore_h5(model, opened)
     return model
 
 
@@ -155,7 +135,7 @@ def _variant(name: str, function_name: str, remark: str) -> Callable[..., keras.
 
     def builder(
         include_top: bool = True,
-        weights: str | os.PathLike[str] | None = "imagenet",
+        weights: str | os.PathLike[str] | Checkpoint | None = "imagenet",
         input_tensor: Any = None,
         input_shape: Any = None,
         pooling: str | None = None,
@@ -236,17 +216,13 @@ def _record(weights: Any, base: Architecture, width: float | None, size: int) ->
         logging.info("weights='imagenet' is %s", record.describe())
         if record.resolution != size:
             logging.warning("%s was trained at %d px and is used at %d px", record.id, record.resolution, size)
-    if width is None and base.scaled(None if record.width == 1 else record.width).name != base.name:
-        logging.info("%s has width_multiplier=%g", record.id, record.width)
     return record
 
 
-def _open(
-    weights: Any, record: Record | None, scaled: dict[bool, Architecture]
-) -> tuple[Checkpoint | None, Callable[[keras.Model], None] | None]:
-    """(checkpoint, None), or (None, what loads a Keras weight file into the built model), or (None, None)."""
+def _open(weights: Any, record: Record | None, scaled: dict[bool, Architecture]) -> Checkpoint | Path | None:
+    """The checkpoint that `weights` means; a path for a `.weights.h5` file, None for None."""
     if weights is None:
-        return None, None
+        return None
     if record:
         wanted = scaled.get(record.numerics.scale_stem) or next(iter(scaled.values()))
         if not record.numerics.apply(wanted).same_network(record.architecture):
@@ -254,52 +230,46 @@ def _open(
                 f"{record.id} is MnasNet {record.architecture.name!r}. Received: '{wanted}'. Leave out multipliers and `se`, "
                 f"or choose another checkpoint."
             )
-        return load_record(record), None
-    path = str(weights)
-    candidates = [(network, stem) for stem, network in scaled.items()]
-    if path.endswith(".keras"):
-        return _read_keras(Path(path).expanduser(), candidates), None
-    if path.endswith(".weights.h5"):
-        if not Path(path).expanduser().is_file():
-            raise CheckpointError(f"A checkpoint file must exist. Received: {path}, which does not")
-        return None, functools.partial(_restore_h5, path=Path(path).expanduser())
-    return read_file(path, candidates), None
+        return load_record(record)
+    return open_weights(weights, [(network, stem) for stem, network in scaled.items()])
 
 
-def _read_keras(path: Path, candidates: Sequence[tuple[Architecture, bool]]) -> Checkpoint:
-    if not path.is_file():
-        raise CheckpointError(f"A checkpoint file must exist. Received: {path}, which does not")
+def _overridden(checkpoint: Checkpoint | None, **arguments: Any) -> Numerics:
+    """The checkpoint's numerics, else the default ones, with the explicit arguments put in; overriding is logged."""
+    numerics = checkpoint.numerics if checkpoint else DEFAULT_NUMERICS
+    given = {key: value for key, value in arguments.items() if value is not None}
+    changed = {key: value for key, value in given.items() if getattr(numerics, key) != value}
+    if checkpoint and changed:
+        logging.warning("numerics of the checkpoint are overridden: %s (its own: %s)", changed, numerics)
     try:
-        checkpoint = _checkpoint(keras.saving.load_model(path, compile=False))
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        raise CheckpointError(f"{path} must be a MnasNet saved by model.save(). Received: {error}") from error
-    if not any(checkpoint.architecture.same_network(checkpoint.numerics.apply(network)) for network, _ in candidates):
-        raise CheckpointError(f"{path} must hold MnasNet {candidates[0][0].name!r}. Received: {checkpoint.architecture}")
-    return checkpoint
-
-
-def _restore_h5(model: keras.Model, path: Path) -> None:
-    spec = models.describe(model)
-    logging.warning(
-        "%s does not say how it was trained: using bn_epsilon=%g and padding=%r. Pass them if that is wrong, or keep "
-        "weights with save_weights(model, 'x.safetensors'), which records them.",
-        path, spec.bn_epsilon, spec.padding,
-    )  # fmt: skip
-    try:
-        model.load_weights(path)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} must hold the weights of {model.name!r} ({spec.architecture}). Received: {error}"
+        return dataclasses.replace(numerics, **given)
+    except (CheckpointError, TypeError) as error:
+        raise ValueError(
+            f"`bn_epsilon` must be in (0, 1), `padding` 'same' or 'symmetric', `first_residual` a bool. Received: {given}"
         ) from error
 
 
-def _overridden(numerics: Numerics, from_checkpoint: bool, **arguments: Any) -> Numerics:
-    """Numerics with the explicit arguments put in; overriding a checkpoint's own is done, and said."""
-    given = {key: value for key, value in arguments.items() if value is not None}
-    changed = {key: value for key, value in given.items() if getattr(numerics, key) != value}
-    if from_checkpoint and changed:
-        logging.warning("numerics of the checkpoint are overridden: %s (its own: %s)", changed, numerics)
-    return dataclasses.replace(numerics, **given)
+def _network(checkpoint: Checkpoint | None, scaled: dict[bool, Architecture], first_residual: bool | None) -> Architecture:
+    """The network to build: of the ones asked for, the one the checkpoint holds."""
+    network = next(iter(scaled.values()))
+    if checkpoint:
+        candidates = (checkpoint.numerics.apply(candidate) for candidate in scaled.values())
+        network = next(candidate for candidate in candidates if candidate.same_network(checkpoint.architecture))
+    return network.with_first_residual(first_residual)
+
+
+def _refuse_classes(weights: Any, checkpoint: Checkpoint, classes: int) -> None:
+    received = f"Received: classes={classes}, weights={str(weights)[:200]!r}"
+    if not checkpoint.classes:
+        raise ValueError(
+            f"A checkpoint must have a classifier to be loaded with include_top=True. {received}, which has none. "
+            f"Pass include_top=False and add your own."
+        )
+    raise ValueError(
+        f"`classes` must be the checkpoint's own to load it with its top. {received} with {checkpoint.classes} classes. "
+        f"Pass classes={checkpoint.classes}, or include_top=False with your own classifier, or build with weights=None and "
+        f"call load_weights(model, ..., include_top=False)."
+    )
 
 
 def _check_channels(model: keras.Model, weights: Any) -> None:
@@ -310,58 +280,17 @@ def _check_channels(model: keras.Model, weights: Any) -> None:
         )
 
 
-def _checkpoint(model: keras.Model) -> Checkpoint:
-    """The weights of a model of this package as a Checkpoint."""
-    spec = models.describe(model)
-    tensors = {}
-    layers = {layer.name: iter(layer.get_weights()) for layer in model.layers}
-    for name in expected_shapes(spec.architecture, spec.classes):
-        tensors[name] = np.asarray(next(layers[name.rpartition("/")[0]]), np.float32)
-    numerics = Numerics(spec.bn_epsilon, spec.padding, spec.architecture.units()[0].residual)
-    return Checkpoint("keras_mnasnet", spec.architecture, numerics, spec.classes, tensors)
-
-
-def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Save to `.safetensors` with network and numerics, so that `weights=path` rebuilds the same function; atomic."""
-    if Path(path).suffix != ".safetensors":
-        raise ValueError(f"`path` must end in .safetensors. Received: path={str(path)!r}")
-    write_native(_checkpoint(model), Path(path).expanduser())
-
-
-def load_weights(model: keras.Model, weights: str | os.PathLike[str], *, include_top: bool = True) -> None:
-    """Load a record id, file or Hub address into a model of this package; `include_top=False` leaves its classifier alone.
-
-    Raises CheckpointError if the network or the numerics (epsilon, padding) are not the model's.
-    """
-    spec = models.describe(model)
-    if isinstance(weights, str) and weights in names():
-        checkpoint = load_record(get(weights))
-    else:
-        checkpoint = read_file(weights, [(spec.architecture, True), (spec.architecture, False)])
-    numerics = checkpoint.numerics
-    if (numerics.bn_epsilon, numerics.padding) != (spec.bn_epsilon, spec.padding):
-        raise CheckpointError(
-            f"{weights} was trained with bn_epsilon={numerics.bn_epsilon:g}, padding={numerics.padding!r}. "
-            f"Received: a model with bn_epsilon={spec.bn_epsilon:g}, padding={spec.padding!r}. Build it with these."
-        )
-    if not checkpoint.architecture.same_network(spec.architecture):
-        raise CheckpointError(f"{weights} is '{checkpoint.architecture}'. Received: a model of '{spec.architecture}'")
-    if include_top and checkpoint.classes != spec.classes:
-        raise CheckpointError(
-            f"{weights} has {checkpoint.classes or 'no'} classes. Received: a model with {spec.classes or 'no'} classes. "
-            f"Pass include_top=False to leave the model's classifier as it is."
-        )
-    assign(model, checkpoint, include_top=include_top)
-
-
 def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     """Scale RGB pixels 0..255 to (x / 255 - mean) / std, ImageNet's mean and std, as float32; for include_preprocessing=False.
 
     `x` is an array or tensor whose last axis is the channel (first of three with data_format="channels_first"); arrays are
     not changed in place.
     """
+    if data_format not in (None, "channels_last", "channels_first"):
+        raise ValueError(f"`data_format` must be channels_last or channels_first. Received: data_format={data_format!r}")
+    x = np.asarray(x) if isinstance(x, (list, tuple)) else x
     axis = -3 if data_format == "channels_first" else -1
-    if x.shape[axis] != 3:
+    if len(x.shape) < 3 or x.shape[axis] != 3:
         raise ValueError(f"`preprocess_input` takes RGB images, 3 channels. Received: shape={tuple(x.shape)}")
     shape = (3, 1, 1) if axis == -3 else (3,)
     mean = 255 * np.array(models.IMAGENET_MEAN, np.float32).reshape(shape)
@@ -383,14 +312,18 @@ def decode_predictions(preds: Any, top: int = 5, labels: Sequence[str] | None = 
     Without `labels` the rows must have ImageNet's 1000 classes and the id is the WordNet id; with `labels`, one per class,
     it is the class index. Equal scores keep the order of the classes.
     """
-    scores = np.asarray(keras.ops.convert_to_numpy(preds))
+    scores = np.asarray(keras.ops.convert_to_numpy(preds), np.float64)
+    if isinstance(labels, str):
+        raise ValueError(f"`labels` must be a list of names, one per class. Received: labels={labels!r}")
     classes = _imagenet_classes() if labels is None else [(str(i), label) for i, label in enumerate(labels)]
     if scores.ndim != 2 or scores.shape[1] != len(classes):
         raise ValueError(
             f"`preds` must have the shape [B, {len(classes)}]. Received: shape={scores.shape}. "
             f"For other classes than ImageNet's pass labels=[...], one per class."
         )
-    if not isinstance(top, int) or top < 1:
+    if np.isnan(scores).any():
+        raise ValueError("`preds` must be numbers. Received: NaN among them")
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise ValueError(f"`top` must be an integer >= 1. Received: top={top!r}")
     order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     return [[(*classes[index], float(row[index])) for index in best] for row, best in zip(scores, order, strict=True)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import NamedTuple
 
 __all__ = ["Architecture", "Block", "Layer", "Unit", "round_filters"]
@@ -51,21 +53,21 @@ class Block:
 
     def __post_init__(self) -> None:
         for field in ("repeats", "kernel", "expand", "input_filters", "filters"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"A block's `{field}` must be an integer >= 1. Received: {field}={value!r}")
+            _check_count(f"A block's `{field}`", field, getattr(self, field))
         if self.kernel % 2 == 0:
             raise ValueError(f"A block's `kernel` must be odd. Received: kernel={self.kernel}")
-        if self.stride not in (1, 2):
+        if isinstance(self.stride, bool) or self.stride not in (1, 2):
             raise ValueError(f"A block's `stride` must be 1 or 2. Received: stride={self.stride!r}")
-        if not 0 <= self.se <= 1:
+        if isinstance(self.se, bool) or not isinstance(self.se, numbers.Real) or not 0 <= self.se <= 1:
             raise ValueError(f"A block's `se` ratio must be between 0 and 1. Received: se={self.se!r}")
+        object.__setattr__(self, "se", float(self.se))
 
     def __str__(self) -> str:
         text = (
             f"r{self.repeats}_k{self.kernel}_s{self.stride}{self.stride}_e{self.expand}_i{self.input_filters}_o{self.filters}"
         )
-        return text + (f"_se{self.se:g}" if self.se else "") + ("" if self.skip else "_noskip")
+        ratio = format(Decimal(repr(self.se)), "f")
+        return text + (f"_se{ratio}" if self.se else "") + ("" if self.skip else "_noskip")
 
     @classmethod
     def parse(cls, text: str) -> Block:
@@ -97,6 +99,11 @@ class Block:
             se=float(found.get("se", 0)),
             skip="noskip" not in found,
         )
+
+
+def _check_count(what: str, name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{what} must be an integer >= 1. Received: {name}={value!r}")
 
 
 class Unit(NamedTuple):
@@ -148,13 +155,17 @@ class Architecture:
             raise ValueError(f"An architecture's name is letters, digits and `._+-`. Received: name={self.name!r}")
         if self.provenance not in PROVENANCES:
             raise ValueError(f"`provenance` must be one of {PROVENANCES}. Received: provenance={self.provenance!r}")
+        _check_count("An architecture's `stem`", "stem", self.stem)
+        _check_count("An architecture's `head`", "head", self.head)
+        object.__setattr__(self, "blocks", tuple(self.blocks))
         if not self.blocks:
             raise ValueError(f"An architecture needs at least one block. Received: blocks=() in {self.name!r}")
         previous = self.stem
         for index, block in enumerate(self.blocks):
-            if block.input_filters != previous and not (
-                index == 0 and block.expand == 1 and block.input_filters != block.filters
-            ):
+            only_says_no_residual = (
+                index == 0 and block.expand == 1 and (block.input_filters != block.filters or not block.skip)
+            )
+            if block.input_filters != previous and not only_says_no_residual:
                 raise ValueError(
                     f"Block {index + 1} of {self.name!r} must take the {previous} channels of the layer before it. "
                     f"Received: i{block.input_filters} in '{block}'"
@@ -203,11 +214,13 @@ class Architecture:
         stem and the first stage unscaled, as torchvision's version-1 networks did.
         """
         for key, value in (("width_multiplier", width_multiplier), ("depth_multiplier", depth_multiplier)):
-            if value is not None and not (isinstance(value, (int, float)) and 0 < value <= 100):
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 < value <= 100):
                 raise ValueError(f"`{key}` must be a number above 0 (at most 100) or None. Received: {key}={value!r}")
         if width_multiplier is None and depth_multiplier is None:
             return self
         last = len(self.blocks) - 1
+        stem = round_filters(self.stem, width_multiplier if scale_stem else None)
         blocks = []
         for index, block in enumerate(self.blocks):
             kept = not scale_stem and index == 0
@@ -215,22 +228,17 @@ class Architecture:
             repeats = block.repeats
             if depth_multiplier is not None and 0 < index < last:
                 repeats = math.ceil(repeats * depth_multiplier)
+            stated = round_filters(block.input_filters, None if kept_input else width_multiplier)
+            filters = round_filters(block.filters, None if kept else width_multiplier)
+            residual = block.input_filters == block.filters or stated != filters or stated == stem or index > 0
             blocks.append(
-                dataclasses.replace(
-                    block,
-                    repeats=repeats,
-                    input_filters=round_filters(block.input_filters, None if kept_input else width_multiplier),
-                    filters=round_filters(block.filters, None if kept else width_multiplier),
-                )
+                dataclasses.replace(block, repeats=repeats, input_filters=stated, filters=filters, skip=block.skip and residual)
             )
-        suffix = "" if width_multiplier in (None, 1) else f"-{width_multiplier:g}"
+        if (stem, tuple(blocks)) == (self.stem, self.blocks):
+            return self
+        suffix = "" if width_multiplier is None else f"-{width_multiplier:g}"
         suffix += "" if depth_multiplier in (None, 1) else f"-depth{depth_multiplier:g}"
-        return dataclasses.replace(
-            self,
-            name=self.name + suffix,
-            stem=round_filters(self.stem, width_multiplier if scale_stem else None),
-            blocks=tuple(blocks),
-        )
+        return dataclasses.replace(self, name=self.name + suffix, stem=stem, blocks=tuple(blocks))
 
     def with_se(self, se: bool | float | None) -> Architecture:
         """Set squeeze-and-excite: None keeps it, False removes it, True (0.25) or a ratio gives it to stages that expand."""
@@ -238,7 +246,7 @@ class Architecture:
             return self
         if isinstance(se, bool):
             ratio = DEFAULT_SE_RATIO if se else 0.0
-        elif isinstance(se, (int, float)) and 0 < se <= 1:
+        elif isinstance(se, numbers.Real) and 0 < se <= 1:
             ratio = float(se)
         else:
             raise ValueError(f"`se` must be None, True, False or a ratio in (0, 1]. Received: se={se!r}")
@@ -255,6 +263,14 @@ class Architecture:
         first = self.blocks[0]
         if residual is None or self.units()[0].residual == residual:
             return self
+        if not residual and first.repeats > 1:
+            if first.expand > 1 or first.se:
+                raise ValueError(
+                    f"The first residual of a stage that expands or gates cannot be left out alone. "
+                    f"Received: first_residual=False for '{first}'"
+                )
+            changed = dataclasses.replace(first, input_filters=2 * first.filters)
+            return dataclasses.replace(self, blocks=(changed, *self.blocks[1:]))
         if residual and (first.stride != 1 or self.stem != first.filters):
             raise ValueError(
                 f"A residual over the first layer needs stride 1 and as many channels out as in. "

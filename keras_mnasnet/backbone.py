@@ -10,7 +10,7 @@ import keras
 
 from keras_mnasnet.applications import MnasNet
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.model import describe
+from keras_mnasnet.spec import describe
 
 __all__ = ["MnasNetBackbone", "level_layers"]
 
@@ -42,6 +42,8 @@ def MnasNetBackbone(
     bn_epsilon: float | None = None,
     bn_momentum: float = 0.99,
     padding: str | None = None,
+    first_residual: bool | None = None,
+    scale_stem: bool | None = None,
 ) -> keras.Model:
     """A model that returns {name: map `[B, h, w, C]`} for `levels` (C1 = stride 2 ... C5 = stride 32) and layer-name `taps`.
 
@@ -61,9 +63,14 @@ def MnasNetBackbone(
         bn_epsilon=bn_epsilon,
         bn_momentum=bn_momentum,
         padding=padding,
+        first_residual=first_residual,
+        scale_stem=scale_stem,
     )
     known = level_layers(describe(full).architecture)
     layers = {layer.name for layer in full.layers}
+    for argument, value in (("levels", levels), ("taps", taps)):
+        if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
+            raise ValueError(f"`{argument}` must be a list of names. Received: {argument}={value!r}")
     wanted = {}
     for level in levels:
         if level not in known:

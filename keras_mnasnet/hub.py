@@ -15,10 +15,11 @@ from absl import logging
 
 from keras_mnasnet import __version__
 from keras_mnasnet import model as models
-from keras_mnasnet.applications import save_weights
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.model import IMAGENET_MEAN, IMAGENET_STD, Spec
+from keras_mnasnet.model import IMAGENET_MEAN, IMAGENET_STD
 from keras_mnasnet.model_card import CONFIG_FILE, LABELS_FILE, LIBRARY, WEIGHTS_FILE, input_range, make_card
+from keras_mnasnet.pretrained import save_weights
+from keras_mnasnet.spec import Spec, check_plain, rebuild
 from keras_mnasnet.weights import CheckpointError, DownloadError, assign, read_file
 from keras_mnasnet.weights.fetch import fetch_hub
 from keras_mnasnet.weights.files import read_json
@@ -61,8 +62,7 @@ def push_to_hub(
     for name, text in (("commit_message", commit_message), ("licence", licence)):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"`{name}` must be a text that is not empty. Received: {name}={text!r}")
-    spec = models.describe(model)
-    _check_model(model, spec)
+    spec = check_plain(model)
     class_names = _checked_labels(labels, spec)
     figures = _checked_metrics(metrics, dataset)
     with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as name:
@@ -100,7 +100,7 @@ def from_hub(repo_id: str, *, revision: str | None = None, token: str | bool | N
             f"Push the model again, or choose another revision."
         )
     try:
-        model = _rebuild(spec, name)
+        model = rebuild(spec, name)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{CONFIG_FILE} of {where} must describe a model. Received: {error}") from error
     assign(model, checkpoint, include_top=spec.classes > 0)
@@ -133,30 +133,6 @@ def _check_repo_id(repo_id: str) -> None:
         problem = f" ({error})"
     if problem or "/" not in repo_id:
         raise ValueError(f"`repo_id` must be 'owner/name', without hf:// and revision. Received: repo_id={repo_id!r}{problem}")
-
-
-def _check_model(model: keras.Model, spec: Spec) -> None:
-    """Refuse what could not be rebuilt from the Spec: it would come back as another model."""
-    if spec.input_shape[-1] != 3:
-        raise ValueError(
-            f"`model` must take 3 channels (RGB) to be pushed. Received: input_shape={spec.input_shape}. "
-            f"Keep other models with model.save()."
-        )
-    if not isinstance(spec.classifier_activation, str | None):
-        raise ValueError(
-            f"The classifier's activation must be one that Keras knows by name. "
-            f"Received: classifier_activation={spec.classifier_activation!r}. Build it with classifier_activation=None."
-        )
-    names, rebuilt = (
-        {layer.name for layer in each.layers if not isinstance(layer, keras.layers.InputLayer)}
-        for each in (model, _rebuild(spec, model.name))
-    )
-    if names != rebuilt:
-        raise ValueError(
-            f"`model` must have the layers of a MnasNet and no others, to be rebuilt by from_hub. "
-            f"Received: other layers {sorted(names - rebuilt)}, missing layers {sorted(rebuilt - names)}. "
-            f"Push the MnasNet inside it, or keep the whole with model.save()."
-        )
 
 
 def _is_line(value: Any) -> bool:
@@ -195,15 +171,6 @@ def _checked_metrics(metrics: Mapping[str, float] | None, dataset: str | None) -
     return dict(metrics)
 
 
-def _arguments(spec: Spec) -> dict[str, Any]:
-    """The fields of a Spec that are arguments of `model.build` by name: all but the network."""
-    return {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.name != "architecture"}
-
-
-def _rebuild(spec: Spec, name: str | None) -> Any:
-    return models.build(spec.architecture, include_top=spec.classes > 0, name=name, **_arguments(spec))
-
-
 def _config(spec: Spec, name: str, has_labels: bool) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
@@ -212,7 +179,7 @@ def _config(spec: Spec, name: str, has_labels: bool) -> dict[str, Any]:
         "name": name,
         "architecture": str(spec.architecture),
         "include_top": spec.classes > 0,
-        **_arguments(spec),
+        **{key: value for key, value in dataclasses.asdict(spec).items() if key != "architecture"},
         "labels": LABELS_FILE if has_labels else None,
         "preprocessing": {
             "channels": "RGB",

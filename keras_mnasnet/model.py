@@ -1,25 +1,23 @@
-"""Architecture -> functional Keras model, on `keras` (any backend) or on `tf_keras`; and back, by reading the layers."""
+"""Architecture -> functional Keras model, on `keras` (any backend) or on `tf_keras`."""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
+import numbers
+import operator
 import re
 from types import ModuleType
 from typing import Any
 
-from keras_mnasnet.architecture import DEFAULT_SE_RATIO, Architecture, Block, Unit
-from keras_mnasnet.family import FAMILY
+from keras_mnasnet.architecture import Architecture, Unit
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Spec", "build", "describe", "resolve_input_shape"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "build", "default_name", "normalization", "resolve_input_shape"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_SIZE = 32
 PADDINGS = ("same", "symmetric")
 POOLINGS = (None, "avg", "max")
-NAMED_WIDTHS = (None, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 
 InputShape = tuple[int | None, int | None, int]
 
@@ -32,19 +30,31 @@ def resolve_input_shape(input_shape: Any, default_size: int = 224) -> InputShape
         height, width, channels = input_shape
     except (TypeError, ValueError):
         raise ValueError(f"`input_shape` must be (height, width, channels). Received: input_shape={input_shape!r}") from None
+    height, width, channels = (size if size is None else _integer(size) for size in (height, width, channels))
     for size in (height, width):
-        if size is not None and not (isinstance(size, int) and size >= MIN_SIZE):
+        if size is not None and size < MIN_SIZE:
             raise ValueError(
                 f"Height and width of `input_shape` must be integers >= {MIN_SIZE}, or None. "
                 f"Received: input_shape={tuple(input_shape)}"
             )
-    if not isinstance(channels, int) or channels < 1:
-        hint = " Channels stand last: (height, width, channels)." if isinstance(width, int) else ""
+    if channels is None or channels < 1:
         raise ValueError(
-            f"The number of channels of `input_shape` must be an integer >= 1. "
-            f"Received: input_shape={tuple(input_shape)}.{hint}"
+            f"The number of channels of `input_shape` must be an integer >= 1. Received: input_shape={tuple(input_shape)}. "
+            f"Channels stand last: (height, width, channels)."
         )
     return height, width, channels
+
+
+def _integer(value: Any) -> int:
+    """An integer of any integer type; 0, which no argument here accepts, for anything else."""
+    try:
+        return 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 class _Graph:
@@ -152,11 +162,12 @@ def build(
         raise ValueError(f"`padding` must be one of {PADDINGS}. Received: padding={padding!r}")
     if pooling not in POOLINGS:
         raise ValueError(f"`pooling` must be one of {POOLINGS}. Received: pooling={pooling!r}")
-    if include_top and not (isinstance(classes, int) and classes >= 1):
+    if include_top and _integer(classes) < 1:
         raise ValueError(f"`classes` must be an integer >= 1. Received: classes={classes!r}")
-    if not 0 <= dropout_rate < 1:
+    if not _is_number(dropout_rate) or not 0 <= dropout_rate < 1:
         raise ValueError(f"`dropout_rate` must be in [0, 1). Received: dropout_rate={dropout_rate!r}")
-    if not 0 < bn_epsilon < 1 or not 0 <= bn_momentum < 1:
+    bn_values = (bn_epsilon, bn_momentum)
+    if not all(map(_is_number, bn_values)) or not 0 < bn_epsilon < 1 or not 0 <= bn_momentum < 1:
         raise ValueError(
             f"`bn_epsilon` must be in (0, 1) and `bn_momentum` in [0, 1). "
             f"Received: bn_epsilon={bn_epsilon!r}, bn_momentum={bn_momentum!r}"
@@ -171,13 +182,7 @@ def build(
                 f"`include_preprocessing=True` normalises 3 channels (RGB, 0..255). Received: {x.shape[-1]} channels. "
                 f"Pass include_preprocessing=False and scale the input yourself."
             )
-        x = layers.Normalization(
-            axis=-1,
-            mean=[255 * value for value in IMAGENET_MEAN],
-            variance=[(255 * value) ** 2 for value in IMAGENET_STD],
-            dtype="float32",
-            name="normalization",
-        )(x)
+        x = normalization(layers)(x)
 
     graph = _Graph(framework, padding, bn_epsilon, bn_momentum)  # type: ignore[arg-type]
     x = graph.conv(x, "stem", architecture.stem, kernel=3, stride=2)
@@ -190,7 +195,7 @@ def build(
         if dropout_rate:
             x = layers.Dropout(dropout_rate, name="top_dropout")(x)
         x = layers.Dense(
-            classes, activation=classifier_activation, kernel_initializer=graph.uniform(classes),
+            _integer(classes), activation=classifier_activation, kernel_initializer=graph.uniform(_integer(classes)),
             dtype=_output_dtype(framework), name="predictions",
         )(x)  # fmt: skip
     elif pooling == "avg":
@@ -202,6 +207,17 @@ def build(
         sources = framework.utils.get_source_inputs(inputs)  # type: ignore[union-attr]
         inputs = sources[0] if len(sources) == 1 else sources
     return framework.Model(inputs, x, name=name or default_name(architecture))  # type: ignore[union-attr]
+
+
+def normalization(layers: Any) -> Any:
+    """The layer that takes RGB pixels 0..255 to (x / 255 - mean) / std with ImageNet's mean and std, in float32."""
+    return layers.Normalization(
+        axis=-1,
+        mean=[255 * value for value in IMAGENET_MEAN],
+        variance=[(255 * value) ** 2 for value in IMAGENET_STD],
+        dtype="float32",
+        name="imagenet_normalization",
+    )
 
 
 def default_name(architecture: Architecture) -> str:
@@ -235,106 +251,3 @@ def _output_dtype(framework: Any) -> str | None:
     global_policy = getattr(framework.mixed_precision, "dtype_policy", None) or framework.mixed_precision.global_policy
     policy = global_policy()
     return "float32" if policy.compute_dtype != policy.variable_dtype else None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Spec:
-    """What a model is, as read from its layers: network, numerics, head and preprocessing."""
-
-    architecture: Architecture
-    bn_epsilon: float
-    bn_momentum: float
-    padding: str
-    classes: int
-    classifier_activation: str | None
-    include_preprocessing: bool
-    dropout_rate: float
-    input_shape: InputShape
-    pooling: str | None
-
-
-def describe(model: Any) -> Spec:
-    """Read a model made by `build` (also saved, loaded, cloned) back into a Spec; ValueError for any other model."""
-    layers = {layer.name: layer for layer in model.layers}
-    if "stem_conv" not in layers or "head_bn" not in layers:
-        raise ValueError(
-            f"The model must be one of keras_mnasnet's, with layers named stem_conv ... head_bn. "
-            f"Received: model {model.name!r} with layers {list(layers)[:5]}"
-        )
-    bn = layers["stem_bn"]
-    top = layers.get("predictions")
-    dropout = layers.get("top_dropout")
-    activation = top.get_config()["activation"] if top else None
-    return Spec(
-        architecture=_read_architecture(layers),
-        bn_epsilon=float(bn.epsilon),
-        bn_momentum=float(bn.momentum),
-        padding="symmetric" if "stem_pad" in layers else "same",
-        classes=top.units if top else 0,
-        classifier_activation=None if activation in (None, "linear") else activation,
-        include_preprocessing="normalization" in layers,
-        dropout_rate=float(dropout.rate) if dropout else 0.0,
-        input_shape=tuple(model.inputs[0].shape[1:]),
-        pooling=None if top else "avg" if "avg_pool" in layers else "max" if "max_pool" in layers else None,
-    )
-
-
-def _read_architecture(layers: dict[str, Any]) -> Architecture:
-    stages: dict[int, list[str]] = {}
-    for name in layers:
-        match = re.fullmatch(r"(block(\d+)[a-z]+)_depthwise_conv", name)
-        if match:
-            stages.setdefault(int(match[2]), []).append(match[1])
-    channels = stem = layers["stem_conv"].filters
-    blocks = []
-    for _, units in sorted(stages.items()):
-        first, last = units[0], units[-1]
-        depthwise = layers[f"{first}_depthwise_conv"]
-        expand = layers.get(f"{first}_expand_conv")
-        filters = layers[f"{first}_project_conv"].filters
-        stride = depthwise.strides[0]
-        could_skip = len(units) > 1 or (stride == 1 and channels == filters)
-        widths = [
-            (filters if index else channels, layers[f"{unit}_se_reduce"].filters)
-            for index, unit in enumerate(units)
-            if f"{unit}_se_reduce" in layers
-        ]
-        blocks.append(
-            Block(
-                repeats=len(units),
-                kernel=depthwise.kernel_size[0],
-                stride=stride,
-                expand=expand.filters // channels if expand else 1,
-                input_filters=channels,
-                filters=filters,
-                se=_se_ratio(widths),
-                skip=f"{last}_add" in layers or not could_skip,
-            )
-        )
-        channels = filters
-    return _named(Architecture("custom", stem, tuple(blocks), layers["head_conv"].filters))
-
-
-def _named(read: Architecture) -> Architecture:
-    """The member of the family, at a published width, that is this network; else the network as read."""
-    first = read.blocks[0]
-    for network, width, scale_stem in itertools.product(FAMILY.values(), NAMED_WIDTHS, (True, False)):
-        known = network.scaled(width, scale_stem=scale_stem)
-        if read.same_network(known):
-            return known
-        if known.stem == read.stem and known.blocks[1:] == read.blocks[1:]:
-            residual = dataclasses.replace(known.blocks[0], skip=first.skip, input_filters=first.input_filters)
-            known = dataclasses.replace(known, blocks=(residual, *known.blocks[1:]))
-            if read.same_network(known):
-                return known
-    return read
-
-
-def _se_ratio(widths: list[tuple[int, int]]) -> float:
-    """The ratio that gives every (input channels, reduced channels) pair of a stage: 0.25, else the shortest decimal."""
-    candidates = [DEFAULT_SE_RATIO]
-    for digits, (input_filters, reduced) in itertools.product(range(1, 9), widths):
-        ratio = round(reduced / input_filters, digits)
-        candidates += [ratio, round(ratio + 10**-digits, digits)]
-    fits = (c for c in candidates if 0 < c <= 1 and all(max(1, int(i * c)) == r for i, r in widths))
-    return next(fits) if widths else 0.0

@@ -68,6 +68,38 @@ def test_text_form_round_trip(network, width):
         assert Block.parse(str(block)) == block
 
 
+@pytest.mark.parametrize("ratio", [1 / 3, 1e-5, 0.1, 1, 1.0])
+def test_any_ratio_survives_the_text_form(ratio):
+    network = A1.with_se(ratio)
+    assert Architecture.parse(str(network)) == network
+    assert Architecture.parse(str(network)).units() == network.units()
+
+
+def test_values_are_checked_and_hashable():
+    network = Architecture("x", 16, [Block(1, 3, 1, 1, 16, 8)], 32)
+    assert hash(network) == hash(Architecture.parse(str(network)))
+    for changes in ({"stem": 8.5}, {"stem": True}, {"head": "q"}):
+        with pytest.raises(ValueError, match="must be an integer >= 1"):
+            dataclasses.replace(network, **changes)
+    with pytest.raises(ValueError, match="repeats=True"):
+        Block(True, 3, 1, 1, 16, 8)
+
+
+def test_a_stated_difference_stays_a_difference_after_rounding():
+    network = Architecture.parse("x: stem16 r1_k3_s11_e1_i32_o24 head32")
+    assert not network.units()[0].residual
+    assert not network.scaled(0.5).units()[0].residual
+
+
+def test_first_residual_of_a_longer_stage():
+    network = Architecture.parse("x: stem16 r3_k3_s11_e1_i16_o16 head32")
+    without = network.with_first_residual(False)
+    assert [unit.residual for unit in without.units()] == [False, True, True]
+    assert without.params() == network.params()
+    with pytest.raises(ValueError, match="cannot be left out alone"):
+        Architecture.parse("x: stem16 r3_k3_s11_e6_i16_o16 head32").with_first_residual(False)
+
+
 def test_google_block_strings_print_back_unchanged():
     for text in ("r1_k3_s11_e1_i32_o16_noskip", "r3_k5_s22_e3_i24_o40_se0.25", "r4_k7_s22_e9_i24_o36"):
         assert str(Block.parse(text)) == text
@@ -101,6 +133,8 @@ def test_bad_blocks_are_refused_by_name(text, message):
         ("x: stem32 head1280", "at least one block"),
         ("x: stem32 r1_k3_s11_e6_i16_o16 head1280", "must take the 32 channels"),
         ("x: stem32 r1_k3_s11_e1_i32_o16 r1_k3_s11_e6_i24_o24 head1280", "must take the 16 channels"),
+        ("x: stem0 r1_k3_s11_e1_i32_o16 head1280", "stem=0"),
+        ("x: stem32 r1_k3_s11_e1_i32_o16 head0", "head=0"),
         ("x[guessed]: stem32 r1_k3_s11_e1_i32_o16 head1280", "provenance='guessed'"),
     ],
 )
@@ -120,6 +154,8 @@ def test_rounding_rule():
 def test_d1_keeps_36_channels_without_a_multiplier():
     assert D1.scaled(None).blocks[1].filters == 36
     assert D1.scaled(1.0).blocks[1].filters == 40
+    assert D1.scaled(1.0).name == "d1-1"
+    assert A1.scaled(1.0) is A1
 
 
 def test_head_is_never_scaled():

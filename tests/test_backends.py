@@ -27,7 +27,8 @@ assert keras.backend.backend() == sys.argv[2]
 TWIN = """
 import sys, numpy as np, tf_keras
 from keras_mnasnet.family import A1, B1, SMALL
-from keras_mnasnet.model import build, describe
+from keras_mnasnet.model import build
+from keras_mnasnet.spec import describe
 from keras_mnasnet.weights import assign, read_file
 assert "keras" not in sys.modules
 folder = sys.argv[1]

@@ -6,7 +6,8 @@ import pytest
 
 import keras_mnasnet
 from keras_mnasnet.family import FAMILY
-from keras_mnasnet.model import build, describe
+from keras_mnasnet.model import build
+from keras_mnasnet.spec import describe
 
 BUILDERS = {
     "a1": keras_mnasnet.MnasNetA1,
@@ -148,7 +149,7 @@ def test_equal_shapes_start_from_different_values():
 def test_layer_names_are_stable():
     names = {layer.name for layer in build(FAMILY["a1"]).layers}
     assert {
-        "image", "normalization", "stem_conv", "stem_bn", "stem_relu", "block1a_depthwise_conv", "block3b_expand_conv",
+        "image", "imagenet_normalization", "stem_conv", "stem_bn", "stem_relu", "block1a_depthwise_conv", "block3b_expand_conv",
         "block3b_se_squeeze", "block3b_se_reduce", "block3b_se_expand", "block3b_se_gate", "block3b_se_excite",
         "block3b_project_conv", "block3b_project_bn", "block3b_add", "head_conv", "avg_pool", "top_dropout", "predictions",
     } <= names  # fmt: skip
@@ -174,8 +175,11 @@ def test_preprocess_input_scales():
     np.testing.assert_allclose(np.asarray(tensor), keras_mnasnet.preprocess_input(x), atol=1e-6)
     first = keras_mnasnet.preprocess_input(x.transpose(0, 3, 1, 2), data_format="channels_first")
     np.testing.assert_allclose(first.transpose(0, 2, 3, 1), keras_mnasnet.preprocess_input(x), atol=1e-6)
-    with pytest.raises(ValueError, match="3 channels"):
-        keras_mnasnet.preprocess_input(np.zeros((1, 4, 4, 1)))
+    for bad in (np.zeros((1, 4, 4, 1)), np.zeros(3), [1, 2, 3]):
+        with pytest.raises(ValueError, match="3 channels"):
+            keras_mnasnet.preprocess_input(bad)
+    with pytest.raises(ValueError, match="`data_format` must be"):
+        keras_mnasnet.preprocess_input(x, data_format="chanels_first")
 
 
 def test_builders_ignore_the_global_data_format():
@@ -198,8 +202,12 @@ def test_builders_ignore_the_global_data_format():
         ({"input_shape": 224}, "height, width, channels"),
         ({"classes": 0}, "`classes` must be"),
         ({"pooling": "mean", "include_top": False}, "`pooling` must be"),
-        ({"padding": "valid"}, "`padding` must be"),
+        ({"padding": "valid"}, "`padding` 'same' or 'symmetric'"),
         ({"dropout_rate": 1.0}, "`dropout_rate` must be"),
+        ({"dropout_rate": None}, "`dropout_rate` must be"),
+        ({"bn_momentum": "x"}, "`bn_momentum` in"),
+        ({"classes": "ten"}, "`classes` must be"),
+        ({"classes": True}, "`classes` must be"),
         ({"bn_epsilon": 0.0}, "`bn_epsilon` must be"),
         ({"width_multiplier": -1}, "`width_multiplier` must be"),
         ({"input_tensor": np.zeros((1, 64, 64, 3))}, "must be a Keras tensor"),
@@ -210,6 +218,34 @@ def test_builders_ignore_the_global_data_format():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         keras_mnasnet.MnasNetSmall(weights=None, **arguments)
+
+
+def test_numpy_numbers_are_numbers():
+    model = keras_mnasnet.MnasNetSmall(
+        weights=None, classes=np.int64(5), input_shape=np.array([64, 32, 3]), width_multiplier=np.float32(0.5)
+    )
+    assert model.output_shape == (None, 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x: stem16 r3_k3_s11_e1_i8_o16 r2_k5_s22_e6_i16_o24 head32",
+        "x: stem16 r3_k3_s11_e1_i16_o16 r2_k5_s22_e6_i16_o16_noskip head32",
+        "x: stem8 r1_k3_s11_e1_i16_o8 r1_k3_s11_e3_i8_o8_noskip head32",
+    ],
+)
+def test_describe_reads_residuals_back(text):
+    network = keras_mnasnet.Architecture.parse(text)
+    assert describe(build(network)).architecture.same_network(network)
+
+
+def test_a_users_own_normalization_is_not_ours():
+    image = keras.Input((64, 64, 3))
+    own = keras.layers.Normalization(mean=[1.0] * 3, variance=[1.0] * 3, name="normalization")(image)
+    model = keras_mnasnet.MnasNetSmall(weights=None, input_tensor=own, include_preprocessing=False)
+    assert not describe(model).include_preprocessing
+    assert describe(keras_mnasnet.MnasNetSmall(weights=None, input_tensor=own)).include_preprocessing
 
 
 def test_describe_refuses_other_models():
@@ -234,8 +270,15 @@ def test_decode_predictions(tmp_path):
     ]
     with pytest.raises(ValueError, match=r"\[B, 1000\].*Received: shape=\(1, 3\).*labels="):
         keras_mnasnet.decode_predictions(np.zeros((1, 3)))
-    with pytest.raises(ValueError, match="`top` must be"):
-        keras_mnasnet.decode_predictions(scores, top=0)
+    for top in (0, True, "3"):
+        with pytest.raises(ValueError, match="`top` must be"):
+            keras_mnasnet.decode_predictions(scores, top=top)
+    order = keras_mnasnet.decode_predictions(np.array([[5, 255, 0]], np.uint8), labels=list("abc"))[0]
+    assert [name for _, name, _ in order] == ["b", "a", "c"]
+    with pytest.raises(ValueError, match="NaN"):
+        keras_mnasnet.decode_predictions(np.full((1, 2), np.nan), labels=["a", "b"])
+    with pytest.raises(ValueError, match="list of names"):
+        keras_mnasnet.decode_predictions(np.zeros((1, 3)), labels="cat")
 
 
 def test_public_names_resolve():

@@ -15,14 +15,16 @@ ROOT = Path(keras_mnasnet.__file__).parent
 ALLOWED = {
     "architecture": set(),
     "family": {"architecture"},
-    "model": {"architecture", "family"},
+    "model": {"architecture"},
+    "spec": {"architecture", "family", "model"},
     "weights": {"architecture", "family"},
-    "applications": {"architecture", "family", "model", "weights"},
-    "backbone": {"architecture", "applications", "model"},
+    "pretrained": {"architecture", "spec", "weights"},
+    "applications": {"architecture", "family", "model", "pretrained", "spec", "weights"},
+    "backbone": {"architecture", "applications", "spec"},
     "data": {"weights"},
-    "model_card": {"model"},
-    "hub": {"architecture", "applications", "model", "model_card", "weights"},
-    "cli": {"architecture", "family", "model", "weights", "applications", "backbone", "data", "hub"},
+    "model_card": {"model", "spec"},
+    "hub": {"architecture", "model", "model_card", "pretrained", "spec", "weights"},
+    "cli": {"architecture", "family", "model", "spec", "pretrained", "weights", "applications", "backbone", "data", "hub"},
     "__init__": None,
 }
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -63,13 +63,11 @@ def info(arguments: argparse.Namespace) -> None:
     """Print one network's stage or layer table."""
     architecture = network(arguments)
     base = as_architecture(arguments.model)
-    size = arguments.resolution or default_size(base)
+    size = default_size(base) if arguments.resolution is None else arguments.resolution
     if size < 32 or arguments.classes < 1:
         raise ValueError(f"`--resolution` must be >= 32 and `--classes` >= 1. Received: {size} and {arguments.classes}")
     rows = architecture.layers(size, size, classes=arguments.classes)
-    width = 1.0 if arguments.width is None else arguments.width
-    changed = arguments.depth not in (None, 1) or arguments.se is not None
-    fitting = [record for record in registry.records() if not changed and (record.network, record.width) == (base.name, width)]
+    fitting = [r for r in registry.records() if r.numerics.apply(architecture).same_network(r.architecture)]
     params, madds = sum(row.params for row in rows), sum(row.madds for row in rows)
     if arguments.json:
         return print_json(

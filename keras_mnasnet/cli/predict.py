@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_mnasnet.applications import MnasNet, decode_predictions
+from keras_mnasnet.cli.info import network
 from keras_mnasnet.cli.output import print_json
 from keras_mnasnet.data import load_image
 from keras_mnasnet.family import as_architecture
-from keras_mnasnet.weights import CheckpointError, get, names, read_file, registry
+from keras_mnasnet.pretrained import open_weights
+from keras_mnasnet.weights import Checkpoint, CheckpointError, get, names, registry
 
 __all__ = ["predict"]
 
@@ -29,32 +30,33 @@ def predict(arguments: argparse.Namespace) -> int:
     model, preprocessing, origin = _open(arguments, labels)
     if not arguments.json:
         print(f"{model.name} with {origin}; {preprocessing}", file=sys.stderr)
-    images, rows, problems = [], [], 0
-    for path in arguments.images:
+    images, found = [], {}
+    for path in dict.fromkeys(arguments.images):
         try:
             images.append((path, load_image(path, preprocessing)))
         except ValueError as error:
-            problems += 1
-            print(f"error: {error}", file=sys.stderr)
+            found[path] = {"image": path, "error": str(error)}
+            if not arguments.json:
+                print(f"error: {error}", file=sys.stderr)
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         scores = model.predict(np.stack([pixels for _, pixels in batch]), verbose=0)
-        decoded = decode_predictions(scores, arguments.top, labels)
-        rows += [{"image": path, "predictions": best} for (path, _), best in zip(batch, decoded, strict=True)]
+        for (path, _), best in zip(batch, decode_predictions(scores, arguments.top, labels), strict=True):
+            found[path] = {"image": path, "predictions": best}
     if arguments.json:
-        print_json(
-            [
-                {
-                    **row,
-                    "predictions": [dict(zip(("id", "name", "score"), best, strict=True)) for best in row["predictions"]],
-                }
-                for row in rows
-            ]
-        )
+        print_json([_named(found[path]) for path in arguments.images])
     else:
-        for row in rows:
-            print(f"{row['image']}  " + "  ".join(f"{name} {score:.3f}" for _, name, score in row["predictions"]))
-    return 1 if problems else 0
+        for path in arguments.images:
+            if "predictions" in found[path]:
+                print(f"{path}  " + "  ".join(f"{name} {score:.3f}" for _, name, score in found[path]["predictions"]))
+    return 1 if any("error" in row for row in found.values()) else 0
+
+
+def _named(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for JSON: every prediction as {id, name, score}."""
+    if "error" in row:
+        return row
+    return {**row, "predictions": [dict(zip(("id", "name", "score"), best, strict=True)) for best in row["predictions"]]}
 
 
 def _labels(path: str | None) -> list[str] | None:
@@ -69,30 +71,30 @@ def _labels(path: str | None) -> list[str] | None:
 
 def _open(arguments: argparse.Namespace, labels: list[str] | None) -> tuple[Any, registry.Preprocessing, str]:
     """(model, preprocessing, what the weights are)."""
-    base = as_architecture(arguments.model or "a1")
-    options = {"width_multiplier": arguments.width, "depth_multiplier": arguments.depth, "se": arguments.se}
+    multipliers = {"width_multiplier": arguments.width, "depth_multiplier": arguments.depth, "se": arguments.se}
     weights, size = arguments.weights, arguments.resolution
-    if weights == "imagenet":
-        weights = registry.select(base.name, arguments.width, size or 224).id
-    if weights in names():
-        record = get(weights)
-        base = base if arguments.model else as_architecture(record.network)
-        size = size or record.resolution
-        model = MnasNet(base, weights=weights, input_shape=(size, size, 3), **options)
+    if weights == "imagenet" or weights in names():
+        name = arguments.model or ("a1" if weights == "imagenet" else get(weights).network)
+        if weights == "imagenet":
+            record = registry.select(as_architecture(name).name, arguments.width, 224 if size is None else size)
+        else:
+            record = get(weights)
+        size = record.resolution if size is None else size
+        model = MnasNet(name, weights=record.id, input_shape=(size, size, 3), **multipliers)
         return model, registry.preprocessing_of(record.source, size, record), record.describe()
-    size = size or 224
-    if weights.endswith(".keras"):
-        try:
-            model = keras.saving.load_model(Path(weights).expanduser(), compile=False)
-        except (ValueError, OSError, TypeError) as error:
-            raise CheckpointError(f"{weights} must be a model saved by model.save(). Received: {error}") from error
-        size = model.inputs[0].shape[1] or size
-        return model, registry.preprocessing_of("timm", size), weights
-    if weights.endswith(".weights.h5"):
-        classes = len(labels) if labels else 1000
-        model = MnasNet(base, weights=weights, input_shape=(size, size, 3), classes=classes, **options)
-        return model, registry.preprocessing_of("timm", size), weights
-    checkpoint = read_file(weights)
-    model = MnasNet(checkpoint.architecture, weights=weights, input_shape=(size, size, 3), classes=checkpoint.classes)
-    source = checkpoint.source if checkpoint.source in ("google", "timm", "torchvision") else "timm"
-    return model, registry.preprocessing_of(source, size), f"{weights} ({checkpoint.source})"
+    if arguments.model is None and any(value is not None for value in multipliers.values()):
+        raise ValueError("`--width`, `--depth` and `--se` need a network. Received: no --model")
+    asked = network(arguments) if arguments.model else None
+    opened = open_weights(weights, [(asked, True)] if asked else None)
+    if isinstance(opened, Checkpoint):
+        if not opened.classes:
+            raise CheckpointError(f"A prediction needs a classifier. Received: {weights}, which has none")
+        size = (opened.resolution or 224) if size is None else size
+        model = MnasNet(opened.architecture, weights=opened, input_shape=(size, size, 3), classes=opened.classes)
+        source = opened.source if opened.source in registry.sources() else "timm"
+        return model, registry.preprocessing_of(source, size), f"{weights} ({opened.source})"
+    if asked is None:
+        raise ValueError(f"A .weights.h5 file does not name its network. Received: {weights} without --model")
+    size = 224 if size is None else size
+    model = MnasNet(asked, weights=str(opened), input_shape=(size, size, 3), classes=len(labels) if labels else 1000)
+    return model, registry.preprocessing_of("timm", size), weights

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from pathlib import Path
 
 from keras_mnasnet.cli.info import network
 from keras_mnasnet.cli.output import print_json, print_table
@@ -21,7 +20,16 @@ def list_records(arguments: argparse.Namespace) -> None:
     wanted = as_architecture(arguments.model).name if arguments.model else None
     found = [record for record in records() if wanted in (None, record.network)]
     if arguments.json:
-        return print_json([{**dataclasses.asdict(record), "architecture": str(record.architecture)} for record in found])
+        return print_json(
+            [
+                {
+                    **dataclasses.asdict(record),
+                    "architecture": str(record.architecture),
+                    "cached": converted_path(record).is_file(),
+                }
+                for record in found
+            ]
+        )
     if not found:
         print(f"no public checkpoint of {wanted} exists")
         return None
@@ -50,12 +58,13 @@ def fetch(arguments: argparse.Namespace) -> int:
     """Fetch and convert records; one that fails is reported, the others go on."""
     ids = [record.id for record in records()] if arguments.ids == ["all"] else arguments.ids
     report = []
-    for record in [get(record_id) for record_id in ids]:
+    for record_id in ids:
         try:
+            record = get(record_id)
             load_record(record)
-            report.append({"id": record.id, "ok": True, "path": str(converted_path(record))})
+            report.append({"id": record_id, "ok": True, "path": str(converted_path(record))})
         except (ValueError, OSError) as error:
-            report.append({"id": record.id, "ok": False, "problem": str(error)})
+            report.append({"id": record_id, "ok": False, "problem": str(error)})
     return _report(report, arguments.json)
 
 
@@ -75,7 +84,7 @@ def convert(arguments: argparse.Namespace) -> int:
     if arguments.model is None and (arguments.width, arguments.depth, arguments.se) != (None, None, None):
         raise ValueError("`--width`, `--depth` and `--se` need a network. Received: no --model")
     architecture = network(arguments) if arguments.model else None
-    checkpoint = convert_file(arguments.source, Path(arguments.target), architecture)
+    checkpoint = convert_file(arguments.source, arguments.target, architecture)
     row = {
         "target": arguments.target,
         "source": checkpoint.source,
@@ -98,7 +107,7 @@ def _report(report: list[dict], as_json: bool) -> int:
         if row["ok"]:
             print(f"{row['id']}: ok, {row.get('path') or ', '.join(file['path'] for file in row['files'])}")
         else:
-            print(f"{row['id']}: {row['problem']}", file=sys.stderr)
+            print(f"error: {row['id']}: {row['problem']}", file=sys.stderr)
     if not report and not as_json:
         print("nothing is cached")
     return 0 if all(row["ok"] for row in report) else 1

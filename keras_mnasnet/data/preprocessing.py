@@ -12,6 +12,7 @@ from keras_mnasnet.weights.registry import Preprocessing
 
 __all__ = ["load_image", "prepare", "read_image"]
 
+MAX_ASPECT = 100
 INTERPOLATIONS = ("bicubic", "bilinear", "bicubic-tf1", "bilinear-tf1")
 
 
@@ -36,10 +37,14 @@ def prepare(image: Any, preprocessing: Preprocessing) -> Any:
     """`[H, W, 3]` pixels -> float32 `[size, size, 3]`, still 0..255: cropped and resized, not normalised."""
     if preprocessing.interpolation not in INTERPOLATIONS:
         raise ValueError(f"`interpolation` must be one of {INTERPOLATIONS}. Received: {preprocessing.interpolation!r}")
+    if max(image.shape[:2]) > MAX_ASPECT * min(image.shape[:2]):
+        raise ValueError(
+            f"An image's sides must be within 1:{MAX_ASPECT}. Received: {image.shape[0]} x {image.shape[1]} pixels"
+        )
     if preprocessing.resize:
         return _crop(_resize_short(image, preprocessing), preprocessing.size, preprocessing.size)
     height, width = image.shape[0], image.shape[1]
-    side = int(preprocessing.crop_fraction * min(height, width))
+    side = max(1, int(preprocessing.crop_fraction * min(height, width)))
     square = image[(height - side + 1) // 2 :][:side, (width - side + 1) // 2 :][:, :side]
     return _resize(square, preprocessing.size, preprocessing.size, preprocessing.interpolation)
 

@@ -41,6 +41,13 @@ class Checkpoint:
     numerics: Numerics
     classes: int
     tensors: dict[str, np.ndarray]
+    resolution: int | None = None
+
+    def check_values(self, where: object) -> None:
+        """CheckpointError unless every tensor is float32 and finite."""
+        for name, value in self.tensors.items():
+            if value.dtype != np.float32 or not np.isfinite(value).all():
+                raise CheckpointError(f"{where}: tensor {name!r} must be finite float32. Received: {value.dtype}, or NaN in it")
 
 
 @functools.lru_cache(maxsize=64)
@@ -70,6 +77,9 @@ def _google(names: Iterable[str]) -> dict[Key, str]:
     )
     names = set(names)
     plain = {name for name in names if pattern.match(name)}
+    networks = {name.split("/")[0] for name in plain if "mnas_stem/" in name}
+    if len(networks) > 1:
+        raise CheckpointError(f"A checkpoint must hold one network. Received: {', '.join(sorted(networks))}")
     averaged = {name for name in plain if name + EMA in names}
     plain |= {name.removesuffix(EMA) for name in names if name.endswith(EMA) and pattern.match(name.removesuffix(EMA))}
     has_averages = any(name.endswith(EMA) for name in names)
@@ -217,14 +227,14 @@ def convert(file: TensorFile, candidates: Sequence[tuple[Architecture, bool]] | 
     architecture, scale_stem = fit
     numerics = dataclasses.replace(source_numerics(source), scale_stem=scale_stem)
     units = architecture.units()
-    tensors = {}
-    for key, name in located.items():
-        value = np.ascontiguousarray(_keras_layout(key, file.read(name), source), dtype=np.float32)
-        if not np.isfinite(value).all():
-            raise CheckpointError(f"{file.path}: tensor {name!r} must be finite. Received: NaN or infinity in it")
-        tensors[_house_name(key, units)] = value
-    ordered = {name: tensors[name] for name in expected_shapes(architecture, classes)}
-    return Checkpoint(source, numerics.apply(architecture), numerics, classes, ordered)
+    read = {
+        _house_name(key, units): np.ascontiguousarray(_keras_layout(key, file.read(name), source), dtype=np.float32)
+        for key, name in located.items()
+    }
+    tensors = {name: read[name] for name in expected_shapes(architecture, classes)}
+    checkpoint = Checkpoint(source, numerics.apply(architecture), numerics, classes, tensors)
+    checkpoint.check_values(file.path)
+    return checkpoint
 
 
 def _house_name(key: Key, units: tuple) -> str:
@@ -243,6 +253,8 @@ def _keras_layout(key: Key, value: np.ndarray, source: str) -> np.ndarray:
 
 
 def _keras_shape(key: Key, shape: tuple[int, ...], source: str) -> tuple[int, ...]:
+    if key[2] == "kernel" and len(shape) != (2 if key[0] == "predictions" else 4):
+        raise CheckpointError(f"The kernel of {key[0]} {key[1]} must have 4 axes (2 in the classifier). Received: {shape}")
     return _keras_layout(key, np.broadcast_to(np.float32(0), shape), source).shape
 
 

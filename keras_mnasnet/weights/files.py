@@ -112,7 +112,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
         ) from error
     except (tarfile.TarError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise
+            raise OSError(error.errno, f"{archive} cannot be unpacked to {folder}, see $TMPDIR ({error})") from error
         raise CheckpointError(
             f"{archive} must be a whole tar archive. Received: a truncated or damaged one ({error}). Fetch it again."
         ) from error
@@ -121,7 +121,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
     if not prefixes:
         names = sorted(str(found.relative_to(folder)) for found in folder.rglob("*"))[:8]
         raise CheckpointError(f"{archive} must hold a TF1 checkpoint (*.index). Received: {', '.join(names) or 'nothing'}")
-    for state in folder.rglob("checkpoint"):
+    for state in filter(Path.is_file, folder.rglob("checkpoint")):
         named = re.search(r'^model_checkpoint_path: "(?:.*/)?([^"/]+)"', state.read_text("utf-8", "replace"), re.MULTILINE)
         if named and state.parent / named[1] in prefixes:
             return state.parent / named[1]
@@ -138,8 +138,10 @@ def replaced(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(path.parent.stat().st_mode & 0o666)
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import re
@@ -9,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from keras_mnasnet.architecture import Architecture
@@ -28,9 +28,12 @@ from keras_mnasnet.weights.fetch import (
 from keras_mnasnet.weights.files import SUFFIXES, open_tensors
 from keras_mnasnet.weights.store import is_native, read_header, read_native, write_native
 
-__all__ = ["assign", "convert_file", "converted_path", "load_record", "parse_hub", "read_file", "verify_record"]
+__all__ = [
+    "assign", "check_fits", "convert_file", "converted_path", "load_record", "parse_hub", "read_file", "resolve_path",
+    "verify_record",
+]  # fmt: skip
 
-HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w.-]+))?/(?P<file>.+)$")
+HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?/(?P<file>.+)$")
 
 
 def converted_path(record: registry.Record) -> Path:
@@ -39,21 +42,21 @@ def converted_path(record: registry.Record) -> Path:
 
 
 def load_record(record: registry.Record) -> Checkpoint:
-    """A record's checkpoint: from the cache, else fetched, verified, converted once and cached."""
+    """A record's checkpoint: from the cache (which may be read-only), else fetched, verified, converted once and cached."""
     path = converted_path(record)
+    if (cached := _usable(record, path)) is not None:
+        return cached
     try:
         with locked(path):
-            if path.is_file():
-                try:
-                    return _cached(record, path)
-                except CheckpointError as error:
-                    logging.warning("%s is not usable and is made anew: %s", path, error)
+            if (cached := _usable(record, path)) is not None:
+                return cached
             source, sha256 = fetch_record(record)
             logging.info("converting %s", source)
             with open_tensors(source) as file:
                 checkpoint = convert(file, [(record.architecture, record.numerics.scale_stem)])
             if checkpoint.classes != record.classes:
                 raise CheckpointError(f"{source} must have {record.classes} classes. Received: {checkpoint.classes} classes")
+            checkpoint = dataclasses.replace(checkpoint, resolution=record.resolution)
             write_native(checkpoint, path, record=record.id, source_sha256=sha256)
             return checkpoint
     except DownloadError:
@@ -63,6 +66,17 @@ def load_record(record: registry.Record) -> Checkpoint:
             f"The cache must be writable to keep {record.id}. Received: {error}. Nothing half-written was kept. "
             f"Free space there, or set KERAS_MNASNET_HOME to another folder."
         ) from error
+
+
+def _usable(record: registry.Record, path: Path) -> Checkpoint | None:
+    """The cached checkpoint; None when there is none, or one that has to be made anew."""
+    if not path.is_file():
+        return None
+    try:
+        return _cached(record, path)
+    except CheckpointError as error:
+        logging.warning("%s is not usable and is made anew: %s", path, error)
+        return None
 
 
 def _cached(record: registry.Record, path: Path) -> Checkpoint:
@@ -80,13 +94,17 @@ def verify_record(record: registry.Record) -> dict[str, Any]:
     path, placed = converted_path(record), placed_path(record)
     report: dict[str, Any] = {"id": record.id, "ok": None, "files": [], "problem": None}
     try:
-        if placed.is_file():
-            report["files"].append({"path": str(placed), "sha256": check_sha256(placed, record.sha256)})
+        source_sha256 = record.sha256
         if path.is_file():
-            checkpoint = _cached(record, path)
-            if not all(np.isfinite(value).all() for value in checkpoint.tensors.values()):
-                raise CheckpointError(f"{path} must hold finite values. Received: NaN or infinity")
+            _cached(record, path)
+            with open_tensors(path) as file:
+                source_sha256 = read_header(file)["source_sha256"]
             report["files"].append({"path": str(path), "sha256": file_sha256(path)})
+        if placed.is_file():
+            report["files"].append({"path": str(placed), "sha256": check_sha256(placed, source_sha256)})
+            if not path.is_file():
+                with open_tensors(placed) as file:
+                    convert(file, [(record.architecture, record.numerics.scale_stem)])
         report["ok"] = True if report["files"] else None
     except (CheckpointError, OSError) as error:
         report |= {"ok": False, "problem": str(error)}
@@ -96,9 +114,21 @@ def verify_record(record: registry.Record) -> dict[str, Any]:
 def parse_hub(address: str) -> tuple[str, str | None, str]:
     """(repo, revision or None, file) of `hf://owner/repo[@revision]/file`."""
     match = HUB_ADDRESS.match(address)
-    if not match:
+    if not match or ".." in address.split("/"):
         raise CheckpointError(f"A Hub address is hf://owner/repo[@revision]/file. Received: {address!r}")
     return match["repo"], match["revision"], match["file"]
+
+
+def resolve_path(weights: str | os.PathLike[str]) -> Path:
+    """The local path of a checkpoint, fetched if it is a Hub address; CheckpointError for what is neither file nor address."""
+    text = re.sub("^hf:/+", "hf://", str(weights))
+    if text.startswith("hf://"):
+        repo, revision, filename = parse_hub(text)
+        return fetch_hub(repo, filename, revision)
+    path = Path(text).expanduser()
+    if not text.endswith(SUFFIXES) and not path.exists() and not Path(f"{path}.index").exists():
+        registry.get(text)
+    return path
 
 
 def read_file(path: str | os.PathLike[str], candidates: Sequence[tuple[Architecture, bool]] | None = None) -> Checkpoint:
@@ -106,30 +136,28 @@ def read_file(path: str | os.PathLike[str], candidates: Sequence[tuple[Architect
 
     `candidates` are the networks it may hold, each with whether its stem was scaled; None finds the family member.
     """
-    if str(path).startswith("hf://"):
-        repo, revision, filename = parse_hub(str(path))
-        path = fetch_hub(repo, filename, revision)
-    elif not str(path).endswith(SUFFIXES) and not any(map(os.path.exists, _expanded(path))):
-        registry.get(str(path))
+    path = resolve_path(path)
     with open_tensors(path) as file:
         if not is_native(file):
             return convert(file, candidates)
         checkpoint = read_native(file)
-    if candidates and not any(
-        checkpoint.numerics.apply(network).same_network(checkpoint.architecture) for network, _ in candidates
-    ):
-        raise CheckpointError(f"{path} must hold MnasNet {candidates[0][0].name!r}. Received: {checkpoint.architecture}")
+    check_fits(checkpoint, path, candidates)
     return checkpoint
 
 
-def _expanded(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """The path, and the index that it would have as the prefix of a TF1 checkpoint."""
-    expanded = os.path.expanduser(path)
-    return expanded, f"{expanded}.index"
+def check_fits(checkpoint: Checkpoint, path: object, candidates: Sequence[tuple[Architecture, bool]] | None) -> None:
+    """CheckpointError unless the checkpoint is of one of the candidates (None: any network)."""
+    if candidates is not None and not any(
+        checkpoint.numerics.apply(network).same_network(checkpoint.architecture) for network, _ in candidates
+    ):
+        raise CheckpointError(f"{path} must hold MnasNet {candidates[0][0].name!r}. Received: {checkpoint.architecture}")
 
 
-def convert_file(source: str | os.PathLike[str], target: Path, architecture: Architecture | None = None) -> Checkpoint:
+def convert_file(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], architecture: Architecture | None = None
+) -> Checkpoint:
     """Convert a checkpoint of any source to keras_mnasnet's own safetensors file."""
+    target = Path(target).expanduser()
     if target.suffix != ".safetensors":
         raise CheckpointError(f"The converted file must end in .safetensors. Received: {target}")
     checkpoint = read_file(source, [(architecture, True)] if architecture else None)

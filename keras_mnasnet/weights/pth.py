@@ -1,16 +1,16 @@
 """A reader of PyTorch `.pth` files (zip and the legacy stream) that needs no torch and executes nothing from the file.
 
-Containers as documented in torch/serialization.py. The unpickler knows ordered dicts and tensors; every other global in
-the pickle is refused before it is looked up.
+Containers as documented in torch/serialization.py. The pickles in them are not unpickled: a stack machine of the few opcodes
+that torch writes for a state dict builds plain dicts, tuples and tensor views. Everything else is refused by name.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
-import pickle
+import pickletools
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +22,7 @@ __all__ = ["read_pth"]
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
+MAX_PICKLE_BYTES = 1 << 26
 BFLOAT16 = "bfloat16"
 STORAGES: dict[str, Any] = {
     "FloatStorage": np.dtype("<f4"),
@@ -35,103 +36,60 @@ STORAGES: dict[str, Any] = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
+ORDERED_DICT = ("collections", "OrderedDict")
+REBUILD_TENSOR = ("torch._utils", "_rebuild_tensor_v2")
+REBUILD_PARAMETER = ("torch._utils", "_rebuild_parameter")
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINFLOAT"}
 
 
-class _StorageType:
-    """Stands for torch.<Type>Storage inside a pickle."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Global:
+    """A name in a pickle; nothing is imported for it."""
 
-    __slots__ = ("dtype",)
+    module: str
+    name: str
 
-    def __init__(self, dtype: Any) -> None:
-        self.dtype = dtype
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Storage:
+    """A reference to a flat run of values."""
+
+    key: str
+    dtype: Any
+    numel: int
 
     @property
-    def itemsize(self) -> int:
-        return 2 if self.dtype is BFLOAT16 else self.dtype.itemsize
+    def nbytes(self) -> int:
+        return self.numel * (2 if self.dtype is BFLOAT16 else self.dtype.itemsize)
 
 
-class _Storage:
-    """A flat run of values; `data` is filled before tensors are made from it."""
-
-    __slots__ = ("data", "numel", "type")
-
-    def __init__(self, storage_type: _StorageType, numel: int) -> None:
-        self.type = storage_type
-        self.numel = numel
-        self.data: bytes | None = None
-
-
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Tensor:
-    """A view of a storage, made while unpickling and read afterwards; has no state that a pickle could set."""
+    """A view of a storage."""
 
-    __slots__ = ("offset", "shape", "storage", "strides")
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
-    def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any) -> None:
-        numbers = (offset, *shape, *strides)
-        if not isinstance(storage, _Storage) or len(shape) != len(strides):
-            raise CheckpointError("A tensor in the file must be a view of a storage. Received: something else")
-        if not all(isinstance(number, int) and number >= 0 for number in numbers):
-            raise CheckpointError(f"A tensor's offset, shape and strides must be >= 0. Received: {numbers}")
-        self.storage, self.offset, self.shape, self.strides = storage, offset, tuple(shape), tuple(strides)
-
-    def array(self) -> np.ndarray:
-        storage = self.storage
-        size = math.prod(self.shape)
-        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) if size else 0
-        if storage.data is None or (size and last >= storage.numel):
-            raise CheckpointError(
-                f"A tensor must lie inside its storage of {storage.numel} values. Received: one that ends at {last}"
-            )
-        dtype = np.dtype("<u2") if storage.type.dtype is BFLOAT16 else storage.type.dtype
-        flat = np.frombuffer(storage.data, dtype=dtype, count=storage.numel)
-        if size:
-            strides = tuple(stride * dtype.itemsize for stride in self.strides)
-            view = np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, strides, writeable=False).copy()
-        else:
+    def array(self, data: bytes) -> np.ndarray:
+        dtype = np.dtype("<u2") if self.storage.dtype is BFLOAT16 else self.storage.dtype
+        if math.prod(self.shape) == 0:
             view = np.empty(self.shape, dtype)
-        if storage.type.dtype is BFLOAT16:
+        else:
+            flat = np.frombuffer(data, dtype=dtype, count=self.storage.numel)[self.offset :]
+            strides = tuple(stride * dtype.itemsize for stride in self.strides)
+            view = np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False).copy()
+        if self.storage.dtype is BFLOAT16:
             return (view.astype(np.uint32) << 16).view(np.float32)
         return view
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    return _Tensor(storage, offset, shape, strides)
+class _StateDict(dict):
+    """An OrderedDict of a pickle, with the version that torch keeps in its `_metadata`."""
 
-
-def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
-    return tensor
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows what a state dict is made of; `find_class` is the only door to code, and it has a list."""
-
-    def __init__(self, file: BinaryIO, storages: dict[str, _Storage]) -> None:
-        super().__init__(file, encoding="utf-8")
-        self.storages = storages
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _rebuild_parameter
-        if module == "torch" and name in STORAGES:
-            return _StorageType(STORAGES[name])
-        raise CheckpointError(
-            f"A .pth file may hold tensors and ordered dicts only. Received: {module}.{name}, which was not run. "
-            f"Do not open this file with torch either unless you trust where it comes from."
-        )
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"):
-            raise CheckpointError(f"A .pth file's references must be to storages. Received: {str(pid)[:80]}")
-        _, storage_type, key, _, numel = pid[:5]
-        if not isinstance(storage_type, _StorageType) or not isinstance(numel, int) or numel < 0:
-            raise CheckpointError(f"A storage needs a type and a length. Received: {str(pid)[:80]}")
-        if len(pid) > 5 and pid[5] is not None:
-            raise CheckpointError("Storages that are views of others (torch < 0.4) are not read. Received: one such")
-        return self.storages.setdefault(str(key), _Storage(storage_type, numel))
+    version: int | None = None
 
 
 def read_pth(path: str | Path) -> tuple[dict[str, np.ndarray], int | None]:
@@ -142,75 +100,197 @@ def read_pth(path: str | Path) -> tuple[dict[str, np.ndarray], int | None]:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            state = _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file, path.stat().st_size)
-        return _tensors(state)
+            state, storages = _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
+        return _arrays(state, storages)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    except (pickle.UnpicklingError, EOFError, zipfile.BadZipFile, OSError, ValueError, TypeError, KeyError,
-            AttributeError, IndexError, ImportError, MemoryError, OverflowError) as error:  # fmt: skip
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+    except (zipfile.BadZipFile, ValueError, KeyError, IndexError, EOFError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} must be a whole PyTorch file (zip or legacy). Received: a truncated, damaged or other file "
             f"({type(error).__name__}: {error}). Fetch it again."
         ) from error
 
 
-def _read_zip(file: BinaryIO) -> Any:
+def _load(file: BinaryIO) -> Any:
+    """The value of one pickle, by the opcodes that torch writes for state dicts; the file is left behind its end."""
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
+
+    def pop_to_mark() -> list[Any]:
+        position = marks.pop()
+        items = stack[position:]
+        del stack[position:]
+        return items
+
+    argument: Any
+    for opcode, argument, _ in pickletools.genops(file):
+        name = opcode.name
+        if name == "STOP":
+            return stack.pop()
+        if name in ("PROTO", "FRAME"):
+            continue
+        if name in LITERALS:
+            stack.append(argument)
+        elif name in CONSTANTS:
+            stack.append(CONSTANTS[name])
+        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name in ("EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT"):
+            stack.append({"EMPTY_TUPLE": (), "EMPTY_LIST": [], "EMPTY_DICT": _StateDict()}[name])
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(name[-1])
+            stack[-count:] = [tuple(stack[-count:])]
+        elif name == "TUPLE":
+            stack.append(tuple(pop_to_mark()))
+        elif name in ("APPEND", "APPENDS"):
+            items = [stack.pop()] if name == "APPEND" else pop_to_mark()
+            _typed(stack[-1], list).extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else pop_to_mark()
+            target = _typed(stack[-1], _StateDict)
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                target[_typed(key, str)] = value
+        elif name == "GLOBAL":
+            stack.append(_known(*argument.split(" ", 1)))
+        elif name == "STACK_GLOBAL":
+            stack[-2:] = [_known(*stack[-2:])]
+        elif name == "BINPERSID":
+            stack.append(_storage(stack.pop()))
+        elif name == "REDUCE":
+            arguments = stack.pop()
+            stack.append(_call(stack.pop(), arguments))
+        elif name == "BUILD":
+            _set_metadata(stack[-2], stack.pop())
+        else:
+            raise CheckpointError(f"A .pth file may hold tensors and ordered dicts only. Received: the opcode {name}")
+    raise EOFError("the pickle has no end")
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise CheckpointError(
+            f"A .pth file may hold names and tensors only. Received: a {type(value).__name__} for a {kind.__name__}"
+        )
+    return value
+
+
+def _known(module: Any, name: Any) -> _Global:
+    if (module, name) in (ORDERED_DICT, REBUILD_TENSOR, REBUILD_PARAMETER) or (module == "torch" and name in STORAGES):
+        return _Global(module, name)
+    raise CheckpointError(
+        f"A .pth file may hold tensors and ordered dicts only. Received: {module}.{name}, which was not run. "
+        f"Do not open this file with torch either unless you trust where it comes from."
+    )
+
+
+def _storage(reference: Any) -> _Storage:
+    kind, storage_type, key, _, numel, *view = _typed(reference, tuple)
+    _typed(storage_type, _Global)
+    if kind != "storage" or storage_type.name not in STORAGES or (view and view[0] is not None):
+        raise CheckpointError("A .pth file's references must be to whole storages. Received: another reference")
+    return _Storage(_typed(key, str), STORAGES[storage_type.name], _count(numel))
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value < 1 << 48:
+        raise CheckpointError(f"A size, offset or stride must be an integer >= 0. Received: {str(value)[:40]}")
+    return value
+
+
+def _call(function: Any, arguments: Any) -> Any:
+    _typed(arguments, tuple)
+    called = (_typed(function, _Global).module, function.name)
+    if called == ORDERED_DICT and not arguments:
+        return _StateDict()
+    if called == REBUILD_PARAMETER:
+        return _typed(arguments[0], _Tensor)
+    if called != REBUILD_TENSOR:
+        raise CheckpointError(f"A .pth file may hold tensors and ordered dicts only. Received: a call of {'.'.join(called)}")
+    storage, offset, shape, strides = arguments[:4]
+    _typed(storage, _Storage)
+    shape, strides = (tuple(map(_count, _typed(numbers, tuple))) for numbers in (shape, strides))
+    size = math.prod(shape)
+    last = _count(offset) + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if size else 0
+    if size > storage.numel or (size and last >= storage.numel):
+        raise CheckpointError(
+            f"A tensor must lie inside its storage of {storage.numel} values. Received: shape {shape}, strides {strides}, "
+            f"offset {offset}"
+        )
+    return _Tensor(storage, offset, shape, strides)
+
+
+def _set_metadata(target: Any, state: Any) -> None:
+    """torch sets one attribute of the state dict, `_metadata`; its root entry has the version."""
+    root = _typed(_typed(state, _StateDict).get("_metadata", _StateDict()), _StateDict).get("")
+    version = root.get("version") if isinstance(root, _StateDict) else None
+    _typed(target, _StateDict).version = version if isinstance(version, int) else None
+
+
+def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
     with zipfile.ZipFile(file) as archive:
-        pickles = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+        members = {info.filename: info for info in archive.infolist()}
+        pickles = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
-            raise CheckpointError(f"A zip .pth file holds one data.pkl. Received: {archive.namelist()[:5]}")
+            raise CheckpointError(f"A zip .pth file holds one data.pkl. Received: {list(members)[:5]}")
+        if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+            raise CheckpointError("A zip .pth file is not compressed. Received: compressed members")
+        if members[pickles[0]].file_size > MAX_PICKLE_BYTES:
+            raise CheckpointError(f"data.pkl must be smaller than {MAX_PICKLE_BYTES} bytes. Received: a larger one")
         folder = pickles[0].removesuffix("data.pkl")
-        if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+        if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
             raise CheckpointError("Only little-endian .pth files are read. Received: a big-endian one")
-        storages: dict[str, _Storage] = {}
-        state = _Unpickler(io.BytesIO(archive.read(pickles[0])), storages).load()
-        for key, storage in storages.items():
-            data = archive.read(f"{folder}data/{key}")
-            if len(data) < storage.numel * storage.type.itemsize:
-                raise CheckpointError(f"Storage {key} must hold {storage.numel} values. Received: {len(data)} bytes")
-            storage.data = data
-    return state
+        state = _load(io.BytesIO(archive.read(pickles[0])))
+        return state, {key: archive.read(f"{folder}data/{key}") for key in _storages(state)}
 
 
-def _read_legacy(file: BinaryIO, file_size: int) -> Any:
+def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
     file.seek(0)
-    storages: dict[str, _Storage] = {}
-
-    def load() -> Any:
-        return _Unpickler(file, storages).load()
-
-    if load() != LEGACY_MAGIC:
+    stream = io.BytesIO(file.read())
+    if _load(stream) != LEGACY_MAGIC:
         raise CheckpointError("The file must begin with PyTorch's magic number. Received: another pickle")
-    if load() != LEGACY_PROTOCOL:
+    if _load(stream) != LEGACY_PROTOCOL:
         raise CheckpointError(f"The legacy protocol must be {LEGACY_PROTOCOL}. Received: another")
-    if not load().get("little_endian", True):
+    if not _typed(_load(stream), dict).get("little_endian", True):
         raise CheckpointError("Only little-endian .pth files are read. Received: a big-endian one")
-    state = load()
-    for key in load():
-        storage = storages[str(key)]
-        count = int.from_bytes(file.read(8), "little")
-        length = storage.numel * storage.type.itemsize
-        if count != storage.numel or length > file_size:
-            raise CheckpointError(f"Storage {key} must hold {storage.numel} values. Received: {count}")
-        storage.data = file.read(length)
-        if len(storage.data) != length:
-            raise EOFError(f"storage {key} ends early")
+    state = _load(stream)
+    known = _storages(state)
+    data = {}
+    for key in _typed(_load(stream), list):
+        storage = known.get(_typed(key, str))
+        count = int.from_bytes(stream.read(8), "little")
+        if storage is None or count != storage.numel:
+            raise CheckpointError(f"Storage {key} must be one that a tensor views. Received: {count} values under that key")
+        data[key] = stream.read(storage.nbytes)
+    return state, data
+
+
+def _entries(state: Any) -> _StateDict:
+    """The state dict itself, also from inside {"state_dict": ...}."""
+    if not isinstance(state, _StateDict):
+        raise CheckpointError(f"A .pth file must hold a dict of tensors. Received: {type(state).__name__}")
+    inner = state.get("state_dict")
+    if len(state) == 1 and isinstance(inner, _StateDict):
+        state = inner
+    for name, value in state.items():
+        if not isinstance(value, _Tensor):
+            raise CheckpointError(f"A .pth file must hold names and tensors only. Received: {name!r} -> {type(value).__name__}")
     return state
 
 
-def _tensors(state: Any) -> tuple[dict[str, np.ndarray], int | None]:
-    if not isinstance(state, dict):
-        raise CheckpointError(f"A .pth file must hold a dict of tensors. Received: {type(state).__name__}")
-    metadata = getattr(state, "_metadata", None)
-    root = metadata.get("", {}) if isinstance(metadata, dict) else {}
-    version = root.get("version") if isinstance(root, dict) else None
-    if set(state) == {"state_dict"} and isinstance(state["state_dict"], dict):
-        return _tensors(state["state_dict"])
-    arrays = {}
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, _Tensor):
-            raise CheckpointError(f"A .pth file must hold names and tensors only. Received: {name!r} -> {type(value).__name__}")
-        arrays[name] = value.array()
-    return arrays, version if isinstance(version, int) else None
+def _storages(state: Any) -> dict[str, _Storage]:
+    return {tensor.storage.key: tensor.storage for tensor in _entries(state).values()}
+
+
+def _arrays(state: Any, data: dict[str, bytes]) -> tuple[dict[str, np.ndarray], int | None]:
+    entries = _entries(state)
+    for tensor in entries.values():
+        received = len(data.get(tensor.storage.key, b""))
+        if received != tensor.storage.nbytes:
+            raise EOFError(f"storage {tensor.storage.key} must have {tensor.storage.nbytes} bytes, and has {received}")
+    arrays = {name: tensor.array(data[tensor.storage.key]) for name, tensor in entries.items()}
+    return arrays, entries.version

@@ -19,10 +19,12 @@ __all__ = [
     "Record",
     "get",
     "names",
+    "preference",
     "preprocessing_of",
     "records",
     "select",
     "source_numerics",
+    "sources",
 ]
 
 SCHEMA = 1
@@ -36,6 +38,12 @@ class Numerics:
     padding: str
     first_residual: bool | None = None
     scale_stem: bool = True
+
+    def __post_init__(self) -> None:
+        if self.padding not in ("same", "symmetric") or not isinstance(self.bn_epsilon, float) or not 0 < self.bn_epsilon < 1:
+            raise CheckpointError(f"Numerics need an epsilon in (0, 1) and a padding, same or symmetric. Received: {self}")
+        if self.first_residual not in (None, True, False) or self.scale_stem not in (True, False):
+            raise CheckpointError(f"`first_residual` and `scale_stem` must be true or false. Received: {self}")
 
     def apply(self, architecture: Architecture) -> Architecture:
         """The network as this source builds it: with or without the first layer's residual, where that can be chosen."""
@@ -117,6 +125,11 @@ def source_numerics(source: str) -> Numerics:
     return Numerics(**_table()["sources"][source]["numerics"])
 
 
+def sources() -> tuple[str, ...]:
+    """The frameworks that trained the recorded checkpoints."""
+    return tuple(_table()["sources"])
+
+
 @functools.cache
 def records() -> tuple[Record, ...]:
     """Every public checkpoint, in the order of records.json."""
@@ -188,6 +201,11 @@ def preprocessing_of(source: str, size: int, record: Record | None = None) -> Pr
     return dataclasses.replace(like, size=size, crop_fraction=size / (size + 32))
 
 
+def preference(record: Record, size: int) -> tuple:
+    """Sort key of `weights="imagenet"`: Google's first, then the nearest resolution, then the higher published top-1."""
+    return record.source != "google", abs(record.resolution - size), -record.resolution, -(record.top1 or 0)
+
+
 def select(network: str, width: float | None, size: int) -> Record:
     """The record that `weights="imagenet"` means for a network, width multiplier (None is 1.0) and input size in pixels.
 
@@ -198,15 +216,7 @@ def select(network: str, width: float | None, size: int) -> Record:
     wanted = 1.0 if width is None else width
     fitting = [record for record in of_network if record.width == wanted]
     if fitting:
-        return min(
-            fitting,
-            key=lambda record: (
-                record.source != "google",
-                abs(record.resolution - size),
-                -record.resolution,
-                -(record.top1 or 0),
-            ),
-        )
+        return min(fitting, key=lambda record: preference(record, size))
     if not of_network:
         have = {name: sum(record.network == name for record in records()) for name in FAMILY}
         raise CheckpointError(

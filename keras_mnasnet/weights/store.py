@@ -23,6 +23,7 @@ SCHEMA = 1
 
 def write_native(checkpoint: Checkpoint, path: Path, **origin: str) -> None:
     """Write atomically; `origin` adds text entries such as `record` and `source_sha256`."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     header = {
@@ -31,11 +32,15 @@ def write_native(checkpoint: Checkpoint, path: Path, **origin: str) -> None:
         "classes": checkpoint.classes,
         "source": checkpoint.source,
         "numerics": dataclasses.asdict(checkpoint.numerics),
+        "resolution": checkpoint.resolution,
         **origin,
     }
     tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in checkpoint.tensors.items()}
-    with replaced(path) as temporary:
-        save_file(tensors, temporary, metadata={FORMAT: json.dumps(header)})
+    try:
+        with replaced(path) as temporary:
+            save_file(tensors, temporary, metadata={FORMAT: json.dumps(header)})
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}. Nothing half-written was kept") from error
 
 
 def is_native(file: TensorFile) -> bool:
@@ -65,6 +70,7 @@ def read_native(file: TensorFile) -> Checkpoint:
         architecture = Architecture.parse(header["architecture"])
         classes, source = int(header["classes"]), header["source"]
         numerics = Numerics(**header["numerics"])
+        resolution = header.get("resolution")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file.path} must describe its network. Received: {error!r}") from error
     expected = expected_shapes(architecture, classes)
@@ -75,4 +81,6 @@ def read_native(file: TensorFile) -> Checkpoint:
             f"{file.shapes.get(wrong, 'missing')}, expected {expected.get(wrong, 'none')}"
         )
     tensors = {name: file.read(name) for name in expected}
-    return Checkpoint(source, architecture, numerics, classes, tensors)
+    checkpoint = Checkpoint(source, architecture, numerics, classes, tensors, resolution)
+    checkpoint.check_values(file.path)
+    return checkpoint

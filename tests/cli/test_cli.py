@@ -51,8 +51,8 @@ def test_help_loads_no_tensorflow():
 def test_tables_load_no_tensorflow():
     code = (
         "import sys; from keras_mnasnet.cli import main\n"
-        "main._run(main._parse(['mnasnet', 'models']))\n"
-        "main._run(main._parse(['mnasnet', 'info', 'a1']))\n"
+        "assert main._run(main._parse(['mnasnet', 'models'])) == 0\n"
+        "assert main._run(main._parse(['mnasnet', 'info', 'a1'])) == 0\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -91,6 +91,9 @@ def test_info(capfd):
         (("info", "c1"), "The networks are a1"),
         (("info", "a1", "--width", "-1"), "`width_multiplier` must be"),
         (("info", "a1", "--resolution", "8"), "`--resolution` must be >= 32"),
+        (("info", "a1", "--resolution", "0"), "`--resolution` must be >= 32"),
+        (("info", "stem0 r1_k3_s11_e1_i32_o16 head8"), "`stem` must be"),
+        (("predict", "x.jpg", "--weights", "x.pth", "--width", "0.5"), "need a network"),
         (("predict", "x.jpg", "--weights", "none"), "needs trained weights"),
         (("predict", "x.jpg", "--model", "a2"), "No ImageNet weights of MnasNet-A2"),
         (("predict", "x.jpg", "--weights", "nowhere"), "Nearest records"),
@@ -145,15 +148,18 @@ def test_fetch_verify_predict_and_convert(capfd, tmp_path, photo):
         capfd, "predict", str(photo), str(tmp_path / "no.jpg"), "--width", "0.35", "--resolution", "96", "--json"
     )
     assert status == 1
-    assert "no.jpg, which does not" in err
-    assert len(json.loads(out)[0]["predictions"]) == 5
+    good, bad = json.loads(out)
+    assert len(good["predictions"]) == 5
+    assert "no.jpg, which does not" in bad["error"]
     status, out, _ = run(capfd, "weights", "convert", str(prefix), str(tmp_path / "out.safetensors"))
     assert status == 0
     assert "google checkpoint of MnasNet a1-0.35, 1000 classes" in out
     assert run(capfd, "predict", str(photo), "--weights", str(tmp_path / "out.safetensors"))[0] == 0
     data = target.read_bytes()
     target.write_bytes(data[: len(data) // 2])
-    assert run(capfd, "weights", "verify", record.id)[0] == 0  # its publisher gives no hash; the converted file is whole
+    status, _, err = run(capfd, "weights", "verify", record.id)
+    assert status == 1
+    assert "must have the sha256" in err
     status, _, err = run(capfd, "weights", "verify", "torchvision/mnasnet0_5")
     assert status == 1
     assert "not cached: `mnasnet weights fetch torchvision/mnasnet0_5`" in err
@@ -174,6 +180,19 @@ def test_predict_with_own_model_and_labels(capfd, tmp_path, photo):
     status, _, err = run(capfd, "predict", str(photo), "--weights", str(tmp_path / "own.keras"))
     assert status == 1
     assert "[B, 1000]" in err
+    status, _, err = run(capfd, "predict", str(photo), "--weights", str(tmp_path / "own.keras"), "--model", "b1", *labels)
+    assert status == 1
+    assert "must hold MnasNet 'b1'" in err
+    raw = MnasNetSmall(
+        weights=tmp_path / "own.keras", classes=2, input_shape=(64, 64, 3), width_multiplier=0.35, include_preprocessing=False
+    )
+    raw.save(tmp_path / "raw.keras")
+    assert run(capfd, "predict", str(photo), "--weights", str(tmp_path / "raw.keras"), *labels)[1] == out
+    headless = MnasNetSmall(weights=None, include_top=False, input_shape=(64, 64, 3))
+    headless.save(tmp_path / "headless.keras")
+    status, _, err = run(capfd, "predict", str(photo), "--weights", str(tmp_path / "headless.keras"), *labels)
+    assert status == 1
+    assert "needs a classifier" in err
 
 
 def test_installed_command_and_closed_pipe(photo):

@@ -51,5 +51,8 @@ def test_bad_images(tmp_path):
         read_image(tmp_path / "none.jpg")
     with pytest.raises(ValueError, match="Received: the folder"):
         read_image(tmp_path)
+    with pytest.raises(ValueError, match="within 1:100. Received: 1 x 900 pixels"):
+        prepare(np.zeros((1, 900, 3), np.uint8), PIPELINES["timm_224_normalised_nhwc"])
+    assert prepare(np.zeros((1, 90, 3), np.uint8), PIPELINES["google_bicubic_pre201907_224"]).shape == (224, 224, 3)
     with pytest.raises(ValueError, match="`interpolation` must be"):
         prepare(np.zeros((9, 9, 3), np.uint8), Preprocessing(4, "lanczos", resize=5))

@@ -1,6 +1,7 @@
 """`weights=` in every form, the cache, and what is answered to checkpoints that do not fit."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -10,11 +11,12 @@ import keras
 import numpy as np
 import pytest
 from fixtures import FIXTURES
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from writers import write_pth, write_tf1, write_tgz
 
 from keras_mnasnet import MnasNet, MnasNetA1, MnasNetB1, MnasNetSmall, load_weights, save_weights
-from keras_mnasnet.model import describe
+from keras_mnasnet.spec import describe
 from keras_mnasnet.weights import CheckpointError, DownloadError, convert_file, get, load_record, read_file, verify_record
 from keras_mnasnet.weights.fetch import placed_path
 from keras_mnasnet.weights.load import converted_path, parse_hub
@@ -105,7 +107,8 @@ def test_path_traversal_in_a_tgz(member, tmp_path):
         info = tarfile.TarInfo(member)
         info.size = 4
         tar.addfile(info, io.BytesIO(b"evil"))
-    with pytest.raises(CheckpointError, match=r"stay inside the folder|must hold a TF1 checkpoint"):
+    refused = "must hold a TF1 checkpoint" if member.startswith("/") else "stay inside the folder"
+    with pytest.raises(CheckpointError, match=refused):  # an absolute name is unpacked as a relative one
         read_file(archive)
     assert not (tmp_path / "outside.txt").exists()
     assert not os.path.exists("/tmp/keras_mnasnet_outside.txt")
@@ -274,6 +277,10 @@ def test_unknown_tensors_are_shown(tmp_path):
     save_file(timm, tmp_path / "z.safetensors")
     with pytest.raises(CheckpointError, match="another network"):
         read_file(tmp_path / "z.safetensors")
+    timm["conv_stem.weight"] = timm["conv_stem.weight"][0]
+    save_file(timm, tmp_path / "rank.safetensors")
+    with pytest.raises(CheckpointError, match="must have 4 axes"):
+        read_file(tmp_path / "rank.safetensors")
     with pytest.raises(CheckpointError, match="block4b_depthwise_bn/moving_variance missing"):
         MnasNetA1(weights=tmp_path / "z.safetensors", width_multiplier=0.5)
 
@@ -282,7 +289,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
     tensors = BY_NAME["timm-semnasnet_050-96"].tensors()
     tensors["conv_stem.weight"][0, 0, 0, 0] = np.nan
     save_file(tensors, tmp_path / "nan.safetensors")
-    with pytest.raises(CheckpointError, match="'conv_stem.weight' must be finite"):
+    with pytest.raises(CheckpointError, match="'stem_conv/kernel' must be finite"):
         read_file(tmp_path / "nan.safetensors")
 
 
@@ -312,8 +319,10 @@ def test_checkpoints_need_three_channels(google):
 def test_hub_addresses():
     assert parse_hub("hf://me/net@abc/sub/w.safetensors") == ("me/net", "abc", "sub/w.safetensors")
     assert parse_hub("hf://me/net-1.0/w.pth") == ("me/net-1.0", None, "w.pth")
-    with pytest.raises(CheckpointError, match="hf://owner/repo"):
-        parse_hub("hf://me")
+    assert parse_hub("hf://me/net@refs/pr/1/w.pth") == ("me/net", "refs/pr/1", "w.pth")
+    for bad in ("hf://me", "hf://me/net", "hf://me/net/../../x", "hf://../x/y"):
+        with pytest.raises(CheckpointError, match="hf://owner/repo"):
+            parse_hub(bad)
 
 
 def test_an_unwritable_cache_leaves_nothing(google, monkeypatch, tmp_path):
@@ -339,7 +348,8 @@ def test_a_full_disk_while_converting_leaves_nothing(google, home):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 1
-    assert "Error" in done.stderr.splitlines()[-1]
+    assert "DownloadError: The cache must be writable to keep google/a1-0.35-96" in done.stderr.splitlines()[-1]
+    assert "Nothing half-written was kept" in done.stderr
     left = [path.name for path in converted_path(get("google/a1-0.35-96")).parent.iterdir() if not path.name.endswith(".lock")]
     assert left == []
 
@@ -370,3 +380,122 @@ def test_save_weights_needs_safetensors(tmp_path):
 def test_every_record_can_be_placed_by_hand():
     paths = [placed_path(record) for record in records()]
     assert len(set(paths)) == len(paths)
+
+
+def test_a_read_only_cache_is_enough(google, monkeypatch, home):
+    record = get("google/a1-0.35-96")
+    place(record.id, google)
+    load_record(record)
+    monkeypatch.setattr("keras_mnasnet.weights.load.locked", lambda path: pytest.fail("a cached file needs no lock"))
+    assert load_record(record).resolution == 96
+
+
+def test_verify_tells_a_damaged_archive(google):
+    record = get("google/a1-0.35-96")
+    place(record.id, google)
+    whole = placed_path(record).read_bytes()
+    assert verify_record(record)["ok"]
+    placed_path(record).write_bytes(whole[: len(whole) // 2])
+    assert verify_record(record)["ok"] is False
+    placed_path(record).write_bytes(whole)
+    load_record(record)
+    placed_path(record).write_bytes(whole[: len(whole) // 2])
+    report = verify_record(record)
+    assert report["ok"] is False
+    assert "sha256" in report["problem"]
+
+
+def test_unscaled_stem_survives_saving(tmp_path):
+    path = BY_NAME["torchvision-mnasnet0_5-v1stem-96"].write(tmp_path)
+    options = {"width_multiplier": 0.5, "input_shape": (64, 64, 3)}
+    model = MnasNetB1(weights=path, **options)
+    assert describe(model).architecture.stem == 32
+    save_weights(model, tmp_path / "v1.safetensors")
+    model.save(tmp_path / "v1.keras")
+    for name in ("v1.safetensors", "v1.keras"):
+        np.testing.assert_array_equal(outputs(MnasNetB1(weights=tmp_path / name, **options)), outputs(model))
+    with pytest.raises(CheckpointError, match="must hold MnasNet 'b1-0.5'"):
+        MnasNetB1(weights=tmp_path / "v1.safetensors", scale_stem=True, **options)
+
+
+def test_models_that_are_more_than_a_mnasnet_are_not_saved_as_one(tmp_path):
+    base = MnasNetSmall(weights=None, include_top=False, pooling="avg", input_shape=(64, 64, 3))
+    extended = keras.Model(base.input, keras.layers.Dense(5, name="out")(base.output))
+    with pytest.raises(ValueError, match=r"no others. Received: other or missing layers \['out'\]"):
+        save_weights(extended, tmp_path / "x.safetensors")
+
+    def relu6(layer):
+        return keras.layers.ReLU(6.0, name=layer.name) if isinstance(layer, keras.layers.ReLU) else layer
+
+    with pytest.raises(ValueError, match="no others. Received: other or missing layers"):
+        save_weights(keras.models.clone_model(base, clone_function=relu6), tmp_path / "x.safetensors")
+    four = MnasNetSmall(weights=None, input_shape=(64, 64, 4), include_preprocessing=False)
+    with pytest.raises(ValueError, match="3 channels"):
+        save_weights(four, tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_load_weights_takes_what_the_builders_take(google, tmp_path):
+    place("google/a1-0.35-96", google)
+    options = {"weights": None, "width_multiplier": 0.35, "input_shape": (96, 96, 3)}
+    expected = outputs(MnasNetA1(**{**options, "weights": "google/a1-0.35-96"}))
+    source = MnasNetA1(**{**options, "weights": "google/a1-0.35-96"})
+    source.save(tmp_path / "m.keras")
+    source.save_weights(tmp_path / "m.weights.h5")
+    for weights in ("imagenet", "google/a1-0.35-96", google[0], tmp_path / "m.keras", tmp_path / "m.weights.h5"):
+        model = MnasNetA1(**options)
+        load_weights(model, weights)
+        np.testing.assert_array_equal(outputs(model), expected)
+    with pytest.raises(CheckpointError, match="loaded whole"):
+        load_weights(MnasNetA1(**options), tmp_path / "m.weights.h5", include_top=False)
+    with pytest.raises(CheckpointError, match="3 channels"):
+        load_weights(MnasNetA1(**{**options, "input_shape": (96, 96, 1), "include_preprocessing": False}), google[0])
+    with pytest.raises(CheckpointError, match="network and numerics must exist"):
+        load_weights(MnasNetA1(weights=None, width_multiplier=0.6), "imagenet")
+
+
+def test_a_networks_own_value_takes_its_records(google):
+    place("google/a1-0.35-96", google)
+    value = describe(MnasNetA1(weights=None, width_multiplier=0.35)).architecture
+    assert describe(MnasNet(value, weights="google/a1-0.35-96")).architecture == value
+
+
+def test_headless_checkpoints_and_models(tmp_path):
+    model = MnasNetSmall(weights=None, include_top=False, input_shape=(64, 64, 3))
+    save_weights(model, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="must have a classifier"):
+        MnasNetSmall(weights=tmp_path / "w.safetensors")
+    again = MnasNetSmall(weights=tmp_path / "w.safetensors", include_top=False, input_shape=(64, 64, 3))
+    np.testing.assert_array_equal(outputs(again), outputs(model))
+
+
+def test_two_networks_in_one_checkpoint(google, tmp_path):
+    _, tensors = google
+    other = {name.replace("mnasnet-a1/", "other/", 1): value for name, value in tensors.items() if "/" in name}
+    with pytest.raises(CheckpointError, match="one network. Received: mnasnet-a1, other"):
+        read_file(write_tf1(tmp_path / "m", tensors | other))
+
+
+def test_own_files_are_not_trusted_blindly(assets, tmp_path):
+    tensors = load_file(assets / "native_schema1.safetensors")
+    with safe_open(assets / "native_schema1.safetensors", framework="numpy") as file:
+        header = json.loads(file.metadata()["keras_mnasnet"])
+
+    def write(tensors, **changes):
+        save_file(tensors, tmp_path / "x.safetensors", metadata={"keras_mnasnet": json.dumps(header | changes)})
+
+    write(tensors)
+    assert read_file(tmp_path / "x.safetensors").classes == 2
+    write(tensors | {"stem_conv/kernel": np.full_like(tensors["stem_conv/kernel"], np.nan)})
+    with pytest.raises(CheckpointError, match="must be finite float32"):
+        read_file(tmp_path / "x.safetensors")
+    for changes in (
+        {"numerics": {"bn_epsilon": "q", "padding": "same"}},
+        {"numerics": {"bn_epsilon": 0.001, "padding": "x"}},
+        {"architecture": "stem8 head16"},
+        {"classes": 3},
+        {"numerics": 3},
+    ):
+        write(tensors, **changes)
+        with pytest.raises(CheckpointError):
+            read_file(tmp_path / "x.safetensors")

@@ -73,16 +73,79 @@ def test_other_contents_are_refused(tmp_path):
         read_pth(tmp_path / "text.pth")
 
 
-def test_a_view_outside_its_storage_is_refused(tmp_path):
-    path = write_pth(tmp_path / "x.pth", {"a": np.zeros((4, 4), np.float32)})
+def edited(path, old: bytes, new: bytes) -> None:
+    """Replace bytes of the pickle in a zip .pth file."""
     with zipfile.ZipFile(path) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
-    files["x/data.pkl"] = files["x/data.pkl"].replace(b"K\x04K\x01\x86", b"K\x40K\x01\x86")  # strides (4, 1) -> (64, 1)
+    name = next(name for name in files if name.endswith("data.pkl"))
+    assert old in files[name]
+    files[name] = files[name].replace(old, new)
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    with pytest.raises(CheckpointError, match="inside its storage of 16 values"):
+        for member, content in files.items():
+            archive.writestr(member, content)
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        (b"K\x40K\x01\x86", r"inside its storage of 16 values. Received: shape \(4, 4\), strides \(64, 1\)"),
+        (b"J\xff\xff\xff\xffK\x01\x86", "integer >= 0. Received: -1"),
+        (b"NK\x01\x86", "integer >= 0. Received: None"),
+    ],
+)
+def test_views_that_leave_their_storage_are_refused(new, message, tmp_path):
+    path = write_pth(tmp_path / "x.pth", {"a": np.zeros((4, 4), np.float32)})
+    edited(path, b"K\x04K\x01\x86", new)  # the strides (4, 1)
+    with pytest.raises(CheckpointError, match=message):
         read_pth(path)
+
+
+def test_views_larger_than_their_storage_are_refused(tmp_path):
+    path = write_pth(tmp_path / "x.pth", {"a": np.zeros((1, 4), np.float32)})
+    edited(path, b"K\x01K\x04\x86", b"J\x00\x00\x00\x40K\x04\x86")  # shape (2**30, 4) of 4 values
+    edited(path, b"K\x04K\x01\x86", b"K\x00K\x00\x86")  # strides (0, 0)
+    with pytest.raises(CheckpointError, match="inside its storage of 4 values"):
+        read_pth(path)
+
+
+STATE = b"}X\x01\x00\x00\x00aK\x01s"  # {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (
+            b"ctorch._utils\n_rebuild_tensor_v2\nN" + STATE + b"\x86b.",
+            "a _Global for a|a tuple for a",
+        ),  # set state on a function
+        (b"ctorch\nFloatStorage\n" + STATE + b"b.", "a _Global for a"),
+        (b"ccollections\nOrderedDict\n)\x81.", "opcode NEWOBJ"),
+        (b"ccollections\nOrderedDict\n(K\x01tR.", "a call of collections.OrderedDict"),
+        (b"(ios\nsystem\n.", "opcode INST"),
+        (b"X\x01\x00\x00\x00a" + b"\x85" * 5000 + b".", "Received: tuple"),
+        (b"}" + b")" + b"\x85" * 5000 + b"K\x01s.", "a tuple for a str"),
+        (b"r\xff\xff\xff\x7f.", "IndexError"),
+        (b"}r\xff\xff\xff\x7f0.", "opcode POP"),
+        (b"h\x07.", "KeyError"),
+        (b"t.", "IndexError"),
+        (b"Q.", "IndexError"),
+        (b"K\x01Q.", "a int for a tuple"),
+        (b"\x8a\xff", "ValueError"),
+        (b"X\xff\xff\xff\x7fa.", "ValueError"),
+    ],
+)
+def test_hostile_pickles(payload, message, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + payload)
+    with pytest.raises(CheckpointError, match=message):
+        read_pth(tmp_path / "x.pth")
+
+
+def test_compressed_archives_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02}." + b"\0" * 100_000)
+    with pytest.raises(CheckpointError, match="not compressed"):
+        read_pth(tmp_path / "x.pth")
 
 
 def test_a_wrapped_state_dict_is_unwrapped(tmp_path):

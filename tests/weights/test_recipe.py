@@ -6,7 +6,7 @@ import pytest
 from fixtures import FIXTURES
 
 from keras_mnasnet import MnasNet
-from keras_mnasnet.model import describe
+from keras_mnasnet.spec import describe
 
 TOLERANCE = 1e-4
 
@@ -47,13 +47,26 @@ def test_logits_equal_the_source_framework(fixture, tmp_path):
         width_multiplier=width,
     )
     use_batch_statistics(model, fixture.images(), BATCH_STATISTICS.get(fixture.name, ("none",)))
-    expected, received = fixture.reference(), means_by_layer(model, fixture.images())
+    check(fixture.reference(), means_by_layer(model, fixture.images()))
+
+
+def check(expected: dict[str, np.ndarray], received: dict[str, np.ndarray]) -> None:
+    """Fail on the first array, in the order of the network, that differs by more than the tolerance."""
     assert set(expected) == set(received)
-    order = ["stem_mean", *sorted(key for key in expected if key.startswith("block_")), "head_mean", "pooled"]
-    for key in order:
+    blocks = sorted(key for key in expected if key.startswith("block_"))
+    for key in ("stem_mean", *blocks, "head_mean", "pooled", "logits"):
+        scale = np.abs(expected[key]).max()
+        limit = TOLERANCE * (scale if key == "logits" else max(1, scale))
         difference = np.abs(received[key] - expected[key]).max()
-        limit = TOLERANCE * max(1, np.abs(expected[key]).max())
         assert difference <= limit, f"first wrong: {key}, max |difference| {difference:.3g} above {limit:.3g}"
-    difference = np.abs(received["logits"] - expected["logits"]).max()
-    limit = TOLERANCE * np.abs(expected["logits"]).max()
-    assert difference <= limit, f"logits: max |difference| {difference:.3g} above {limit:.3g}"
+
+
+def test_a_wrong_block_is_named(tmp_path):
+    fixture = next(fixture for fixture in FIXTURES if fixture.name == "timm-semnasnet_050-96")
+    model = MnasNet(
+        "a1", weights=fixture.write(tmp_path), input_shape=(96, 96, 3), classifier_activation=None, width_multiplier=0.5
+    )
+    broken = model.get_layer("block4b_depthwise_conv")
+    broken.set_weights([broken.get_weights()[0].transpose(1, 0, 2, 3)])
+    with pytest.raises(AssertionError, match="first wrong: block_07"):
+        check(fixture.reference(), means_by_layer(model, fixture.images()))
