@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from absl import app
+from absl import app, flags, logging
 from absl.flags import argparse_flags
 
 from keras_mnasnet import __version__
@@ -78,6 +78,8 @@ def _parser() -> argparse_flags.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     module, _, function = arguments.handler.partition(":")
     try:
         with held_stderr():

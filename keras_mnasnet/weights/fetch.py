@@ -163,7 +163,7 @@ def download(url: str, path: Path, expected_sha256: str | None = None) -> str:
                 rest.unlink(missing_ok=True)
             problem = f"{part} cannot be written: {error.strerror or error}"
             raise DownloadError(_way_out(url, path, problem, expected_sha256)) from error
-        logging.info("%s: %s, attempt %d of %d", url, problem, attempt + 1, ATTEMPTS)
+        logging.warning("%s: %s, attempt %d of %d", url, problem, attempt + 1, ATTEMPTS)
     else:
         raise DownloadError(_way_out(url, path, f"{problem}, {ATTEMPTS} times", expected_sha256))
     state.unlink(missing_ok=True)
