@@ -32,6 +32,9 @@ def test_record_fits_its_network(record):
     assert " " not in record.url
     assert record.filename in record.url
     assert record.sha256 is None or 8 <= len(record.sha256) <= 64
+    if record.repo:
+        pinned_by_commit = len(record.revision) == 40 and set(record.revision) <= set("0123456789abcdef")
+        assert pinned_by_commit or len(record.sha256) == 64
     if record.source == "torchvision":
         assert record.filename.removesuffix(".pth").endswith(record.sha256)
     expected = {"google": (1e-3, "same"), "timm": (1e-5, "symmetric"), "torchvision": (1e-5, "symmetric")}
