@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "keras_mnasnet/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
 
-TEST = ["jax", "mypy", "pillow", "pytest", "ruff", "tf-keras"]
+JAX = ["jax"]
+TEST = [*JAX, "mypy", "pillow", "pytest", "ruff", "tensorboard", "tf-keras"]
 
 setup(
     name="keras_mnasnet",
@@ -21,7 +22,7 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "."},
     packages=find_packages(include=["keras_mnasnet", "keras_mnasnet.*"]),
-    package_data={"keras_mnasnet": ["py.typed"], "keras_mnasnet.weights": ["*.json"]},
+    package_data={"keras_mnasnet": ["py.typed"], "keras_mnasnet.weights": ["*.json", "bundled/*"]},
     install_requires=[
         "absl-py>=1.4",
         "ai-edge-litert",
@@ -33,7 +34,7 @@ setup(
         "tensorflow",
         "tqdm",
     ],
-    extras_require={"test": TEST},
+    extras_require={"jax": JAX, "test": TEST},
     entry_points={"console_scripts": ["mnasnet = keras_mnasnet.cli.main:entry_point"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -18,8 +18,9 @@ from absl import logging
 from keras_mnasnet import model as models
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
-from keras_mnasnet.pretrained import open_weights, restore_h5
+from keras_mnasnet.pretrained import Candidates, open_weights, restore_h5
 from keras_mnasnet.weights import Checkpoint, CheckpointError, Numerics, Record, assign, get, load_record, names, select
+from keras_mnasnet.weights.registry import datasets
 
 __all__ = [
     "MnasNet", "MnasNetA1", "MnasNetA2", "MnasNetA3", "MnasNetB1", "MnasNetD1", "MnasNetD1_320", "MnasNetSmall",
@@ -31,15 +32,17 @@ DEFAULT_NUMERICS = Numerics(bn_epsilon=1e-3, padding="same")
 _ARGUMENTS = """
     Args:
         include_top: whether to end in the classifier.
-        weights: None (fresh), "imagenet" (the published checkpoint of this variant, width and nearest resolution), a
-            record id (`mnasnet weights list`), a file (.safetensors, .pth, .tgz, TF1 prefix, .weights.h5, .keras) or
+        weights: None (fresh), "imagenet" (the published checkpoint of this variant, width and nearest resolution),
+            "cifar10" (ships with the package: ten classes, small photos, stem of stride 1), a record id
+            (`mnasnet weights list`), a file (.safetensors, .pth, .tgz, TF1 prefix, .weights.h5, .keras) or
             "hf://owner/repo[@revision]/file", or a weights.Checkpoint. Batch-norm epsilon, padding and residuals follow
             the checkpoint's source.
         input_tensor: a Keras tensor `[B, H, W, C]` to build on, in place of a new input.
         input_shape: (height, width, channels), sizes >= 32 or None. Default: the checkpoint's resolution, else 224
             (D1-320: 320). Other than 3 channels need weights=None and include_preprocessing=False.
         pooling: without the top: None `[B, h, w, 1280]`, "avg" or "max" `[B, 1280]`.
-        classes: outputs of the classifier; must be the checkpoint's own if it is loaded with its top.
+        classes: outputs of the classifier; must be the checkpoint's own if it is loaded with its top. None: the
+            checkpoint's, else 1000.
         classifier_activation: "softmax", or None for logits.
         include_preprocessing: True: the input is RGB pixels 0..255, normalised inside. False: the input is what
             `preprocess_input` returns.
@@ -47,6 +50,8 @@ _ARGUMENTS = """
         width_multiplier: scales channels (Google's `depth_multiplier`); None scales nothing, or follows a record id.
         depth_multiplier: scales repeats, rounded up, first and last stage excepted.
         se: None as published, False without squeeze-and-excite, True or a ratio for every stage that expands.
+        stem_stride: 2 as published; 1 for small photos, where every map is then twice as high and wide. None: the
+            checkpoint's, else 2.
         dropout_rate: before the classifier, in training.
         bn_epsilon, bn_momentum, padding ("same" or "symmetric"), first_residual, scale_stem: numerics. None: the
             checkpoint's, or Google's (1e-3, 0.99, "same") without one.
@@ -67,7 +72,7 @@ def MnasNet(
     input_tensor: Any = None,
     input_shape: Any = None,
     pooling: str | None = None,
-    classes: int = 1000,
+    classes: int | None = None,
     classifier_activation: Any = "softmax",
     include_preprocessing: bool = True,
     name: str | None = None,
@@ -75,6 +80,7 @@ def MnasNet(
     width_multiplier: float | None = None,
     depth_multiplier: float | None = None,
     se: bool | float | None = None,
+    stem_stride: int | None = None,
     dropout_rate: float = 0.2,
     bn_epsilon: float | None = None,
     bn_momentum: float = 0.99,
@@ -84,22 +90,28 @@ def MnasNet(
 ) -> keras.Model:
     base = as_architecture(architecture)
     size = _size(base, input_tensor, input_shape)
-    record = _record(weights, base, width_multiplier, size)
+    given = input_tensor is not None or input_shape is not None
+    record = _record(weights, base, width_multiplier, size if given or weights == "imagenet" else None)
     if record and width_multiplier is None and not base.same_network(record.architecture):
         width_multiplier = None if record.width == 1 else record.width
+    if record and stem_stride is None:
+        stem_stride = record.stem_stride
     if record and input_shape is None and input_tensor is None:
         input_shape = (record.resolution, record.resolution, 3)
     elif input_shape is None and input_tensor is None:
         input_shape = (size, size, 3)
-    scaled = {
-        stem: base.scaled(width_multiplier, depth_multiplier, scale_stem=stem).with_se(se)
-        for stem in ([True, False] if scale_stem is None else [scale_stem])
-    }
+    candidates = [
+        (base.scaled(width_multiplier, depth_multiplier, scale_stem=scaled).with_se(se).with_stem_stride(stride), scaled)
+        for stride in ([None, 1] if stem_stride is None else [stem_stride])
+        for scaled in ([True, False] if scale_stem is None else [scale_stem])
+    ]
 
-    opened = _open(weights, record, scaled)
+    opened = _open(weights, record, candidates)
     checkpoint = opened if isinstance(opened, Checkpoint) else None
     numerics = _overridden(checkpoint, bn_epsilon=bn_epsilon, padding=padding, first_residual=first_residual)
-    network = _network(checkpoint, scaled, first_residual)
+    network = _network(checkpoint, candidates, first_residual)
+    if classes is None:
+        classes = (checkpoint and checkpoint.classes) or 1000
     if checkpoint and include_top and checkpoint.classes != classes:
         _refuse_classes(weights, checkpoint, classes)
     model = models.build(
@@ -139,7 +151,7 @@ def _variant(name: str, function_name: str, remark: str) -> Callable[..., keras.
         input_tensor: Any = None,
         input_shape: Any = None,
         pooling: str | None = None,
-        classes: int = 1000,
+        classes: int | None = None,
         classifier_activation: Any = "softmax",
         include_preprocessing: bool = True,
         name: str | None = None,
@@ -147,6 +159,7 @@ def _variant(name: str, function_name: str, remark: str) -> Callable[..., keras.
         width_multiplier: float | None = None,
         depth_multiplier: float | None = None,
         se: bool | float | None = None,
+        stem_stride: int | None = None,
         dropout_rate: float = 0.2,
         bn_epsilon: float | None = None,
         bn_momentum: float = 0.99,
@@ -168,6 +181,7 @@ def _variant(name: str, function_name: str, remark: str) -> Callable[..., keras.
             width_multiplier=width_multiplier,
             depth_multiplier=depth_multiplier,
             se=se,
+            stem_stride=stem_stride,
             dropout_rate=dropout_rate,
             bn_epsilon=bn_epsilon,
             bn_momentum=bn_momentum,
@@ -201,37 +215,35 @@ def _size(base: Architecture, input_tensor: Any, input_shape: Any) -> int:
     return min(sides, default=default)
 
 
-def _record(weights: Any, base: Architecture, width: float | None, size: int) -> Record | None:
-    if not isinstance(weights, str) or (weights != "imagenet" and weights not in names()):
+def _record(weights: Any, base: Architecture, width: float | None, size: int | None) -> Record | None:
+    if not isinstance(weights, str) or (weights not in datasets() and weights not in names()):
         return None
-    if weights != "imagenet":
-        record = get(weights)
-    elif base.name not in FAMILY or not base.same_network(FAMILY[base.name]):
+    if weights in names():
+        return get(weights)
+    if base.name not in FAMILY or not base.same_network(FAMILY[base.name]):
         raise CheckpointError(
-            f"ImageNet weights exist for members of the family ({', '.join(FAMILY)}). Received: weights='imagenet' for "
+            f"Weights for {weights} exist for members of the family ({', '.join(FAMILY)}). Received: weights={weights!r} for "
             f"the network '{base}'. Pass weights=None, or a path."
         )
-    else:
-        record = select(base.name, width, size)
-        logging.info("weights='imagenet' is %s", record.describe())
-        if record.resolution != size:
-            logging.warning("%s was trained at %d px and is used at %d px", record.id, record.resolution, size)
+    record = select(base.name, width, size or default_size(base), weights)
+    logging.info("weights=%r is %s", weights, record.describe())
+    if record.resolution != size and (size or weights == "imagenet"):
+        logging.warning("%s was trained at %d px and is used at %d px", record.id, record.resolution, size)
     return record
 
 
-def _open(weights: Any, record: Record | None, scaled: dict[bool, Architecture]) -> Checkpoint | Path | None:
+def _open(weights: Any, record: Record | None, candidates: Candidates) -> Checkpoint | Path | None:
     """The checkpoint that `weights` means; a path for a `.weights.h5` file, None for None."""
     if weights is None:
         return None
     if record:
-        wanted = scaled.get(record.numerics.scale_stem) or next(iter(scaled.values()))
-        if not record.numerics.apply(wanted).same_network(record.architecture):
+        if not any(record.numerics.apply(network).same_network(record.architecture) for network, _ in candidates):
             raise CheckpointError(
-                f"{record.id} is MnasNet {record.architecture.name!r}. Received: '{wanted}'. Leave out multipliers and `se`, "
-                f"or choose another checkpoint."
+                f"{record.id} is MnasNet {record.architecture.name!r}. Received: '{candidates[0][0]}'. Leave out multipliers, "
+                f"`se` and `stem_stride`, or choose another checkpoint."
             )
         return load_record(record)
-    return open_weights(weights, [(network, stem) for stem, network in scaled.items()])
+    return open_weights(weights, candidates)
 
 
 def _overridden(checkpoint: Checkpoint | None, **arguments: Any) -> Numerics:
@@ -249,12 +261,12 @@ def _overridden(checkpoint: Checkpoint | None, **arguments: Any) -> Numerics:
         ) from error
 
 
-def _network(checkpoint: Checkpoint | None, scaled: dict[bool, Architecture], first_residual: bool | None) -> Architecture:
+def _network(checkpoint: Checkpoint | None, candidates: Candidates, first_residual: bool | None) -> Architecture:
     """The network to build: of the ones asked for, the one the checkpoint holds."""
-    network = next(iter(scaled.values()))
+    network = candidates[0][0]
     if checkpoint:
-        candidates = (checkpoint.numerics.apply(candidate) for candidate in scaled.values())
-        network = next(candidate for candidate in candidates if candidate.same_network(checkpoint.architecture))
+        applied = (checkpoint.numerics.apply(candidate) for candidate, _ in candidates)
+        network = next(candidate for candidate in applied if candidate.same_network(checkpoint.architecture))
     return network.with_first_residual(first_residual)
 
 

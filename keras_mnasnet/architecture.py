@@ -56,8 +56,7 @@ class Block:
             _check_count(f"A block's `{field}`", field, getattr(self, field))
         if self.kernel % 2 == 0:
             raise ValueError(f"A block's `kernel` must be odd. Received: kernel={self.kernel}")
-        if isinstance(self.stride, bool) or self.stride not in (1, 2):
-            raise ValueError(f"A block's `stride` must be 1 or 2. Received: stride={self.stride!r}")
+        _check_stride("A block's `stride`", "stride", self.stride)
         if isinstance(self.se, bool) or not isinstance(self.se, numbers.Real) or not 0 <= self.se <= 1:
             raise ValueError(f"A block's `se` ratio must be between 0 and 1. Received: se={self.se!r}")
         object.__setattr__(self, "se", float(self.se))
@@ -106,6 +105,11 @@ def _check_count(what: str, name: str, value: object) -> None:
         raise ValueError(f"{what} must be an integer >= 1. Received: {name}={value!r}")
 
 
+def _check_stride(what: str, name: str, value: object) -> None:
+    if isinstance(value, bool) or value not in (1, 2):
+        raise ValueError(f"{what} must be 1 or 2. Received: {name}={value!r}")
+
+
 class Unit(NamedTuple):
     """One built layer of a stage; `expanded` is the depthwise width, `se_filters` 0 without squeeze-and-excite."""
 
@@ -142,13 +146,17 @@ class Layer(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Architecture:
-    """A network as a value: stem, stages, head. `str(a)` and `Architecture.parse` are each other's inverse."""
+    """A network as a value: stem, stages, head. `str(a)` and `Architecture.parse` are each other's inverse.
+
+    `stem_stride=1` keeps the resolution of photos that are small to begin with (written `stem32_s11`).
+    """
 
     name: str
     stem: int
     blocks: tuple[Block, ...]
     head: int = 1280
     provenance: str = "custom"
+    stem_stride: int = 2
 
     def __post_init__(self) -> None:
         if not _HEADER.match(self.name + ":") or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.name):
@@ -156,6 +164,7 @@ class Architecture:
         if self.provenance not in PROVENANCES:
             raise ValueError(f"`provenance` must be one of {PROVENANCES}. Received: provenance={self.provenance!r}")
         _check_count("An architecture's `stem`", "stem", self.stem)
+        _check_stride("An architecture's `stem_stride`", "stem_stride", self.stem_stride)
         _check_count("An architecture's `head`", "head", self.head)
         object.__setattr__(self, "blocks", tuple(self.blocks))
         if not self.blocks:
@@ -173,7 +182,8 @@ class Architecture:
             previous = block.filters
 
     def __str__(self) -> str:
-        return f"{self.name}[{self.provenance}]: stem{self.stem} {' '.join(map(str, self.blocks))} head{self.head}"
+        stem = f"stem{self.stem}" + ("" if self.stem_stride == 2 else "_s11")
+        return f"{self.name}[{self.provenance}]: {stem} {' '.join(map(str, self.blocks))} head{self.head}"
 
     @classmethod
     def parse(cls, text: str) -> Architecture:
@@ -184,12 +194,12 @@ class Architecture:
         match = _HEADER.match(text)
         tokens = match["body"].split() if match else []
         sizes = {}
-        for position, key in ((0, "stem"), (-1, "head")):
+        for position, key, stride in ((0, "stem", r"(_s11|_s22)?"), (-1, "head", "()")):
             token = tokens[position] if tokens else ""
-            size = re.fullmatch(key + r"(\d+)", token)
+            size = re.fullmatch(key + r"(\d+)" + stride, token)
             if not size:
                 raise ValueError(
-                    f"An architecture is written as '[name:] stem<channels> <block> ... head<channels>'. "
+                    f"An architecture is written as '[name:] stem<channels>[_s11] <block> ... head<channels>'. "
                     f"Received: {token!r} where {key}<channels> was expected, in {text!r}"
                 )
             sizes[key] = int(size[1])
@@ -199,6 +209,7 @@ class Architecture:
             blocks=tuple(Block.parse(token) for token in tokens[1:-1]),
             head=sizes["head"],
             provenance=(match and match["provenance"]) or "custom",
+            stem_stride=1 if tokens[0].endswith("_s11") else 2,
         )
 
     def scaled(
@@ -279,6 +290,13 @@ class Architecture:
         changed = dataclasses.replace(first, skip=residual, input_filters=self.stem)
         return dataclasses.replace(self, blocks=(changed, *self.blocks[1:]))
 
+    def with_stem_stride(self, stride: int | None) -> Architecture:
+        """Set the stem's stride: 1 for small photos (every map is twice as high and wide). None keeps it."""
+        if stride in (None, self.stem_stride) and not isinstance(stride, bool):
+            return self
+        _check_stride("`stem_stride`", "stem_stride", stride)
+        return dataclasses.replace(self, name=f"{self.name}-stem{stride}", stem_stride=stride, provenance="custom")
+
     def units(self) -> tuple[Unit, ...]:
         """Every layer of every stage, with residuals decided on the channel counts as they are (after rounding)."""
         return _units(self)
@@ -301,7 +319,8 @@ class Architecture:
 
     def same_network(self, other: Architecture) -> bool:
         """Whether both build the same graph, whatever their names or the wording of their blocks."""
-        return (self.stem, self.head, self.units()) == (other.stem, other.head, other.units())
+        ours, theirs = ((each.stem, each.stem_stride, each.head, each.units()) for each in (self, other))
+        return ours == theirs
 
 
 def _letter(index: int) -> str:
@@ -338,7 +357,8 @@ def _units(architecture: Architecture) -> tuple[Unit, ...]:
 
 
 def _layers(architecture: Architecture, height: int, width: int, classes: int) -> Iterator[Layer]:
-    h, w = -(-height // 2), -(-width // 2)
+    stride = architecture.stem_stride
+    h, w = -(-height // stride), -(-width // stride)
 
     def conv(name: str, kernel: int, stride: int, cin: int, cout: int, op: str = "conv") -> Layer:
         weights = kernel * kernel * cin * (1 if op == "depthwise" else cout)
@@ -348,7 +368,7 @@ def _layers(architecture: Architecture, height: int, width: int, classes: int) -
     def gate(name: str, cin: int, cout: int) -> Layer:
         return Layer(name, "conv", 1, 1, cin, cout, 1, 1, None, cin * cout + cout, cin * cout)
 
-    yield conv("stem", 3, 2, 3, architecture.stem)
+    yield conv("stem", 3, stride, 3, architecture.stem)
     for unit in _units(architecture):
         if unit.expanded != unit.input_filters:
             yield conv(f"{unit.name}_expand", 1, 1, unit.input_filters, unit.expanded)

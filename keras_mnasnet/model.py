@@ -192,7 +192,7 @@ def build(
         inputs = _input(framework, input_tensor, input_shape)
         x = normalization(framework.layers)(_rgb(inputs)) if include_preprocessing else inputs  # type: ignore[union-attr]
         graph = _Graph(framework, padding, bn_epsilon, bn_momentum)  # type: ignore[arg-type]
-        x = graph.conv(x, "stem", architecture.stem, kernel=3, stride=2)
+        x = graph.conv(x, "stem", architecture.stem, kernel=3, stride=architecture.stem_stride)
         for unit in architecture.units():
             x = graph.unit(x, unit)
         x = graph.conv(x, "head", architecture.head)

@@ -63,9 +63,12 @@ def restore_h5(model: keras.Model, path: Path) -> None:
         ) from error
 
 
-def checkpoint_of(model: keras.Model) -> Checkpoint:
-    """A model of this package as a Checkpoint; ValueError if it has other layers than the network's."""
-    spec = check_plain(model)
+def checkpoint_of(model: keras.Model, *, checked: bool = True) -> Checkpoint:
+    """A model of this package as a Checkpoint; ValueError if it has other layers than the network's.
+
+    `checked=False` is for a model that `rebuild` made: it is not compared with a second one.
+    """
+    spec = check_plain(model) if checked else describe(model)
     tensors = {}
     layers = {layer.name: iter(layer.get_weights()) for layer in model.layers}
     for name in expected_shapes(spec.architecture, spec.classes):

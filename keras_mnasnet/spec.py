@@ -52,7 +52,7 @@ def describe(model: Any) -> Spec:
         architecture=_read_architecture(layers),
         bn_epsilon=float(bn.epsilon),
         bn_momentum=float(bn.momentum),
-        padding="symmetric" if "stem_pad" in layers else "same",
+        padding="symmetric" if any(name.endswith("_pad") for name in layers) else "same",
         classes=top.units if top else 0,
         classifier_activation=None if activation in (None, "linear") else activation,
         include_preprocessing="imagenet_normalization" in layers,
@@ -73,7 +73,9 @@ def _read_architecture(layers: dict[str, Any]) -> Architecture:
     for _, units in sorted(stages.items()):
         blocks.append(_read_block(layers, units, channels))
         channels = blocks[-1].filters
-    return _named(Architecture("custom", stem, tuple(blocks), layers["head_conv"].filters))
+    stride = layers["stem_conv"].strides[0]
+    read = Architecture("custom", stem, tuple(blocks), layers["head_conv"].filters)
+    return _named(read).with_stem_stride(stride)
 
 
 def _read_block(layers: dict[str, Any], units: list[str], channels: int) -> Block:

@@ -12,9 +12,11 @@ import keras_mnasnet
 ROOT = Path(keras_mnasnet.__file__).parent
 
 # What a module or folder of the package may import from the package: DESIGN, "Import direction".
+CLI = "architecture family model spec pretrained weights applications backbone data environment hub training benchmarks"
 ALLOWED = {
     "architecture": set(),
     "family": {"architecture"},
+    "environment": {"__version__"},
     "model": {"architecture"},
     "spec": {"architecture", "family", "model"},
     "weights": {"architecture", "family"},
@@ -23,8 +25,10 @@ ALLOWED = {
     "backbone": {"architecture", "applications", "spec"},
     "data": {"weights"},
     "model_card": {"model", "spec"},
+    "training": {"applications", "architecture", "data", "environment", "pretrained", "spec", "weights"},
+    "benchmarks": {"applications", "data", "environment", "pretrained", "weights"},
     "hub": {"architecture", "model", "model_card", "pretrained", "spec", "weights"},
-    "cli": {"architecture", "family", "model", "spec", "pretrained", "weights", "applications", "backbone", "data", "hub"},
+    "cli": {*CLI.split()},
     "__init__": None,
 }
 MODULES = sorted(ROOT.rglob("*.py"))

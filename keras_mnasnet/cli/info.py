@@ -16,8 +16,9 @@ __all__ = ["info", "models", "network"]
 
 
 def network(arguments: argparse.Namespace) -> Architecture:
-    """The network that `--model`/MODEL, `--width`, `--depth` and `--se` ask for."""
-    return as_architecture(arguments.model).scaled(arguments.width, arguments.depth).with_se(arguments.se)
+    """The network that `--model`/MODEL, `--width`, `--depth`, `--se` and `--stem-stride` ask for."""
+    scaled = as_architecture(arguments.model).scaled(arguments.width, arguments.depth)
+    return scaled.with_se(arguments.se).with_stem_stride(arguments.stem_stride)
 
 
 def models(arguments: argparse.Namespace) -> None:

@@ -28,6 +28,50 @@ def _network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=float, metavar="X", help="width multiplier (channels), e.g. 0.75")
     parser.add_argument("--depth", type=float, metavar="X", help="depth multiplier (repeats)")
     parser.add_argument("--se", type=_number_or_flag, metavar="on|off|RATIO", help="squeeze-and-excite; default: as published")
+    parser.add_argument("--stem-stride", type=int, choices=(1, 2), help="1 for small photos; default: 2, as published")
+
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="?", metavar="DATA", help="a folder of <class>/*.jpg, TFRecords, `shapes`, or tfds:NAME")
+    parser.add_argument("--output", metavar="RUN", help="a new folder for checkpoint, log and model")
+    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    parser.add_argument("--validation", metavar="DATA", help="default: DATA's own validation or test split, else a tenth of it")
+    parser.add_argument("--model", help="network (default: a1)")
+    parser.add_argument("--weights", help=WEIGHTS_HELP.replace(" (default)", "") + "; default: none, fresh weights")
+    parser.add_argument("--head", choices=("new", "keep"), help="classifier: a new one (default) or the checkpoint's")
+    _network_options(parser)
+    parser.add_argument("--recipe", help="finetune (default), cifar10, paper-imagenet, proxy-5-epochs, or a .json file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the recipe")
+    parser.add_argument("--epochs", type=int, help="epochs (default: the recipe's)")
+    parser.add_argument("--batch-size", type=int, help="images a step, over all replicas (default: the recipe's)")
+    parser.add_argument("--learning-rate", type=float, help="peak rate at the recipe's base batch; scales with the batch")
+    parser.add_argument("--resolution", type=int, metavar="PIXELS", help="input size (default: the recipe's or checkpoint's)")
+    parser.add_argument("--max-bad", type=int, metavar="N", help="damaged images to leave out before giving up (default 0)")
+    parser.add_argument("--checkpoint-steps", type=int, metavar="N", help="steps between checkpoints, at most (default 1000)")
+    parser.add_argument("--mixed-precision", choices=("bfloat16", "float16"), help="compute in 16 bits, keep weights in 32")
+    parser.add_argument("--jit-compile", action=argparse.BooleanOptionalAction, help="XLA (default: on accelerators only)")
+    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs to RUN/tensorboard")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, for several machines (JAX backend)")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="processes that train together (default 1)")
+    parser.add_argument("--process-index", type=int, default=0, metavar="I", help="this one's number, from 0")
+
+
+def _bench_imagenet_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="record id, dataset name, checkpoint, RUN folder or .tflite")
+    parser.add_argument("--data", required=True, metavar="DATA", help="class folders, ILSVRC photos, tar, TFRecords, tfds:NAME")
+    parser.add_argument("--split", help="default: the data's validation split, else its test split")
+    parser.add_argument("--ground-truth", metavar="FILE", help="labels of the ILSVRC-2012 validation photos")
+    parser.add_argument("--synsets", metavar="FILE", help="the devkit's wnids, for a ground truth of its numbers 1..1000")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photos at a time (default %(default)s)")
+    parser.add_argument("--resolution", type=int, metavar="PIXELS", help="input size (default: each model's own)")
+    parser.add_argument("--preprocessing", choices=("google", "timm", "torchvision", "pillow"), help="default: the model's own")
+    parser.add_argument("--tflite-input", choices=("pixels", "unit", "signed", "imagenet"), help="default: as the file says")
+    parser.add_argument("--labels-offset", type=int, choices=(0, 1), help="the output of label 0 (default: by name or count)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of .tflite models (default: all cores)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only N photos, spread evenly over the data")
+    parser.add_argument("--max-bad", type=int, default=0, metavar="N", help="damaged photos to leave out, at most (default 0)")
+    parser.add_argument("--per-class", action="store_true", help="also print the counts of every class")
+    parser.add_argument("--output", metavar="FILE.json", help="write results and environment to a file")
 
 
 def _parser() -> argparse_flags.ArgumentParser:
@@ -60,6 +104,14 @@ def _parser() -> argparse_flags.ArgumentParser:
     predict.add_argument("--resolution", type=int, metavar="PIXELS", help="input size (default: the checkpoint's)")
     predict.add_argument("--labels", metavar="FILE", help="class names, one a line (default: ImageNet's)")
     predict.add_argument("--top", type=int, default=5, help="classes to print (default %(default)s)")
+
+    train = command("train", "train:train", "Train or fine-tune a network on your own images, or resume a run.")
+    _train_options(train)
+
+    bench = commands.add_parser("bench", help="Measure models as the paper does.")
+    measures = bench.add_subparsers(dest="measure", required=True, metavar="MEASURE")
+    accuracy = command("imagenet", "bench:imagenet", "Top-1 and top-5 accuracy on ImageNet or other labelled photos.", measures)
+    _bench_imagenet_options(accuracy)
 
     weights = commands.add_parser("weights", help="List, fetch, verify and convert checkpoints.")
     actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")

@@ -15,7 +15,8 @@ from keras_mnasnet.cli.output import print_json
 from keras_mnasnet.data import load_image
 from keras_mnasnet.family import as_architecture
 from keras_mnasnet.pretrained import open_weights
-from keras_mnasnet.weights import Checkpoint, CheckpointError, get, names, registry
+from keras_mnasnet.weights import Checkpoint, CheckpointError, get, load_record, names, registry
+from keras_mnasnet.weights.load import preprocessing_of
 
 __all__ = ["predict"]
 
@@ -26,8 +27,7 @@ def predict(arguments: argparse.Namespace) -> int:
     """Print the best classes of each image; a damaged image is reported and makes the exit status 1."""
     if arguments.weights.lower() == "none":
         raise ValueError("A prediction needs trained weights. Received: --weights none")
-    labels = _labels(arguments.labels)
-    model, preprocessing, origin = _open(arguments, labels)
+    model, preprocessing, origin, labels = _open(arguments)
     if not arguments.json:
         print(f"{model.name} with {origin}; {preprocessing}", file=sys.stderr)
     images, found = [], {}
@@ -69,32 +69,41 @@ def _labels(path: str | None) -> list[str] | None:
     return [label.strip() for label in labels if label.strip()]
 
 
-def _open(arguments: argparse.Namespace, labels: list[str] | None) -> tuple[Any, registry.Preprocessing, str]:
-    """(model, preprocessing, what the weights are)."""
-    multipliers = {"width_multiplier": arguments.width, "depth_multiplier": arguments.depth, "se": arguments.se}
+def _open(arguments: argparse.Namespace) -> tuple[Any, registry.Preprocessing, str, list[str] | None]:
+    """(model, preprocessing, what the weights are, class names; None for ImageNet's)."""
+    labels = _labels(arguments.labels)
+    multipliers = {
+        "width_multiplier": arguments.width,
+        "depth_multiplier": arguments.depth,
+        "se": arguments.se,
+        "stem_stride": arguments.stem_stride,
+    }
     weights, size = arguments.weights, arguments.resolution
-    if weights == "imagenet" or weights in names():
-        name = arguments.model or ("a1" if weights == "imagenet" else get(weights).network)
-        if weights == "imagenet":
-            record = registry.select(as_architecture(name).name, arguments.width, 224 if size is None else size)
-        else:
-            record = get(weights)
+    if weights in registry.datasets() or weights in names():
+        dataset = weights in registry.datasets()
+        name = arguments.model or ("a1" if dataset else get(weights).network)
+        record = registry.select(as_architecture(name).name, arguments.width, size or 224, weights) if dataset else get(weights)
         size = record.resolution if size is None else size
         model = MnasNet(name, weights=record.id, input_shape=(size, size, 3), **multipliers)
-        return model, registry.preprocessing_of(record.source, size, record), record.describe()
+        origin = record.describe()
+        if record.bundled:
+            checkpoint = load_record(record)
+            labels = labels or list(checkpoint.labels or ())
+            origin += f", which knows {len(labels)} classes: {', '.join(labels)}"
+        return model, registry.preprocessing_of(record.source, size, record), origin, labels
     if arguments.model is None and any(value is not None for value in multipliers.values()):
-        raise ValueError("`--width`, `--depth` and `--se` need a network. Received: no --model")
+        raise ValueError("`--width`, `--depth`, `--se` and `--stem-stride` need a network. Received: no --model")
     asked = network(arguments) if arguments.model else None
     opened = open_weights(weights, [(asked, True)] if asked else None)
     if isinstance(opened, Checkpoint):
         if not opened.classes:
             raise CheckpointError(f"A prediction needs a classifier. Received: {weights}, which has none")
         size = (opened.resolution or 224) if size is None else size
-        model = MnasNet(opened.architecture, weights=opened, input_shape=(size, size, 3), classes=opened.classes)
-        source = opened.source if opened.source in registry.sources() else "timm"
-        return model, registry.preprocessing_of(source, size), f"{weights} ({opened.source})"
+        model = MnasNet(opened.architecture, weights=opened, input_shape=(size, size, 3))
+        preprocessing = preprocessing_of(opened, size)
+        return model, preprocessing, f"{weights} ({opened.source})", labels or (list(opened.labels) if opened.labels else None)
     if asked is None:
         raise ValueError(f"A .weights.h5 file does not name its network. Received: {weights} without --model")
     size = 224 if size is None else size
     model = MnasNet(asked, weights=str(opened), input_shape=(size, size, 3), classes=len(labels) if labels else 1000)
-    return model, registry.preprocessing_of("timm", size), weights
+    return model, registry.preprocessing_of("timm", size), weights, labels

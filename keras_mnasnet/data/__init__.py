@@ -1,5 +1,25 @@
-"""Images into tensors, exactly as each checkpoint was evaluated."""
+"""Images into tensors: sets of labelled images, batches for training and evaluation, and each checkpoint's preprocessing."""
 
+from keras_mnasnet.data.augment import Augment
+from keras_mnasnet.data.opening import open_images
+from keras_mnasnet.data.pipeline import evaluation_batches, training_batches
 from keras_mnasnet.data.preprocessing import load_image, prepare, read_image
+from keras_mnasnet.data.shapes import SHAPE_CLASSES, shapes, write_folder
+from keras_mnasnet.data.sources import ImageSet, missing, refuse_bad, train_validation
 
-__all__ = ["load_image", "prepare", "read_image"]
+__all__ = [
+    "SHAPE_CLASSES",
+    "Augment",
+    "ImageSet",
+    "evaluation_batches",
+    "load_image",
+    "missing",
+    "open_images",
+    "prepare",
+    "read_image",
+    "refuse_bad",
+    "shapes",
+    "train_validation",
+    "training_batches",
+    "write_folder",
+]

@@ -19,7 +19,7 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.weights.errors import CheckpointError
 from keras_mnasnet.weights.files import TensorFile
-from keras_mnasnet.weights.registry import Numerics, source_numerics
+from keras_mnasnet.weights.registry import Numerics, Preprocessing, source_numerics
 
 __all__ = ["Checkpoint", "convert", "expected_shapes", "recognise"]
 
@@ -34,7 +34,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Tensors under house names, the network they belong to and how their source computes."""
+    """Tensors under house names, the network they belong to and how their source computes.
+
+    `labels` (class names) and `preprocessing` are known of checkpoints that a training run of this package wrote.
+    """
 
     source: str
     architecture: Architecture
@@ -42,6 +45,8 @@ class Checkpoint:
     classes: int
     tensors: dict[str, np.ndarray]
     resolution: int | None = None
+    labels: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
 
     def check_values(self, where: object) -> None:
         """CheckpointError unless every tensor is float32 and finite."""

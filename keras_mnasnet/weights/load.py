@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,26 @@ from keras_mnasnet.weights.files import SUFFIXES, open_tensors
 from keras_mnasnet.weights.store import is_native, read_header, read_native, write_native
 
 __all__ = [
-    "assign", "check_fits", "convert_file", "converted_path", "load_record", "parse_hub", "read_file", "resolve_path",
-    "verify_record",
+    "assign", "check_fits", "convert_file", "converted_path", "load_record", "parse_hub", "preprocessing_of", "read_file",
+    "resolve_path", "verify_record",
 ]  # fmt: skip
 
 HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?/(?P<file>.+)$")
 
 
 def converted_path(record: registry.Record) -> Path:
-    """Where the converted form of a record is cached."""
+    """Where the converted form of a record is cached; of a bundled one, its file in the package."""
+    if record.bundled:
+        return Path(str(resources.files("keras_mnasnet.weights") / "bundled" / record.filename))
     return cache_home() / "converted" / f"{record.id}.safetensors"
 
 
 def load_record(record: registry.Record) -> Checkpoint:
     """A record's checkpoint: from the cache (which may be read-only), else fetched, verified, converted once and cached."""
     path = converted_path(record)
+    if record.bundled:
+        check_sha256(path, record.sha256)
+        return _cached(record, path)
     if (cached := _usable(record, path)) is not None:
         return cached
     try:
@@ -81,7 +87,10 @@ def _usable(record: registry.Record, path: Path) -> Checkpoint | None:
 
 def _cached(record: registry.Record, path: Path) -> Checkpoint:
     with open_tensors(path) as file:
-        if not is_native(file) or not read_header(file).get("source_sha256", "").startswith(record.sha256 or ""):
+        of_record = is_native(file) and (
+            record.bundled or read_header(file).get("source_sha256", "").startswith(record.sha256 or "")
+        )
+        if not of_record:
             raise CheckpointError(f"{path} must come from {record.url}. Received: a file of another origin")
         checkpoint = read_native(file)
     if not checkpoint.architecture.same_network(record.architecture) or checkpoint.numerics != record.numerics:
@@ -94,6 +103,9 @@ def verify_record(record: registry.Record) -> dict[str, Any]:
     path, placed = converted_path(record), placed_path(record)
     report: dict[str, Any] = {"id": record.id, "ok": None, "files": [], "problem": None}
     try:
+        if record.bundled:
+            load_record(record)
+            return report | {"ok": True, "files": [{"path": str(path), "sha256": file_sha256(path)}]}
         source_sha256 = record.sha256
         if path.is_file():
             _cached(record, path)
@@ -143,6 +155,14 @@ def read_file(path: str | os.PathLike[str], candidates: Sequence[tuple[Architect
         checkpoint = read_native(file)
     check_fits(checkpoint, path, candidates)
     return checkpoint
+
+
+def preprocessing_of(checkpoint: Checkpoint, size: int) -> registry.Preprocessing:
+    """How a checkpoint is evaluated at `size` pixels: as its file says, else as its source does (timm's way if unknown)."""
+    if checkpoint.preprocessing:
+        return registry.rescaled(checkpoint.preprocessing, size)
+    public = checkpoint.source in registry.sources() and checkpoint.source != registry.OWN_SOURCE
+    return registry.preprocessing_of(checkpoint.source if public else "timm", size)
 
 
 def check_fits(checkpoint: Checkpoint, path: object, candidates: Sequence[tuple[Architecture, bool]] | None) -> None:

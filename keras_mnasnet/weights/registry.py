@@ -1,4 +1,4 @@
-"""The public checkpoints as records: which network, where the file is, and the numerics and preprocessing it needs."""
+"""The checkpoints as records: which network, where the file is, and the numerics and preprocessing it needs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ from keras_mnasnet.family import FAMILY
 from keras_mnasnet.weights.errors import CheckpointError
 
 __all__ = [
+    "OWN_SOURCE",
     "Numerics",
     "Preprocessing",
     "Record",
+    "datasets",
     "get",
     "names",
     "preference",
     "preprocessing_of",
     "records",
+    "rescaled",
     "select",
     "source_numerics",
     "sources",
+    "training_of",
 ]
 
 SCHEMA = 1
+OWN_SOURCE = "keras_mnasnet"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,7 +63,9 @@ class Preprocessing:
     """Evaluation preprocessing of a checkpoint, down to `size` x `size` pixels.
 
     `resize` given: shorter side to that many pixels, then the central crop. `resize` None: the central square of
-    `crop_fraction` of the shorter side, then resized (Google). Normalisation: (pixel / 255 - mean) / std.
+    `crop_fraction` of the shorter side, then resized (Google). Normalisation: (pixel / 255 - mean) / std. `decoder` of
+    JPEGs: `pillow` (accurate DCT) or `tensorflow` (its default, up to 6 of 255 away). `offset` of a central crop that leaves
+    half a pixel: `round` (to even, as Python, timm and torchvision) or `down`.
     """
 
     size: int
@@ -67,6 +74,8 @@ class Preprocessing:
     crop_fraction: float | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    decoder: str = "pillow"
+    offset: str = "round"
 
     def __str__(self) -> str:
         if self.resize:
@@ -76,7 +85,10 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """One public checkpoint. `sha256` may be a prefix or None (the publisher gives none); figures are as published."""
+    """One checkpoint. `sha256` may be a prefix or None (the publisher gives none).
+
+    Figures are as published; those of a checkpoint that ships with the package (`bundled`) were measured by it.
+    """
 
     id: str
     source: str
@@ -99,49 +111,82 @@ class Record:
     published_at: str
     licence: str
     note: str | None
+    dataset: str = "imagenet"
+    stem_stride: int = 2
+
+    @property
+    def bundled(self) -> bool:
+        """Whether the checkpoint ships with the package."""
+        return self.source == OWN_SOURCE
 
     @property
     def architecture(self) -> Architecture:
         """The network of this checkpoint."""
         scaled = FAMILY[self.network].scaled(self.width, scale_stem=self.numerics.scale_stem)
-        return self.numerics.apply(scaled)
+        return self.numerics.apply(scaled).with_stem_stride(self.stem_stride)
 
     def describe(self) -> str:
-        """One line: id, resolution and published accuracy."""
-        top1 = "" if self.top1 is None else f", top-1 {self.top1:g} % published at {self.published_at}"
+        """One line: id, resolution and accuracy, and where it was published or on what it was measured."""
+        origin = self.published_at if self.bundled else f"published at {self.published_at}"
+        top1 = "" if self.top1 is None else f", top-1 {self.top1:g} % {origin}"
         return f"{self.id} ({self.resolution} px{top1})"
 
 
 @functools.cache
-def _table() -> dict[str, Any]:
-    table = json.loads(resources.files("keras_mnasnet.weights").joinpath("records.json").read_text("utf-8"))
-    if table["schema"] != SCHEMA:
-        raise CheckpointError(f"records.json must have schema {SCHEMA}. Received: schema={table['schema']}")
-    return table
+def _tables() -> tuple[dict[str, Any], ...]:
+    """records.json (public checkpoints) and bundled/records.json (those in the package)."""
+    folder = resources.files("keras_mnasnet.weights")
+    tables = []
+    for path in (folder / "records.json", folder / "bundled" / "records.json"):
+        table = json.loads(path.read_text("utf-8"))
+        if table["schema"] != SCHEMA:
+            raise CheckpointError(f"{path} must have schema {SCHEMA}. Received: schema={table['schema']}")
+        tables.append(table)
+    return tuple(tables)
+
+
+@functools.cache
+def _sources() -> dict[str, Any]:
+    return {name: source for table in _tables() for name, source in table["sources"].items()}
 
 
 def source_numerics(source: str) -> Numerics:
     """The numerics of a source: `google`, `timm` or `torchvision`."""
-    return Numerics(**_table()["sources"][source]["numerics"])
+    return Numerics(**_sources()[source]["numerics"])
 
 
 def sources() -> tuple[str, ...]:
     """The frameworks that trained the recorded checkpoints."""
-    return tuple(_table()["sources"])
+    return tuple(_sources())
+
+
+def records(dataset: str | None = None) -> tuple[Record, ...]:
+    """Every checkpoint, or those of one dataset (`imagenet`, `cifar10`): public ones first, in the order of the tables."""
+    return tuple(record for record in _records() if dataset in (None, record.dataset))
+
+
+def datasets() -> tuple[str, ...]:
+    """The datasets that checkpoints exist for; each is a value of the `weights` argument."""
+    return tuple(dict.fromkeys(record.dataset for record in _records()))
+
+
+def training_of(record_id: str) -> dict[str, Any] | None:
+    """How a bundled checkpoint was trained: recipe, hardware, time, curve. None for a public one."""
+    entries = [entry for table in _tables() for entry in table["records"] if entry["id"] == record_id]
+    return entries[0].get("training") if entries else None
 
 
 @functools.cache
-def records() -> tuple[Record, ...]:
-    """Every public checkpoint, in the order of records.json."""
-    table = _table()
+def _records() -> tuple[Record, ...]:
     found = []
-    for entry in table["records"]:
-        source = table["sources"][entry["source"]]
+    for entry in (entry for table in _tables() for entry in table["records"]):
+        source = _sources()[entry["source"]]
         numerics = Numerics(**{**source["numerics"], **entry.get("overrides", {})})
         preprocessing = Preprocessing(
             size=entry["resolution"],
             mean=tuple(source["mean"]),
             std=tuple(source["std"]),
+            decoder=source.get("decoder", "pillow"),
             **entry["preprocessing"],
         )
         url = source["url"].format(**{key: entry.get(key) or "" for key in ("filename", "repo", "revision")})
@@ -168,14 +213,16 @@ def records() -> tuple[Record, ...]:
                 published_at=source["published_at"],
                 licence=source["licence"],
                 note=entry.get("note"),
+                dataset=entry.get("dataset", "imagenet"),
+                stem_stride=entry.get("stem_stride", 2),
             )
         )
     return tuple(found)
 
 
-def names(network: str | None = None) -> tuple[str, ...]:
-    """The ids of all records, or of one network's."""
-    return tuple(record.id for record in records() if network in (None, record.network))
+def names(network: str | None = None, dataset: str | None = None) -> tuple[str, ...]:
+    """The ids of all records, or of one network's or dataset's."""
+    return tuple(record.id for record in records(dataset) if network in (None, record.network))
 
 
 def get(record_id: str) -> Record:
@@ -185,7 +232,7 @@ def get(record_id: str) -> Record:
             return record
     near = difflib.get_close_matches(record_id, names(), n=3, cutoff=0.3)
     raise CheckpointError(
-        f"`weights` must be None, 'imagenet', a record id, an existing file or hf://owner/repo/file. "
+        f"`weights` must be None, 'imagenet', 'cifar10', a record id, an existing file or hf://owner/repo/file. "
         f"Received: weights={record_id!r}. Nearest records: {', '.join(near) or ', '.join(names())}. "
         f"`mnasnet weights list` shows all {len(records())}."
     )
@@ -193,7 +240,11 @@ def get(record_id: str) -> Record:
 
 def preprocessing_of(source: str, size: int, record: Record | None = None) -> Preprocessing:
     """How a source evaluates at `size` pixels; of a record, its own, kept in proportion when the size is another."""
-    like = (record or next(r for r in records() if r.source == source)).preprocessing
+    return rescaled((record or next(r for r in records() if r.source == source)).preprocessing, size)
+
+
+def rescaled(like: Preprocessing, size: int) -> Preprocessing:
+    """The same preprocessing down to another size, its crop in proportion."""
     if size == like.size:
         return like
     if like.resize:
@@ -206,26 +257,30 @@ def preference(record: Record, size: int) -> tuple:
     return record.source != "google", abs(record.resolution - size), -record.resolution, -(record.top1 or 0)
 
 
-def select(network: str, width: float | None, size: int) -> Record:
-    """The record that `weights="imagenet"` means for a network, width multiplier (None is 1.0) and input size in pixels.
+def select(network: str, width: float | None, size: int, dataset: str = "imagenet") -> Record:
+    """The record that `weights="imagenet"` or `"cifar10"` means for a network, width multiplier and input size in pixels.
 
-    Google's own checkpoints go first (they are the paper's), then the nearest training resolution, then the higher
-    published top-1. A network without checkpoints raises CheckpointError; nothing falls back to random weights.
+    ImageNet: None is 1.0; Google's own checkpoints go first (they are the paper's), then the nearest training resolution,
+    then the higher published top-1. CIFAR-10: None is any width. A network without checkpoints raises CheckpointError;
+    nothing falls back to random weights.
     """
-    of_network = [record for record in records() if record.network == network]
-    wanted = 1.0 if width is None else width
-    fitting = [record for record in of_network if record.width == wanted]
+    of_dataset = records(dataset)
+    of_network = [record for record in of_dataset if record.network == network]
+    wanted = 1.0 if width is None and dataset == "imagenet" else width
+    fitting = [record for record in of_network if wanted in (None, record.width)]
     if fitting:
         return min(fitting, key=lambda record: preference(record, size))
+    title = {"imagenet": "ImageNet", "cifar10": "CIFAR-10"}.get(dataset, dataset)
     if not of_network:
-        have = {name: sum(record.network == name for record in records()) for name in FAMILY}
+        have = {name: sum(record.network == name for record in of_dataset) for name in FAMILY}
+        never = "were ever published" if dataset == "imagenet" else "ship with the package"
         raise CheckpointError(
-            f"No ImageNet weights of MnasNet-{network.upper()} were ever published. Received: weights='imagenet'. "
+            f"No {title} weights of MnasNet-{network.upper()} {never}. Received: weights={dataset!r}. "
             f"Checkpoints exist of {', '.join(f'{name} ({count})' for name, count in have.items() if count)}; "
             f"or pass weights=None and train, or a path to your own weights."
         )
     widths = ", ".join(f"{value:g}" for value in sorted({record.width for record in of_network}))
     raise CheckpointError(
-        f"ImageNet weights of MnasNet-{network.upper()} exist for the width multipliers {widths}. "
-        f"Received: width_multiplier={width!r} with weights='imagenet'."
+        f"{title} weights of MnasNet-{network.upper()} exist for the width multipliers {widths}. "
+        f"Received: width_multiplier={width!r} with weights={dataset!r}."
     )

@@ -13,7 +13,7 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.weights.convert import Checkpoint, expected_shapes
 from keras_mnasnet.weights.errors import CheckpointError
 from keras_mnasnet.weights.files import TensorFile, replaced
-from keras_mnasnet.weights.registry import Numerics
+from keras_mnasnet.weights.registry import Numerics, Preprocessing
 
 __all__ = ["FORMAT", "is_native", "read_header", "read_native", "write_native"]
 
@@ -33,6 +33,8 @@ def write_native(checkpoint: Checkpoint, path: Path, **origin: str) -> None:
         "source": checkpoint.source,
         "numerics": dataclasses.asdict(checkpoint.numerics),
         "resolution": checkpoint.resolution,
+        "labels": checkpoint.labels,
+        "preprocessing": checkpoint.preprocessing and dataclasses.asdict(checkpoint.preprocessing),
         **origin,
     }
     tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in checkpoint.tensors.items()}
@@ -70,7 +72,11 @@ def read_native(file: TensorFile) -> Checkpoint:
         architecture = Architecture.parse(header["architecture"])
         classes, source = int(header["classes"]), header["source"]
         numerics = Numerics(**header["numerics"])
-        resolution = header.get("resolution")
+        resolution, labels = header.get("resolution"), header.get("labels")
+        labels = None if labels is None else tuple(map(str, labels))
+        if labels is not None and len(labels) != classes:
+            raise ValueError(f"{len(labels)} labels for {classes} classes")
+        preprocessing = _preprocessing(header.get("preprocessing"))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file.path} must describe its network. Received: {error!r}") from error
     expected = expected_shapes(architecture, classes)
@@ -81,6 +87,13 @@ def read_native(file: TensorFile) -> Checkpoint:
             f"{file.shapes.get(wrong, 'missing')}, expected {expected.get(wrong, 'none')}"
         )
     tensors = {name: file.read(name) for name in expected}
-    checkpoint = Checkpoint(source, architecture, numerics, classes, tensors, resolution)
+    checkpoint = Checkpoint(source, architecture, numerics, classes, tensors, resolution, labels, preprocessing)
     checkpoint.check_values(file.path)
     return checkpoint
+
+
+def _preprocessing(value: dict[str, Any] | None) -> Preprocessing | None:
+    if value is None:
+        return None
+    fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+    return Preprocessing(**fields)

@@ -1,0 +1,20 @@
+"""Result files: a schema version, and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from keras_mnasnet.weights.files import replaced
+
+__all__ = ["SCHEMA", "write_json"]
+
+SCHEMA = 1
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write one JSON value, whole or not at all."""
+    with replaced(Path(path).expanduser()) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,181 @@
+"""Labelled image files: class folders, the ILSVRC-2012 validation photos with their ground truth, and tars of both."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from keras_mnasnet.data.sources import Files, ImageSet, Segments, Source
+
+__all__ = ["imagenet_wnids", "is_image", "open_folder", "open_tar"]
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
+CLASSES = ("auto", "folder", "imagenet")
+WNID = re.compile(r"\bn\d{8}\b")
+
+
+@functools.cache
+def imagenet_wnids() -> tuple[str, ...]:
+    """The 1000 wnids of ILSVRC-2012, sorted: label `i` is `imagenet_wnids()[i]`."""
+    text = resources.files("keras_mnasnet.weights").joinpath("imagenet_classes.json").read_text("utf-8")
+    return tuple(wnid for wnid, _ in json.loads(text))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name ends as an image's and is not hidden."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def open_folder(path: Path, *, ground_truth: Path | None, synsets: Path | None, classes: str) -> ImageSet:
+    """`<class>/**/*.jpg`, or with `ground_truth` a flat folder of photos."""
+    names = []
+    for folder, folders, files in os.walk(path, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        relative = PurePosixPath(Path(folder).relative_to(path).as_posix())
+        names += [str(relative / name) for name in sorted(files) if is_image(name)]
+        if relative.parts == () and ground_truth is None:
+            empty = set(folders)
+    if ground_truth is None and (lost := sorted(empty - {PurePosixPath(name).parts[0] for name in names})) and names:
+        raise ValueError(
+            f"Every class folder must have images ({', '.join(SUFFIXES)}). Received: {path} with none in "
+            f"{', '.join(lost[:10])}{' ...' if len(lost) > 10 else ''}. Remove the empty folders."
+        )
+
+    def source(order: Sequence[int], label_ids: np.ndarray) -> Source:
+        return Files([path / names[index] for index in order], label_ids)
+
+    return _open(path, names, source, ground_truth=ground_truth, synsets=synsets, classes=classes)
+
+
+def open_tar(path: Path, *, ground_truth: Path | None, synsets: Path | None, classes: str) -> ImageSet:
+    """The same layouts in an uncompressed tar, read in place."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = [
+                (str(PurePosixPath(member.name)), member.offset_data, member.size)
+                for member in tar
+                if member.isfile() and is_image(PurePosixPath(member.name).name)
+            ]
+    except tarfile.ReadError as error:
+        raise ValueError(f"A tar must be whole and uncompressed. Received: {path}: {error}. Decompress it first.") from error
+    members.sort()
+    names = [name for name, _, _ in members]
+
+    def source(order: Sequence[int], label_ids: np.ndarray) -> Source:
+        offsets, sizes = (np.array([members[index][column] for index in order], np.int64) for column in (1, 2))
+        return Segments(
+            [str(path)], np.zeros(len(order), np.int32), offsets, sizes, [names[index] for index in order], label_ids
+        )
+
+    return _open(path, names, source, ground_truth=ground_truth, synsets=synsets, classes=classes)
+
+
+def _open(
+    path: Path, names: list[str], source: Callable[[Sequence[int], np.ndarray], Source], *,
+    ground_truth: Path | None, synsets: Path | None, classes: str,
+) -> ImageSet:  # fmt: skip
+    if classes not in CLASSES:
+        raise ValueError(f"`classes` must be one of {CLASSES}. Received: classes={classes!r}")
+    if not names:
+        raise ValueError(f"Data must contain images ({', '.join(SUFFIXES)}). Received: {path}, which has none")
+    if ground_truth is not None:
+        labels = imagenet_wnids()
+        order = sorted(range(len(names)), key=lambda index: PurePosixPath(names[index]).name)
+        stems = [PurePosixPath(names[index]).stem for index in order]
+        label_ids = _ground_truth(ground_truth, stems, synsets)
+        return ImageSet(str(path), labels, source(order, label_ids))
+    folders = [PurePosixPath(name).parts[0] if "/" in name else "" for name in names]
+    if "" in folders:
+        flat = folders.count("")
+        raise ValueError(
+            f"Images must lie in one folder per class. Received: {path} with {flat:,} images outside of class folders, such "
+            f"as {names[folders.index('')]}. Pass ground_truth= for the ILSVRC-2012 validation photos."
+        )
+    found = sorted(set(folders))
+    wnids = imagenet_wnids()
+    unknown = [name for name in found if name not in set(wnids)]
+    if classes == "imagenet" and unknown:
+        raise ValueError(
+            f"Class folders must be named by ImageNet's 1000 wnids for classes='imagenet'. Received: {path} with "
+            f"{', '.join(unknown[:5])}. Pass classes='folder' to number the folders themselves."
+        )
+    imagenet = classes == "imagenet" or (classes == "auto" and len(found) > 1 and not unknown)
+    labels = wnids if imagenet else tuple(found)
+    number = {name: label for label, name in enumerate(labels)}
+    return ImageSet(str(path), labels, source(range(len(names)), np.array([number[name] for name in folders], np.int32)))
+
+
+def _ground_truth(path: Path, stems: list[str], synsets: Path | None) -> np.ndarray:
+    """Labels in sorted-wnid order, int32 `[N]`, of photos given by name without suffix in sorted order.
+
+    Lines: `name label` (caffe's val.txt, labels 0..999 in sorted-wnid order), `name wnid`, a wnid, a number 1..1000 in the
+    devkit's order (needs `synsets`, its wnid list), or Kaggle's CSV `ImageId,PredictionString`.
+    """
+    if not path.is_file():
+        raise ValueError(f"`ground_truth` must be a file. Received: ground_truth={path}, which is not")
+    lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    if lines and lines[0].replace(" ", "").lower() == "imageid,predictionstring":
+        rows = [[row[0], row[1].split()[0]] for row in csv.reader(lines[1:])]
+    else:
+        rows = [line.split() for line in lines]
+    if len(rows) != len(stems):
+        raise ValueError(
+            f"The ground truth must have one line per image. Received: {len(rows):,} lines in {path} for {len(stems):,} images"
+        )
+    columns = {len(row) for row in rows}
+    if columns not in ({1}, {2}):
+        raise ValueError(
+            f"Every line of a ground truth must be `label` or `name label`. Received: {path} with {sorted(columns)} words"
+        )
+    if columns == {2}:
+        by_name = {PurePosixPath(name).stem: label for name, label in rows}
+        if lost := [stem for stem in stems if stem not in by_name]:
+            raise ValueError(f"The ground truth must name every image. Received: {path} without {', '.join(lost[:5])}")
+        texts = [by_name[stem] for stem in stems]
+    else:
+        texts = [row[0] for row in rows]
+    number = {wnid: label for label, wnid in enumerate(imagenet_wnids())}
+    if all(text.isdigit() for text in texts):
+        values = np.array(texts, np.int64)
+        if columns == {1}:
+            names = _devkit_order(path, synsets)
+            number_of_id = np.array([number[wnid] for wnid in names], np.int32)
+            _check_range(path, values, 1, 1000)
+            return number_of_id[values - 1]
+        _check_range(path, values, 0, 999)
+        return values.astype(np.int32)
+    if unknown := [text for text in texts if text not in number]:
+        raise ValueError(f"Labels must be ImageNet wnids such as n01440764. Received: {unknown[0]!r} in {path}")
+    return np.array([number[text] for text in texts], np.int32)
+
+
+def _check_range(path: Path, values: np.ndarray, low: int, high: int) -> None:
+    if values.min() < low or values.max() > high:
+        raise ValueError(f"Labels in this format must be {low}..{high}. Received: {values.min()}..{values.max()} in {path}")
+
+
+def _devkit_order(path: Path, synsets: Path | None) -> list[str]:
+    if synsets is None:
+        raise ValueError(
+            f"A ground truth of one number per line counts classes in the devkit's own order (ILSVRC2012_ID 1..1000), which is "
+            f"not the order of the wnids. Received: ground_truth={path} without synsets. Pass synsets=, a text file with the "
+            f"devkit's wnids in ILSVRC2012_ID order, one per line; or a ground truth with wnids, such as LOC_val_solution.csv."
+        )
+    if not synsets.is_file():
+        raise ValueError(f"`synsets` must be a file. Received: synsets={synsets}, which is not")
+    found = [match[0] for line in synsets.read_text("utf-8").splitlines() if (match := WNID.search(line))][:1000]
+    if sorted(found) != list(imagenet_wnids()):
+        raise ValueError(
+            f"`synsets` must list ImageNet's 1000 wnids, one per line. Received: {synsets} with "
+            f"{len(set(found) & set(imagenet_wnids()))} of them in its first 1000 lines"
+        )
+    return found

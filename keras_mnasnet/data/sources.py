@@ -1,0 +1,281 @@
+"""Sets of labelled images with random access: files, parts of files, and arrays, in a seeded order that can be resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from keras_mnasnet.data.preprocessing import decode
+
+__all__ = ["Arrays", "Files", "ImageSet", "Segments", "Source", "missing", "refuse_bad", "shard_size", "train_validation"]
+
+CHUNK = 64
+ORDER = 0x5E7  # the third word of the shuffle's seed: other random draws of the same seed stay independent of it
+
+
+class Source(Protocol):
+    """Where images come from. In a graph, `fetch` gives what `load` needs of several images, and their labels (int64);
+    `load` makes it the bytes (string) or pixels (uint8 `[H, W, 3]`) of one image."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def label_ids(self) -> np.ndarray: ...
+
+    def where(self, index: int) -> str: ...
+
+    def fetch(self, indices: Any) -> tuple[Any, Any]: ...
+
+    def load(self, fetched: Any) -> Any: ...
+
+
+class Files:
+    """Image files; `label_ids` int32 `[N]`."""
+
+    def __init__(self, paths: Sequence[str | os.PathLike[str]], label_ids: np.ndarray) -> None:
+        self.paths = [os.fspath(path) for path in paths]
+        self.label_ids = np.asarray(label_ids, np.int32)
+        self.count = len(self.paths)
+
+    @functools.cached_property
+    def _tensors(self) -> tuple[Any, Any]:
+        with tf.init_scope():
+            return tf.constant(self.paths), tf.constant(self.label_ids, tf.int64)
+
+    def where(self, index: int) -> str:
+        return self.paths[index]
+
+    def fetch(self, indices: Any) -> tuple[Any, Any]:
+        paths, labels = self._tensors
+        return tf.gather(paths, indices), tf.gather(labels, indices)
+
+    def load(self, fetched: Any) -> Any:
+        return tf.io.read_file(fetched)
+
+
+class Segments:
+    """Encoded images inside larger files (a tar), read in place: image `i` is `sizes[i]` bytes at `offsets[i]`."""
+
+    def __init__(
+        self, files: Sequence[str], file_ids: np.ndarray, offsets: np.ndarray, sizes: np.ndarray,
+        names: Sequence[str], label_ids: np.ndarray,
+    ) -> None:  # fmt: skip
+        self.files, self.file_ids, self.offsets, self.sizes = list(files), file_ids, offsets, sizes
+        self.names = names
+        self.label_ids = np.asarray(label_ids, np.int32)
+        self.count = len(offsets)
+
+    @functools.cached_property
+    def _labels(self) -> Any:
+        with tf.init_scope():
+            return tf.constant(self.label_ids, tf.int64)
+
+    def where(self, index: int) -> str:
+        return f"{self.files[self.file_ids[index]]}#{self.names[index]}"
+
+    def read(self, index: int) -> bytes:
+        """The bytes of one segment; a file that became shorter gives fewer, which then cannot be decoded."""
+        with open(self.files[self.file_ids[index]], "rb", buffering=0) as file:
+            file.seek(int(self.offsets[index]))
+            return file.read(int(self.sizes[index]))
+
+    def fetch_bytes(self, indices: Any) -> Any:
+        """The segments as strings `[B]`."""
+        data = tf.numpy_function(lambda many: np.array([self.read(index) for index in many], object), [indices], tf.string)
+        return tf.ensure_shape(data, indices.shape)
+
+    def fetch(self, indices: Any) -> tuple[Any, Any]:
+        return self.fetch_bytes(indices), tf.gather(self._labels, indices)
+
+    def load(self, fetched: Any) -> Any:
+        return fetched
+
+
+class Arrays:
+    """Decoded images in memory: uint8 `[N, H, W, 3]` and labels int32 `[N]`."""
+
+    def __init__(self, name: str, images: np.ndarray, label_ids: np.ndarray) -> None:
+        self.name, self.images, self.label_ids = name, images, np.asarray(label_ids, np.int32)
+        self.count = len(images)
+
+    @functools.cached_property
+    def tensors(self) -> tuple[Any, Any]:
+        """Images and int64 labels as tensors."""
+        with tf.init_scope():
+            return tf.constant(self.images), tf.constant(self.label_ids, tf.int64)
+
+    def where(self, index: int) -> str:
+        return f"{self.name}#{index}"
+
+    def fetch(self, indices: Any) -> tuple[Any, Any]:
+        images, labels = self.tensors
+        return tf.gather(images, indices), tf.gather(labels, indices)
+
+    def load(self, fetched: Any) -> Any:
+        return fetched
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images. `labels` are the class names in label order; `bad` the damaged images that `checked` took out."""
+
+    name: str
+    labels: tuple[str, ...]
+    source: Source = dataclasses.field(repr=False)
+    picked: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    bad: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many images."""
+        return self.source.count if self.picked is None else len(self.picked)
+
+    @functools.cached_property
+    def label_ids(self) -> np.ndarray:
+        """The labels, int32 `[count]`; of large TFRecords the first use reads every file once."""
+        labels = self.source.label_ids
+        return labels if self.picked is None else labels[self.picked]
+
+    def where(self, index: int) -> str:
+        """The path of image `index`, or `file.tfrecord#123`."""
+        return self.source.where(int(index if self.picked is None else self.picked[index]))
+
+    def fetch(self, indices: Any) -> tuple[Any, Any]:
+        """In a graph: what `source.load` needs of the images `[B]`, and their labels, int64 `[B]`."""
+        return self.source.fetch(indices if self.picked is None else tf.gather(self._picked, indices))
+
+    @functools.cached_property
+    def _picked(self) -> Any:
+        with tf.init_scope():
+            return tf.constant(self.picked, tf.int64)
+
+    def subset(self, indices: Any, *, bad: tuple[str, ...] = ()) -> ImageSet:
+        """The images of these indices, in that order, as a set of their own; nothing is copied."""
+        indices = np.asarray(indices, np.int64)
+        picked = indices if self.picked is None else self.picked[indices]
+        return ImageSet(self.name, self.labels, self.source, picked, self.bad + bad)
+
+    def steps_per_epoch(self, batch: int) -> int:
+        """Whole batches in an epoch; ValueError where the set is smaller than one batch."""
+        if not 1 <= batch <= self.count:
+            raise ValueError(
+                f"`batch_size` must be between 1 and the number of images ({self.count:,} in {self.name}). "
+                f"Received: batch_size={batch}"
+            )
+        return self.count // batch
+
+    def order(self, position: Any, *, seed: int, batch: int) -> Any:
+        """The image indices at positions (int64 `[B]`) of the endless shuffled sequence; each epoch is whole batches."""
+        length = self.steps_per_epoch(batch) * batch
+        epoch, within = position // length, position % length
+        same = tf.ones_like(epoch)
+        seeds = tf.stack([same * seed, epoch, same * ORDER], axis=1)
+        last = same * (self.count - 1)
+        return tf.raw_ops.RandomIndexShuffle(index=within, seed=seeds, max_index=last, rounds=4)
+
+    def examples(
+        self, *, seed: int | None = None, first: int = 0, stop: int | None = None, batch: int = 1,
+        shard: tuple[int, int] = (0, 1),
+    ) -> tf.data.Dataset:  # fmt: skip
+        """Dicts of position, index, image and label for positions `first <= p < stop`.
+
+        Without a seed: one pass in order, where the index is the position. With a seed: an endless sequence of shuffled
+        epochs of `count // batch` whole batches, the same from whatever `first` it starts. Shard `(i, n)` takes the i-th
+        n-th of every batch. Images are bytes (string) or pixels (uint8 `[H, W, 3]`).
+        """
+        share = shard_size(batch, shard)
+        if first < 0 or first % batch:
+            raise ValueError(f"`first` must be a multiple of batch={batch}, 0 or more. Received: first={first}")
+        if stop is None and seed is None:
+            stop = self.count
+        begin = first // batch * share
+        end = np.iinfo(np.int64).max if stop is None else -(-stop // batch) * share
+
+        def fetched(ordinals: Any) -> dict[str, Any]:
+            position = ordinals // share * batch + shard[0] * share + ordinals % share
+            if stop is not None:
+                position = tf.boolean_mask(position, position < stop)
+            index = position if seed is None else self.order(position, seed=seed, batch=batch)
+            image, label = self.fetch(index)
+            return {"position": position, "index": index, "image": image, "label": label}
+
+        def loaded(item: dict[str, Any]) -> dict[str, Any]:
+            return {**item, "image": self.source.load(item["image"])}
+
+        dataset = tf.data.Dataset.range(begin, end).batch(CHUNK).map(fetched, num_parallel_calls=2, deterministic=True)
+        return dataset.unbatch().map(loaded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    def decodable(self, *, progress: bool = False) -> np.ndarray:
+        """The indices of the images that can be decoded, int64 and ascending; decodes every image once, in parallel."""
+
+        def example(item: dict[str, Any]) -> tuple[Any, Any]:
+            return item["index"], tf.shape(decode(item["image"]))  # without an output, decoding would be optimised away
+
+        dataset = self.examples().map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
+        bar = keras.utils.Progbar(self.count, unit_name="image") if progress else None
+        found = []
+        for part, _ in dataset.batch(256).prefetch(1).as_numpy_iterator():
+            found.append(part)
+            if bar:
+                bar.update(int(part[-1]) + 1)
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+    def checked(self, max_bad: int = 0, progress: bool = False) -> ImageSet:
+        """This set without its damaged images, each logged by path and kept in `bad`; ValueError for more than `max_bad`."""
+        good = self.decodable(progress=progress)
+        bad = tuple(missing(self, good))
+        if bad:
+            _ = self.label_ids  # ValueError where a label, not an image, is at fault
+        for path in bad:
+            logging.warning("An image cannot be decoded and is left out: %s", path)
+        refuse_bad(bad, max_bad, self.count)
+        return self.subset(good, bad=bad) if bad else self
+
+
+def shard_size(batch: int, shard: tuple[int, int]) -> int:
+    """How many images of every batch shard `(i, n)` takes; ValueError where `n` does not divide the batch."""
+    index, shards = shard
+    if shards < 1 or not 0 <= index < shards or batch < 1 or batch % shards:
+        raise ValueError(
+            f"`shard` must be (i, n) with 0 <= i < n, and n must divide the batch size. Received: shard={shard}, batch={batch}"
+        )
+    return batch // shards
+
+
+def missing(images: ImageSet, seen: Any) -> list[str]:
+    """The paths of the images whose index is not among `seen`: those that could not be decoded."""
+    lost = np.setdiff1d(np.arange(images.count), np.asarray(seen, np.int64))
+    return [images.where(index) for index in lost]
+
+
+def refuse_bad(bad: Sequence[str], max_bad: int, count: int) -> None:
+    """ValueError that lists up to ten damaged images where there are more than `max_bad`."""
+    if len(bad) > max_bad:
+        shown = "\n  ".join(bad[:10]) + (f"\n  and {len(bad) - 10:,} more" if len(bad) > 10 else "")
+        raise ValueError(
+            f"At most max_bad={max_bad} of the {count:,} images may be damaged. Received: {len(bad):,} that cannot be "
+            f"decoded:\n  {shown}\nRepair or remove them, or allow them with a larger max_bad."
+        )
+
+
+def train_validation(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """A split of every class: `fraction` of its images (rounded, at least one of two) for validation, the rest to train."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"`fraction` must be between 0 and 1, both excluded. Received: fraction={fraction!r}")
+    train, validation = [], []
+    for label in np.unique(images.label_ids):
+        members = np.flatnonzero(images.label_ids == label)
+        members = np.random.default_rng([seed, int(label)]).permutation(members)
+        cut = min(max(round(len(members) * fraction), 1), len(members) - 1)
+        validation.append(members[:cut])
+        train.append(members[cut:])
+    return images.subset(np.sort(np.concatenate(train))), images.subset(np.sort(np.concatenate(validation)))

@@ -1,0 +1,79 @@
+"""The images of a run: training and validation sets, and how validation is measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mnasnet.data import Augment, ImageSet, evaluation_batches, open_images, train_validation
+from keras_mnasnet.data.splits import splits_of
+from keras_mnasnet.training.job import Job
+from keras_mnasnet.weights.registry import Preprocessing
+
+__all__ = ["evaluate", "evaluation_preprocessing", "open_pair"]
+
+VALIDATION_FRACTION = 0.1
+CROP_FRACTION = 0.875
+
+
+def open_pair(job: Job, excluded: tuple[str, ...] | None, shown: bool) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
+    """(training images, validation images, damaged images left out); ValueError for more of these than `max_bad`.
+
+    `excluded` are the damaged images that an earlier start of the run found; None looks for them.
+    """
+    splits = splits_of(job.data)
+    images = open_images(job.data, split="train" if "train" in splits else None)
+    beside = next((split for split in ("validation", "test") if split in splits), None)
+    images = _sound(images, job, excluded, shown)
+    if job.validation is not None:
+        others = splits_of(job.validation)
+        split = next((split for split in ("validation", "test") if split in others), None)
+        validation = _sound(open_images(job.validation, split=split), job, excluded, shown)
+    elif beside and "train" in splits:
+        validation = _sound(open_images(job.data, split=beside), job, excluded, shown)
+    else:
+        images, validation = train_validation(images, VALIDATION_FRACTION, job.recipe.seed)
+    if images.labels != validation.labels:
+        raise ValueError(
+            f"Training and validation images must have the same classes. Received: {len(images.labels)} classes "
+            f"({', '.join(images.labels[:4])} ...) and {len(validation.labels)} ({', '.join(validation.labels[:4])} ...)"
+        )
+    return images, validation, images.bad + validation.bad
+
+
+def _sound(images: ImageSet, job: Job, excluded: tuple[str, ...] | None, shown: bool) -> ImageSet:
+    if excluded is None:
+        return images.checked(job.max_bad, progress=shown) if job.check else images
+    if not excluded:
+        return images
+    lost = set(excluded)
+    bad = tuple(where for where in map(images.where, range(images.count)) if where in lost)
+    return images.subset([i for i in range(images.count) if images.where(i) not in lost], bad=bad) if bad else images
+
+
+def evaluation_preprocessing(size: int, augment: Augment) -> Preprocessing:
+    """Validation preprocessing of a run: whole images if they are trained whole, else the central 87.5 %."""
+    return Preprocessing(size, "bicubic", resize=size if augment.crop != "inception" else round(size / CROP_FRACTION))
+
+
+def evaluate(
+    model: keras.Model, images: ImageSet, size: int, augment: Augment, *, batch_size: int, shard: tuple[int, int] = (0, 1)
+) -> dict[str, float]:
+    """Loss, top-1 and (beyond five classes) top-5 of a compiled model, keys `val_*`.
+
+    The last batch is filled up with images of weight zero, so that every process and replica has its share of it.
+    """
+    padded = -(-images.count // batch_size) * batch_size
+    filled = images.subset(np.arange(padded) % images.count)
+    classes = len(images.labels)
+
+    def weighted(pixels: Any, labels: Any, index: Any) -> tuple[Any, Any, Any]:
+        return pixels, tf.one_hot(labels, classes), tf.cast(index < images.count, tf.float32)
+
+    batches = evaluation_batches(filled, evaluation_preprocessing(size, augment), batch_size=batch_size, shard=shard)
+    found = model.evaluate(batches.map(weighted), steps=padded // batch_size, verbose=0, return_dict=True)
+    found["loss"] *= padded / images.count  # Keras divides by the number of images, whatever they weigh
+    return {f"val_{key}": float(value) for key, value in found.items()}

@@ -1,0 +1,82 @@
+"""Where the replicas of a training step are: one device, several of one machine, or several machines."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import keras
+
+__all__ = ["Cluster", "accelerators", "replicas"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cluster:
+    """One of `processes` processes that train together on the JAX backend; process 0 is at `coordinator` (HOST:PORT)."""
+
+    coordinator: str | None = None
+    processes: int = 1
+    index: int = 0
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or not 0 <= self.index < self.processes:
+            raise ValueError(
+                f"`processes` must be >= 1 and `process_index` from 0 to processes - 1. "
+                f"Received: processes={self.processes}, process_index={self.index}"
+            )
+        if self.processes > 1 and not self.coordinator:
+            raise ValueError(
+                f"Several processes need the address of process 0 as `coordinator` (HOST:PORT). "
+                f"Received: processes={self.processes} without one"
+            )
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """(index, count), as the data pipelines take it."""
+        return self.index, self.processes
+
+    def join(self) -> None:
+        """Connect to the other processes; before anything else touches the backend. ValueError on another backend."""
+        if self.processes == 1:
+            return
+        if keras.backend.backend() != "jax":
+            raise ValueError(
+                f"Training over several processes needs the JAX backend (pip install 'keras_mnasnet[jax]', "
+                f"KERAS_BACKEND=jax). Received: backend={keras.backend.backend()!r}"
+            )
+        keras.distribution.initialize(self.coordinator, self.processes, self.index)
+
+
+def accelerators() -> list[str]:
+    """The GPUs or TPU cores that the backend sees."""
+    names = map(str, keras.distribution.list_devices())
+    return [name for name in names if not name.lower().startswith("cpu")]
+
+
+@contextlib.contextmanager
+def replicas(cluster: Cluster, batch_size: int, devices: list[str] | None = None) -> Any:
+    """The scope to build, compile and train in; data parallel over `devices` (default: every accelerator).
+
+    TensorFlow: tf.distribute.MirroredStrategy. JAX: keras.distribution.DataParallel. ValueError unless the batch divides.
+    """
+    backend = keras.backend.backend()
+    if devices is None and cluster.processes == 1:
+        devices = accelerators()
+    count = cluster.processes if devices is None else max(1, len(devices))
+    if batch_size % count:
+        raise ValueError(f"`batch_size` must divide among {count} replicas. Received: batch_size={batch_size}")
+    if backend == "tensorflow" and count > 1:
+        import tensorflow as tf
+
+        with tf.distribute.MirroredStrategy(devices).scope():
+            yield
+    elif backend == "jax" and count > 1:
+        data_parallel = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+        keras.distribution.set_distribution(data_parallel)
+        try:
+            yield
+        finally:
+            keras.distribution.set_distribution(None)
+    else:
+        yield

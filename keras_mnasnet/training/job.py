@@ -1,0 +1,105 @@
+"""What a training run is asked to do, as `run.json` keeps it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from keras_mnasnet.training.recipe import Recipe, recipe_from_json, recipe_to_json
+from keras_mnasnet.weights.files import replaced
+
+__all__ = ["Facts", "Job", "read_run", "write_run"]
+
+SCHEMA = 1
+RUN_FILE = "run.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Data, network and recipe of a run. `validation` None: the data's own validation or test split, else a tenth of it.
+
+    `checkpoint_steps` is the largest number of steps between two checkpoints; an epoch is cut into equal parts for it.
+    """
+
+    data: str
+    recipe: Recipe
+    model: str = "a1"
+    validation: str | None = None
+    weights: str | None = None
+    head: str = "new"
+    width: float | None = None
+    depth: float | None = None
+    se: bool | float | None = None
+    stem_stride: int | None = None
+    max_bad: int = 0
+    check: bool = True
+    checkpoint_steps: int = 1000
+    mixed_precision: str | None = None
+    jit_compile: bool | None = None
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mixed_precision not in (None, "bfloat16", "float16"):
+            raise ValueError(
+                f"`mixed_precision` must be None, 'bfloat16' or 'float16'. Received: mixed_precision={self.mixed_precision!r}"
+            )
+        if self.checkpoint_steps < 1 or self.max_bad < 0:
+            raise ValueError(
+                f"`checkpoint_steps` must be >= 1 and `max_bad` >= 0. "
+                f"Received: checkpoint_steps={self.checkpoint_steps}, max_bad={self.max_bad}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a run found at its start and must find again when it is resumed."""
+
+    architecture: str
+    size: int
+    labels: tuple[str, ...]
+    train_images: int
+    validation_images: int
+    steps_per_part: int
+    parts_per_epoch: int
+    excluded: tuple[str, ...] = ()
+    environment: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch, all parts of it."""
+        return self.steps_per_part * self.parts_per_epoch
+
+
+def write_run(folder: Path, job: Job, facts: Facts) -> None:
+    """Write `run.json` atomically."""
+    value = {
+        "schema": SCHEMA,
+        "job": {**_fields(job), "recipe": recipe_to_json(job.recipe)},
+        "facts": dataclasses.asdict(facts),
+    }
+    with replaced(folder / RUN_FILE) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_run(folder: Path) -> tuple[Job, Facts]:
+    """Read `run.json`; ValueError if the folder is not a run's, or a newer version's."""
+    path = folder / RUN_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"A run's folder holds {RUN_FILE}. Received: {folder}, without one. Start it with `mnasnet train DATA`."
+        )
+    try:
+        value = json.loads(path.read_text("utf-8"))
+        if value["schema"] != SCHEMA:
+            raise ValueError(f"schema must be {SCHEMA}, received {value['schema']}: update keras_mnasnet")
+        job = Job(**{**value["job"], "recipe": recipe_from_json(value["job"]["recipe"])})
+        facts: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value["facts"].items()}
+        return job, Facts(**facts)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} must be a run of keras_mnasnet. Received: {error}") from error
+
+
+def _fields(job: Job) -> dict[str, Any]:
+    return {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}

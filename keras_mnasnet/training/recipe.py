@@ -1,0 +1,218 @@
+"""A training recipe as a value: text form, JSON form, and the checks that both share."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from keras_mnasnet.data import Augment
+
+__all__ = ["Recipe", "parse_recipe", "parse_values", "recipe_from_json", "recipe_to_json"]
+
+SCHEMA = 1
+OPTIMIZERS = ("rmsprop-tf1", "sgd", "adamw")
+SCHEDULES = ("exponential", "cosine")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a network is trained. `learning_rate` is for `base_batch` images a step and scales with `batch_size`.
+
+    `weight_decay` spares biases and batch norms; it is L2 in the gradient for `rmsprop-tf1` and `sgd`, decoupled for
+    `adamw`. The first `frozen_epochs` train the classifier alone at a constant `frozen_learning_rate`, without the
+    schedule, and batch norms keep their statistics. `ema` 0 means no moving average. `size` None is the network's own.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    base_batch: int
+    schedule: str
+    warmup_epochs: float = 0.0
+    decay_rate: float = 0.97
+    decay_epochs: float = 2.4
+    momentum: float = 0.9
+    rho: float = 0.9
+    epsilon: float = 1e-3
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    label_smoothing: float = 0.0
+    dropout: float = 0.2
+    bn_momentum: float = 0.99
+    ema: float = 0.0
+    frozen_epochs: int = 0
+    frozen_learning_rate: float = 0.0
+    patience: int = 0
+    size: int | None = None
+    seed: int = 0
+    augment: Augment = dataclasses.field(default_factory=Augment)
+
+    def __post_init__(self) -> None:
+        hints = Recipe.__annotations__
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), hints[field.name]))
+        for key, low, high in RANGES:
+            value = getattr(self, key)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"A recipe's `{key}` must be between {low:g} and {high:g}. Received: {key}={value!r}")
+        for key, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, key) not in choices:
+                raise ValueError(f"A recipe's `{key}` must be one of {choices}. Received: {key}={getattr(self, key)!r}")
+        if not 0 <= self.frozen_epochs <= self.epochs:
+            raise ValueError(
+                f"`frozen_epochs` must be between 0 and `epochs`. "
+                f"Received: frozen_epochs={self.frozen_epochs}, epochs={self.epochs}"
+            )
+        if self.frozen_epochs and not self.frozen_learning_rate:
+            raise ValueError("`frozen_epochs` needs a `frozen_learning_rate` above 0. Received: frozen_learning_rate=0")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The rate after the warm-up at this batch size: `learning_rate * batch_size / base_batch`."""
+        return self.learning_rate * self.batch_size / self.base_batch
+
+    def changed(self, **values: Any) -> Recipe:
+        """The recipe with other values; a key that starts with `augment.` changes the augmentation."""
+        own: dict[str, Any] = {}
+        augment: dict[str, Any] = {}
+        for key, value in values.items():
+            (augment if key.startswith("augment.") else own)[key.removeprefix("augment.")] = value
+        _check_keys(own, Recipe)
+        _check_keys(augment, Augment)
+        if augment:
+            own["augment"] = dataclasses.replace(own.get("augment", self.augment), **augment)
+        return dataclasses.replace(self, **own)
+
+    def __str__(self) -> str:
+        """`name key=value ...`, as `parse_recipe` reads it: what differs from the named recipe, or from the defaults."""
+        from keras_mnasnet.training.recipes import RECIPES
+
+        parts = [self.name]
+        named = RECIPES.get(self.name)
+        for prefix, value, base in (("", self, named), ("augment.", self.augment, named.augment if named else None)):
+            for field in dataclasses.fields(value):
+                own = getattr(value, field.name)
+                usual = getattr(base, field.name) if base else field.default
+                if field.name not in ("name", "augment") and own != usual:
+                    parts.append(f"{prefix}{field.name}={json.dumps(own, separators=(',', ':'))}")
+        return " ".join(parts)
+
+
+INFINITE = 10**9
+RANGES = (
+    ("epochs", 1, INFINITE), ("batch_size", 1, INFINITE), ("base_batch", 1, INFINITE), ("learning_rate", 0, 1000),
+    ("warmup_epochs", 0, INFINITE), ("decay_rate", 0, 1), ("decay_epochs", 1e-6, INFINITE), ("momentum", 0, 0.99999),
+    ("rho", 0, 0.99999), ("epsilon", 1e-12, 1), ("weight_decay", 0, 1), ("clip_norm", 0, INFINITE),
+    ("label_smoothing", 0, 0.99),
+    ("dropout", 0, 0.99), ("bn_momentum", 0, 0.99999), ("ema", 0, 0.999999), ("frozen_learning_rate", 0, 1000),
+    ("patience", 0, INFINITE), ("size", 32, 4096), ("seed", 0, 2**31 - 1),
+)  # fmt: skip
+
+
+def _typed(key: str, value: Any, hint: str) -> Any:
+    """The value as the field's type; an int is a float too, nothing else is converted."""
+    if hint == "Augment":
+        fits = isinstance(value, Augment)
+    elif hint == "str":
+        fits = isinstance(value, str) and bool(value)
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        fits = value is None and "None" in hint
+    elif hint == "float":
+        fits, value = math.isfinite(value), float(value)
+    else:
+        fits = isinstance(value, int)
+    if not fits:
+        raise ValueError(f"A recipe's `{key}` must be of type {hint}. Received: {key}={value!r}")
+    return value
+
+
+def _check_keys(values: dict[str, Any], kind: type) -> None:
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            prefix = "augment." if kind is Augment else ""
+            raise ValueError(
+                f"A recipe's keys are {', '.join(known)}. Received: unknown key {prefix + key!r}."
+                + (f" Did you mean {prefix + near[0]!r}?" if near else "")
+            )
+
+
+def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
+    """A JSON object with every value."""
+    return {"schema": SCHEMA, **dataclasses.asdict(recipe)}
+
+
+def recipe_from_json(value: Any) -> Recipe:
+    """The inverse of `recipe_to_json`; ValueError for another schema, an unknown key or a value out of range."""
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        found = value.get("schema") if isinstance(value, dict) else type(value).__name__
+        raise ValueError(f"A recipe is a JSON object with schema {SCHEMA}. Received: schema={found!r}")
+    values = {key: item for key, item in value.items() if key != "schema"}
+    _check_keys(values, Recipe)
+    augment = values.get("augment", {})
+    if not isinstance(augment, dict):
+        raise ValueError(f"A recipe's `augment` is a JSON object. Received: augment={augment!r}")
+    _check_keys(augment, Augment)
+    fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in augment.items()}
+    values["augment"] = Augment(**fields)
+    return _complete(values)
+
+
+def _complete(values: dict[str, Any]) -> Recipe:
+    missing = [
+        field.name for field in dataclasses.fields(Recipe)
+        if field.name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]  # fmt: skip
+    if missing:
+        raise ValueError(f"A recipe needs {', '.join(missing)}. Received: {', '.join(sorted(values))}")
+    return Recipe(**values)
+
+
+def parse_recipe(text: str) -> Recipe:
+    """A named recipe, `name key=value ...` (values as JSON), or the path of a `.json` file."""
+    from keras_mnasnet.training.recipes import RECIPES
+
+    if text.endswith(".json"):
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise ValueError(f"A recipe file must exist. Received: {path}, which does not")
+        try:
+            return recipe_from_json(json.loads(path.read_text("utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    name, *pairs = text.split() or [""]
+    values = parse_values(pairs)
+    if name in RECIPES:
+        return RECIPES[name].changed(**values)
+    if not values:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        raise ValueError(
+            f"A recipe is one of {', '.join(RECIPES)}, a .json file, or a new name with all its values. Received: {name!r}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+        )
+    own = {key: value for key, value in values.items() if not key.startswith("augment.")}
+    _check_keys(own, Recipe)
+    augment = {key: value for key, value in values.items() if key not in own}
+    return _complete({"name": name, **own}).changed(**augment)
+
+
+def parse_values(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` texts, values as JSON or plain words; ValueError names a text without `=`."""
+    values = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"A recipe's value is written key=value. Received: {pair!r}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        values[key] = tuple(value) if isinstance(value, list) else value
+    return values

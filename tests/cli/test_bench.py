@@ -1,0 +1,124 @@
+"""`mnasnet bench imagenet`, as a user types it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_mnasnet.cli import main
+
+
+def run(capfd, *arguments: str) -> tuple[int, str, str]:
+    """(exit status, stdout, stderr) of the command, in this process."""
+    try:
+        status = main._run(main._parse(["mnasnet", *arguments]))
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capfd.readouterr()
+    return status, out, err
+
+
+@pytest.fixture
+def hosted(data):
+    return str(next((data / "coral").glob("*.tflite")))
+
+
+def test_known_answer(capfd, data, hosted, tmp_path):
+    """225 and 245 of 250, known for this model, these photos and Pillow's pixels."""
+    output = tmp_path / "new" / "results.json"
+    arguments = ("bench", "imagenet", hosted, "--data", str(data / "imagenet_250"), "--per-class", "--output", str(output))
+    status, out, _ = run(capfd, *arguments)
+    assert status == 0
+    assert "250 photos of 250 of 1,000 classes" in out
+    assert "     90       98      225       245  250  " in out
+    assert "ranking: scores in descending order, of equal scores the lower output first" in out
+    assert "resize 256 (bilinear), central crop 224; input uint8 pixels 0..255" in out
+    assert "images/s: inference alone" in out
+    assert "n01443537       1" in out
+    report = json.loads(output.read_text("utf-8"))
+    assert (report["schema"], report["benchmark"]) == (1, "imagenet")
+    assert {"keras", "tensorflow", "litert", "processor", "cores"} <= set(report["environment"])
+    assert report["data"] == {"name": str(data / "imagenet_250"), "split": None, "images": 250, "classes": 1000}
+    (result,) = report["results"]
+    assert (result["correct1"], result["correct5"], result["top1"], result["top5"]) == (225, 245, 0.9, 0.98)
+    assert (result["kind"], result["background"], result["bad"]) == ("tflite", True, [])
+    assert result["published_top1"] is None
+    assert result["preprocessing"]["resize"] == 256
+    assert len(result["per_class"]) == 250
+    assert sum(row["correct1"] for row in result["per_class"]) == 225
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_json_is_one_value(capfd, data, hosted):
+    status, out, _ = run(
+        capfd, "bench", "imagenet", hosted, hosted, "--data", str(data / "imagenet_250"), "--limit", "5", "--threads", "1",
+        "--preprocessing", "google", "--tflite-input", "signed", "--json",
+    )  # fmt: skip
+    assert status == 0
+    report = json.loads(out)
+    assert [result["images"] for result in report["results"]] == [5, 5]
+    assert report["results"][0]["preprocessing_text"] == "central crop 0.875, resize 224 (bicubic-tf1)"
+    assert report["results"][0]["input"] == "uint8 pixels / 127.5 - 1 (as asked)"
+    assert report["settings"]["limit"] == 5
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a", "b"):
+        photo = tmp_path / "photos" / name / "1.jpg"
+        photo.parent.mkdir(parents=True)
+        photo.write_bytes(tf.io.encode_jpeg(np.zeros((40, 40, 3), np.uint8)).numpy())
+    return str(tmp_path / "photos")
+
+
+def test_failures_are_one_message_and_status_1(capfd, folder, tmp_path):
+    garbage = tmp_path / "bad.tflite"
+    garbage.write_bytes(b"garbage" * 100)
+    for model, message in (
+        (str(garbage), "A .tflite file must be a whole classifier"),
+        ("nothing.tflite", "A .tflite file must exist"),
+        ("google/nothing", "Nearest records"),
+        (folder, "has no model.safetensors"),
+    ):
+        status, out, err = run(capfd, "bench", "imagenet", model, "--data", folder)
+        assert (status, out) == (1, "")
+        assert message in err
+
+
+def test_a_model_of_other_classes(capfd, folder, hosted):
+    status, out, err = run(capfd, "bench", "imagenet", hosted, "--data", folder)
+    assert (status, out) == (1, "")
+    assert "with 1,001 outputs and data with 2 classes (a, b)" in err
+
+
+def test_a_damaged_photo(capfd, data, hosted, tmp_path):
+    for wnid in ("n01443537", "n01496331"):
+        photo = next((data / "imagenet_250" / wnid).iterdir())
+        (tmp_path / wnid).mkdir()
+        (tmp_path / wnid / photo.name).write_bytes(photo.read_bytes())
+    (tmp_path / "n01496331" / "hurt.jpg").write_bytes(b"\xff\xd8\xff and then nothing")
+    arguments = ("bench", "imagenet", hosted, "--data", str(tmp_path))
+    status, out, err = run(capfd, *arguments)
+    assert (status, out) == (1, "")
+    assert "hurt.jpg" in err
+    status, out, _ = run(capfd, *arguments, "--max-bad", "1")
+    assert status == 0
+    assert "damaged and left out, 1: " in out
+
+
+def test_wrong_usage_and_help(capfd):
+    assert run(capfd, "bench")[0] == 2
+    assert run(capfd, "bench", "imagenet", "x.tflite")[0] == 2
+    code = (
+        "import sys; from keras_mnasnet.cli.main import entry_point; sys.argv = ['mnasnet', 'bench', 'imagenet', '--help']\n"
+        "try: entry_point()\n"
+        "except SystemExit: pass\n"
+        "import keras_mnasnet.benchmarks\n"
+        "assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--tflite-input" in done.stdout

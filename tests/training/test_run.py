@@ -1,0 +1,230 @@
+"""Training runs on generated images: what a folder holds, exact resume, NaN, early stop, replicas, refusals."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from keras_mnasnet import MnasNet
+from keras_mnasnet.data import open_images
+from keras_mnasnet.training import RECIPES, Diverged, Job, resume, train
+from keras_mnasnet.training.datasets import evaluate
+from keras_mnasnet.training.run import STATE_FILE
+from keras_mnasnet.training.state import read_state
+from keras_mnasnet.weights import read_file
+
+TINY = RECIPES["cifar10"].changed(epochs=3, batch_size=32, base_batch=32, learning_rate=2e-3, warmup_epochs=0.5, ema=0.9)
+NETWORK = {"model": "small", "width": 0.35, "stem_stride": 1}
+TIMES = ("images_per_second", "seconds")
+
+
+def job(recipe=TINY, data="shapes:160@32", **options):
+    return Job(data=data, recipe=recipe, **{"checkpoint_steps": 3, **NETWORK, **options})
+
+
+def curve(folder):
+    with (folder / "log.csv").open(encoding="utf-8") as file:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(folder, job(), progress=False)
+    return folder
+
+
+def test_a_run_folder(finished):
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "checkpoint.safetensors", "labels.txt", "log.csv", "model.safetensors", "run.json",
+    ]  # fmt: skip
+    rows = curve(finished)
+    assert [row["epoch"] for row in rows] == ["0.5", "1", "1.5", "2", "2.5", "3"]  # 5 steps an epoch, cut into 2 parts of 2
+    assert [row["step"] for row in rows] == ["2", "4", "6", "8", "10", "12"]
+    assert [bool(row["val_accuracy"]) for row in rows] == [False, True] * 3
+    assert all(np.isfinite(float(row["loss"])) for row in rows)
+    run = json.loads((finished / "run.json").read_text("utf-8"))
+    assert run["schema"] == 1
+    assert run["facts"]["environment"]["backend"] == "tensorflow"
+    assert run["facts"]["validation_images"] == 160
+
+
+def test_the_model_of_a_run_is_the_evaluated_one(finished):
+    """The file holds the moving averages, its labels and preprocessing; it scores what the log says."""
+    checkpoint = read_file(finished / "model.safetensors")
+    images = open_images("shapes:160@32", split="validation")
+    assert checkpoint.labels == images.labels
+    assert (checkpoint.preprocessing.size, checkpoint.preprocessing.resize) == (32, 32)
+    arrays, position = read_state(finished / STATE_FILE)
+    np.testing.assert_array_equal(
+        checkpoint.tensors["predictions/kernel"], arrays["average:predictions/kernel"].astype("float32")
+    )
+    assert position.part == 6
+    model = MnasNet(
+        checkpoint.architecture, weights=finished / "model.safetensors", classifier_activation=None, input_shape=(32, 32, 3)
+    )
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=TINY.label_smoothing)
+    model.compile(loss=loss, weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")])
+    found = evaluate(model, images, 32, TINY.augment, batch_size=48)
+    last = curve(finished)[-1]
+    assert found["val_accuracy"] == pytest.approx(float(last["val_accuracy"]))
+    assert found["val_loss"] == pytest.approx(float(last["val_loss"]), rel=1e-5)
+
+
+def command(*arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "keras_mnasnet.cli.main", *map(str, arguments)],
+        env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_killed_and_resumed_gives_the_same_curve_to_the_digit(finished, tmp_path):
+    folder = tmp_path / "run"
+    text = str(TINY).split()
+    process = command(
+        "train", "shapes:160@32", "--output", folder, "--model", "small", "--width", 0.35, "--stem-stride", 1,
+        "--recipe", text[0], *(part for pair in text[1:] for part in ("--set", pair)), "--checkpoint-steps", 3,
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while not (folder / STATE_FILE).is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(curve(folder)) < 6, "the run was to be killed before its end"
+    again = command("train", "--resume", folder, "--json")
+    out, err = again.communicate(timeout=240)
+    assert again.returncode == 0, err
+    assert curve(folder) == curve(finished)
+    assert json.loads(out)["epochs"][-1]["step"] == "12" or json.loads(out)["epochs"][-1]["step"] == 12
+    ours, theirs = (read_file(each / "model.safetensors").tensors for each in (folder, finished))
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+
+
+def test_a_finished_run_is_left_alone(finished):
+    before = curve(finished)
+    assert len(resume(finished, progress=False)) == len(before)
+    assert curve(finished) == before
+
+
+def test_nan_stops_with_step_and_checkpoint(tmp_path):
+    recipe = TINY.changed(optimizer="sgd", learning_rate=900.0, warmup_epochs=0, weight_decay=0.5, ema=0)
+    with pytest.raises(Diverged, match=r"step \d+.*NaN or infinite.*(checkpoint is of step|no checkpoint).*lower"):
+        train(tmp_path / "run", job(recipe), progress=False)
+    state = tmp_path / "run" / STATE_FILE
+    if state.is_file():
+        assert all(np.isfinite(value).all() for value in read_state(state)[0].values())
+
+
+def test_frozen_epochs_train_the_classifier_alone(tmp_path):
+    recipe = TINY.changed(epochs=2, frozen_epochs=1, frozen_learning_rate=1e-2, ema=0)
+    whole = tmp_path / "whole"
+    train(whole, job(recipe, checkpoint_steps=100), progress=False)
+    rates = [float(row["learning_rate"]) for row in curve(whole)]
+    assert rates[0] == pytest.approx(1e-2)
+    assert rates[1] != rates[0]
+    stopped = tmp_path / "stopped"
+    train(stopped, job(recipe.changed(epochs=1), checkpoint_steps=100), progress=False)
+    first = read_file(stopped / "model.safetensors").tensors
+    last = read_file(whole / "model.safetensors").tensors
+    assert np.any(first["predictions/kernel"])
+    assert np.all(first["block1a_depthwise_bn/moving_mean"] == 0), "batch norms keep their statistics"
+    assert np.any(last["block1a_depthwise_bn/moving_mean"])
+
+
+def test_stops_early_and_keeps_the_best(tmp_path):
+    recipe = TINY.changed(epochs=8, learning_rate=0.0, patience=2, ema=0)
+    train(tmp_path / "run", job(recipe, checkpoint_steps=100), progress=False)
+    assert len(curve(tmp_path / "run")) == 3
+    assert read_state(tmp_path / "run" / STATE_FILE)[1].best_epoch == 1
+
+
+def test_two_replicas_of_one_machine(tmp_path):
+    """tf.distribute.MirroredStrategy over two logical CPUs; batch norms see half batches, so losses are near, not equal."""
+    code = (
+        "import sys, tensorflow as tf\n"
+        "cpu = tf.config.list_physical_devices('CPU')[0]\n"
+        "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
+        "from pathlib import Path\n"
+        "from keras_mnasnet.training import Job, parse_recipe, train\n"
+        "job = Job(data='shapes:96@32', model='small', width=0.35, stem_stride=1, recipe=parse_recipe(sys.argv[2]))\n"
+        "rows = train(sys.argv[1], job, devices=['CPU:0', 'CPU:1'], progress=False)\n"
+        "print(rows[-1]['val_loss'])\n"
+    )
+    recipe = str(TINY.changed(epochs=1, warmup_epochs=0, learning_rate=1e-3))
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run"), recipe], capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 1.5 < float(done.stdout.split()[-1]) < 4
+    resume(tmp_path / "run", progress=False)
+
+
+def photos(folder, size=32):
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for index in range(40):
+            keras.utils.save_img(folder / name / f"{index}.png", np.full((size, size, 3), index))
+    return str(folder)
+
+
+def test_refusals(finished, tmp_path):
+    with pytest.raises(ValueError, match=r"new or empty folder.*--resume"):
+        train(finished, job(), progress=False)
+    with pytest.raises(ValueError, match=r"holds run\.json. Received: .*without one"):
+        resume(tmp_path, progress=False)
+    with pytest.raises(ValueError, match="An epoch needs at least one batch. Received: 20 images"):
+        train(tmp_path / "a", job(data="shapes:20@32"), progress=False)
+    kept = job(data=photos(tmp_path / "photos"), weights=str(finished / "model.safetensors"), head="keep")
+    with pytest.raises(ValueError, match="head='keep' needs a checkpoint with the classes of the data. Received: 10 classes"):
+        train(tmp_path / "b", kept, progress=False)
+    blocked = tmp_path / "file"
+    blocked.write_text("x", "utf-8")
+    with pytest.raises((ValueError, OSError), match="file"):
+        train(blocked / "run", job(), progress=False)
+
+
+def test_damaged_photos_are_named(tmp_path):
+    data = photos(tmp_path / "photos")
+    for number in (3, 7):
+        (tmp_path / "photos" / "cat" / f"{number}.png").write_bytes(b"no photo")
+    with pytest.raises(ValueError, match=r"(?s)may be damaged. Received: 2 .*cat.3\.png.*cat.7\.png.*larger max_bad"):
+        train(tmp_path / "a", job(data=data), progress=False)
+    train(tmp_path / "b", job(TINY.changed(epochs=1), data=data, max_bad=2), progress=False)
+    run = json.loads((tmp_path / "b" / "run.json").read_text("utf-8"))
+    assert [path.rpartition("/")[2] for path in run["facts"]["excluded"]] == ["3.png", "7.png"]
+    assert run["facts"]["train_images"] + run["facts"]["validation_images"] == 78
+    resume(tmp_path / "b", progress=False)
+
+
+def test_resume_refuses_another_network_or_data(finished, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("run.json", STATE_FILE, "log.csv"):
+        (folder / name).write_bytes((finished / name).read_bytes())
+    run = json.loads((folder / "run.json").read_text("utf-8"))
+    changed = json.loads(json.dumps(run))
+    changed["job"]["width"] = 0.5
+    (folder / "run.json").write_text(json.dumps(changed), "utf-8")
+    with pytest.raises(ValueError, match=r"resumed with the data and network it was started with. Received: architecture="):
+        resume(folder, progress=False)
+    changed = json.loads(json.dumps(run))
+    changed["job"]["data"] = "shapes:192@32"
+    (folder / "run.json").write_text(json.dumps(changed), "utf-8")
+    with pytest.raises(ValueError, match="Received: train_images=.192"):
+        resume(folder, progress=False)
+    (folder / "run.json").write_text(json.dumps({**run, "schema": 9}), "utf-8")
+    with pytest.raises(ValueError, match="schema must be 1"):
+        resume(folder, progress=False)
+    (folder / "run.json").write_text(json.dumps(run), "utf-8")
+    (folder / STATE_FILE).write_bytes(b"garbage")
+    with pytest.raises(ValueError, match="training checkpoint must be one of keras_mnasnet's"):
+        resume(folder, progress=False)
