@@ -16,7 +16,7 @@ from keras_mnasnet.spec import Spec, check_plain, describe
 from keras_mnasnet.weights import Checkpoint, CheckpointError, Numerics, Record, assign, load_record, names, records
 from keras_mnasnet.weights.convert import expected_shapes
 from keras_mnasnet.weights.load import check_fits, read_file, resolve_path
-from keras_mnasnet.weights.registry import get, preference
+from keras_mnasnet.weights.registry import datasets, get, preference
 from keras_mnasnet.weights.store import write_native
 
 __all__ = ["load_weights", "open_weights", "restore_h5", "save_weights"]
@@ -90,7 +90,7 @@ def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
 
 
 def load_weights(model: keras.Model, weights: str | os.PathLike[str], *, include_top: bool = True) -> None:
-    """Load "imagenet", a record id, a file or a Hub address into a model of this package.
+    """Load "imagenet", "cifar10", a record id, a file or a Hub address into a model of this package.
 
     `include_top=False` leaves the model's classifier as it is. Raises CheckpointError if the network or the numerics
     (epsilon, padding) are not the model's.
@@ -98,8 +98,8 @@ def load_weights(model: keras.Model, weights: str | os.PathLike[str], *, include
     spec = describe(model)
     if spec.input_shape[-1] != 3:
         raise CheckpointError(f"Checkpoints take 3 channels (RGB). Received: a model with input_shape={spec.input_shape}")
-    if weights == "imagenet" or (isinstance(weights, str) and weights in names()):
-        opened: Checkpoint | Path = load_record(_select(spec) if weights == "imagenet" else get(str(weights)))
+    if isinstance(weights, str) and (weights in datasets() or weights in names()):
+        opened: Checkpoint | Path = load_record(_select(spec, weights) if weights in datasets() else get(weights))
     else:
         opened = open_weights(weights, [(spec.architecture, True), (spec.architecture, False)])
     if isinstance(opened, Path):
@@ -125,11 +125,11 @@ def load_weights(model: keras.Model, weights: str | os.PathLike[str], *, include
     return assign(model, opened, include_top=include_top)
 
 
-def _select(spec: Spec) -> Record:
+def _select(spec: Spec, dataset: str) -> Record:
     """The record for this very network and its numerics, at the nearest resolution."""
     fitting = [
         record
-        for record in records()
+        for record in records(dataset)
         if record.architecture.same_network(spec.architecture)
         and (record.numerics.bn_epsilon, record.numerics.padding) == (spec.bn_epsilon, spec.padding)
     ]

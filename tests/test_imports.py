@@ -25,7 +25,7 @@ ALLOWED = {
     "backbone": {"architecture", "applications", "spec"},
     "data": {"weights"},
     "model_card": {"model", "spec"},
-    "training": {"applications", "architecture", "data", "environment", "pretrained", "spec", "weights"},
+    "training": {"applications", "architecture", "data", "environment", "model", "pretrained", "spec", "weights"},
     "benchmarks": {"applications", "data", "environment", "pretrained", "weights"},
     "hub": {"architecture", "model", "model_card", "pretrained", "spec", "weights"},
     "cli": {*CLI.split()},

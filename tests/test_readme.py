@@ -18,7 +18,7 @@ def test_checkpoint_table_is_the_records():
             record.id, record.network, f"{record.width:g}", str(record.resolution), f"{record.params:,}", f"{record.top1:g}",
             "-" if record.top5 is None else f"{record.top5:g}",
         )
-        for record in records()
+        for record in records("imagenet")
     ]  # fmt: skip
     assert rows == expected
 

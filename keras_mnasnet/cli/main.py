@@ -36,7 +36,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="RUN", help="a new folder for checkpoint, log and model")
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     parser.add_argument("--validation", metavar="DATA", help="default: DATA's own validation or test split, else a tenth of it")
-    parser.add_argument("--model", help="network (default: a1)")
+    parser.add_argument("--model", help="network (default: the checkpoint's, else a1)")
     parser.add_argument("--weights", help=WEIGHTS_HELP.replace(" (default)", "") + "; default: none, fresh weights")
     parser.add_argument("--head", choices=("new", "keep"), help="classifier: a new one (default) or the checkpoint's")
     _network_options(parser)

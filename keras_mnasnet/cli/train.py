@@ -27,7 +27,7 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.processes > 1:
         os.environ.setdefault("KERAS_BACKEND", "jax")
 
-    from keras_mnasnet.training import Cluster, Diverged
+    from keras_mnasnet.training import Cluster, Diverged, LostProcess
     from keras_mnasnet.training import resume as resume_run
     from keras_mnasnet.training import train as start_run
 
@@ -44,6 +44,9 @@ def train(arguments: argparse.Namespace) -> int:
             rows = resume_run(folder, cluster=cluster)
         else:
             rows = start_run(folder, _job(arguments), cluster=cluster)
+    except LostProcess as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # JAX would wait a minute for the lost process, and then abort with a stack trace
     except Diverged as error:
         raise ValueError(str(error)) from error
     except KeyboardInterrupt:

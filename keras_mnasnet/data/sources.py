@@ -8,9 +8,9 @@ import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import keras
 import numpy as np
 import tensorflow as tf
+import tqdm
 from absl import logging
 
 from keras_mnasnet.data.preprocessing import decode
@@ -221,12 +221,11 @@ class ImageSet:
             return item["index"], tf.shape(decode(item["image"]))  # without an output, decoding would be optimised away
 
         dataset = self.examples().map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
-        bar = keras.utils.Progbar(self.count, unit_name="image") if progress else None
         found = []
-        for part, _ in dataset.batch(256).prefetch(1).as_numpy_iterator():
-            found.append(part)
-            if bar:
-                bar.update(int(part[-1]) + 1)
+        with tqdm.tqdm(total=self.count, desc="checking images", unit="image", disable=not progress, leave=False) as bar:
+            for part, _ in dataset.batch(256).prefetch(1).as_numpy_iterator():
+                found.append(part)
+                bar.update(len(part))
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
     def checked(self, max_bad: int = 0, progress: bool = False) -> ImageSet:

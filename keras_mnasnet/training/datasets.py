@@ -41,7 +41,7 @@ def open_pair(job: Job, excluded: tuple[str, ...] | None, shown: bool) -> tuple[
             f"Training and validation images must have the same classes. Received: {len(images.labels)} classes "
             f"({', '.join(images.labels[:4])} ...) and {len(validation.labels)} ({', '.join(validation.labels[:4])} ...)"
         )
-    return images, validation, images.bad + validation.bad
+    return images, validation, tuple(dict.fromkeys(images.bad + validation.bad))
 
 
 def _sound(images: ImageSet, job: Job, excluded: tuple[str, ...] | None, shown: bool) -> ImageSet:

@@ -8,7 +8,11 @@ from typing import Any
 
 import keras
 
-__all__ = ["Cluster", "accelerators", "replicas"]
+__all__ = ["Cluster", "LostProcess", "accelerators", "replicas"]
+
+
+class LostProcess(ConnectionError):
+    """Another process of the cluster ended; nothing can be computed any more, and the run goes on from its checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,14 +18,17 @@ RUN_FILE = "run.json"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Data, network and recipe of a run. `validation` None: the data's own validation or test split, else a tenth of it.
+    """Data, network and recipe of a run.
+
+    `model` None: the checkpoint's network, A1 without one. `validation` None: the data's own validation or test split, else a
+    tenth of it.
 
     `checkpoint_steps` is the largest number of steps between two checkpoints; an epoch is cut into equal parts for it.
     """
 
     data: str
     recipe: Recipe
-    model: str = "a1"
+    model: str | None = None
     validation: str | None = None
     weights: str | None = None
     head: str = "new"
@@ -58,6 +61,8 @@ class Facts:
 
     architecture: str
     size: int
+    bn_epsilon: float
+    padding: str
     labels: tuple[str, ...]
     train_images: int
     validation_images: int

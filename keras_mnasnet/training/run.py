@@ -15,6 +15,7 @@ from typing import Any
 import keras
 from absl import logging
 
+from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.data import training_batches
 from keras_mnasnet.environment import environment
 from keras_mnasnet.pretrained import checkpoint_of
@@ -22,10 +23,10 @@ from keras_mnasnet.spec import describe
 from keras_mnasnet.training.averages import Averages
 from keras_mnasnet.training.callbacks import NanStop, Progress, read_log, summary_writer, write_log
 from keras_mnasnet.training.datasets import evaluate, evaluation_preprocessing, open_pair
-from keras_mnasnet.training.distribution import Cluster, accelerators, replicas
+from keras_mnasnet.training.distribution import Cluster, LostProcess, accelerators, replicas
 from keras_mnasnet.training.job import Facts, Job, read_run, write_run
 from keras_mnasnet.training.optimizers import make_optimizer
-from keras_mnasnet.training.start import freeze, starting_model
+from keras_mnasnet.training.start import freeze, starting_model, training_model
 from keras_mnasnet.training.state import NotFinite, Position, read_state, restore_state, write_state
 from keras_mnasnet.weights.store import write_native
 
@@ -98,26 +99,45 @@ class _Run:
             job, self.known.excluded if self.known else None, self.shown and sys.stderr.isatty()
         )
         with _policy(job.mixed_precision), replicas(self.cluster, recipe.batch_size, self.devices):
-            model = starting_model(
-                job.model,
-                len(self.images.labels),
-                weights=None if self.known else job.weights,
-                head="new" if self.known else job.head,
-                size=recipe.size,
-                width_multiplier=job.width,
-                depth_multiplier=job.depth,
-                se=job.se,
-                stem_stride=job.stem_stride,
-                dropout=recipe.dropout,
-                bn_momentum=recipe.bn_momentum,
-            )
+            model = self._model()
             self.facts = self._facts(model, excluded)
             if self.known and self.known != self.facts:
                 _refuse_change(self.folder, self.known, self.facts)
             if self.main:
                 write_run(self.folder, job, self.known or self.facts)
                 (self.folder / LABEL_FILE).write_text("\n".join(self.images.labels) + "\n", "utf-8")
-            return self._train(model)
+            try:
+                return self._train(model)
+            except Exception as error:
+                if self.cluster.processes == 1 or isinstance(error, Diverged):
+                    raise
+                raise LostProcess(
+                    f"All {self.cluster.processes} processes must stay alive. Received in process {self.cluster.index}: "
+                    f"{str(error).splitlines()[0][:200]}. Start every process again with --resume {self.folder}."
+                ) from error
+
+    def _model(self) -> keras.Model:
+        """The network at its start; of a run with a checkpoint, the network that the checkpoint belongs to."""
+        job, recipe = self.job, self.recipe
+        if self.known and (self.folder / STATE_FILE).is_file():
+            facts = self.known
+            return training_model(
+                Architecture.parse(facts.architecture), len(facts.labels), size=facts.size, bn_epsilon=facts.bn_epsilon,
+                padding=facts.padding, dropout=recipe.dropout, bn_momentum=recipe.bn_momentum,
+            )  # fmt: skip
+        return starting_model(
+            job.model,
+            len(self.images.labels),
+            weights=job.weights,
+            head=job.head,
+            size=recipe.size,
+            width_multiplier=job.width,
+            depth_multiplier=job.depth,
+            se=job.se,
+            stem_stride=job.stem_stride,
+            dropout=recipe.dropout,
+            bn_momentum=recipe.bn_momentum,
+        )
 
     def _facts(self, model: keras.Model, excluded: tuple[str, ...]) -> Facts:
         spec = describe(model)
@@ -131,6 +151,8 @@ class _Run:
         return Facts(
             architecture=str(spec.architecture),
             size=spec.input_shape[0] or 224,
+            bn_epsilon=spec.bn_epsilon,
+            padding=spec.padding,
             labels=self.images.labels,
             train_images=self.images.count,
             validation_images=self.validation.count,
@@ -236,15 +258,7 @@ class _Run:
         )
         callbacks = [nan, bar, *([averages] if averages else [])]
         started = time.perf_counter()
-        try:
-            fitted = model.fit(batches, steps_per_epoch=facts.steps_per_part, shuffle=False, verbose=0, callbacks=callbacks)
-        except RuntimeError as error:
-            if self.cluster.processes == 1:
-                raise
-            raise ConnectionError(
-                f"All {self.cluster.processes} processes must stay alive. Received in process {self.cluster.index}: "
-                f"{str(error).splitlines()[0][:200]}. Start every process again with --resume {self.folder}."
-            ) from error
+        fitted = model.fit(batches, steps_per_epoch=facts.steps_per_part, shuffle=False, verbose=0, callbacks=callbacks)
         if nan.bad_step is not None:
             self._diverged(f"the loss of step {nan.bad_step:,} is NaN or infinite", position)
         return time.perf_counter() - started, {key: float(values[0]) for key, values in fitted.history.items()}

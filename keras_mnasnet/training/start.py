@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import Any
 
@@ -11,15 +10,20 @@ import numpy as np
 
 from keras_mnasnet.applications import MnasNet
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.spec import describe, rebuild
+from keras_mnasnet.model import build
+from keras_mnasnet.pretrained import open_weights
+from keras_mnasnet.spec import describe
+from keras_mnasnet.weights import Checkpoint, get, names
+from keras_mnasnet.weights.registry import datasets
 
-__all__ = ["HEADS", "starting_model"]
+__all__ = ["HEADS", "freeze", "starting_model", "training_model"]
 
 HEADS = ("new", "keep")
+DEFAULT_NETWORK = "a1"
 
 
 def starting_model(
-    network: Architecture | str,
+    network: Architecture | str | None,
     classes: int,
     *,
     weights: str | os.PathLike[str] | None = None,
@@ -34,13 +38,14 @@ def starting_model(
 ) -> keras.Model:
     """A model for training: `[B, size, size, 3]`, RGB pixels 0..255 -> logits `[B, classes]`.
 
-    `weights` fills all but the classifier, which starts at zero, so that the first loss is ln(classes); head="keep" keeps
-    the checkpoint's, and raises ValueError unless it has as many classes.
+    `network` None is the checkpoint's own, A1 without one. `weights` fills all but the classifier, which starts at zero, so
+    that the first loss is ln(classes); head="keep" keeps the checkpoint's, and raises ValueError unless it has as many classes.
     """
     if head not in HEADS:
         raise ValueError(f"`head` must be one of {HEADS}. Received: head={head!r}")
     if head == "keep" and weights is None:
         raise ValueError("head='keep' needs a checkpoint to keep it from. Received: weights=None")
+    network, weights = _network(network, weights)
     start = MnasNet(
         network,
         include_top=head == "keep",
@@ -58,15 +63,43 @@ def starting_model(
             f"head='keep' needs a checkpoint with the classes of the data. Received: {spec.classes} classes in {weights}, "
             f"{classes} in the data. Use head='new'."
         )
-    spec = dataclasses.replace(
-        spec, classes=classes, classifier_activation=None, dropout_rate=dropout, bn_momentum=bn_momentum, pooling=None
-    )
-    model = rebuild(spec, name=start.name)
+    model = training_model(
+        spec.architecture, classes, size=spec.input_shape[0] or 224, bn_epsilon=spec.bn_epsilon, padding=spec.padding,
+        dropout=dropout, bn_momentum=bn_momentum,
+    )  # fmt: skip
     _copy(start, model)
     if head == "new":
         top = model.get_layer("predictions")
         top.set_weights([np.zeros_like(value) for value in top.get_weights()])
     return model
+
+
+def training_model(
+    network: Architecture, classes: int, *, size: int, bn_epsilon: float, padding: str, dropout: float, bn_momentum: float
+) -> keras.Model:
+    """The network with fresh weights and a classifier that gives logits."""
+    return build(
+        network,
+        classes=classes,
+        input_shape=(size, size, 3),
+        classifier_activation=None,
+        dropout_rate=dropout,
+        bn_epsilon=bn_epsilon,
+        bn_momentum=bn_momentum,
+        padding=padding,
+    )
+
+
+def _network(network: Architecture | str | None, weights: Any) -> tuple[Architecture | str, Any]:
+    """The network to train, and its checkpoint."""
+    if network is not None or weights is None or weights in datasets():
+        return network or DEFAULT_NETWORK, weights
+    if weights in names():
+        return get(weights).network, weights
+    opened = open_weights(weights)
+    if not isinstance(opened, Checkpoint):
+        raise ValueError(f"A .weights.h5 file does not name its network. Received: weights={str(weights)!r} without a model")
+    return opened.architecture, opened
 
 
 def _copy(source: Any, target: Any) -> None:

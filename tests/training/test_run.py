@@ -1,6 +1,7 @@
 """Training runs on generated images: what a folder holds, exact resume, NaN, early stop, replicas, refusals."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from keras_mnasnet import MnasNet
 from keras_mnasnet.data import open_images
+from keras_mnasnet.family import FAMILY
 from keras_mnasnet.training import RECIPES, Diverged, Job, resume, train
 from keras_mnasnet.training.datasets import evaluate
 from keras_mnasnet.training.run import STATE_FILE
@@ -212,9 +214,10 @@ def test_resume_refuses_another_network_or_data(finished, tmp_path):
         (folder / name).write_bytes((finished / name).read_bytes())
     run = json.loads((folder / "run.json").read_text("utf-8"))
     changed = json.loads(json.dumps(run))
-    changed["job"]["width"] = 0.5
+    changed["job"]["recipe"]["epochs"] = 4
+    changed["facts"]["architecture"] = str(FAMILY["small"].scaled(0.5).with_stem_stride(1))
     (folder / "run.json").write_text(json.dumps(changed), "utf-8")
-    with pytest.raises(ValueError, match=r"resumed with the data and network it was started with. Received: architecture="):
+    with pytest.raises(ValueError, match="must hold the variables of this run's network and optimizer. Received: 'model:"):
         resume(folder, progress=False)
     changed = json.loads(json.dumps(run))
     changed["job"]["data"] = "shapes:192@32"
@@ -228,3 +231,15 @@ def test_resume_refuses_another_network_or_data(finished, tmp_path):
     (folder / STATE_FILE).write_bytes(b"garbage")
     with pytest.raises(ValueError, match="training checkpoint must be one of keras_mnasnet's"):
         resume(folder, progress=False)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_from_its_weights(finished, tmp_path):
+    """Numerics, width and classifier come from the checkpoint again; without its weights the first loss would be another."""
+    start = job(TINY.changed(epochs=1, ema=0), weights=str(finished / "model.safetensors"), model=None, width=None, head="keep")
+    start = dataclasses.replace(start, stem_stride=None)
+    train(tmp_path / "whole", start, progress=False)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_bytes((tmp_path / "whole" / "run.json").read_bytes())
+    resume(folder, progress=False)
+    assert curve(folder) == curve(tmp_path / "whole")

@@ -16,12 +16,12 @@ from keras_mnasnet.weights.registry import preprocessing_of
 
 
 def test_all_public_checkpoints_are_recorded():
-    counts = collections.Counter(record.source for record in records())
+    counts = collections.Counter(record.source for record in records("imagenet"))
     assert counts == {"google": 26, "timm": 4, "torchvision": 4}
-    assert len(set(names())) == 34
+    assert len(set(names(dataset="imagenet"))) == 34
 
 
-@pytest.mark.parametrize("record", records(), ids=lambda record: record.id)
+@pytest.mark.parametrize("record", records("imagenet"), ids=lambda record: record.id)
 def test_record_fits_its_network(record):
     network = record.architecture
     assert network.params(classes=record.classes) == record.params
@@ -43,7 +43,7 @@ def test_record_fits_its_network(record):
 
 
 def test_only_timms_small_has_a_first_residual():
-    for record in records():
+    for record in records("imagenet"):
         assert record.architecture.units()[0].residual == (record.id == "timm/mnasnet_small.lamb_in1k")
 
 
@@ -111,7 +111,7 @@ def test_classes_agree_with_the_photos(data):
     assert photos <= wnids
 
 
-NETWORKS = {(r.network, r.width, r.numerics): r for r in records()}
+NETWORKS = {(r.network, r.width, r.numerics): r for r in records("imagenet")}
 
 
 @pytest.mark.parametrize("record", NETWORKS.values(), ids=lambda record: record.id)
@@ -119,4 +119,4 @@ def test_record_params_match_the_built_model(record):
     """One build for every network, width and source; the records of one network differ in resolution only."""
     model = build(record.architecture, padding=record.numerics.padding, bn_epsilon=record.numerics.bn_epsilon)
     assert sum(math.prod(weight.shape) for weight in model.trainable_weights) == record.params
-    assert len({r.params for r in records() if (r.network, r.width) == (record.network, record.width)}) == 1
+    assert len({r.params for r in records("imagenet") if (r.network, r.width) == (record.network, record.width)}) == 1

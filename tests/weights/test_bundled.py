@@ -1,0 +1,110 @@
+"""The checkpoints that ship with the package."""
+
+import hashlib
+import json
+
+import pytest
+
+from keras_mnasnet import MnasNetA1, MnasNetA3, MnasNetB1, load_weights
+from keras_mnasnet.benchmarks.imagenet import evaluate_models
+from keras_mnasnet.cli import main
+from keras_mnasnet.training import recipe_from_json
+from keras_mnasnet.weights import CheckpointError, get, load_record, records, verify_record
+from keras_mnasnet.weights.load import converted_path
+from keras_mnasnet.weights.registry import training_of
+
+BUNDLED = records("cifar10")
+LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CHANCE = 0.1
+
+
+@pytest.mark.parametrize("record", BUNDLED, ids=lambda record: record.id)
+def test_a_record_and_its_file(record):
+    path = converted_path(record)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == record.sha256
+    assert path.stat().st_size == record.size_bytes
+    checkpoint = load_record(record)
+    assert checkpoint.labels == LABELS
+    assert checkpoint.architecture.same_network(record.architecture)
+    assert checkpoint.preprocessing == record.preprocessing
+    assert record.params == record.architecture.params(classes=10)
+    assert record.bundled
+    assert verify_record(record)["ok"]
+    assert record.describe().endswith("measured on the 10,000 test images of CIFAR-10)")
+
+
+@pytest.mark.parametrize("record", BUNDLED, ids=lambda record: record.id)
+def test_how_it_was_trained_is_recorded(record):
+    training = training_of(record.id)
+    recipe = recipe_from_json(training["recipe"])
+    assert len(training["curve"]) == recipe.epochs
+    assert training["train_images"] == 50_000
+    assert training["seconds"] > 0
+    assert training["environment"]["processor"]
+    assert training["seed"] == recipe.seed
+    assert 100 * training["curve"][-1][2] == pytest.approx(record.top1, abs=1), "the run's own last accuracy"
+
+
+def test_networks_sizes_and_accuracy():
+    assert {record.network for record in BUNDLED} == {"a1", "b1", "small"}
+    assert sum(record.size_bytes for record in BUNDLED) <= 12_000_000
+    assert get("cifar10/a1-0.5-32").top1 >= 84
+    params = [record.params for record in BUNDLED]
+    assert max(params) <= 1.3 * min(params), "of comparable size"
+
+
+def test_builders_take_them_by_name():
+    model = MnasNetA1(weights="cifar10")
+    assert (model.input_shape, model.output_shape) == ((None, 32, 32, 3), (None, 10))
+    assert model.get_layer("stem_conv").strides == (1, 1)
+    body = MnasNetB1(weights="cifar10", include_top=False, pooling="avg", input_shape=(64, 64, 3))
+    assert body.output_shape == (None, 1280)
+    fresh = MnasNetA1(weights=None, classes=3, width_multiplier=0.5, stem_stride=1, input_shape=(32, 32, 3))
+    load_weights(fresh, "cifar10", include_top=False)
+    assert (fresh.get_layer("stem_conv").kernel.numpy() == model.get_layer("stem_conv").kernel.numpy()).all()
+    with pytest.raises(CheckpointError, match=r"No CIFAR-10 weights of MnasNet-A3 ship with the package.*a1 \(1\)"):
+        MnasNetA3(weights="cifar10")
+    with pytest.raises(CheckpointError, match="exist for the width multipliers 0.5. Received: width_multiplier=1.0"):
+        MnasNetA1(weights="cifar10", width_multiplier=1.0)
+    with pytest.raises(CheckpointError, match="Leave out multipliers"):
+        MnasNetA1(weights="cifar10", stem_stride=2)
+    with pytest.raises(ValueError, match="classes=1000, weights='cifar10' with 10 classes"):
+        MnasNetA1(weights="cifar10", classes=1000)
+
+
+def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
+    record = BUNDLED[0]
+    damaged = tmp_path / record.filename
+    data = bytearray(converted_path(record).read_bytes())
+    data[-100] ^= 1
+    damaged.write_bytes(data)
+    monkeypatch.setattr("keras_mnasnet.weights.load.converted_path", lambda record: damaged)
+    with pytest.raises(CheckpointError, match="must have the sha256"):
+        load_record(record)
+
+
+def test_recorded_accuracies_are_reproduced(data):
+    """All of them on the 10,000 test images; a prediction may flip on another processor."""
+    results = evaluate_models([record.id for record in BUNDLED], str(data / "cifar10"), split="test", batch_size=100)
+    for record, result in zip(BUNDLED, results, strict=True):
+        assert result.images == 10_000
+        assert 100 * result.top1 == pytest.approx(record.top1, abs=0.05)
+        assert 100 * result.top5 == pytest.approx(record.top5, abs=0.05)
+
+
+def test_predict_says_what_it_knows(capfd, data, tmp_path):
+    import tensorflow as tf
+
+    from keras_mnasnet.data import open_images
+
+    images = open_images(data / "cifar10", split="test")
+    example = next(iter(images.examples().as_numpy_iterator()))
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(example["image"])
+    assert tf.io.read_file(str(path)) is not None
+    arguments = main._parse(["mnasnet", "predict", str(path), "--weights", "cifar10", "--json"])
+    assert main._run(arguments) == 0
+    (row,) = json.loads(capfd.readouterr().out)
+    assert row["predictions"][0]["name"] in LABELS
+    assert main._run(main._parse(["mnasnet", "predict", str(path), "--weights", "cifar10"])) == 0
+    assert "knows 10 classes: airplane, automobile" in capfd.readouterr().err
