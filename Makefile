@@ -8,6 +8,7 @@ BIN = $(VENV)/bin
 quickstart: $(VENV)/.installed
 	$(BIN)/mnasnet models
 	$(BIN)/mnasnet info a1
+	$(BIN)/mnasnet predict weights/demo/ship.png weights/demo/airplane.png --weights cifar10 --top 3
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

@@ -96,10 +96,6 @@ def MnasNet(
         width_multiplier = None if record.width == 1 else record.width
     if record and stem_stride is None:
         stem_stride = record.stem_stride
-    if record and input_shape is None and input_tensor is None:
-        input_shape = (record.resolution, record.resolution, 3)
-    elif input_shape is None and input_tensor is None:
-        input_shape = (size, size, 3)
     candidates = [
         (base.scaled(width_multiplier, depth_multiplier, scale_stem=scaled).with_se(se).with_stem_stride(stride), scaled)
         for stride in ([None, 1] if stem_stride is None else [stem_stride])
@@ -110,6 +106,9 @@ def MnasNet(
     checkpoint = opened if isinstance(opened, Checkpoint) else None
     numerics = _overridden(checkpoint, bn_epsilon=bn_epsilon, padding=padding, first_residual=first_residual)
     network = _network(checkpoint, candidates, first_residual)
+    if not given:
+        trained = (record and record.resolution) or (checkpoint and checkpoint.resolution)
+        input_shape = (trained or size,) * 2 + (3,)
     if classes is None:
         classes = (checkpoint and checkpoint.classes) or 1000
     if checkpoint and include_top and checkpoint.classes != classes:

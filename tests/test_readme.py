@@ -1,10 +1,10 @@
 """The README's tables and examples against the code."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
-import keras_mnasnet
 from keras_mnasnet.family import FAMILY, PUBLISHED, default_size
 from keras_mnasnet.weights import names, records
 
@@ -19,6 +19,19 @@ def test_checkpoint_table_is_the_records():
             "-" if record.top5 is None else f"{record.top5:g}",
         )
         for record in records("imagenet")
+    ]  # fmt: skip
+    assert rows == expected
+
+
+def test_bundled_table_is_the_records():
+    rows = re.findall(r"^\| `(cifar10/[^`]+)` \| (\S+) \| (\S+) \| (\S+) M \| (\S+) \| (\S+) \|$", README, re.MULTILINE)
+    expected = [
+        (
+            record.id, record.network, f"{record.params:,}",
+            f"{record.architecture.madds(record.resolution, record.resolution, classes=10) / 1e6:.2f}",
+            f"{record.top1:g}", f"{record.top5:g}",
+        )
+        for record in records("cifar10")
     ]  # fmt: skip
     assert rows == expected
 
@@ -40,6 +53,7 @@ def test_examples_name_what_exists():
     for block in blocks:
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
-                assert {alias.name for alias in node.names} <= set(keras_mnasnet.__all__)
+                module = importlib.import_module(node.module)
+                assert {alias.name for alias in node.names} <= set(module.__all__)
     for record_id in re.findall(r"(?:weights[= ]\"?|load_weights\(model, \"|fetch )((?:google|timm)/[\w.-]+)", README):
         assert record_id in names()
