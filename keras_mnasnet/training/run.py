@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 from absl import logging
+from filelock import FileLock, Timeout
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.data import training_batches
@@ -55,14 +56,23 @@ def train(
     """
     folder = Path(output).expanduser()
     cluster.join()
-    if cluster.index == 0:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(
-                f"`output` must be a new or empty folder. Received: {folder}, which is not. To go on with the run in it: "
-                f"mnasnet train --resume {folder}"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-    return _Run(folder, job, None, cluster, devices, progress).go()
+    if cluster.index:
+        return _Run(folder, job, None, cluster, devices, progress).go()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+            f"`output` must be a new or empty folder. Received: {folder}, which is not. To go on with the run in it: "
+            f"mnasnet train --resume {folder}"
+        )
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder):
+            return _Run(folder, job, None, cluster, devices, progress).go()
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def resume(
@@ -76,7 +86,25 @@ def resume(
     folder = Path(output).expanduser()
     cluster.join()
     job, facts = read_run(folder)
-    return _Run(folder, job, facts, cluster, devices, progress).go()
+    with _locked(folder) if cluster.index == 0 else contextlib.nullcontext():
+        return _Run(folder, job, facts, cluster, devices, progress).go()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time writes a run; ValueError if another one does."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"A run is trained by one process at a time. Received: {folder}, which another one is training"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 class _Run:

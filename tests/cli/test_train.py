@@ -104,4 +104,4 @@ def test_failures_are_one_line_and_leave_nothing(capfd, tmp_path, arguments, mes
     assert out == ""
     assert err.startswith("error: ")
     assert message in err
-    assert not (tmp_path / "r" / "model.safetensors").exists()
+    assert not (tmp_path / "r").exists()

@@ -12,6 +12,7 @@ import time
 import keras
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from keras_mnasnet import MnasNet
 from keras_mnasnet.data import open_images
@@ -243,3 +244,18 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_its_weights(finish
     (folder / "run.json").write_bytes((tmp_path / "whole" / "run.json").read_bytes())
     resume(folder, progress=False)
     assert curve(folder) == curve(tmp_path / "whole")
+
+
+def test_one_process_at_a_time(finished):
+    with FileLock(finished.with_name(f".{finished.name}.lock")), pytest.raises(ValueError, match="one process at a time"):
+        resume(finished, progress=False)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_keeps_float32_weights(tmp_path, precision):
+    network = "stem8 r1_k3_s11_e1_i8_o8_noskip r1_k3_s22_e2_i8_o16_se0.25 head32"
+    start = dataclasses.replace(job(TINY.changed(epochs=1), data="shapes:64@32"), model=network, width=None)
+    train(tmp_path / "run", dataclasses.replace(start, mixed_precision=precision), progress=False)
+    assert keras.config.dtype_policy().name == "float32"
+    tensors = read_file(tmp_path / "run" / "model.safetensors").tensors
+    assert all(value.dtype == np.float32 for value in tensors.values())
