@@ -63,11 +63,11 @@ def pack(arguments: argparse.Namespace) -> None:
             print(f"{network}: {len(rows)} of {job.recipe.epochs} epochs, not packed")
             continue
         checkpoint = read_file(folder / "model.safetensors")
-        filename = f"cifar10-{network}-{width:g}-{facts.size}.safetensors"
+        filename = f"cifar10-{network}-{width}-{facts.size}.safetensors"
         write_native(checkpoint, BUNDLED / filename)
         measured = _measure(BUNDLED / filename, arguments.data)
         entry = {
-            "id": f"cifar10/{network}-{width:g}-{facts.size}",
+            "id": f"cifar10/{network}-{width}-{facts.size}",
             "source": "keras_mnasnet",
             "dataset": "cifar10",
             "network": network,

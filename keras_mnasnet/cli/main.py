@@ -51,7 +51,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mixed-precision", choices=("bfloat16", "float16"), help="compute in 16 bits, keep weights in 32")
     parser.add_argument("--jit-compile", action=argparse.BooleanOptionalAction, help="XLA (default: on accelerators only)")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs to RUN/tensorboard")
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, for several machines (JAX backend)")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0 (JAX backend); `auto` on a TPU slice")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="processes that train together (default 1)")
     parser.add_argument("--process-index", type=int, default=0, metavar="I", help="this one's number, from 0")
 
@@ -112,6 +112,9 @@ def _parser() -> argparse_flags.ArgumentParser:
     measures = bench.add_subparsers(dest="measure", required=True, metavar="MEASURE")
     accuracy = command("imagenet", "bench:imagenet", "Top-1 and top-5 accuracy on ImageNet or other labelled photos.", measures)
     _bench_imagenet_options(accuracy)
+
+    recipes = command("recipes", "recipes:recipes", "The training recipes: every value, and what it rests on.")
+    recipes.add_argument("name", nargs="?", help="one recipe (default: all)")
 
     weights = commands.add_parser("weights", help="List, fetch, verify and convert checkpoints.")
     actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")

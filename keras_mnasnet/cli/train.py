@@ -24,7 +24,7 @@ def train(arguments: argparse.Namespace) -> int:
         raise ValueError("A run needs DATA and --output, or --resume RUN. Received: both, or neither")
     if arguments.resume is None and arguments.output is None:
         raise ValueError("A run needs a folder to write to. Received: no --output")
-    if arguments.processes > 1:
+    if arguments.processes > 1 or arguments.coordinator:
         os.environ.setdefault("KERAS_BACKEND", "jax")
 
     from keras_mnasnet.training import Cluster, Diverged, LostProcess

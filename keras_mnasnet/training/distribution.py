@@ -11,13 +11,19 @@ import keras
 __all__ = ["Cluster", "LostProcess", "accelerators", "replicas"]
 
 
+AUTO = "auto"
+
+
 class LostProcess(ConnectionError):
     """Another process of the cluster ended; nothing can be computed any more, and the run goes on from its checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cluster:
-    """One of `processes` processes that train together on the JAX backend; process 0 is at `coordinator` (HOST:PORT)."""
+    """One of `processes` processes that train together on the JAX backend; process 0 is at `coordinator` (HOST:PORT).
+
+    `coordinator="auto"` leaves address, count and index to the environment, as on a Cloud TPU slice or under Slurm.
+    """
 
     coordinator: str | None = None
     processes: int = 1
@@ -40,16 +46,30 @@ class Cluster:
         """(index, count), as the data pipelines take it."""
         return self.index, self.processes
 
-    def join(self) -> None:
-        """Connect to the other processes; before anything else touches the backend. ValueError on another backend."""
-        if self.processes == 1:
-            return
+    def join(self) -> Cluster:
+        """Connect to the other processes, before anything else touches the backend, and say which of them this one is.
+
+        ValueError on another backend, or where `auto` finds no cluster.
+        """
+        if self.processes == 1 and self.coordinator != AUTO:
+            return self
         if keras.backend.backend() != "jax":
             raise ValueError(
                 f"Training over several processes needs the JAX backend (pip install 'keras_mnasnet[jax]', "
                 f"KERAS_BACKEND=jax). Received: backend={keras.backend.backend()!r}"
             )
-        keras.distribution.initialize(self.coordinator, self.processes, self.index)
+        if self.coordinator != AUTO:
+            keras.distribution.initialize(self.coordinator, self.processes, self.index)
+            return self
+        import jax
+
+        try:
+            keras.distribution.initialize()
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"coordinator='auto' needs a cluster that JAX recognises (a TPU slice, Slurm, Open MPI). Received: {error}"
+            ) from error
+        return dataclasses.replace(self, processes=jax.process_count(), index=jax.process_index())
 
 
 def accelerators() -> list[str]:
@@ -67,7 +87,7 @@ def replicas(cluster: Cluster, batch_size: int, devices: list[str] | None = None
     backend = keras.backend.backend()
     if devices is None and cluster.processes == 1:
         devices = accelerators()
-    count = cluster.processes if devices is None else max(1, len(devices))
+    count = len(keras.distribution.list_devices()) if devices is None else max(1, len(devices))
     if batch_size % count:
         raise ValueError(f"`batch_size` must divide among {count} replicas. Received: batch_size={batch_size}")
     if backend == "tensorflow" and count > 1:

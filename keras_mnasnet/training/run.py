@@ -55,7 +55,7 @@ def train(
     Returns the rows of log.csv. Raises ValueError for bad input, OSError for a folder that cannot be written, Diverged.
     """
     folder = Path(output).expanduser()
-    cluster.join()
+    cluster = cluster.join()
     if cluster.index:
         return _Run(folder, job, None, cluster, devices, progress).go()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -84,7 +84,7 @@ def resume(
 ) -> list[dict[str, Any]]:
     """Go on with the run in a folder from its last checkpoint, as if it had never stopped; Raises as `train` does."""
     folder = Path(output).expanduser()
-    cluster.join()
+    cluster = cluster.join()
     job, facts = read_run(folder)
     with _locked(folder) if cluster.index == 0 else contextlib.nullcontext():
         return _Run(folder, job, facts, cluster, devices, progress).go()

@@ -261,11 +261,11 @@ def test_evaluation_equals_load_image(data, preprocessing):
 
 def test_small_images_are_evaluated_as_they_are(data):
     cifar = open_images(data / "cifar10", split="test").subset(np.arange(6))
-    pixels, labels, _ = next(
-        evaluation_batches(cifar, Preprocessing(32, "bicubic", resize=32), batch_size=6).as_numpy_iterator()
-    )
-    plain = [tf.io.decode_image(item["image"]).numpy() for item in cifar.examples()]
-    np.testing.assert_array_equal(pixels, plain)
+    for decoder, dct in (("tensorflow", ""), ("pillow", "INTEGER_ACCURATE")):
+        preprocessing = Preprocessing(32, "bicubic", resize=32, decoder=decoder)
+        pixels, labels, _ = next(evaluation_batches(cifar, preprocessing, batch_size=6).as_numpy_iterator())
+        plain = [tf.io.decode_jpeg(item["image"], dct_method=dct).numpy() for item in cifar.examples()]
+        np.testing.assert_array_equal(pixels, plain)
     np.testing.assert_array_equal(labels, cifar.label_ids)
 
 

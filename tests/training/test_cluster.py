@@ -76,5 +76,13 @@ def test_refusals():
         Cluster("127.0.0.1:1", 2, 2)
     with pytest.raises(ValueError, match="need the address of process 0"):
         Cluster(None, 2, 0)
-    with pytest.raises(ValueError, match="needs the JAX backend"):
-        Cluster("127.0.0.1:1", 2, 0).join()
+    for cluster in (Cluster("127.0.0.1:1", 2, 0), Cluster("auto")):
+        with pytest.raises(ValueError, match="needs the JAX backend"):
+            cluster.join()
+
+
+def test_auto_needs_a_cluster(tmp_path):
+    process = start("shapes:64@32", *OPTIONS, "--output", tmp_path / "run", "--coordinator", "auto")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "needs a cluster that JAX recognises" in err
