@@ -3,8 +3,9 @@
     python weights/run_train_bundled.py train a1 --data DIR --runs RUNS
     python weights/run_train_bundled.py pack --data DIR --runs RUNS
 
-DIR holds train.tfrecord, test.tfrecord and labels.txt. `train` goes on where an earlier call stopped. `pack` measures
-every finished run on the 10,000 test images as `mnasnet bench imagenet` does, and writes the weights and their records.
+DIR holds train.tfrecord, test.tfrecord and labels.txt. A network is trained in stages, from the resolution of the photos up,
+each from the weights of the one before; `train` goes on where an earlier call stopped. `pack` measures the last finished stage
+of every network on the 10,000 test images as `mnasnet bench imagenet` does, and writes the weights and their records.
 """
 
 from __future__ import annotations
@@ -20,27 +21,48 @@ from typing import Any
 from keras_mnasnet.weights.registry import Preprocessing
 
 NETWORKS = {"a1": 0.5, "b1": 0.5, "small": 1.0}
-RECIPE = "cifar10"
+STAGES = (
+    "cifar10",
+    "cifar10 epochs=15 size=48 learning_rate=0.002 warmup_epochs=1 augment.pad=6",
+)
 BUNDLED = Path(__file__).resolve().parent.parent / "keras_mnasnet" / "weights" / "bundled"
 
 
+def folder_of(runs: Path, network: str, stage: int) -> Path:
+    """The run of one stage of one network."""
+    return runs / (network if stage == 0 else f"{network}-stage{stage + 1}")
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run has gone through all its epochs."""
+    from keras_mnasnet.training.callbacks import read_log
+    from keras_mnasnet.training.job import read_run
+
+    if not (folder / "run.json").is_file():
+        return False
+    rows = read_log(folder / "log.csv")
+    return bool(rows) and float(rows[-1]["epoch"]) == read_run(folder)[0].recipe.epochs
+
+
 def train(arguments: argparse.Namespace) -> None:
-    """Train one network, or resume it."""
+    """Train one network through all stages, or resume it."""
     from keras_mnasnet.training import Job, parse_recipe, resume
     from keras_mnasnet.training import train as start
 
-    folder = arguments.runs / arguments.network
-    if (folder / "run.json").is_file():
-        resume(folder)
-        return
-    job = Job(
-        data=str(arguments.data),
-        model=arguments.network,
-        width=NETWORKS[arguments.network],
-        stem_stride=1,
-        recipe=parse_recipe(arguments.recipe),
-    )
-    start(folder, job)
+    for stage, recipe in enumerate(STAGES):
+        folder = folder_of(arguments.runs, arguments.network, stage)
+        if finished(folder):
+            continue
+        if (folder / "run.json").is_file():
+            resume(folder)
+            continue
+        options: dict[str, Any] = {
+            "model": arguments.network, "width": NETWORKS[arguments.network], "stem_stride": 1,
+        }  # fmt: skip
+        if stage:
+            before = folder_of(arguments.runs, arguments.network, stage - 1)
+            options = {"weights": str(before / "model.safetensors"), "head": "keep"}
+        start(folder, Job(data=str(arguments.data), recipe=parse_recipe(recipe), **options))
 
 
 def pack(arguments: argparse.Namespace) -> None:
@@ -54,14 +76,14 @@ def pack(arguments: argparse.Namespace) -> None:
 
     table = json.loads((BUNDLED / "records.json").read_text("utf-8"))
     for network, width in NETWORKS.items():
-        folder = arguments.runs / network
-        if not (folder / "run.json").is_file():
+        done = [folder for stage in range(len(STAGES)) if finished(folder := folder_of(arguments.runs, network, stage))]
+        if not done:
+            print(f"{network}: no finished stage, not packed")
             continue
-        job, facts = read_run(folder)
-        rows = read_log(folder / "log.csv")
-        if not rows or float(rows[-1]["epoch"]) < job.recipe.epochs:
-            print(f"{network}: {len(rows)} of {job.recipe.epochs} epochs, not packed")
-            continue
+        runs = [(*read_run(folder), read_log(folder / "log.csv")) for folder in done]
+        folder, (_, facts, _) = done[-1], runs[-1]
+        for stale in BUNDLED.glob(f"cifar10-{network}-*.safetensors"):
+            stale.unlink()
         checkpoint = read_file(folder / "model.safetensors")
         filename = f"cifar10-{network}-{width}-{facts.size}.safetensors"
         write_native(checkpoint, BUNDLED / filename)
@@ -82,14 +104,17 @@ def pack(arguments: argparse.Namespace) -> None:
             "preprocessing": _preprocessing(preprocessing_of(checkpoint, facts.size)),
             **measured,
             "params": checkpoint.architecture.params(classes=checkpoint.classes),
-            "training": {
-                "recipe": recipe_to_json(job.recipe),
-                "seed": job.recipe.seed,
-                "train_images": facts.train_images,
-                "environment": facts.environment,
-                "seconds": float(rows[-1]["seconds"]),
-                "curve": [[float(row[key]) for key in ("epoch", "loss", "val_accuracy")] for row in rows],
-            },
+            "training": [
+                {
+                    "recipe": recipe_to_json(job.recipe),
+                    "seed": job.recipe.seed,
+                    "train_images": stage.train_images,
+                    "environment": stage.environment,
+                    "seconds": float(rows[-1]["seconds"]),
+                    "curve": [[float(row[key]) for key in ("epoch", "loss", "val_accuracy")] for row in rows],
+                }
+                for job, stage, rows in runs
+            ],
         }
         table["records"] = [record for record in table["records"] if record["network"] != network] + [entry]
         print(f"{entry['id']}: top-1 {entry['top1']} %, {entry['size_bytes']:,} bytes")
@@ -120,7 +145,6 @@ def main() -> None:
         action.set_defaults(function=function)
         if name == "train":
             action.add_argument("network", choices=NETWORKS)
-            action.add_argument("--recipe", default=RECIPE, help="recipe text (default %(default)s)")
         action.add_argument("--data", type=Path, required=True, help="folder of the CIFAR-10 TFRecords")
         action.add_argument("--runs", type=Path, required=True, help="folder for the runs, one each")
     arguments = parser.parse_args()

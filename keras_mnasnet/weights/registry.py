@@ -170,8 +170,8 @@ def datasets() -> tuple[str, ...]:
     return tuple(dict.fromkeys(record.dataset for record in _records()))
 
 
-def training_of(record_id: str) -> dict[str, Any] | None:
-    """How a bundled checkpoint was trained: recipe, hardware, time, curve. None for a public one."""
+def training_of(record_id: str) -> list[dict[str, Any]] | None:
+    """How a bundled checkpoint was trained, stage by stage: recipe, hardware, time, curve. None for a public one."""
     entries = [entry for table in _tables() for entry in table["records"] if entry["id"] == record_id]
     return entries[0].get("training") if entries else None
 

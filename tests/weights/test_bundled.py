@@ -35,14 +35,16 @@ def test_a_record_and_its_file(record):
 
 @pytest.mark.parametrize("record", BUNDLED, ids=lambda record: record.id)
 def test_how_it_was_trained_is_recorded(record):
-    training = training_of(record.id)
-    recipe = recipe_from_json(training["recipe"])
-    assert len(training["curve"]) == recipe.epochs
-    assert training["train_images"] == 50_000
-    assert training["seconds"] > 0
-    assert training["environment"]["processor"]
-    assert training["seed"] == recipe.seed
-    assert 100 * training["curve"][-1][2] == pytest.approx(record.top1, abs=1), "the run's own last accuracy"
+    stages = training_of(record.id)
+    for stage in stages:
+        recipe = recipe_from_json(stage["recipe"])
+        assert len(stage["curve"]) == recipe.epochs
+        assert stage["train_images"] == 50_000
+        assert stage["seconds"] > 0
+        assert stage["environment"]["processor"]
+        assert stage["seed"] == recipe.seed
+    assert recipe.size == record.resolution
+    assert 100 * stages[-1]["curve"][-1][2] == pytest.approx(record.top1, abs=1), "the run's own last accuracy"
 
 
 def test_networks_sizes_and_accuracy():
