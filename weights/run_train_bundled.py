@@ -23,7 +23,7 @@ from keras_mnasnet.weights.registry import Preprocessing
 NETWORKS = {"a1": 0.5, "b1": 0.5, "small": 1.0}
 STAGES = (
     "cifar10",
-    "cifar10 epochs=15 size=48 learning_rate=0.002 warmup_epochs=1 augment.pad=6",
+    "cifar10 epochs=15 size=48 learning_rate=0.002 warmup_epochs=1 augment.pad=6 augment.mixup=0.2",
 )
 BUNDLED = Path(__file__).resolve().parent.parent / "keras_mnasnet" / "weights" / "bundled"
 

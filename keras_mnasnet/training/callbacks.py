@@ -84,11 +84,18 @@ class Progress(keras.callbacks.Callback):
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """The rows of a `log.csv`; none without the file."""
+    """The rows of a `log.csv`; none without the file. ValueError for a file that is not one."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        columns, rows = tuple(reader.fieldnames or ()), list(reader)
+    if columns != COLUMNS or not all((row["step"] or "").isdecimal() for row in rows):
+        raise ValueError(
+            f"A run's log has the columns {', '.join(COLUMNS)}, and whole steps. Received: {path}, which was changed. "
+            f"Restore it, or remove it to go on without the earlier rows."
+        )
+    return rows
 
 
 def write_log(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -229,6 +229,12 @@ def test_resume_refuses_another_network_or_data(finished, tmp_path):
     with pytest.raises(ValueError, match="schema must be 1"):
         resume(folder, progress=False)
     (folder / "run.json").write_text(json.dumps(run), "utf-8")
+    log = (folder / "log.csv").read_text("utf-8")
+    for changed_log in ("", "epoch,step\n1,2\n", log.replace(",4,", ",x,")):
+        (folder / "log.csv").write_text(changed_log, "utf-8")
+        with pytest.raises(ValueError, match="which was changed. Restore it, or remove it"):
+            resume(folder, progress=False)
+    (folder / "log.csv").unlink()
     (folder / STATE_FILE).write_bytes(b"garbage")
     with pytest.raises(ValueError, match="training checkpoint must be one of keras_mnasnet's"):
         resume(folder, progress=False)
