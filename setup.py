@@ -27,6 +27,7 @@ setup(
         "absl-py>=1.4",
         "ai-edge-litert",
         "filelock",
+        "flatbuffers",
         "huggingface_hub>=1.0,<3",
         "keras>=3.12",
         "numpy",
