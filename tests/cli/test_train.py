@@ -38,7 +38,7 @@ def test_fine_tuning_the_bundled_weights_on_a_folder(tmp_path):
     """From a new process: 2,000 drawn pictures of ten classes, at least 95 % of the held-out tenth; then a prediction."""
     write_folder(tmp_path / "shapes", 2000, size=32, seed=0)
     command = [sys.executable, "-m", "keras_mnasnet.cli.main"]
-    options = ("--weights", "cifar10", "--epochs", "12", "--output", str(tmp_path / "run"), "--json")
+    options = ("--weights", "cifar10", "--epochs", "9", "--batch-size", "64", "--output", str(tmp_path / "run"), "--json")
     done = subprocess.run([*command, "train", str(tmp_path / "shapes"), *options], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(done.stdout)
