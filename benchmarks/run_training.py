@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import json
 import math
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -103,7 +100,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of each pipeline")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
-    import keras
+    from keras_mnasnet.environment import environment
 
     steps = training_steps(arguments.size, arguments.batch_size, arguments.rounds)
     data = pipelines(arguments.data, arguments.size, arguments.batch_size, arguments.seconds)
@@ -111,14 +108,7 @@ def main() -> None:
     result = {
         "schema": SCHEMA,
         "date": datetime.date.today().isoformat(),
-        "environment": {
-            "platform": platform.platform(),
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "backend": keras.backend.backend(),
-            **{name: importlib.metadata.version(name) for name in ("tensorflow", "keras")},
-        },
+        "environment": environment(),
         "size": arguments.size,
         "batch_size": arguments.batch_size,
         "steps": steps,
@@ -136,12 +126,6 @@ def main() -> None:
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ ALLOWED = {
     "model_card": {"model", "spec"},
     "training": {"applications", "architecture", "data", "environment", "model", "pretrained", "spec", "weights"},
     "benchmarks": {"applications", "data", "environment", "pretrained", "weights"},
-    "export": {"architecture"},
+    "export": {"architecture", "model"},
     "hub": {"architecture", "model", "model_card", "pretrained", "spec", "weights"},
     "cli": {*CLI.split()},
     "__init__": None,

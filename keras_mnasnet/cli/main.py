@@ -47,6 +47,9 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, help="peak rate at the recipe's base batch; scales with the batch")
     parser.add_argument("--resolution", type=int, metavar="PIXELS", help="input size (default: the recipe's or checkpoint's)")
     parser.add_argument("--max-bad", type=int, metavar="N", help="damaged images to leave out before giving up (default 0)")
+    parser.add_argument(
+        "--check", action=argparse.BooleanOptionalAction, default=True, help="decode every image once before the start"
+    )
     parser.add_argument("--checkpoint-steps", type=int, metavar="N", help="steps between checkpoints, at most (default 1000)")
     parser.add_argument("--mixed-precision", choices=("bfloat16", "float16"), help="compute in 16 bits, keep weights in 32")
     parser.add_argument("--jit-compile", action=argparse.BooleanOptionalAction, help="XLA (default: on accelerators only)")

@@ -85,6 +85,7 @@ def _job(arguments: argparse.Namespace) -> Any:
         stem_stride=arguments.stem_stride,
         mixed_precision=arguments.mixed_precision,
         jit_compile=arguments.jit_compile,
+        check=arguments.check,
         tensorboard=arguments.tensorboard,
         **own,
     )

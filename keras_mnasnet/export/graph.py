@@ -11,12 +11,11 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_mnasnet.architecture import Architecture, Unit
 from keras_mnasnet.export.flatbuffer import ModelWriter
 from keras_mnasnet.export.weights import Folded
+from keras_mnasnet.model import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["PRECISIONS", "write_graph"]
 
 PRECISIONS = ("float32", "float16", "weight-int8", "int8-random")
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 RELU = schema.ActivationFunctionType.RELU
 LINEAR = schema.ActivationFunctionType.NONE
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID

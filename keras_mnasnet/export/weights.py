@@ -29,12 +29,7 @@ def folded_weights(
     found = {}
     for layer in architecture.layers(32, 32, classes=classes):
         kernel = tensors[f"{layer.name}/kernel"].astype(np.float64)
-        if layer.op == "dense":
-            kernel = kernel.T
-        elif layer.op == "depthwise":
-            kernel = kernel.transpose(3, 0, 1, 2)
-        else:
-            kernel = kernel.transpose(3, 0, 1, 2)
+        kernel = kernel.T if layer.op == "dense" else kernel.transpose(3, 0, 1, 2)
         if layer.bn:
             gamma, beta, mean, variance = (
                 tensors[f"{layer.bn}/{leaf}"].astype(np.float64) for leaf in ("gamma", "beta", "moving_mean", "moving_variance")

@@ -136,8 +136,8 @@ class _Run:
                 (self.folder / LABEL_FILE).write_text("\n".join(self.images.labels) + "\n", "utf-8")
             try:
                 return self._train(model)
-            except Exception as error:
-                if self.cluster.processes == 1 or isinstance(error, Diverged):
+            except (RuntimeError, ValueError, AssertionError) as error:  # JAX raises any of them for a lost process
+                if self.cluster.processes == 1:
                     raise
                 raise LostProcess(
                     f"All {self.cluster.processes} processes must stay alive. Received in process {self.cluster.index}: "
