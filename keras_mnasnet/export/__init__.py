@@ -1,6 +1,45 @@
-"""Export to `.tflite`."""
+"""Export to `.tflite`. The names below are imported when they are first used: the latency meter needs few of them."""
 
-from keras_mnasnet.export.graph import write_graph
-from keras_mnasnet.export.weights import folded_weights, random_weights
+from __future__ import annotations
 
-__all__ = ["folded_weights", "random_weights", "write_graph"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "ExportError": "inspect",
+    "ExportReport": "publish",
+    "GraphFacts": "inspect",
+    "Normalization": "metadata",
+    "Origin": "publish",
+    "Partitions": "partitions",
+    "export_checkpoint": "tflite",
+    "export_tflite": "tflite",
+    "folded_weights": "weights",
+    "inspect_tflite": "inspect",
+    "prune": "qat",
+    "random_weights": "weights",
+    "train_quantized": "qat",
+    "write_graph": "graph",
+}
+
+__all__ = [
+    "ExportError", "ExportReport", "GraphFacts", "Normalization", "Origin", "Partitions", "export_checkpoint",
+    "export_tflite", "folded_weights", "inspect_tflite", "prune", "random_weights",
+    "train_quantized", "write_graph",
+]  # fmt: skip
+
+if TYPE_CHECKING:
+    from keras_mnasnet.export.graph import write_graph
+    from keras_mnasnet.export.inspect import ExportError, GraphFacts, inspect_tflite
+    from keras_mnasnet.export.metadata import Normalization
+    from keras_mnasnet.export.partitions import Partitions
+    from keras_mnasnet.export.publish import ExportReport, Origin
+    from keras_mnasnet.export.qat import prune, train_quantized
+    from keras_mnasnet.export.tflite import export_checkpoint, export_tflite
+    from keras_mnasnet.export.weights import folded_weights, random_weights
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"keras_mnasnet.export.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'keras_mnasnet.export' has no attribute {name!r}")

@@ -9,7 +9,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-__all__ = ["ModelWriter"]
+__all__ = ["ModelWriter", "aligned", "attach", "pack", "signature_of"]
 
 ALIGNMENT = 16
 FILE_IDENTIFIER = b"TFL3"
@@ -58,10 +58,8 @@ class ModelWriter:
         tensor.name, tensor.shape, tensor.type = name, [int(side) for side in shape], TYPES[np.dtype(dtype)]
         tensor.hasRank = True
         if data is not None:
-            buffer = _Buffer()
-            buffer.data = np.asarray(data, dtype)
             tensor.buffer = len(self._buffers)
-            self._buffers.append(buffer)
+            self._buffers.append(aligned(np.asarray(data, dtype)))
         if scale is not None:
             scales = np.atleast_1d(np.asarray(scale, np.float32))
             quantization = schema.QuantizationParametersT()
@@ -95,19 +93,34 @@ class ModelWriter:
         model.version, model.description = 3, description
         model.subgraphs, model.buffers = [subgraph], self._buffers
         model.operatorCodes = [_operator_code(*key) for key in self._codes]
-        model.signatureDefs = [_signature(signature, inputs, outputs)]
-        model.metadata = []
-        for name, content in metadata.items():
-            buffer = _Buffer()
-            buffer.data = np.frombuffer(content, np.uint8)
-            entry = schema.MetadataT()
-            entry.name, entry.buffer = name, len(self._buffers)
-            self._buffers.append(buffer)
-            model.metadata.append(entry)
-        size = sum(0 if buffer.data is None else buffer.data.nbytes for buffer in self._buffers)
-        builder = flatbuffers.Builder(size + (1 << 18))
-        builder.Finish(model.Pack(builder), file_identifier=FILE_IDENTIFIER)
-        return bytes(builder.Output())
+        model.signatureDefs = [signature_of(signature, inputs, outputs)]
+        attach(model, metadata)
+        return pack(model)
+
+
+def aligned(data: np.ndarray | None) -> Any:
+    """A buffer of these bytes (None: an empty one) that begins at a multiple of 16."""
+    buffer = _Buffer()
+    buffer.data = data
+    return buffer
+
+
+def attach(model: Any, metadata: Mapping[str, bytes]) -> None:
+    """Add named metadata buffers to a ModelT."""
+    model.metadata = list(model.metadata or [])
+    for name, content in metadata.items():
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = name, len(model.buffers)
+        model.buffers.append(aligned(np.frombuffer(content, np.uint8)))
+        model.metadata.append(entry)
+
+
+def pack(model: Any) -> bytes:
+    """The file of a ModelT."""
+    size = sum(0 if buffer.data is None else buffer.data.nbytes for buffer in model.buffers)
+    builder = flatbuffers.Builder(size + (1 << 18))
+    builder.Finish(model.Pack(builder), file_identifier=FILE_IDENTIFIER)
+    return bytes(builder.Output())
 
 
 def _operator_code(code: int, version: int) -> Any:
@@ -117,7 +130,8 @@ def _operator_code(code: int, version: int) -> Any:
     return found
 
 
-def _signature(key: str, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Any:
+def signature_of(key: str, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Any:
+    """A signature over {name: tensor}."""
     signature = schema.SignatureDefT()
     signature.signatureKey = key
     signature.inputs, signature.outputs = _tensor_maps(inputs), _tensor_maps(outputs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,13 @@ def write_graph(
     batch: int = 1,
     description: str = "",
     metadata: Mapping[str, bytes] | None = None,
+    until: str | None = None,
 ) -> bytes:
     """The `.tflite` of a classifier: `image` `[batch, height, width, 3]` -> `scores` `[batch, classes]`, both float32.
 
     `preprocessing`: the image is RGB pixels 0..255, normalised inside. `int8-random` rounds the weights, but takes the ranges
-    of activations from the air: it has the operators and the latency of an int8 model, and no meaning.
+    of activations from the air: it has the operators and the latency of an int8 model, and no meaning. `until` (`stem`, a
+    stage `block3`, a layer `block3a`, `head`) ends the graph after that part, with its map in the graph's own type.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}")
@@ -48,16 +51,30 @@ def write_graph(
         raise ValueError(f"`padding` must be 'same' or 'symmetric'. Received: padding={padding!r}")
     net = _Net(weights, precision, padding)
     image = net.begin((batch, height, width, 3), preprocessing)
-    net.conv("stem", 3, architecture.stem_stride)
-    for unit in architecture.units():
-        net.unit(unit)
-    net.conv("head", 1, 1)
-    net.mean("avg_pool", keep_dims=False)
-    net.dense("predictions")
-    if softmax:
-        net.softmax()
-    scores = net.end()
+    if not any(until in names for names in _parts(net, architecture)):
+        if until is not None:
+            raise ValueError(
+                f"`until` must be stem, a stage, a layer or head of {architecture.name}. Received: until={until!r}"
+            )
+        net.mean("avg_pool", keep_dims=False)
+        net.dense("predictions")
+        if softmax:
+            net.softmax()
+    scores = net.end() if until is None else net.at
     return net.writer.finish({"image": image}, {"scores": scores}, description=description, metadata=metadata or {})
+
+
+def _parts(net: _Net, architecture: Architecture) -> Iterator[tuple[str, ...]]:
+    """Build the network part by part, stem to head, and name each once it stands."""
+    net.conv("stem", 3, architecture.stem_stride)
+    yield ("stem",)
+    units = architecture.units()
+    for unit, following in itertools.zip_longest(units, units[1:]):
+        net.unit(unit)
+        ends = following is None or following.stage != unit.stage
+        yield (unit.name, f"block{unit.stage}") if ends else (unit.name,)
+    net.conv("head", 1, 1)
+    yield ("head",)
 
 
 class _Net:
@@ -88,7 +105,8 @@ class _Net:
                 ("image_centred", "SUB", schema.SubOptionsT(), mean),
                 ("image_normalised", "MUL", schema.MulOptionsT(), factor),
             ):
-                constant = self.constant(f"{name}_by", values.reshape(1, 1, 1, 3), exact=True)
+                row = np.tile(values, (1, 1, shape[2], 1))  # XNNPACK broadcasts a row far faster than a pixel
+                constant = self.constant(f"{name}_by", row, exact=True)
                 self.operator(kind, name, [self.at, constant], options, scale=1.0 if kind == "SUB" else 0.03, zero=0)
         return image
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from models import shaken
 
 from keras_mnasnet.export.graph import PRECISIONS, write_graph
 from keras_mnasnet.export.weights import Folded, folded_weights, random_weights
@@ -28,19 +29,6 @@ CASES = [
 def network(name, case):
     architecture = FAMILY[name].scaled(case.get("width"), case.get("depth")).with_se(case.get("se"))
     return architecture.with_stem_stride(case.get("stem_stride"))
-
-
-def shaken(model, seed=0):
-    """The model with statistics and biases that are not the initial ones."""
-    rng = np.random.default_rng(seed)
-    for layer in model.layers:
-        values = layer.get_weights()
-        if isinstance(layer, keras.layers.BatchNormalization):
-            spread = [rng.uniform(0.4, 0.9, values[0].shape), rng.normal(0, 0.3, values[0].shape)]
-            layer.set_weights([*spread, rng.normal(0, 0.3, values[0].shape), rng.uniform(0.5, 1.5, values[0].shape)])
-        elif len(values) == 2:
-            layer.set_weights([values[0], rng.normal(0, 0.3, values[1].shape)])
-    return model
 
 
 def run(content, image):

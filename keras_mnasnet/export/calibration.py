@@ -1,0 +1,89 @@
+"""Representative images for quantization, from whatever the user has, checked before a converter sees them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+__all__ = ["ENOUGH", "Calibration", "calibration_images"]
+
+ENOUGH = 100
+FORMS = "an array [N, H, W, C], a tf.data.Dataset, or an iterable of images or batches (labels beside them are ignored)"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Calibration:
+    """How many images ranges were taken from; `seed` of the choice, None where the data came as a stream and its first were."""
+
+    images: int
+    seed: int | None
+
+
+def calibration_images(
+    data: Any, *, shape: tuple[int, int, int], count: int, seed: int, pixels: bool
+) -> tuple[np.ndarray, Calibration]:
+    """`count` images of `data` (FORMS), `[n, H, W, C]` float32: of an array a seeded choice, of a stream the first.
+
+    `pixels`: the model takes 0..255. ValueError for another shape, values that are not numbers or out of range, or none;
+    fewer than ENOUGH are logged.
+    """
+    if count < 1:
+        raise ValueError(f"`calibration_images` must be 1 or more. Received: calibration_images={count!r}")
+    chosen: int | None = None
+    if isinstance(data, np.ndarray) and data.ndim == 4:
+        if len(data) > count:
+            data = data[np.sort(np.random.default_rng(seed).choice(len(data), count, replace=False))]
+        images, chosen = list(data), seed
+    else:
+        images = list(itertools.islice(_stream(data, shape), count))
+    if not images:
+        raise ValueError(f"`representative_data` must be {FORMS}. Received: nothing to calibrate on")
+    wrong = next((np.shape(image) for image in images if np.shape(image) != shape), None)
+    if wrong is not None:
+        raise ValueError(f"`representative_data` must hold images {list(shape)}, as the model takes. Received: {list(wrong)}")
+    values = np.stack([np.asarray(image, np.float32) for image in images])
+    _check_values(values, pixels)
+    if len(values) < ENOUGH:
+        logging.warning(
+            "Only %d images to calibrate on: ranges may be too narrow. %d or more of the kind the model will see are better.",
+            len(values), ENOUGH,
+        )  # fmt: skip
+    return values, Calibration(len(values), chosen)
+
+
+def _check_values(values: np.ndarray, pixels: bool) -> None:
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("`representative_data` must hold finite numbers. Received: NaN or infinity")
+    if low == high:
+        raise ValueError(f"`representative_data` must hold pictures. Received: images whose pixels are all {low:g}")
+    if pixels and (low < 0 or high > 255):
+        raise ValueError(
+            f"`representative_data` must hold pixels 0..255, as the model takes. Received: values {low:g}..{high:g}"
+        )
+    if pixels and high <= 1:
+        raise ValueError(
+            f"`representative_data` must hold pixels 0..255, as the model takes. Received: values {low:g}..{high:g}, which "
+            f"look divided by 255"
+        )
+
+
+def _stream(data: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
+    if callable(data):
+        data = data()
+    if hasattr(data, "as_numpy_iterator"):
+        data = data.as_numpy_iterator()
+    if isinstance(data, str | bytes) or not isinstance(data, Iterable):
+        raise ValueError(f"`representative_data` must be {FORMS}. Received: {type(data).__name__} {str(data)[:80]!r}")
+    for item in data:
+        images = item[0] if isinstance(item, tuple | list) and len(item) and np.ndim(item[0]) in (3, 4) else item
+        images = np.asarray(images)
+        if images.ndim == 4:
+            yield from images
+        else:
+            yield images

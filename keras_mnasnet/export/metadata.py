@@ -1,0 +1,134 @@
+"""TFLite model metadata: the FlatBuffer that Android's and MediaPipe's task libraries read, with its files appended as a zip.
+
+Schema: tensorflow/tflite-support metadata_schema.fbs, identifier M001. Only what those libraries use is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flatbuffers
+
+__all__ = ["METADATA_NAME", "Normalization", "append_files", "classifier_metadata", "read_files"]
+
+METADATA_NAME = "TFLITE_METADATA"
+IDENTIFIER = b"M001"
+PARSER_VERSION = "1.0.0"
+FEATURE, IMAGE = 1, 2
+NORMALIZATION_OPTIONS = 1
+RGB = 1
+TENSOR_AXIS_LABELS, DESCRIPTIONS = 2, 1
+LABELS_FILE, REPORT_FILE = "labels.txt", "export.json"
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Normalization:
+    """What an application does to pixels 0..255 before the model: (pixel - mean) / std, one value or one per channel."""
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
+            raise ValueError(
+                f"A normalization has 1 or 3 means and as many positive standard deviations. "
+                f"Received: mean={self.mean}, std={self.std}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Byte:
+    value: int
+
+
+_Table = dict[int, Any]
+
+
+def classifier_metadata(
+    *, name: str, description: str, licence: str, input_name: str, output_name: str, normalization: Normalization | None,
+    labels: bool, size: tuple[int, int],
+) -> bytes:  # fmt: skip
+    """The metadata of an image classifier with one input and one output; `size` is (height, width) in pixels."""
+    image: _Table = {0: input_name, 1: "RGB image", 3: _content(IMAGE, {0: _Byte(RGB), 1: {0: size[1], 1: size[0]}})}
+    if normalization is not None:
+        options: _Table = {0: [float(value) for value in normalization.mean], 1: [float(value) for value in normalization.std]}
+        image[4] = [{0: _Byte(NORMALIZATION_OPTIONS), 1: options}]
+        low, high = (
+            [(limit - mean) / std for mean, std in zip(normalization.mean, normalization.std, strict=True)]
+            for limit in (0, 255)
+        )
+        image[5] = {0: high, 1: low}
+    scores: _Table = {0: output_name, 1: "One score per class", 3: _content(FEATURE, {}), 5: {0: [1.0], 1: [0.0]}}
+    if labels:
+        scores[6] = [{0: LABELS_FILE, 1: "Class names, one a line", 2: _Byte(TENSOR_AXIS_LABELS)}]
+    root: _Table = {
+        0: name,
+        1: description,
+        3: [{0: name, 2: [image], 3: [scores]}],
+        5: licence,
+        6: [{0: REPORT_FILE, 1: "How the file was made and verified", 2: _Byte(DESCRIPTIONS)}],
+        7: PARSER_VERSION,
+    }
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(_write(builder, root), file_identifier=IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _content(kind: int, properties: _Table) -> _Table:
+    return {0: _Byte(kind), 1: properties}
+
+
+def _write(builder: Any, table: _Table) -> int:
+    """A table from {slot: value}: text, bytes, tables, lists of tables or of floats; its children stand before it."""
+    ready = {slot: _child(builder, value) for slot, value in table.items()}
+    builder.StartObject(max(ready, default=-1) + 1)
+    for slot, value in ready.items():
+        if isinstance(value, _Byte):
+            builder.PrependUint8Slot(slot, value.value, 0)
+        elif isinstance(table[slot], int):
+            builder.PrependUint32Slot(slot, value, 0)
+        else:
+            builder.PrependUOffsetTRelativeSlot(slot, value, 0)
+    return builder.EndObject()
+
+
+def _child(builder: Any, value: Any) -> Any:
+    if isinstance(value, _Byte | int):
+        return value
+    if isinstance(value, str):
+        return builder.CreateString(value)
+    if isinstance(value, dict):
+        return _write(builder, value)
+    if isinstance(value[0], float):
+        builder.StartVector(4, len(value), 4)
+        for item in reversed(value):
+            builder.PrependFloat32(item)
+        return builder.EndVector()
+    offsets = [_write(builder, item) for item in value]
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
+    return builder.EndVector()
+
+
+def append_files(content: bytes, files: Mapping[str, str | Sequence[str]]) -> bytes:
+    """The `.tflite` with text files behind it as a zip archive, where the task libraries look for them."""
+    held = io.BytesIO(content)
+    with zipfile.ZipFile(held, "a", zipfile.ZIP_STORED) as archive:
+        for name, text in files.items():
+            entry = zipfile.ZipInfo(name, ZIP_DATE)
+            archive.writestr(entry, text if isinstance(text, str) else "".join(f"{line}\n" for line in text))
+    return held.getvalue()
+
+
+def read_files(content: bytes) -> dict[str, str]:
+    """The text files behind a `.tflite`; empty where there are none."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        return {}
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name).decode("utf-8") for name in archive.namelist()}

@@ -1,0 +1,60 @@
+"""How much of a `.tflite` XNNPACK takes over: the number of its partitions, and the operators outside of them."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any
+
+__all__ = ["Partitions", "partitions", "partitions_of"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Partitions:
+    """`delegates` parts of the graph run in XNNPACK; `outside` counts the operators, by kind, that LiteRT's own kernels run."""
+
+    delegates: int
+    outside: dict[str, int]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole graph is one part."""
+        return self.delegates == 1 and not self.outside
+
+
+def partitions(content: bytes) -> Partitions:
+    """Of a file loaded as an application would, on one thread; ValueError where LiteRT refuses it."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    from keras_mnasnet.quiet import held_stderr
+
+    try:
+        with held_stderr():
+            interpreter = Interpreter(model_content=content, num_threads=1)
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"A .tflite file must be one that LiteRT can run. Received: {error}") from error
+    return partitions_of(interpreter)
+
+
+def partitions_of(interpreter: Any) -> Partitions:
+    """Of a LiteRT interpreter with allocated tensors."""
+    nodes = _nodes(interpreter)
+    delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
+    producer = {int(tensor): node for node in (*nodes, *delegates) for tensor in node["outputs"]}
+    kinds: collections.Counter[str] = collections.Counter()
+    seen: set[int] = set()
+    waiting = [int(output["index"]) for output in interpreter.get_output_details()]
+    while waiting:  # what the outputs depend on; a delegate stands for the operators it replaced
+        node = producer.get(waiting.pop())
+        if node is not None and node["index"] not in seen:
+            seen.add(node["index"])
+            kinds[node["op_name"]] += 1
+            waiting += [int(tensor) for tensor in node["inputs"] if tensor >= 0]
+    del kinds["DELEGATE"]
+    return Partitions(len(delegates), dict(sorted(kinds.items())))
+
+
+def _nodes(interpreter: Any) -> list[dict[str, Any]]:
+    """Every node of the graph: LiteRT says which ones a delegate took only through this call, which is not public."""
+    return interpreter._get_ops_details()

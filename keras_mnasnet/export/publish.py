@@ -1,0 +1,135 @@
+"""What an exported file says about itself, and its publication: checked, compared, written whole with its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mnasnet import __version__
+from keras_mnasnet.export.calibration import Calibration
+from keras_mnasnet.export.inspect import GraphFacts, check_promise, inspect_tflite
+from keras_mnasnet.export.metadata import METADATA_NAME, Normalization, append_files, classifier_metadata
+from keras_mnasnet.export.partitions import Partitions, partitions
+from keras_mnasnet.export.verify import Comparison, compare, judge
+from keras_mnasnet.weights.files import replaced
+from keras_mnasnet.weights.registry import Preprocessing
+
+__all__ = ["Card", "ExportReport", "Oracle", "Origin", "publish"]
+
+SCHEMA = 1
+Oracle = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Origin:
+    """What the file says about where its weights come from."""
+
+    source: str = "not stated"
+    licence: str = "not stated"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written, how, and how it compares with the model (`verified_against`, on `verified_on`).
+
+    `route`: direct (written straight into a flatbuffer), converter (TensorFlow's) or converter + ai-edge-quantizer. `seconds`
+    are for writing, calibration included, verification not. `preprocessing` is how photos become its input, where that is
+    known; `mnasnet bench imagenet` goes by it.
+    """
+
+    path: str
+    quantize: str | None
+    route: str
+    seconds: float
+    sha256: str
+    facts: GraphFacts
+    partitions: Partitions
+    outside_reason: str | None
+    comparisons: tuple[Comparison, ...]
+    verified_against: str
+    verified_on: str
+    calibration: Calibration | None
+    origin: Origin
+    description: str
+    preprocessing: Preprocessing | None
+
+    def as_json(self) -> dict[str, Any]:
+        """One JSON value, with the schema's version, the package's, and the date."""
+        return {
+            "schema": SCHEMA,
+            "keras_mnasnet": __version__,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **dataclasses.asdict(self),
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Card:
+    """What the file is to say about itself."""
+
+    name: str
+    description: str
+    origin: Origin
+    labels: tuple[str, ...] | None
+    normalization: Normalization | None
+    preprocessing: Preprocessing | None = None
+
+    def metadata(self, inputs: str, outputs: Sequence[str], size: tuple[int, int]) -> dict[str, bytes]:
+        """The metadata buffers of the file; only a model with one output is a classifier to the task libraries."""
+        if len(outputs) != 1:
+            return {}
+        content = classifier_metadata(
+            name=self.name, description=self.description, licence=self.origin.licence, input_name=inputs,
+            output_name=outputs[0], normalization=self.normalization, labels=self.labels is not None, size=size,
+        )  # fmt: skip
+        return {METADATA_NAME: content}
+
+
+def publish(
+    content: bytes, path: str | os.PathLike[str], card: Card, *, quantize: str | None, route: str, seconds: float,
+    calibration: Calibration | None, oracle: Oracle, against: str, images: np.ndarray, images_name: str, progress: bool,
+) -> ExportReport:  # fmt: skip
+    """Check and compare, then write the file and its report, each whole or not at all."""
+    target = Path(path).expanduser()
+    facts = inspect_tflite(content)
+    check_promise(facts, quantize)
+    comparisons = compare(content, oracle, images, progress=progress)
+    judge(comparisons, quantize)
+    taken = partitions(content)
+    report = ExportReport(
+        path=str(target), quantize=quantize, route=route, seconds=round(seconds, 3), sha256="", facts=facts, partitions=taken,
+        outside_reason=_reason(taken, quantize), comparisons=comparisons, verified_against=against, verified_on=images_name,
+        calibration=calibration, origin=card.origin, description=card.description, preprocessing=card.preprocessing,
+    )  # fmt: skip
+    inside = {key: value for key, value in report.as_json().items() if key not in ("path", "sha256")}
+    files: dict[str, str | Sequence[str]] = {"export.json": json.dumps(inside, indent=1)}
+    if card.labels is not None:
+        files["labels.txt"] = card.labels
+    content = append_files(content, files)
+    facts = dataclasses.replace(facts, bytes=len(content))
+    report = dataclasses.replace(report, facts=facts, sha256=hashlib.sha256(content).hexdigest())
+    with replaced(target) as temporary:
+        temporary.write_bytes(content)
+    with replaced(target.with_name(f"{target.name}.json")) as temporary:
+        temporary.write_text(json.dumps(report.as_json(), indent=1) + "\n", "utf-8")
+    return report
+
+
+def _reason(taken: Partitions, quantize: str | None) -> str | None:
+    if taken.whole:
+        return None
+    if not taken.delegates:
+        return "XNNPACK took nothing of this graph"
+    if quantize == "dynamic":
+        return "XNNPACK computes these 8-bit weights with float activations only in part; weight-int8 is one partition"
+    if set(taken.outside) <= {"SOFTMAX", "QUANTIZE"}:
+        return "XNNPACK has no 8-bit softmax and no change from uint8 to int8; LiteRT computes them"
+    return "XNNPACK does not take these operators in this type"

@@ -1,0 +1,75 @@
+"""A converter's `.tflite` with readable names: tensors, signature, order of outputs, description, metadata."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from keras_mnasnet.export.flatbuffer import aligned, attach, pack, signature_of
+
+__all__ = ["rewritten"]
+
+ARITHMETIC = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("ADD", "SUB", "MUL", "DIV"))
+FEW_CHANNELS = 4
+
+
+def rewritten(
+    content: bytes, *, input_name: str, output_names: Sequence[str], description: str, metadata: Mapping[str, bytes]
+) -> bytes:
+    """The same graph; its inputs and outputs, in their order, get the names, and a signature `serving_default` with them."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph = model.subgraphs[0]
+    if len(graph.inputs) != 1 or len(graph.outputs) != len(output_names):
+        raise ValueError(
+            f"The graph must have 1 input and {len(output_names)} outputs. "
+            f"Received: {len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
+        )
+    inputs = {input_name: int(graph.inputs[0])}
+    outputs = dict(zip(output_names, (int(index) for index in graph.outputs), strict=True))
+    for name, index in {**inputs, **outputs}.items():
+        _rename(graph, name, index)
+    model.signatureDefs = [signature_of("serving_default", inputs, outputs)]
+    model.description = description
+    _widen_rows(model)
+    model.buffers = [aligned(None if buffer.data is None else np.asarray(buffer.data, np.uint8)) for buffer in model.buffers]
+    attach(model, metadata)
+    return pack(model)
+
+
+def _widen_rows(model: Any) -> None:
+    """Per-channel constants of a picture's arithmetic, [1, 1, 1, 3], as rows [1, 1, W, 3].
+
+    The sums are the same; XNNPACK broadcasts a row far faster than a pixel.
+    """
+    graph = model.subgraphs[0]
+    kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    for operator in graph.operators:
+        if kinds[operator.opcodeIndex] not in ARITHMETIC:
+            continue
+        picture, constant = (graph.tensors[int(index)] for index in operator.inputs[:2])
+        data = model.buffers[constant.buffer].data
+        channels = int(picture.shape[-1]) if len(picture.shape) == 4 else 0
+        if data is None or not 1 < channels <= FEW_CHANNELS or int(np.prod(constant.shape)) != channels:
+            continue
+        width = int(picture.shape[2])
+        row = copy.copy(constant)
+        row.name = constant.name + b"_row"
+        row.shape, row.shapeSignature = [1, 1, width, channels], None
+        row.buffer = len(model.buffers)
+        buffer = schema.BufferT()
+        buffer.data = np.tile(np.asarray(data, np.uint8), width)
+        model.buffers.append(buffer)
+        graph.tensors.append(row)
+        operator.inputs = [operator.inputs[0], len(graph.tensors) - 1]
+
+
+def _rename(graph: Any, name: str, index: int) -> None:
+    """Give a tensor a name; another tensor that has it gets a number."""
+    for number, tensor in enumerate(graph.tensors):
+        if number != index and tensor.name == name.encode():
+            tensor.name = f"{name}_{number}"
+    graph.tensors[index].name = name

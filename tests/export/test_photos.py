@@ -1,0 +1,38 @@
+"""The measures of an export on real photos."""
+
+import pytest
+from models import shaken
+
+from keras_mnasnet import MnasNet
+from keras_mnasnet.benchmarks.imagenet import evaluate_models
+from keras_mnasnet.data.sample import sample_photos
+from keras_mnasnet.export import export_tflite
+from keras_mnasnet.weights import records
+from keras_mnasnet.weights.registry import preprocessing_of
+
+
+@pytest.mark.parametrize("network", ["a1", "b1"])
+def test_float_files_equal_keras_on_photos(data, tmp_path, network):
+    """At 224 px on photos of ImageNet's classes: 1e-5 of the largest logit in float32, 3e-3 in float16."""
+    model = shaken(MnasNet(network, weights=None, classifier_activation=None))
+    photos = sample_photos(data / "imagenet_250", preprocessing_of("timm", 224), 8)
+    for quantize, limit in ((None, 1e-5), ("float16", 3e-3)):
+        report = export_tflite(model, tmp_path / "x.tflite", quantize=quantize, images=photos)
+        (compared,) = report.comparisons
+        assert compared.images == 8
+        assert compared.max_relative <= limit
+
+
+@pytest.mark.parametrize("record", records("cifar10"), ids=lambda record: record.id)
+def test_int8_loses_at_most_a_point(data, tmp_path, record):
+    """Top-1 of the bundled networks on the 10,000 test photos, from the file, calibrated on 300 training photos."""
+    photos = sample_photos(data / "cifar10", record.preprocessing, 300)
+    model = MnasNet(record.network, weights=record.id)
+    report = export_tflite(
+        model, tmp_path / "x.tflite", quantize="int8", input_dtype="uint8", representative_data=photos,
+        preprocessing=record.preprocessing,
+    )  # fmt: skip
+    assert report.comparisons[0].cosine > 0.99
+    (result,) = evaluate_models([str(tmp_path / "x.tflite")], str(data / "cifar10"), split="test")
+    assert result.images == 10_000
+    assert 100 * result.top1 >= record.top1 - 1

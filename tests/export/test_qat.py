@@ -1,0 +1,144 @@
+"""Quantization-aware training and pruning: the file, the report, and what goes wrong around the child process."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from keras_mnasnet.export import export_tflite, prune, train_quantized
+from keras_mnasnet.export import qat as room
+from keras_mnasnet.export.metadata import read_files
+from keras_mnasnet.weights.load import load_named
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_model_optimization") is None, reason="the extra [qat] is not installed"
+)
+
+SHAPES = "shapes:160@32"
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return load_named("cifar10")[0]
+
+
+def test_the_file_has_the_operators_of_post_training_quantization(checkpoint, bundled, pictures, tmp_path):
+    path = tmp_path / "qat.tflite"
+    report = train_quantized(checkpoint, SHAPES, path, epochs=1, batch_size=16, steps_per_epoch=3, input_dtype="uint8")
+    after = export_tflite(bundled, tmp_path / "ptq.tflite", quantize="int8", input_dtype="uint8", representative_data=pictures)
+    assert report.export.facts.operators == after.facts.operators
+    assert report.export.facts.floating == ()
+    assert set(report.export.facts.output_types) == {"int8", "uint8"}
+    assert report.export.partitions.outside == after.partitions.outside
+    (image,) = report.export.facts.inputs
+    assert (image.name, image.dtype, image.scale, image.zero_point) == ("image", "uint8", 1.0, 0)
+    assert report.export.comparisons[0].cosine > 0.99
+    assert report.export.verified_on == "16 validation images"
+    assert [row["epoch"] for row in report.epochs] == [1]
+    written = json.loads((tmp_path / "qat.tflite.json").read_text("utf-8"))
+    assert written["route"] == "quantization-aware training"
+    assert read_files(path.read_bytes())["labels.txt"].split() == list(checkpoint.labels)
+
+
+def test_this_process_never_loads_keras_2():
+    code = (
+        "import sys\nfrom keras_mnasnet.cli import qat\nfrom keras_mnasnet.export import train_quantized\n"
+        "from keras_mnasnet.weights.load import load_named\n"
+        "try:\n    train_quantized(load_named('cifar10')[0], 'nowhere', 'x.tflite')\n"
+        "except ValueError as error:\n    assert 'does not exist' in str(error)\n"
+        "assert not {'tf_keras', 'tensorflow_model_optimization', 'tensorflow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_ranges_start_where_the_float_network_is(checkpoint, tmp_path):
+    """Before the first step the fake-quantized network is as good as the float one, within rounding."""
+    report = train_quantized(
+        checkpoint, SHAPES, tmp_path / "qat.tflite", epochs=1, batch_size=16, steps_per_epoch=1, learning_rate=1e-9
+    )
+    assert abs(report.start_accuracy - report.float_accuracy) < 0.05
+    assert report.as_json()["training"]["start_accuracy"] == report.start_accuracy
+
+
+def test_pruning(checkpoint, tmp_path):
+    path = tmp_path / "sparse.tflite"
+    report = prune(checkpoint, SHAPES, path, sparsity=0.5, epochs=1, batch_size=16, steps_per_epoch=6)
+    assert report.sparsity == pytest.approx(0.5, abs=0.01)
+    assert "DENSIFY" in report.export.facts.operators
+    assert report.export.facts.bytes < report.dense_bytes
+    assert report.dense_compressed_bytes < 0.8 * report.dense_bytes
+    assert report.dense_path == str(tmp_path / "sparse.dense.tflite")
+    assert os.path.getsize(report.dense_path) == report.dense_bytes
+    assert report.export.comparisons[0].max_relative < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"epochs": 0}, ValueError, "`epochs` must be an integer >= 1. Received: epochs=0"),
+        ({"batch_size": True}, ValueError, "`batch_size` must be an integer >= 1"),
+        ({"learning_rate": 0.0}, ValueError, "`learning_rate` must be between 0 and 1"),
+        ({"learning_rate": float("nan")}, ValueError, "`learning_rate` must be between 0 and 1"),
+        ({"input_dtype": "half"}, ValueError, "`input_dtype` must be one of"),
+        ({"path": "{tmp}/file/x.tflite"}, OSError, "folder that allows it"),
+        ({"data": "nowhere"}, ValueError, "which does not exist"),
+        ({"augment": {"pads": 2}}, ValueError, "pads"),
+        ({"data": "shapes:40@32", "batch_size": 64}, ValueError, "`batch_size` must be between 1 and"),
+    ],
+)
+def test_refusals(checkpoint, tmp_path, options, error, message):
+    (tmp_path / "file").write_text("x")
+    given = {"data": SHAPES, "path": str(tmp_path / "x.tflite"), "epochs": 1, **options}
+    given["path"] = given["path"].format(tmp=tmp_path)
+    with pytest.raises(error, match=message):
+        train_quantized(checkpoint, given.pop("data"), given.pop("path"), **given)
+    assert not list(tmp_path.glob("*.tflite*"))
+
+
+def test_other_refusals(checkpoint, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="`sparsity` must be between 0 and 1"):
+        prune(checkpoint, SHAPES, tmp_path / "x.tflite", sparsity=1.0)
+    with pytest.raises(ValueError, match="must have a classifier"):
+        train_quantized(dataclasses.replace(checkpoint, classes=0), SHAPES, tmp_path / "x.tflite")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ImportError, match=r"need tf_keras and tensorflow_model_optimization.*pip install 'keras_mnasnet\[qat\]'"
+    ):
+        train_quantized(checkpoint, SHAPES, tmp_path / "x.tflite")
+
+
+def test_a_killed_child_is_told_and_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    real = subprocess.Popen
+
+    class Killed(real):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            threading.Timer(1.0, self.kill).start()
+
+    monkeypatch.setattr(room.subprocess, "Popen", Killed)
+    began = time.monotonic()
+    with pytest.raises(ChildProcessError, match="must reach its end. Received: SIGKILL"):
+        train_quantized(checkpoint, SHAPES, tmp_path / "x.tflite", epochs=1)
+    assert time.monotonic() - began < 60
+    assert not list(tmp_path.glob("*.tflite*"))
+
+
+def test_the_normalization_is_exact_where_8_bits_are(checkpoint):
+    """0 and 255 go to (0 - mean) / std and (255 - mean) / std within half a step of their range."""
+    code = (
+        "import numpy as np\nfrom keras_mnasnet.export.qat_worker import PixelNormalization\n"
+        "from keras_mnasnet.model import IMAGENET_MEAN, IMAGENET_STD\n"
+        "pixels = np.stack([np.full((1, 4, 4, 3), value, 'float32') for value in (0, 100, 255)])[:, 0]\n"
+        "found = PixelNormalization()(pixels).numpy()\n"
+        "exact = (pixels / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)\n"
+        "assert np.abs(found - exact).max() < 0.02, np.abs(found - exact).max()\n"
+    )
+    environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-500:]

@@ -1,0 +1,311 @@
+"""`export_tflite`: every precision of the network that ships, other models, the report, the metadata, and what is refused."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_mnasnet.benchmarks.tflite import TfliteModel, normalization
+from keras_mnasnet.export import ExportError, export_checkpoint, export_tflite
+from keras_mnasnet.export.inspect import inspect_tflite
+from keras_mnasnet.export.metadata import read_files
+from keras_mnasnet.export.verify import Runner
+from keras_mnasnet.weights.load import load_named
+
+BLOCKS = {"CONV_2D": 49, "DEPTHWISE_CONV_2D": 16, "ADD": 9, "MEAN": 9, "LOGISTIC": 8, "MUL": 9, "SUB": 1, "SOFTMAX": 1}
+BLOCKS |= {"FULLY_CONNECTED": 1}
+LABELS = [f"class {number}" for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("quantize", "route", "relative", "extra"),
+    [
+        (None, "direct", 1e-5, {}),
+        ("float16", "direct", 1e-2, {"DEQUANTIZE": 132}),
+        ("weight-int8", "direct", 0.2, {"DEQUANTIZE": 66}),
+        ("dynamic", "converter", 0.2, {}),
+        ("int8", "converter", 0.5, {"QUANTIZE": 1, "DEQUANTIZE": 1}),
+    ],
+)
+def test_precisions(bundled, pictures, tmp_path, quantize, route, relative, extra):
+    path = tmp_path / "a1.tflite"
+    given = {"representative_data": pictures} if quantize == "int8" else {}
+    report = export_tflite(bundled, path, quantize=quantize, images=pictures[:20], labels=LABELS, **given)
+    assert report.route == route
+    assert report.facts.operators == dict(sorted({**BLOCKS, **extra}.items()))
+    (compared,) = report.comparisons
+    assert compared.images == 20
+    assert compared.output == "scores"
+    assert compared.max_relative <= relative
+    assert compared.cosine > 0.98
+    content = path.read_bytes()
+    assert (len(content), hashlib.sha256(content).hexdigest()) == (report.facts.bytes, report.sha256)
+    assert report.facts.signatures == {"serving_default": {"inputs": ["image"], "outputs": ["scores"]}}
+    assert [port.shape for port in report.facts.inputs + report.facts.outputs] == [(1, 32, 32, 3), (1, 10)]
+    if quantize in (None, "float16", "weight-int8"):
+        assert report.partitions.whole
+        assert report.outside_reason is None
+    if quantize == "int8":
+        assert report.facts.floating == ()
+        assert report.partitions.outside == {"SOFTMAX": 1}
+        assert report.calibration.images == 120
+        assert report.calibration.seed == 0
+        assert set(report.facts.output_types) == {"int8", "float32"}
+        assert report.facts.output_types["float32"] == 1
+    written = json.loads((tmp_path / "a1.tflite.json").read_text("utf-8"))
+    assert written["schema"] == 1
+    assert written["comparisons"][0]["images"] == 20
+    inside = read_files(content)
+    assert inside["labels.txt"].split("\n")[:2] == LABELS[:2]
+    assert json.loads(inside["export.json"])["comparisons"] == written["comparisons"]
+    assert normalization(content) == ((0.0,), (1.0,))
+    expected = keras.ops.convert_to_numpy(bundled(pictures[:3]))
+    scores, _ = TfliteModel(path, threads=1).run(pictures[:3])
+    assert np.abs(scores - expected).max() <= relative
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_integer_input_takes_pixels(bundled, pictures, tmp_path, dtype):
+    report = export_tflite(bundled, tmp_path / "a1.tflite", quantize="int8", input_dtype=dtype, representative_data=pictures)
+    (image,), (scores,) = report.facts.inputs, report.facts.outputs
+    assert (image.dtype, image.scale, image.zero_point) == (dtype, 1.0, 0 if dtype == "uint8" else -128)
+    assert scores.dtype == dtype
+    assert report.facts.floating == ()
+    assert "float32" not in report.facts.output_types
+    assert report.verified_on == "the first 16 calibration images"
+
+
+def test_other_models_go_through_the_converter(bundled, pictures, tmp_path):
+    """Two named outputs, in the order of their names; every precision."""
+    other = keras.layers.Dense(3, name="other")(bundled.get_layer("avg_pool").output)
+    model = keras.Model(bundled.input, {"zeta": bundled.output, "alpha": other}, name="two")
+    for quantize in (None, "int8"):
+        report = export_tflite(model, tmp_path / "two.tflite", quantize=quantize, representative_data=pictures)
+        assert report.route == "converter"
+        assert [port.name for port in report.facts.outputs] == ["alpha", "zeta"]
+        assert [each.output for each in report.comparisons] == ["alpha", "zeta"]
+        assert all(each.cosine > 0.98 for each in report.comparisons)
+        assert report.comparisons[0].max_relative <= (1e-5 if quantize is None else 0.3)
+    assert normalization((tmp_path / "two.tflite").read_bytes()) is None
+
+
+def test_weight_int8_of_another_model(bundled, pictures, tmp_path):
+    pytest.importorskip("ai_edge_quantizer")
+    model = keras.Model(bundled.input, keras.layers.Dense(3, name="other")(bundled.get_layer("avg_pool").output), name="three")
+    report = export_tflite(model, tmp_path / "three.tflite", quantize="weight-int8", images=pictures[:8])
+    assert report.route == "converter + ai-edge-quantizer"
+    assert report.partitions.whole
+    assert report.facts.constant_bytes["int8"] > 10 * report.facts.constant_bytes.get("float32", 0)
+    assert report.comparisons[0].cosine > 0.99
+
+
+def test_batch_free_size_and_logits(tmp_path, pictures):
+    from keras_mnasnet import MnasNet
+
+    model = MnasNet("small", weights=None, input_shape=(None, None, 3), classes=4, classifier_activation=None)
+    with pytest.raises(ValueError, match=r"fixed size. Received: .*None.*Pass resolution="):
+        export_tflite(model, tmp_path / "x.tflite")
+    report = export_tflite(model, tmp_path / "x.tflite", resolution=(32, 32), batch=3, images=pictures[:7])
+    assert report.route == "direct"
+    assert report.facts.inputs[0].shape == (3, 32, 32, 3)
+    assert report.comparisons[0].images == 7
+    assert report.comparisons[0].max_relative < 1e-5
+    assert "SOFTMAX" not in report.facts.operators
+
+
+def test_checkpoint_needs_no_tensorflow(tmp_path):
+    """And no Keras: the command on a bundled checkpoint, in a process of its own."""
+    code = (
+        "import sys\nfrom keras_mnasnet.cli import main\n"
+        f"sys.argv = ['mnasnet', 'export', '--weights', 'cifar10', '--output', {str(tmp_path / 'a.tflite')!r}, '--json']\n"
+        "try:\n    main.entry_point()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert not {'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    report = json.loads(run.stdout)
+    assert report["route"] == "direct"
+    assert report["verified_against"] == "the network in NumPy"
+    assert report["comparisons"][0]["max_relative"] < 1e-5
+    assert report["origin"]["licence"] == "Apache-2.0"
+
+
+@pytest.mark.parametrize("quantize", [None, "float16"])
+def test_numpy_reference_equals_keras(bundled, pictures, tmp_path, quantize):
+    checkpoint, _ = load_named("cifar10")
+    report = export_checkpoint(checkpoint, tmp_path / "a.tflite", quantize=quantize, images=pictures[:4])
+    assert report.comparisons[0].max_relative < (1e-5 if quantize is None else 2e-2)
+    from keras_mnasnet.export.reference import Reference
+
+    numerics = checkpoint.numerics
+    reference = Reference(checkpoint.architecture, checkpoint.tensors, bn_epsilon=numerics.bn_epsilon, padding=numerics.padding)
+    expected = keras.ops.convert_to_numpy(bundled(pictures[:4]))
+    np.testing.assert_allclose(reference(pictures[:4]), expected, atol=1e-5)
+
+
+def test_symmetric_reference():
+    from models import shaken
+
+    from keras_mnasnet import MnasNet
+    from keras_mnasnet.export.reference import Reference
+    from keras_mnasnet.export.verify import drawn_images
+    from keras_mnasnet.pretrained import checkpoint_of
+
+    options = {"padding": "symmetric", "bn_epsilon": 1e-5, "classifier_activation": None}
+    model = shaken(MnasNet("b1", width_multiplier=0.35, weights=None, input_shape=(65, 47, 3), classes=6, **options))
+    checkpoint = checkpoint_of(model)
+    reference = Reference(checkpoint.architecture, checkpoint.tensors, bn_epsilon=1e-5, padding="symmetric", softmax=False)
+    images = drawn_images(2, 65, 47, 3)
+    expected = keras.ops.convert_to_numpy(model(images))
+    assert np.abs(reference(images) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantize": "int4"}, "`quantize` must be one of .*Received: quantize='int4'"),
+        ({"quantize": "int8"}, "needs `representative_data`.*Received: none"),
+        ({"input_dtype": "uint8"}, "needs quantize='int8'. Received: quantize=None"),
+        ({"quantize": "int8", "representative_data": 5, "input_dtype": "half"}, "`input_dtype` must be one of"),
+        ({"batch": 0}, "`batch` must be an integer >= 1. Received: batch=0"),
+        ({"resolution": 64}, "`resolution` must be the model's, .*Received: resolution=64"),
+        ({"labels": ["one", "two"]}, "Received: 2 names for 10 classes"),
+        ({"images": np.zeros((2, 16, 16, 3))}, r"`images` must be \[N, 32, 32, 3\]. Received: \[2, 16, 16, 3\]"),
+        ({"quantize": "int8", "representative_data": 5}, "`representative_data` must be .*Received: int '5'"),
+        ({"quantize": "int8", "representative_data": "photos"}, "`representative_data` must be .*Received: str 'photos'"),
+        ({"quantize": "int8", "representative_data": []}, "nothing to calibrate on"),
+        ({"quantize": "int8", "representative_data": np.zeros((9, 8, 8, 3))}, r"must hold images \[32, 32, 3\].*\[8, 8, 3\]"),
+        ({"quantize": "int8", "representative_data": np.zeros((9, 32, 32, 3))}, "whose pixels are all 0"),
+        ({"quantize": "int8", "representative_data": np.eye(32)[None, :, :, None].repeat(3, -1)}, "look divided by 255"),
+        (
+            {"quantize": "int8", "representative_data": 300 * np.eye(32)[None, :, :, None].repeat(3, -1)},
+            "Received: values 0..300",
+        ),
+        ({"quantize": "int8", "representative_data": np.full((1, 32, 32, 3), np.nan)}, "must hold finite numbers"),
+        ({"quantize": "int8", "representative_data": np.ones((2, 32, 32, 3)), "calibration_count": 0}, "must be 1 or more"),
+    ],
+)
+def test_refusals(bundled, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export_tflite(bundled, tmp_path / "a.tflite", **options)
+    assert not (tmp_path / "a.tflite").exists()
+
+
+def test_few_images_are_told(bundled, pictures, tmp_path, caplog):
+    export_tflite(bundled, tmp_path / "a.tflite", quantize="int8", representative_data=iter(pictures[:12]))
+    assert "Only 12 images to calibrate on" in caplog.text
+
+
+def test_unwritable(bundled, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match="folder that allows it. Received: .*file"):
+        export_tflite(bundled, tmp_path / "file" / "a.tflite")
+    (tmp_path / "folder.tflite").mkdir()
+    with pytest.raises(OSError, match="A file must be written, not a folder"):
+        export_tflite(bundled, tmp_path / "folder.tflite")
+
+
+@keras.saving.register_keras_serializable("tests")
+class Bessel(keras.layers.Layer):
+    """An operation that LiteRT lacks."""
+
+    def call(self, x):
+        import tensorflow as tf
+
+        return tf.math.bessel_i0(x)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Gelu(keras.layers.Layer):
+    """An operation with no int8 kernel."""
+
+    def call(self, x):
+        import tensorflow as tf
+
+        return tf.math.cos(x)
+
+
+def test_operators_that_cannot_be(bundled, pictures, tmp_path):
+    unknown = keras.Model(bundled.input, Bessel()(bundled.output), name="unknown")
+    with pytest.raises(ExportError, match="must have a builtin LiteRT operator. Received: .*BesselI0"):
+        export_tflite(unknown, tmp_path / "a.tflite")
+    floating = keras.Model(bundled.input, Gelu()(bundled.output), name="floating")
+    with pytest.raises(ExportError, match="(must compute in integers throughout. Received: .*COS)|(converter failed)"):
+        export_tflite(floating, tmp_path / "a.tflite", quantize="int8", representative_data=pictures)
+    second = keras.Input((32, 32, 3))
+    two_inputs = keras.Model([bundled.input, second], [bundled.output, second])
+    with pytest.raises(ValueError, match="one input"):
+        export_tflite(two_inputs, tmp_path / "a.tflite")
+    assert not any(path.suffix == ".tflite" for path in tmp_path.iterdir())
+
+
+def test_a_file_that_is_not_the_model_is_no_file(bundled, tmp_path, monkeypatch):
+    """A writer that confuses two layers is caught by the comparison."""
+    from keras_mnasnet.export import tflite
+
+    real = tflite.folded_weights
+
+    def confused(*args, **kwargs):
+        weights = dict(real(*args, **kwargs))
+        weights["block3b_expand_conv"], weights["block3c_expand_conv"] = (
+            weights["block3c_expand_conv"], weights["block3b_expand_conv"],
+        )  # fmt: skip
+        return weights
+
+    monkeypatch.setattr(tflite, "folded_weights", confused)
+    with pytest.raises(ExportError, match="must equal the model within 0.0001 of its largest output"):
+        export_tflite(bundled, tmp_path / "a.tflite")
+    assert not (tmp_path / "a.tflite").exists()
+
+
+def test_garbage_is_refused(bundled, tmp_path):
+    export_tflite(bundled, tmp_path / "a.tflite", quantize="float16")
+    content = (tmp_path / "a.tflite").read_bytes()
+    for wrong in (b"", b"TFL3", b"x" * 5000, content[:50]):
+        with pytest.raises(ValueError, match="begins with the mark TFL3"):
+            inspect_tflite(wrong)
+    for length in (100, 1000, 100_000):
+        with pytest.raises(ValueError, match=r"must be whole. Received: cut.tflite"):
+            inspect_tflite(content[:length], "cut.tflite")
+
+
+def test_runner_gives_real_values(bundled, pictures, tmp_path):
+    export_tflite(bundled, tmp_path / "a.tflite", quantize="int8", input_dtype="uint8", representative_data=pictures)
+    found = Runner((tmp_path / "a.tflite").read_bytes())(pictures[:5])["scores"]
+    assert found.dtype == np.float32
+    assert np.allclose(found.sum(axis=1), 1, atol=0.05)
+
+
+MEDIAPIPE = """
+import sys
+import numpy as np
+from mediapipe import Image, ImageFormat
+from mediapipe.tasks import python as tasks
+for path in sys.argv[2:]:
+    options = tasks.vision.ImageClassifierOptions(base_options=tasks.BaseOptions(model_asset_path=path), max_results=1)
+    with tasks.vision.ImageClassifier.create_from_options(options) as classifier:
+        pixels = np.load(sys.argv[1])
+        found = classifier.classify(Image(image_format=ImageFormat.SRGB, data=pixels)).classifications[0].categories[0]
+        print(found.category_name, found.index, round(found.score, 4))
+"""
+
+
+def test_mediapipe_accepts_the_files(bundled, pictures, tmp_path):
+    """In a process of its own: MediaPipe brings its own LiteRT."""
+    pytest.importorskip("mediapipe", reason="mediapipe is not installed; it is not part of any extra")
+    paths = [tmp_path / f"{name}.tflite" for name in ("float32", "float", "uint8")]
+    for path, quantize in zip(paths, (None, "float16", "int8"), strict=True):
+        given = {"representative_data": pictures, "input_dtype": "uint8"} if quantize == "int8" else {}
+        export_tflite(bundled, path, quantize=quantize, labels=LABELS, **given)
+    np.save(tmp_path / "image.npy", pictures[0].astype(np.uint8))
+    command = [sys.executable, "-c", MEDIAPIPE, str(tmp_path / "image.npy"), *map(str, paths)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    expected = keras.ops.convert_to_numpy(bundled(pictures[:1]))[0]
+    for line in run.stdout.splitlines():
+        *words, index, score = line.split()
+        assert " ".join(words) == LABELS[int(index)] == LABELS[expected.argmax()]
+        assert abs(float(score) - expected.max()) < 0.1
+    assert len(run.stdout.splitlines()) == 3
