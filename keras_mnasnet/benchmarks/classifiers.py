@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Callable
@@ -14,15 +15,15 @@ import numpy as np
 
 from keras_mnasnet.applications import MnasNet
 from keras_mnasnet.benchmarks.tflite import TfliteModel
-from keras_mnasnet.pretrained import open_weights
-from keras_mnasnet.weights import Checkpoint, CheckpointError, load_record, names, registry
-from keras_mnasnet.weights.load import preprocessing_of
+from keras_mnasnet.export.metadata import read_files
+from keras_mnasnet.pretrained import KERAS_SUFFIXES, open_weights
+from keras_mnasnet.weights import Checkpoint, CheckpointError, registry
+from keras_mnasnet.weights.load import RUN_MODEL, load_named, preprocessing_of
 from keras_mnasnet.weights.registry import Preprocessing, Record, rescaled
 
 __all__ = ["KINDS", "RECIPES", "Classifier", "named_preprocessing", "open_classifier"]
 
 KINDS = "a record id, imagenet, cifar10, a checkpoint file, the folder of a training run, or a .tflite file"
-RUN_MODEL = "model.safetensors"
 RECIPES = ("google", "timm", "torchvision", "pillow")
 
 
@@ -54,14 +55,16 @@ def open_classifier(
 ) -> Classifier:  # fmt: skip
     """Open `model` (KINDS) at its own resolution or another, with its own preprocessing or another.
 
-    `preprocessing`: a Preprocessing, google, timm, torchvision or pillow; a `.tflite` file's own is pillow. `tflite_input`
+    `preprocessing`: a Preprocessing, google, timm, torchvision or pillow; a `.tflite` file's own is what its report says, if
+    this package wrote it, else pillow. `tflite_input`
     (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for `.tflite` files. ValueError says what is wrong.
     """
     text = os.fspath(model)
     if text.endswith(".tflite"):
         lite = TfliteModel(text, resolution=resolution, threads=threads, how=tflite_input)
-        pixels = named_preprocessing(preprocessing or "pillow", lite.size)
-        return Classifier(text, "tflite", lite.size, lite.classes, pixels, lite.input.text, lite.run)
+        own, labels = _of_file(lite)
+        pixels = named_preprocessing(preprocessing or own or "pillow", lite.size)
+        return Classifier(text, "tflite", lite.size, lite.classes, pixels, lite.input.text, lite.run, labels)
     checkpoint, record = _checkpoint(text, resolution)
     if not checkpoint.classes:
         raise CheckpointError(f"A benchmark needs a classifier. Received: {text}, which has none")
@@ -105,15 +108,27 @@ def named_preprocessing(preprocessing: Preprocessing | str, size: int) -> Prepro
     return registry.preprocessing_of(preprocessing, size)
 
 
+def _of_file(lite: TfliteModel) -> tuple[Preprocessing | None, tuple[str, ...] | None]:
+    """Preprocessing and class names that a `.tflite` of this package carries."""
+    inside = read_files(lite.path.read_bytes())
+    if "export.json" not in inside:
+        return None, None
+    labels = tuple(inside.get("labels.txt", "").splitlines())
+    try:
+        value = json.loads(inside["export.json"]).get("preprocessing")
+        given: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+        own = Preprocessing(**given)
+    except (ValueError, TypeError, AttributeError):
+        own = None
+    return own, labels if len(labels) == lite.classes else None
+
+
 def _checkpoint(text: str, resolution: int | None) -> tuple[Checkpoint, Record | None]:
-    if text in registry.datasets() or text in names():
-        record = registry.select("a1", None, resolution or 224, text) if text in registry.datasets() else registry.get(text)
-        return load_record(record), record
     path = Path(text).expanduser()
-    if path.is_dir():
-        if not (path / RUN_MODEL).is_file():
-            raise ValueError(f"A model must be {KINDS}. Received: the folder {path}, which has no {RUN_MODEL}")
-        path = path / RUN_MODEL
+    if path.is_dir() and not (path / RUN_MODEL).is_file():
+        raise ValueError(f"A model must be {KINDS}. Received: the folder {path}, which has no {RUN_MODEL}")
+    if not text.endswith(KERAS_SUFFIXES):
+        return load_named(text, size=resolution or 224)
     opened = open_weights(path if path.exists() else text)
     if not isinstance(opened, Checkpoint):
         raise ValueError(

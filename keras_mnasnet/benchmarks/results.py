@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from keras_mnasnet.weights.files import replaced
-
 __all__ = ["SCHEMA", "write_json"]
 
 SCHEMA = 1
@@ -16,5 +14,7 @@ SCHEMA = 1
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write one JSON value, whole or not at all."""
+    from keras_mnasnet.weights.files import replaced
+
     with replaced(Path(path).expanduser()) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -32,17 +32,18 @@ def label_outputs(
 ) -> np.ndarray:
     """The output of each of the data's `labels`, int64 `[n]`, of a classifier with `outputs` outputs.
 
-    A classifier that knows its classes (`known`) is matched by name, so the data may have fewer of them or another order.
-    Otherwise by number: n outputs, or n + 1 with a background first. `offset` (0 or 1) says what output label 0 is.
-    ValueError for a classifier that does not fit the data.
+    A classifier that knows its classes (`known`) is matched by name, so the data may have fewer of them or another order;
+    where a name stands twice, both lists must be the same. Otherwise by number: n outputs, or n + 1 with a background first.
+    `offset` (0 or 1) says what output label 0 is. ValueError for a classifier that does not fit the data.
     """
     count = len(labels)
+    unique = len(set(labels)) == count and len(set(known or ())) == len(known or ())
     if offset is not None and (offset not in (0, 1) or not offset + count <= outputs <= count + 1):
         raise ValueError(
             f"`labels_offset` must be 0, or 1 for a model with one output more than the data has classes. "
             f"Received: labels_offset={offset!r} for {name} with {outputs:,} outputs and {count:,} classes in the data"
         )
-    if offset is None and known and set(labels) <= set(known):
+    if offset is None and known and unique and set(labels) <= set(known):
         number = {label: output for output, label in enumerate(known)}
         return np.array([number[label] for label in labels], np.int64)
     if not count <= outputs <= count + 1:
@@ -51,7 +52,7 @@ def label_outputs(
             f"Received: {name} with {outputs:,} outputs and data with {count:,} classes ({_shown(labels)}). "
             f"Choose a model of these classes, or other data."
         )
-    if offset is None and known:
+    if offset is None and known and tuple(labels) != tuple(known):
         raise ValueError(
             f"The data's classes must be the model's. Received: {name} of {_shown(known)} and data with "
             f"{_shown([label for label in labels if label not in set(known)])}. Rename the data's classes, or pass "

@@ -1,0 +1,167 @@
+"""Latency on this machine: `.tflite` files measured in turns in a process of their own (`host_meter`)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+
+from keras_mnasnet.environment import available_cores, core_state
+from keras_mnasnet.export.partitions import Partitions
+
+__all__ = ["TIMED", "HostMeter", "HostSamples", "choose_cores"]
+
+TIMED = 3  # timed invocations of a visit, after one that warms the caches
+ROOT = Path(__file__).parents[2]
+METER = "keras_mnasnet.benchmarks.host_meter"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostSamples:
+    """Seconds `[file][round][timed]`: CPU time (one thread: of that thread; more: of all together) and wall time.
+
+    `started` is the moment of the first invocation on the monotonic clock, `cores` what the process was pinned to or could
+    use, `memory` the bytes that loading and running a file once adds, at its peak, to a process which has imported the runtime.
+    """
+
+    cpu: list[list[list[float]]]
+    wall: list[list[list[float]]]
+    started: float
+    cores: list[int] | None
+    partitions: list[Partitions]
+    memory: list[int | None]
+
+
+def choose_cores(threads: int, core: int | None = None) -> tuple[int, ...]:
+    """The cores to pin to: `core`, or the last of the fastest that this process may use; one for each thread.
+
+    Empty where the system cannot pin. ValueError for a thread count or a core that is not there.
+    """
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    count = len(usable) or available_cores()
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= count:
+        raise ValueError(f"`threads` must be 1 to {count}, the cores this process may use. Received: threads={threads!r}")
+    if core is not None:
+        if core not in usable or threads > 1:
+            raise ValueError(
+                f"`core` must be one of {usable}, the cores this process may use, and needs threads=1. "
+                f"Received: core={core!r}, threads={threads}"
+            )
+        return (core,)
+    fastest = sorted(usable, key=lambda each: (core_state(each)["max_clock_mhz"] or 0, each))
+    return tuple(sorted(fastest[-threads:]))
+
+
+class HostMeter:
+    """The measuring process. It starts, and imports, when this object is made; `measure` hands it the work."""
+
+    def __init__(self, cores: Sequence[int], threads: int, seed: int) -> None:
+        self.settings = {"cores": list(cores), "threads": threads, "seed": seed}
+        self._child = _Child()
+
+    def __enter__(self) -> HostMeter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.close()
+
+    def measure(
+        self, files: Sequence[Path], *, names: Sequence[str], resolutions: Sequence[int | None], runs: int, warmup: int,
+        memory: bool = True, progress: bool = False,
+    ) -> HostSamples:  # fmt: skip
+        """Time `files` in turns; at least `runs` timed invocations of each. ValueError names a file that LiteRT cannot run."""
+        timed = min(TIMED, runs)
+        rounds = math.ceil(runs / timed)
+        job = {
+            **self.settings, "files": [str(Path(file).absolute()) for file in files], "resolutions": list(resolutions),
+            "timed": timed, "rounds": rounds, "warmup": warmup,
+        }  # fmt: skip
+        seen: dict[str, Any] = {}
+        for event in _shown(self._child.do({**job, "kind": "measure"}, names), rounds, progress):
+            seen[event["event"]] = event
+        done = seen["done"]
+        found = [Partitions(each["delegates"], each["outside"]) for each in seen["partitions"]["models"]]
+        peaks: list[int | None] = [None] * len(files)
+        if memory:
+            with contextlib.closing(_Child()) as probe:
+                for event in probe.do({**job, "kind": "probe"}, names):
+                    if event["event"] == "memory":
+                        peaks[event["index"]] = event["bytes"]
+        return HostSamples(done["cpu"], done["wall"], seen["ready"]["monotonic"], done["cores"], found, peaks)
+
+
+def _shown(events: Iterator[dict[str, Any]], rounds: int, progress: bool) -> Iterator[dict[str, Any]]:
+    """The events, with a bar over the rounds on standard error."""
+    if not progress:
+        yield from events
+        return
+    import tqdm
+
+    with tqdm.tqdm(total=rounds, unit="round") as bar:
+        for event in events:
+            bar.update(event["event"] == "round")
+            yield event
+
+
+class _Child:
+    """One process of `host_meter`."""
+
+    def __init__(self) -> None:
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", METER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
+            env=environment, text=True, encoding="utf-8",
+        )  # fmt: skip
+        self._stdin = cast("IO[str]", self._process.stdin)
+        self._stdout = cast("IO[str]", self._process.stdout)
+
+    def do(self, job: dict[str, Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The events of a job up to `done`; ValueError where a file is refused or ends the process."""
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.write(json.dumps(job) + "\n")
+            self._stdin.flush()
+        at = None
+        for line in self._stdout:
+            event = json.loads(line)
+            if event["event"] == "refused":
+                raise ValueError(
+                    f"A .tflite file must be one that LiteRT can run. Received: {names[event['index']]}: {event['message']}"
+                )
+            at = event.get("index", at)
+            yield event
+            if event["event"] == "done":
+                return
+        self._died(None if at is None else names[at])
+
+    def _died(self, name: str | None) -> None:
+        status = self._process.wait()
+        self._stderr.seek(0)
+        said = self._stderr.read().decode("utf-8", "replace").strip().splitlines()[-3:]
+        if name is None or status >= 0:
+            raise ChildProcessError(
+                f"The measuring process must not end early. Received: exit status {status}: {' '.join(said)}"
+            )
+        raise ValueError(
+            f"A .tflite file must be one that LiteRT can run. Received: {name}, which ended the measuring process with "
+            f"{signal.Signals(-status).name}: the file is damaged, or the memory is not enough. {' '.join(said)}".rstrip()
+        )
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for stream in (self._stdin, self._stdout, self._stderr):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
