@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from absl.flags import argparse_flags
 
 from keras_mnasnet import __version__
-from keras_mnasnet.cli.output import held_stderr
+from keras_mnasnet.quiet import held_stderr
 
 __all__ = ["entry_point"]
 
@@ -59,6 +59,51 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--process-index", type=int, default=0, metavar="I", help="this one's number, from 0")
 
 
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", required=True, metavar="FILE.tflite", help="the file to write; FILE.tflite.json is its report"
+    )
+    parser.add_argument("--model", help="network (default: the checkpoint's, a1 for `imagenet`)")
+    parser.add_argument("--weights", default="imagenet", help=WEIGHTS_HELP + "; a RUN folder; any model's .keras file")
+    _network_options(parser)
+    parser.add_argument("--resolution", type=int, metavar="PIXELS", help="input size (default: the checkpoint's)")
+    parser.add_argument(
+        "--quantize", choices=("float32", "float16", "weight-int8", "int8", "dynamic"), default="float32",
+        help="default %(default)s; int8 is the fastest, weight-int8 the smallest at float32's speed, dynamic is slower",
+    )  # fmt: skip
+    parser.add_argument("--calibrate", metavar="DATA", help="photos for int8's ranges: a folder, TFRecords, tfds:NAME")
+    parser.add_argument("--calibration-images", type=int, default=500, metavar="N", help="at most (default %(default)s)")
+    parser.add_argument(
+        "--input-dtype", choices=("float32", "uint8", "int8"), default="float32", help="of int8 files, and output"
+    )
+    parser.add_argument(
+        "--images", metavar="DATA", help="photos to verify the file on (default: calibration's, else drawn ones)"
+    )
+    parser.add_argument("--verification-images", type=int, default=32, metavar="N", help="at most (default %(default)s)")
+    parser.add_argument("--labels", metavar="FILE", help="class names, one a line (default: the checkpoint's, if it has any)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images a call, fixed (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of photos (default %(default)s)")
+    parser.add_argument("--max-bad", type=int, default=0, metavar="N", help="damaged photos to leave out, at most (default 0)")
+
+
+def _qat_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="record id, dataset name, checkpoint file or RUN folder")
+    parser.add_argument("--data", required=True, metavar="DATA", help="labelled photos of the checkpoint's classes")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE.tflite", help="the file to write; FILE.tflite.json is its report"
+    )
+    parser.add_argument("--epochs", type=int, default=3, help="default %(default)s")
+    parser.add_argument("--steps-per-epoch", type=int, metavar="N", help="at most (default: all images)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a step (default %(default)s)")
+    parser.add_argument("--learning-rate", type=float, help="at the start of a cosine (default 1e-4; with --prune 1e-3)")
+    parser.add_argument("--prune", type=float, metavar="SHARE", help="zeros in the 1x1 convolutions, 0..1; a float32 file then")
+    parser.add_argument("--input-dtype", choices=("float32", "uint8", "int8"), default="float32", help="and of the output")
+    parser.add_argument("--resolution", type=int, metavar="PIXELS", help="input size (default: the checkpoint's)")
+    parser.add_argument("--labels", metavar="FILE", help="class names, one a line (default: the checkpoint's, if it has any)")
+    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    parser.add_argument("--max-bad", type=int, default=0, metavar="N", help="damaged photos to leave out, at most (default 0)")
+
+
 def _bench_imagenet_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help="record id, dataset name, checkpoint, RUN folder or .tflite")
     parser.add_argument("--data", required=True, metavar="DATA", help="class folders, ILSVRC photos, tar, TFRecords, tfds:NAME")
@@ -75,6 +120,29 @@ def _bench_imagenet_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-bad", type=int, default=0, metavar="N", help="damaged photos to leave out, at most (default 0)")
     parser.add_argument("--per-class", action="store_true", help="also print the counts of every class")
     parser.add_argument("--output", metavar="FILE.json", help="write results and environment to a file")
+
+
+def _bench_latency_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "models", nargs="+", metavar="FILE|MODEL", help=".tflite file, network (a1, a1-0.5, ...) or record id, the last two "
+        "with [@RESOLUTION][:float32|float16|weight-int8|int8]; a network by name has random weights",
+    )  # fmt: skip
+    parser.add_argument("--device", default="host", metavar="host|adb[:SERIAL]", help="this machine (default) or a phone")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads (default %(default)s, as in the paper)")
+    parser.add_argument("--runs", type=int, metavar="N", help="timed runs of each model (default: 60; phone: 50)")
+    parser.add_argument("--warmup", type=int, metavar="N", help="runs before the first timed one (default: 3; phone: 1)")
+    parser.add_argument("--repeats", type=int, metavar="N", help="phone: times each model is measured, in turns (default 3)")
+    parser.add_argument("--resolution", type=int, metavar="PIXELS", help="of networks, and of files with an open size")
+    parser.add_argument("--core", type=int, metavar="N", help="the core to pin to (default: the last of the fastest)")
+    parser.add_argument("--mask", metavar="HEX", help="phone: cores to pin to, f0 for 4 to 7 (default: the fastest)")
+    parser.add_argument("--benchmark-model", metavar="PATH", help="phone: the official tool, or a folder with one for each ABI")
+    parser.add_argument(
+        "--preprocessing", action=argparse.BooleanOptionalAction, default=True,
+        help="normalise the input inside networks given by name, as exported files do (default), or leave it out",
+    )  # fmt: skip
+    parser.add_argument("--profile", action="store_true", help="also milliseconds by stage, of networks given by name")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of inputs, random weights and the bootstrap")
+    parser.add_argument("--output", metavar="FILE.json", help="write the report to a file")
 
 
 def _parser() -> argparse_flags.ArgumentParser:
@@ -115,6 +183,14 @@ def _parser() -> argparse_flags.ArgumentParser:
     measures = bench.add_subparsers(dest="measure", required=True, metavar="MEASURE")
     accuracy = command("imagenet", "bench:imagenet", "Top-1 and top-5 accuracy on ImageNet or other labelled photos.", measures)
     _bench_imagenet_options(accuracy)
+    speed = command("latency", "latency:latency", "Single-thread latency of .tflite files and networks by name.", measures)
+    _bench_latency_options(speed)
+
+    exported = command("export", "export:export", "Write a checkpoint or Keras model as a verified .tflite file.")
+    _export_options(exported)
+
+    trained = command("qat", "qat:qat", "Fine-tune with quantization or pruning in the loop, and write the .tflite file.")
+    _qat_options(trained)
 
     recipes = command("recipes", "recipes:recipes", "The training recipes: every value, and what it rests on.")
     recipes.add_argument("name", nargs="?", help="one recipe (default: all)")
@@ -145,6 +221,15 @@ def _run(arguments: argparse.Namespace) -> int:
         return getattr(handlers, function)(arguments) or 0
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if type(error).__name__ != "ResourceExhaustedError":
+            raise
+        print(
+            f"error: There must be memory for the tensors. Received: {str(error).splitlines()[0][:200]}. "
+            f"Use a smaller --resolution or --batch-size.",
+            file=sys.stderr,
+        )
         return 1
 
 

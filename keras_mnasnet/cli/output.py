@@ -1,16 +1,12 @@
-"""Tables and JSON on standard output, and a quiet standard error while native libraries start."""
+"""Tables and JSON on standard output."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["held_stderr", "print_json", "print_table"]
+__all__ = ["print_json", "print_table"]
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -38,27 +34,3 @@ def _cell(value: Any) -> tuple[str, bool]:
 def print_json(value: Any) -> None:
     """One JSON value."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-@contextlib.contextmanager
-def held_stderr() -> Iterator[None]:
-    """Hold back what native code writes to standard error (TensorFlow's start-up lines); show it if the block fails."""
-    try:
-        stderr = sys.stderr.fileno()
-    except (OSError, ValueError):
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        sys.stderr.flush()
-        saved = os.dup(stderr)
-        os.dup2(held.fileno(), stderr)
-        failed = True
-        try:
-            yield
-            failed = False
-        finally:
-            os.dup2(saved, stderr)
-            os.close(saved)
-            if failed:
-                held.seek(0)
-                os.write(stderr, held.read())

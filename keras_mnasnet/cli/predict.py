@@ -11,12 +11,13 @@ import numpy as np
 
 from keras_mnasnet.applications import MnasNet, decode_predictions
 from keras_mnasnet.cli.info import network
+from keras_mnasnet.cli.labels import read_labels
 from keras_mnasnet.cli.output import print_json
 from keras_mnasnet.data import load_image
 from keras_mnasnet.family import as_architecture
 from keras_mnasnet.pretrained import open_weights
 from keras_mnasnet.weights import Checkpoint, CheckpointError, get, load_record, names, registry
-from keras_mnasnet.weights.load import preprocessing_of
+from keras_mnasnet.weights.load import RUN_MODEL, preprocessing_of
 
 __all__ = ["predict"]
 
@@ -30,6 +31,10 @@ def predict(arguments: argparse.Namespace) -> int:
     model, preprocessing, origin, labels = _open(arguments)
     if not arguments.json:
         print(f"{model.name} with {origin}; {preprocessing}", file=sys.stderr)
+    if labels and len(labels) != model.output.shape[-1]:
+        raise ValueError(
+            f"`--labels` must name every class of the model. Received: {len(labels)} names for {model.output.shape[-1]} classes"
+        )
     images, found = [], {}
     for path in dict.fromkeys(arguments.images):
         try:
@@ -59,19 +64,9 @@ def _named(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "predictions": [dict(zip(("id", "name", "score"), best, strict=True)) for best in row["predictions"]]}
 
 
-def _labels(path: str | None) -> list[str] | None:
-    if path is None:
-        return None
-    try:
-        labels = Path(path).expanduser().read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"`--labels` must be a text file with a class name a line. Received: {path} ({error})") from error
-    return [label.strip() for label in labels if label.strip()]
-
-
 def _open(arguments: argparse.Namespace) -> tuple[Any, registry.Preprocessing, str, list[str] | None]:
     """(model, preprocessing, what the weights are, class names; None for ImageNet's)."""
-    labels = _labels(arguments.labels)
+    labels = read_labels(arguments.labels)
     multipliers = {
         "width_multiplier": arguments.width,
         "depth_multiplier": arguments.depth,
@@ -94,6 +89,8 @@ def _open(arguments: argparse.Namespace) -> tuple[Any, registry.Preprocessing, s
     if arguments.model is None and any(value is not None for value in multipliers.values()):
         raise ValueError("`--width`, `--depth`, `--se` and `--stem-stride` need a network. Received: no --model")
     asked = network(arguments) if arguments.model else None
+    if (Path(weights).expanduser() / RUN_MODEL).is_file():
+        weights = str(Path(weights).expanduser() / RUN_MODEL)
     opened = open_weights(weights, [(asked, True)] if asked else None)
     if isinstance(opened, Checkpoint):
         if not opened.classes:

@@ -14,16 +14,18 @@ __all__ = ["recipes"]
 
 def recipes(arguments: argparse.Namespace) -> None:
     """Print one recipe, or all of them."""
-    names = [parse_recipe(arguments.name).name] if arguments.name else list(RECIPES)
+    chosen = [parse_recipe(arguments.name)] if arguments.name else list(RECIPES.values())
     if arguments.json:
-        return print_json([{**recipe_to_json(RECIPES[name]), "sources": SOURCES[name]} for name in names])
-    fields = [field.name for field in dataclasses.fields(RECIPES[names[0]]) if field.name not in ("name", "augment")]
-    rows = [[field, *(str(getattr(RECIPES[name], field)) for name in names)] for field in fields]
-    for field in dataclasses.fields(RECIPES[names[0]].augment):
-        rows.append([f"augment.{field.name}", *(str(getattr(RECIPES[name].augment, field.name)) for name in names)])
-    print_table(("", *names), rows)
-    for name in names:
-        print(f"\n{name}:")
-        for what, source in SOURCES[name].items():
-            print(f"  {what}: {source}")
-    return print("\n`mnasnet train --set key=value` changes a value; --json prints what a .json recipe holds.")
+        values = [recipe_to_json(recipe) for recipe in chosen]
+        return print_json(values[0] if arguments.name else values)
+    fields = [field.name for field in dataclasses.fields(chosen[0]) if field.name not in ("name", "augment")]
+    rows = [[field, *("-" if field in recipe.idle else str(getattr(recipe, field)) for recipe in chosen)] for field in fields]
+    for field in dataclasses.fields(chosen[0].augment):
+        rows.append([f"augment.{field.name}", *(str(getattr(recipe.augment, field.name)) for recipe in chosen)])
+    print_table(("", *(recipe.name for recipe in chosen)), rows)
+    for recipe in chosen:
+        if recipe.name in SOURCES:
+            print(f"\n{recipe.name}:")
+            for what, source in SOURCES[recipe.name].items():
+                print(f"  {what}: {source}")
+    return print("\n`mnasnet train --set key=value` changes a value; `mnasnet recipes NAME --json` prints a .json recipe.")

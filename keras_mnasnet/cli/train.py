@@ -36,6 +36,7 @@ def train(arguments: argparse.Namespace) -> int:
     try:
         if arguments.resume:
             given = [f"--{key.replace('_', '-')}" for key in RESUMED if getattr(arguments, key) not in (None, [])]
+            given += ["--tensorboard"] * arguments.tensorboard + ["--no-check"] * (not arguments.check)
             if given:
                 raise ValueError(
                     f"A resumed run keeps the settings of its start, in {folder / 'run.json'}. Received: {', '.join(given)}. "
@@ -49,6 +50,11 @@ def train(arguments: argparse.Namespace) -> int:
         os._exit(1)  # JAX would wait a minute for the lost process, and then abort with a stack trace
     except Diverged as error:
         raise ValueError(str(error)) from error
+    except (ValueError, OSError, ImportError) as error:
+        if cluster.processes == 1:
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # the other processes would wait for this one for minutes
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: mnasnet train --resume {folder}", file=sys.stderr)
         return 130
@@ -96,8 +102,14 @@ def _report(folder: Path, rows: list[dict[str, Any]], as_json: bool) -> None:
     last = measured[-1] if measured else {}
     best = max((float(row["val_accuracy"]) for row in measured), default=None)
     if as_json:
-        print_json({"run": str(folder), "model": str(folder / "model.safetensors"), "best_accuracy": best, "epochs": rows})
+        epochs = [_numbers(row) for row in rows]
+        print_json({"run": str(folder), "model": str(folder / "model.safetensors"), "best_accuracy": best, "epochs": epochs})
         return
     if last:
         print(f"validation accuracy {float(last['val_accuracy']):.4f} after epoch {last['epoch']}, best {best:.4f}")
     print(f"wrote {folder / 'model.safetensors'}; use it with: mnasnet predict PHOTO --weights {folder / 'model.safetensors'}")
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float | int]:
+    """A row of the log, whose values are texts after a resume."""
+    return {key: int(value) if key == "step" else float(value) for key, value in row.items() if value != ""}

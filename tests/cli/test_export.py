@@ -1,0 +1,105 @@
+"""`mnasnet export` and `mnasnet qat`: arguments, messages, and files that the other commands take."""
+
+import json
+
+import pytest
+
+from keras_mnasnet.cli import main
+
+
+def run(*arguments):
+    return main._run(main._parse(["mnasnet", *map(str, arguments)]))
+
+
+def test_export_then_bench(capfd, data, tmp_path):
+    """The file carries its preprocessing and labels: it scores as the checkpoint does, without an option."""
+    path = tmp_path / "a1.tflite"
+    assert run("export", "--weights", "cifar10", "--quantize", "float16", "--output", path) == 0
+    printed = capfd.readouterr().out
+    assert "one partition, the whole graph" in printed
+    assert "verified against the network in NumPy on 1 drawn image" in printed
+    assert run("bench", "imagenet", "cifar10", path, "--data", data / "cifar10", "--limit", 300, "--json") == 0
+    keras, lite = json.loads(capfd.readouterr().out)["results"]
+    assert abs(keras["correct1"] - lite["correct1"]) <= 1
+    assert lite["preprocessing"] == keras["preprocessing"]
+
+
+def test_int8_is_calibrated_on_photos(capfd, data, tmp_path):
+    path = tmp_path / "a1.tflite"
+    arguments = ("--quantize", "int8", "--calibrate", data / "cifar10", "--calibration-images", 120, "--input-dtype", "uint8")
+    assert run("export", "--weights", "cifar10", *arguments, "--output", path, "--json") == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["calibration"] == {"images": 120, "seed": 0}
+    assert report["facts"]["inputs"][0]["dtype"] == "uint8"
+    assert report["origin"]["source"].startswith("cifar10/a1")
+    assert json.loads((tmp_path / "a1.tflite.json").read_text("utf-8"))["sha256"] == report["sha256"]
+
+
+def test_a_flat_folder_calibrates(capfd, tmp_path):
+    import keras
+
+    from keras_mnasnet.export.verify import drawn_images
+
+    (tmp_path / "photos").mkdir()
+    for number, pixels in enumerate(drawn_images(12, 40, 48, 3)):
+        keras.utils.save_img(tmp_path / "photos" / f"{number}.png", pixels, scale=False)
+    arguments = ("--quantize", "int8", "--calibrate", tmp_path / "photos", "--output", tmp_path / "a.tflite", "--json")
+    assert run("export", "--weights", "cifar10", *arguments) == 0
+    assert json.loads(capfd.readouterr().out)["calibration"]["images"] == 12
+    (tmp_path / "photos" / "bad.png").write_bytes(b"nothing")
+    assert run("export", "--weights", "cifar10", *arguments) == 1
+    assert "may be damaged" in capfd.readouterr().err
+
+
+def test_a_keras_file(capfd, bundled_keras, tmp_path):
+    assert run("export", "--weights", bundled_keras, "--output", tmp_path / "a.tflite", "--json") == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["route"] == "direct"
+    assert report["verified_against"].startswith("Keras ")
+
+
+@pytest.fixture
+def bundled_keras(tmp_path):
+    from keras_mnasnet import MnasNet
+
+    MnasNet("a1", weights="cifar10").save(tmp_path / "model.keras")
+    return tmp_path / "model.keras"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--weights", "cifar10", "--output", "{tmp}/a.bin"), "`--output` must end in .tflite. Received: "),
+        (("--weights", "none", "--output", "{tmp}/a.tflite"), "needs trained weights. Received: --weights none"),
+        (("--weights", "cifar10", "--quantize", "int8", "--output", "{tmp}/a.tflite"), "needs --calibrate DATA"),
+        (("--weights", "cifar10", "--output", "{tmp}/file/a.tflite"), "folder that allows it"),
+        (("--weights", "cifar1", "--output", "{tmp}/a.tflite"), "cifar1"),
+        (("--weights", "x.keras", "--output", "{tmp}/a.tflite"), "A .keras file must exist"),
+        (("--weights", "cifar10", "--model", "b7", "--output", "{tmp}/a.tflite"), "b7"),
+        (("--weights", "cifar10", "--labels", "{tmp}/file", "--output", "{tmp}/a.tflite"), "1 names for 10 classes"),
+        (("--weights", "cifar10", "--resolution", "0", "--output", "{tmp}/a.tflite"), "Received: resolution=0"),
+        (("--weights", "cifar10", "--resolution", "8", "--output", "{tmp}/a.tflite"), "must be integers >= 32"),
+        (("--weights", "cifar10", "--batch", "0", "--output", "{tmp}/a.tflite"), "`batch` must be an integer >= 1"),
+        (
+            ("--weights", "cifar10/a1-0.5-32", "--width", "0.75", "--model", "a1", "--output", "{tmp}/a.tflite"),
+            "must hold MnasNet",
+        ),
+    ],
+)
+def test_failures_are_one_line_and_leave_nothing(capfd, tmp_path, arguments, message):
+    (tmp_path / "file").write_text("one\n")
+    assert run("export", *(argument.format(tmp=tmp_path) for argument in arguments)) == 1
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert not list(tmp_path.glob("*.tflite*"))
+
+
+def test_qat_arguments(capfd, tmp_path):
+    assert run("qat", "cifar10", "--data", "shapes", "--output", tmp_path / "a.bin") == 1
+    assert "must end in .tflite" in capfd.readouterr().err
+    common = ("qat", "cifar10", "--data", "shapes", "--output", tmp_path / "a.tflite")
+    assert run(*common, "--prune", "0.5", "--input-dtype", "int8") == 1
+    assert "`--prune` writes a float32 file" in capfd.readouterr().err
+    assert run(*common, "--prune", "2") == 1
+    assert "`sparsity` must be between 0 and 1" in capfd.readouterr().err
