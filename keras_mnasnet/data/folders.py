@@ -39,7 +39,8 @@ def open_folder(path: Path, *, ground_truth: Path | None, synsets: Path | None, 
     """`<class>/**/*.jpg`, or with `ground_truth` a flat folder of photos."""
     names = []
     for folder, folders, files in os.walk(path, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = os.path.realpath(folder)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_back(inside, name))
         relative = PurePosixPath(Path(folder).relative_to(path).as_posix())
         names += [str(relative / name) for name in sorted(files) if is_image(name)]
         if relative.parts == () and ground_truth is None:
@@ -54,6 +55,12 @@ def open_folder(path: Path, *, ground_truth: Path | None, synsets: Path | None, 
         return Files([path / names[index] for index in order], label_ids)
 
     return _open(path, names, source, ground_truth=ground_truth, synsets=synsets, classes=classes)
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """Whether a sub-folder is a link to one of the folders it lies in."""
+    target = os.path.realpath(os.path.join(folder, name))
+    return f"{folder}{os.sep}".startswith(f"{target}{os.sep}")
 
 
 def open_tar(path: Path, *, ground_truth: Path | None, synsets: Path | None, classes: str) -> ImageSet:

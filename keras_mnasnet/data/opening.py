@@ -144,7 +144,10 @@ def _labels(files: list[Path], labels: Any, label_base: int | None) -> tuple[tup
         path = Path(labels).expanduser()
         if not path.is_file():
             raise ValueError(f"`labels` must be class names or a file with one per line. Received: labels={path}")
-        labels = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        try:
+            labels = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"Class names must be UTF-8 text, one a line. Received: {path} ({error})") from error
     if labels is not None:
         return tuple(labels), 0 if label_base is None else label_base
     if all(SHARD.search(path.name) for path in files):

@@ -90,11 +90,12 @@ def training_batches(
 
 
 def evaluation_batches(
-    images: ImageSet, preprocessing: Preprocessing, *, batch_size: int, shard: tuple[int, int] = (0, 1)
+    images: ImageSet, preprocessing: Preprocessing, *, batch_size: int, shard: tuple[int, int] = (0, 1), leave_out: bool = True
 ) -> tf.data.Dataset:
     """One pass in order: (pixels float32 `[b, size, size, 3]` 0..255, labels int64 `[b]`, index int64 `[b]`).
 
-    Pixels equal `load_image`'s bit for bit. Damaged images are left out: `missing(images, seen)` names them afterwards.
+    Pixels equal `load_image`'s bit for bit. Damaged images are left out, and `missing(images, seen)` names them afterwards;
+    with `leave_out=False` they are an InvalidArgumentError.
     """
     share = shard_size(batch_size, shard)
     _ = images.label_ids
@@ -103,7 +104,9 @@ def evaluation_batches(
         return prepare(decode(item["image"], preprocessing.decoder), preprocessing), item["label"], item["index"]
 
     dataset = images.examples(batch=batch_size, shard=shard)
-    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
+    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if leave_out:
+        dataset = dataset.ignore_errors()
     return _with_options(dataset.batch(share))
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_mnasnet.weights.registry import Preprocessing
 
-__all__ = ["decode", "load_image", "prepare", "read_image"]
+__all__ = ["decode", "load_image", "prepare", "read_image", "within_aspect"]
 
 MAX_ASPECT = 100
 DECODERS = ("tensorflow", "pillow")
@@ -65,22 +65,26 @@ def prepare(image: Any, preprocessing: Preprocessing) -> Any:
         raise ValueError(f"`interpolation` must be one of {INTERPOLATIONS}. Received: {preprocessing.interpolation!r}")
     if preprocessing.offset not in OFFSETS:
         raise ValueError(f"`offset` must be one of {OFFSETS}. Received: offset={preprocessing.offset!r}")
-    image = tf.convert_to_tensor(image)
-    height, width = _sides(image)
-    expectation = f"An image's sides must be within 1:{MAX_ASPECT}. Received:"
-    fits = tf.maximum(height, width) <= MAX_ASPECT * tf.minimum(height, width)
-    if tf.executing_eagerly():
-        if not bool(fits):
-            raise ValueError(f"{expectation} {int(height)} x {int(width)} pixels")
-    else:
-        with tf.control_dependencies([tf.debugging.Assert(fits, [expectation, height, width])]):
-            image = tf.identity(image)
+    image = within_aspect(tf.convert_to_tensor(image))
     size = preprocessing.size
     if preprocessing.resize:
         out = _crop(_resize_short(image, preprocessing), size, size, preprocessing.offset)
     else:
         out = _resize(central_square(image, preprocessing.crop_fraction or 1.0), size, size, preprocessing.interpolation)
     return tf.ensure_shape(out, (size, size, 3))
+
+
+def within_aspect(image: Any) -> Any:
+    """The image, if its sides are within 1:100; else ValueError, in a graph InvalidArgumentError."""
+    height, width = _sides(image)
+    expectation = f"An image's sides must be within 1:{MAX_ASPECT}. Received:"
+    fits = tf.maximum(height, width) <= MAX_ASPECT * tf.minimum(height, width)
+    if tf.executing_eagerly():
+        if not bool(fits):
+            raise ValueError(f"{expectation} {int(height)} x {int(width)} pixels")
+        return image
+    with tf.control_dependencies([tf.debugging.Assert(fits, [expectation, height, width])]):
+        return tf.identity(image)
 
 
 def central_square(image: Any, fraction: float = 1.0) -> Any:

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
-from keras_mnasnet.data.preprocessing import decode
+from keras_mnasnet.data.preprocessing import decode, within_aspect
 
 __all__ = ["Arrays", "Files", "ImageSet", "Segments", "Source", "missing", "refuse_bad", "shard_size", "train_validation"]
 
@@ -215,10 +215,11 @@ class ImageSet:
         return dataset.unbatch().map(loaded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     def decodable(self, *, progress: bool = False) -> np.ndarray:
-        """The indices of the images that can be decoded, int64 and ascending; decodes every image once, in parallel."""
+        """The indices of the images that can be decoded and prepared, int64, ascending; decodes each once, in parallel."""
 
         def example(item: dict[str, Any]) -> tuple[Any, Any]:
-            return item["index"], tf.shape(decode(item["image"]))  # without an output, decoding would be optimised away
+            image = within_aspect(decode(item["image"]))
+            return item["index"], tf.shape(image)  # without an output, decoding would be optimised away
 
         dataset = self.examples().map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
         found = []
@@ -262,7 +263,7 @@ def refuse_bad(bad: Sequence[str], max_bad: int, count: int) -> None:
         shown = "\n  ".join(bad[:10]) + (f"\n  and {len(bad) - 10:,} more" if len(bad) > 10 else "")
         raise ValueError(
             f"At most max_bad={max_bad} of the {count:,} images may be damaged. Received: {len(bad):,} that cannot be "
-            f"decoded:\n  {shown}\nRepair or remove them, or allow them with a larger max_bad."
+            f"decoded, or are narrower than 1:100:\n  {shown}\nRepair or remove them, or allow them with a larger max_bad."
         )
 
 

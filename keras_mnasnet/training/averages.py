@@ -34,19 +34,24 @@ class Averages(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Count the step, and average at every tenth."""
         self.step += 1
-        if self.step % EVERY:
-            return
-        kept = np.float32(decay_at(self.decay, self.step) ** EVERY)
-        for name, variable in _averaged(self.model):
-            value = self.values[name]
+        if self.step % EVERY == 0:
+            self._average(self.values, {name: _array(variable) for name, variable in _averaged(self.model)}, EVERY)
+
+    def _average(self, values: dict[str, np.ndarray], weights: dict[str, np.ndarray], steps: int) -> None:
+        kept = np.float32(decay_at(self.decay, self.step) ** steps)
+        for name, value in values.items():
             value *= kept
-            value += (1 - kept) * _array(variable)
+            value += (1 - kept) * weights[name]
 
     @contextlib.contextmanager
     def swapped(self, model: Any) -> Iterator[None]:
-        """The model with the averages for weights while the block runs."""
+        """The model with the averages for weights while the block runs; steps past the last tenth are averaged in for it."""
         own = {name: _array(variable) for name, variable in _averaged(model)}
-        _assign(model, self.values)
+        values = self.values
+        if self.step % EVERY:
+            values = {name: value.copy() for name, value in values.items()}
+            self._average(values, own, self.step % EVERY)
+        _assign(model, values)
         try:
             yield
         finally:

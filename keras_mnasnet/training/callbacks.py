@@ -107,14 +107,20 @@ def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def summary_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """A function that writes a row of the log as TensorBoard scalars; ImportError without the package tensorboard."""
+    """A function that writes a row of the log as TensorBoard scalars, into a folder that its first row makes.
+
+    ImportError without the package tensorboard.
+    """
     if importlib.util.find_spec("tensorboard") is None:
         raise ImportError("TensorBoard logs need the package tensorboard: pip install tensorboard")
     import tensorflow as tf
 
-    writer = tf.summary.create_file_writer(str(folder))
+    opened: list[Any] = []
 
     def write(row: dict[str, Any]) -> None:
+        if not opened:
+            opened.append(tf.summary.create_file_writer(str(folder)))
+        (writer,) = opened
         with writer.as_default(int(row["step"])):
             for key in COLUMNS[2:]:
                 if key in row:

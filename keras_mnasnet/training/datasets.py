@@ -25,17 +25,23 @@ def open_pair(job: Job, excluded: tuple[str, ...] | None, shown: bool) -> tuple[
     `excluded` are the damaged images that an earlier start of the run found; None looks for them.
     """
     splits = splits_of(job.data)
-    images = open_images(job.data, split="train" if "train" in splits else None)
+    how = "auto" if job.head == "keep" else "folder"  # folders named by a few wnids are those classes, not all of ImageNet's
+    images = open_images(job.data, split="train" if "train" in splits else None, classes=how)
     beside = next((split for split in ("validation", "test") if split in splits), None)
     images = _sound(images, job, excluded, shown)
     if job.validation is not None:
         others = splits_of(job.validation)
         split = next((split for split in ("validation", "test") if split in others), None)
-        validation = _sound(open_images(job.validation, split=split), job, excluded, shown)
+        validation = _sound(open_images(job.validation, split=split, classes=how), job, excluded, shown)
     elif beside and "train" in splits:
-        validation = _sound(open_images(job.data, split=beside), job, excluded, shown)
+        validation = _sound(open_images(job.data, split=beside, classes=how), job, excluded, shown)
     else:
         images, validation = train_validation(images, VALIDATION_FRACTION, job.recipe.seed)
+    if not validation.count:
+        raise ValueError(
+            f"A run needs images to validate on. Received: {images.count} images in {images.name}, too few to put a tenth of "
+            f"every class aside. Add images, or name others with validation= (--validation)."
+        )
     if images.labels != validation.labels:
         raise ValueError(
             f"Training and validation images must have the same classes. Received: {len(images.labels)} classes "
@@ -73,7 +79,8 @@ def evaluate(
     def weighted(pixels: Any, labels: Any, index: Any) -> tuple[Any, Any, Any]:
         return pixels, tf.one_hot(labels, classes), tf.cast(index < images.count, tf.float32)
 
-    batches = evaluation_batches(filled, evaluation_preprocessing(size, augment), batch_size=batch_size, shard=shard)
+    preprocessing = evaluation_preprocessing(size, augment)
+    batches = evaluation_batches(filled, preprocessing, batch_size=batch_size, shard=shard, leave_out=False)
     found = model.evaluate(batches.map(weighted), steps=padded // batch_size, verbose=0, return_dict=True)
     found["loss"] *= padded / images.count  # Keras divides by the number of images, whatever they weigh
     return {f"val_{key}": float(value) for key, value in found.items()}

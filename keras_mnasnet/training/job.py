@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 from keras_mnasnet.training.recipe import Recipe, recipe_from_json, recipe_to_json
+from keras_mnasnet.weights import registry
 from keras_mnasnet.weights.files import replaced
 
 __all__ = ["Facts", "Job", "read_run", "write_run"]
 
 SCHEMA = 1
 RUN_FILE = "run.json"
+NAMED = re.compile(r"shapes(:.*)?|tfds:.*|hf://.*")  # data and weights that are no paths
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,12 @@ class Job:
                 f"Received: checkpoint_steps={self.checkpoint_steps}, max_bad={self.max_bad}"
             )
 
+    def anchored(self) -> Job:
+        """The same job with paths that hold in any working folder."""
+        return dataclasses.replace(
+            self, data=_anchored(self.data), validation=_anchored(self.validation), weights=_anchored(self.weights)
+        )
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -75,6 +86,13 @@ class Facts:
     def steps_per_epoch(self) -> int:
         """Steps of one epoch, all parts of it."""
         return self.steps_per_part * self.parts_per_epoch
+
+
+def _anchored(text: Any) -> Any:
+    if text is None or NAMED.fullmatch(text) or text in registry.datasets() or text in registry.names():
+        return text
+    path = os.path.expanduser(text)
+    return os.path.abspath(path) if os.path.exists(path) or (glob.has_magic(path) and glob.glob(path)) else text
 
 
 def write_run(folder: Path, job: Job, facts: Facts) -> None:

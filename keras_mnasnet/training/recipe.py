@@ -16,6 +16,10 @@ __all__ = ["Recipe", "parse_recipe", "parse_values", "recipe_from_json", "recipe
 SCHEMA = 1
 OPTIMIZERS = ("rmsprop-tf1", "sgd", "adamw")
 SCHEDULES = ("exponential", "cosine")
+IDLE = {
+    "rmsprop-tf1": (), "sgd": ("rho", "epsilon"), "adamw": ("momentum", "rho", "epsilon"),
+    "exponential": (), "cosine": ("decay_rate", "decay_epochs"),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,8 +81,16 @@ class Recipe:
         """The rate after the warm-up at this batch size: `learning_rate * batch_size / base_batch`."""
         return self.learning_rate * self.batch_size / self.base_batch
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """The keys that this optimizer and this schedule do not use."""
+        return frozenset(IDLE[self.optimizer] + IDLE[self.schedule])
+
     def changed(self, **values: Any) -> Recipe:
-        """The recipe with other values; a key that starts with `augment.` changes the augmentation."""
+        """The recipe with other values; a key that starts with `augment.` changes the augmentation.
+
+        ValueError for a key that has no effect with the recipe's optimizer or schedule.
+        """
         own: dict[str, Any] = {}
         augment: dict[str, Any] = {}
         for key, value in values.items():
@@ -87,7 +99,14 @@ class Recipe:
         _check_keys(augment, Augment)
         if augment:
             own["augment"] = dataclasses.replace(own.get("augment", self.augment), **augment)
-        return dataclasses.replace(self, **own)
+        recipe = dataclasses.replace(self, **own)
+        without_effect = sorted(recipe.idle & own.keys())
+        if without_effect:
+            raise ValueError(
+                f"A recipe's values must have an effect. Received: {', '.join(without_effect)} with "
+                f"optimizer={recipe.optimizer!r}, schedule={recipe.schedule!r}, which do not use them"
+            )
+        return recipe
 
     def __str__(self) -> str:
         """`name key=value ...`, as `parse_recipe` reads it: what differs from the named recipe, or from the defaults."""

@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
+import tensorflow as tf
 from absl import logging
 from filelock import FileLock, Timeout
 
@@ -28,7 +29,7 @@ from keras_mnasnet.training.distribution import Cluster, LostProcess, accelerato
 from keras_mnasnet.training.job import Facts, Job, read_run, write_run
 from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.start import freeze, starting_model, training_model
-from keras_mnasnet.training.state import NotFinite, Position, read_state, restore_state, write_state
+from keras_mnasnet.training.state import NotFinite, Position, finite_state, read_state, restore_state, write_state
 from keras_mnasnet.weights.store import write_native
 
 __all__ = ["Diverged", "resume", "train"]
@@ -54,7 +55,8 @@ def train(
     `model.safetensors` holds the moving averages where the recipe has them, and of the best epoch where it stops early.
     Returns the rows of log.csv. Raises ValueError for bad input, OSError for a folder that cannot be written, Diverged.
     """
-    folder = Path(output).expanduser()
+    folder = Path(output).expanduser().absolute()
+    job = job.anchored()
     cluster = cluster.join()
     if cluster.index:
         return _Run(folder, job, None, cluster, devices, progress).go()
@@ -83,7 +85,7 @@ def resume(
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Go on with the run in a folder from its last checkpoint, as if it had never stopped; Raises as `train` does."""
-    folder = Path(output).expanduser()
+    folder = Path(output).expanduser().absolute()
     cluster = cluster.join()
     job, facts = read_run(folder)
     with _locked(folder) if cluster.index == 0 else contextlib.nullcontext():
@@ -116,9 +118,7 @@ class _Run:
         self.main = cluster.index == 0
         self.shown = progress and self.main
         self.known = facts
-        self.board: Any = None
-        if job.tensorboard and self.main:
-            self.board = summary_writer(folder / "tensorboard")
+        self.board: Any = summary_writer(folder / "tensorboard") if job.tensorboard and self.main else None
 
     def go(self) -> list[dict[str, Any]]:
         job, recipe = self.job, self.recipe
@@ -131,11 +131,22 @@ class _Run:
             self.facts = self._facts(model, excluded)
             if self.known and self.known != self.facts:
                 _refuse_change(self.folder, self.known, self.facts)
+            if recipe.frozen_epochs and job.weights is None:
+                raise ValueError(
+                    f"A recipe that trains the classifier alone at first needs trained weights beneath it. Received: "
+                    f"recipe={recipe.name!r} with frozen_epochs={recipe.frozen_epochs} and weights=None. Pass weights= "
+                    f"(--weights imagenet), or set frozen_epochs=0, or take a recipe that trains from scratch, such as cifar10."
+                )
             if self.main:
                 write_run(self.folder, job, self.known or self.facts)
                 (self.folder / LABEL_FILE).write_text("\n".join(self.images.labels) + "\n", "utf-8")
             try:
                 return self._train(model)
+            except tf.errors.InvalidArgumentError as error:
+                raise ValueError(
+                    f"Every image of a run must be whole. Received: {str(error).splitlines()[0][:200]}. Without --no-check "
+                    f"a run looks for damaged images before it starts, and names them."
+                ) from error
             except (RuntimeError, ValueError, AssertionError) as error:  # JAX raises any of them for a lost process
                 if self.cluster.processes == 1:
                     raise
@@ -174,6 +185,11 @@ class _Run:
             raise ValueError(
                 f"An epoch needs at least one batch. Received: {self.images.count} images for training, "
                 f"batch_size={self.recipe.batch_size}. Make the batch smaller."
+            )
+        if self.recipe.augment.crop == "pad" and self.recipe.augment.pad >= (spec.input_shape[0] or 224):
+            raise ValueError(
+                f"`augment.pad` must be below the input size. Received: augment.pad={self.recipe.augment.pad}, "
+                f"size={spec.input_shape[0]}"
             )
         parts = math.ceil(steps / self.job.checkpoint_steps)
         return Facts(
@@ -248,6 +264,10 @@ class _Run:
             "images_per_second": round(steps * recipe.batch_size / seconds, 1),
             "seconds": round(position.seconds, 1),
         }
+        try:
+            arrays = finite_state(model, averages.values if averages else {})
+        except NotFinite as error:
+            self._diverged(f"after step {position.step:,} {error}", before)
         if of_epoch == facts.parts_per_epoch - 1:
             with averages.swapped(model) if averages else contextlib.nullcontext():
                 position = self._validate(model, epoch + 1, position, row)
@@ -256,10 +276,7 @@ class _Run:
             write_log(self.folder / LOG_FILE, rows)
             if self.board:
                 self.board(row)
-            try:
-                write_state(self.folder / STATE_FILE, model, averages.values if averages else {}, position)
-            except NotFinite as error:
-                self._diverged(f"after step {position.step:,} {error}", before)
+            write_state(self.folder / STATE_FILE, arrays, position)
             self._report(row)
         return position
 
@@ -307,7 +324,7 @@ class _Run:
             write_native(checkpoint, self.folder / MODEL_FILE)
         return position
 
-    def _diverged(self, what: str, last: Position) -> None:
+    def _diverged(self, what: str, last: Position) -> NoReturn:
         kept = f"its last checkpoint is of step {last.step:,}" if last.step else "no checkpoint was made before"
         raise Diverged(
             f"A loss must stay finite. Received: {what}. The run in {self.folder} stopped; {kept}. Train anew with a lower "

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mnasnet.weights.files import replaced
+from keras_mnasnet.weights.files import save_tensors
 
-__all__ = ["NotFinite", "Position", "read_state", "restore_state", "write_state"]
+__all__ = ["NotFinite", "Position", "finite_state", "read_state", "restore_state", "write_state"]
 
 SCHEMA = 1
 METADATA = "keras_mnasnet_training"
+COUNTED = re.compile(r"(:[a-z]+(?:_[a-z]+)*)_\d+/")  # Keras numbers seed generators and optimizers by how many it has made
 
 
 class NotFinite(ArithmeticError):
@@ -36,21 +38,26 @@ class Position:
 def _variables(model: Any) -> list[tuple[str, Any]]:
     """Every variable that training changes, under names that are unique and the same in every process."""
     found = [("model", v) for v in model.variables] + [("optimizer", v) for v in model.optimizer.variables]
-    return [(f"{kind}:{index:04d}:{v.path}", v) for index, (kind, v) in enumerate(found)]
+    return [(_name(f"{kind}:{index:04d}:{v.path}"), v) for index, (kind, v) in enumerate(found)]
 
 
-def write_state(path: Path, model: Any, averages: dict[str, np.ndarray], position: Position) -> None:
-    """Write atomically; NotFinite, and the file as it was, if a weight is NaN or infinite."""
-    from safetensors.numpy import save_file
+def _name(name: str) -> str:
+    return COUNTED.sub(r"\1/", name)
 
+
+def finite_state(model: Any, averages: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Copies of every variable and average; NotFinite if one holds NaN or infinity."""
     arrays = {name: np.array(keras.ops.convert_to_numpy(v), order="C") for name, v in _variables(model)}
     arrays |= {f"average:{name}": value for name, value in averages.items()}
     for name, value in arrays.items():
         if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
             raise NotFinite(f"{name.partition(':')[2]} is NaN or infinite")
-    header = {"schema": SCHEMA, **dataclasses.asdict(position)}
-    with replaced(path) as temporary:
-        save_file(arrays, temporary, metadata={METADATA: json.dumps(header)})
+    return arrays
+
+
+def write_state(path: Path, arrays: dict[str, np.ndarray], position: Position) -> None:
+    """Write what `finite_state` gave, atomically; OSError, and the file as it was, where it cannot be written."""
+    save_tensors(path, arrays, {METADATA: json.dumps({"schema": SCHEMA, **dataclasses.asdict(position)})})
 
 
 def read_state(path: Path) -> tuple[dict[str, np.ndarray], Position]:
@@ -60,7 +67,7 @@ def read_state(path: Path) -> tuple[dict[str, np.ndarray], Position]:
     try:
         with safe_open(path, "np") as file:
             header = json.loads((file.metadata() or {})[METADATA])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays = {_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise ValueError(f"A training checkpoint must be one of keras_mnasnet's. Received: {path} ({error!r})") from error
     if header.pop("schema", None) != SCHEMA:

@@ -225,7 +225,7 @@ def test_a_damaged_image_is_named_when_it_is_cached(tmp_path):
         if not any(folder.iterdir()):
             folder.rmdir()
     images = open_images(tmp_path / "s")
-    with pytest.raises(ValueError, match=f"1 that cannot be decoded:\n  {bad}"):
+    with pytest.raises(ValueError, match=f"1 that cannot be decoded, or are narrower than 1:100:\n  {bad}"):
         training_batches(images, size=32, batch_size=4, augment=STILL, seed=0)
     assert len(batches(images.checked(max_bad=1), 2)) == 2
 
