@@ -82,12 +82,13 @@ def pack(arguments: argparse.Namespace) -> None:
             continue
         runs = [(*read_run(folder), read_log(folder / "log.csv")) for folder in done]
         folder, (_, facts, _) = done[-1], runs[-1]
-        for stale in BUNDLED.glob(f"cifar10-{network}-*.safetensors"):
-            stale.unlink()
         checkpoint = read_file(folder / "model.safetensors")
         filename = f"cifar10-{network}-{width}-{facts.size}.safetensors"
         write_native(checkpoint, BUNDLED / filename)
         measured = _measure(BUNDLED / filename, arguments.data)
+        for stale in BUNDLED.glob(f"cifar10-{network}-*.safetensors"):
+            if stale.name != filename:
+                stale.unlink()
         entry = {
             "id": f"cifar10/{network}-{width}-{facts.size}",
             "source": "keras_mnasnet",

@@ -17,7 +17,7 @@ import numpy as np
 from keras_mnasnet.weights.errors import CheckpointError
 from keras_mnasnet.weights.pth import read_pth
 
-__all__ = ["SUFFIXES", "TensorFile", "open_tensors", "read_json", "replaced"]
+__all__ = ["SUFFIXES", "TensorFile", "check_writable", "open_tensors", "read_json", "replaced", "save_tensors"]
 
 PTH_SUFFIXES = (".pth", ".pt", ".bin")
 TAR_SUFFIXES = (".tgz", ".tar.gz", ".tar")
@@ -147,6 +147,31 @@ def replaced(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """OSError, before any work is done, where `replaced` could not write a file."""
+    target = Path(path).expanduser()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"A file must be written in a folder that allows it. Received: {target} ({error})") from error
+    if target.is_dir():
+        raise OSError(f"A file must be written, not a folder. Received: {target}, which is a folder")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically; OSError, and the file as it was, where it cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        with replaced(path) as temporary:
+            save_file(dict(tensors), temporary, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}. Nothing half-written was kept") from error
 
 
 def read_json(path: Path) -> dict:

@@ -30,10 +30,11 @@ from keras_mnasnet.weights.files import SUFFIXES, open_tensors
 from keras_mnasnet.weights.store import is_native, read_header, read_native, write_native
 
 __all__ = [
-    "assign", "check_fits", "convert_file", "converted_path", "load_record", "parse_hub", "preprocessing_of", "read_file",
-    "resolve_path", "verify_record",
+    "RUN_MODEL", "assign", "check_fits", "convert_file", "converted_path", "load_named", "load_record", "parse_hub",
+    "preprocessing_of", "read_file", "resolve_path", "verify_record",
 ]  # fmt: skip
 
+RUN_MODEL = "model.safetensors"
 HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?/(?P<file>.+)$")
 
 
@@ -155,6 +156,23 @@ def read_file(path: str | os.PathLike[str], candidates: Sequence[tuple[Architect
         checkpoint = read_native(file)
     check_fits(checkpoint, path, candidates)
     return checkpoint
+
+
+def load_named(
+    weights: str, *, network: str = "a1", width: float | None = None, size: int = 224
+) -> tuple[Checkpoint, registry.Record | None]:
+    """The checkpoint of a dataset's name (its record for this network, width and size), a record id, a training run's folder,
+    a file or a Hub address; and its record, if it has one. Without Keras, so no `.keras` and no `.weights.h5`.
+    """
+    if weights in registry.datasets() or weights in registry.names():
+        record = registry.select(network, width, size, weights) if weights in registry.datasets() else registry.get(weights)
+        return load_record(record), record
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        if not (path / RUN_MODEL).is_file():
+            raise CheckpointError(f"The folder of a training run holds {RUN_MODEL}. Received: {path}, which does not")
+        return read_file(path / RUN_MODEL), None
+    return read_file(weights), None
 
 
 def preprocessing_of(checkpoint: Checkpoint, size: int) -> registry.Preprocessing:

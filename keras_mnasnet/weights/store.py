@@ -12,7 +12,7 @@ import numpy as np
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.weights.convert import Checkpoint, expected_shapes
 from keras_mnasnet.weights.errors import CheckpointError
-from keras_mnasnet.weights.files import TensorFile, replaced
+from keras_mnasnet.weights.files import TensorFile, save_tensors
 from keras_mnasnet.weights.registry import Numerics, Preprocessing
 
 __all__ = ["FORMAT", "is_native", "read_header", "read_native", "write_native"]
@@ -23,9 +23,6 @@ SCHEMA = 1
 
 def write_native(checkpoint: Checkpoint, path: Path, **origin: str) -> None:
     """Write atomically; `origin` adds text entries such as `record` and `source_sha256`."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     header = {
         "schema": SCHEMA,
         "architecture": str(checkpoint.architecture),
@@ -38,11 +35,7 @@ def write_native(checkpoint: Checkpoint, path: Path, **origin: str) -> None:
         **origin,
     }
     tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in checkpoint.tensors.items()}
-    try:
-        with replaced(path) as temporary:
-            save_file(tensors, temporary, metadata={FORMAT: json.dumps(header)})
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}. Nothing half-written was kept") from error
+    save_tensors(path, tensors, {FORMAT: json.dumps(header)})
 
 
 def is_native(file: TensorFile) -> bool:

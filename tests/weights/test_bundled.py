@@ -47,7 +47,7 @@ def test_how_it_was_trained_is_recorded(record):
 
 
 def test_sizes_and_accuracy():
-    assert "a1" in {record.network for record in BUNDLED}
+    assert [record.network for record in BUNDLED] == ["a1", "b1", "small"]
     assert sum(record.size_bytes for record in BUNDLED) <= 12_000_000
     assert all(record.top1 >= 84 for record in BUNDLED if record.network == "a1")
     params = [record.params for record in BUNDLED]
@@ -94,15 +94,13 @@ def test_recorded_accuracies_are_reproduced(data):
 
 
 def test_predict_says_what_it_knows(capfd, data, tmp_path):
-    import tensorflow as tf
-
     from keras_mnasnet.data import open_images
 
     images = open_images(data / "cifar10", split="test")
     example = next(iter(images.examples().as_numpy_iterator()))
     path = tmp_path / "photo.jpg"
     path.write_bytes(example["image"])
-    assert tf.io.read_file(str(path)) is not None
+    assert path.stat().st_size > 100
     arguments = main._parse(["mnasnet", "predict", str(path), "--weights", "cifar10", "--json"])
     assert main._run(arguments) == 0
     (row,) = json.loads(capfd.readouterr().out)
