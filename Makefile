@@ -9,6 +9,9 @@ quickstart: $(VENV)/.installed
 	$(BIN)/mnasnet models
 	$(BIN)/mnasnet info a1
 	$(BIN)/mnasnet predict weights/demo/ship.png weights/demo/airplane.png --weights cifar10 --top 3
+	$(BIN)/mnasnet export --weights cifar10 --output $(VENV)/a1.tflite
+	$(BIN)/mnasnet export --weights cifar10 --quantize int8 --calibrate shapes:200@32 --output $(VENV)/a1_int8.tflite
+	$(BIN)/python benchmarks/run_peers.py
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

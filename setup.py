@@ -9,7 +9,9 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "keras_mnasnet/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
 
 JAX = ["jax"]
-TEST = [*JAX, "mypy", "pillow", "pytest", "ruff", "tensorboard", "tf-keras"]
+QAT = ["tensorflow-model-optimization", "tf-keras"]
+QUANTIZER = ["ai-edge-quantizer"]
+TEST = [*JAX, *QAT, *QUANTIZER, "mypy", "pillow", "pytest", "ruff", "tensorboard"]
 
 setup(
     name="keras_mnasnet",
@@ -35,7 +37,7 @@ setup(
         "tensorflow",
         "tqdm",
     ],
-    extras_require={"jax": JAX, "test": TEST},
+    extras_require={"jax": JAX, "qat": QAT, "quantizer": QUANTIZER, "test": TEST},
     entry_points={"console_scripts": ["mnasnet = keras_mnasnet.cli.main:entry_point"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from keras_mnasnet import __version__
 
-__all__ = ["available_cores", "environment"]
+__all__ = ["available_cores", "core_state", "environment", "machine"]
+
+CORES = Path("/sys/devices/system/cpu")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processor and cores of this machine."""
+    """Versions, processor and cores of this machine; starts the Keras backend to name it."""
+    return machine() | {"keras": _version("keras"), "backend": _backend(), "tensorflow": _version("tensorflow")}
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and the versions of what runs without Keras; loads nothing."""
     return {
         "keras_mnasnet": __version__,
         "python": platform.python_version(),
-        "keras": _version("keras"),
-        "backend": _backend(),
-        "tensorflow": _version("tensorflow"),
         "litert": _version("ai-edge-litert"),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -34,7 +37,42 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def core_state(core: int) -> dict[str, Any]:
+    """Governor, clock and highest clock (MHz) of one core, each None where the system does not say."""
+    folder = CORES / f"cpu{core}" / "cpufreq"
+    clock = _megahertz(folder / "scaling_cur_freq")
+    return {
+        "core": core,
+        "governor": _read(folder / "scaling_governor"),
+        "clock_mhz": _nominal_clock(core) if clock is None else clock,
+        "max_clock_mhz": _megahertz(folder / "cpuinfo_max_freq"),
+    }
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def _megahertz(path: Path) -> float | None:
+    text = _read(path)
+    return int(text) / 1000 if text and text.isdigit() else None
+
+
+def _nominal_clock(core: int) -> float | None:
+    """What /proc/cpuinfo says of a core; on a virtual machine that is the nominal clock."""
+    for part in (_read(Path("/proc/cpuinfo")) or "").split("\n\n"):
+        values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in part.splitlines())}
+        if values.get("processor") == str(core) and "cpu MHz" in values:
+            return float(values["cpu MHz"])
+    return None
+
+
 def _version(distribution: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

@@ -19,9 +19,9 @@ from keras_mnasnet.weights.load import check_fits, read_file, resolve_path
 from keras_mnasnet.weights.registry import datasets, get, preference
 from keras_mnasnet.weights.store import write_native
 
-__all__ = ["load_weights", "open_weights", "restore_h5", "save_weights"]
+__all__ = ["KERAS_SUFFIXES", "load_weights", "open_weights", "restore_h5", "save_weights"]
 
-KERAS_SUFFIX, H5_SUFFIX = ".keras", ".weights.h5"
+KERAS_SUFFIXES = KERAS_SUFFIX, H5_SUFFIX = ".keras", ".weights.h5"
 Candidates = Sequence[tuple[Architecture, bool]]
 
 
@@ -30,7 +30,7 @@ def open_weights(weights: Any, candidates: Candidates | None = None) -> Checkpoi
     if isinstance(weights, Checkpoint):
         check_fits(weights, "The checkpoint", candidates)
         return weights
-    if str(weights).endswith((KERAS_SUFFIX, H5_SUFFIX)):
+    if str(weights).endswith(KERAS_SUFFIXES):
         path = resolve_path(weights)
         if not path.is_file():
             raise CheckpointError(f"A checkpoint file must exist. Received: {path}, which does not")

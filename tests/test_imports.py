@@ -12,7 +12,10 @@ import keras_mnasnet
 ROOT = Path(keras_mnasnet.__file__).parent
 
 # What a module or folder of the package may import from the package: DESIGN, "Import direction".
-CLI = "architecture family model spec pretrained weights applications backbone data environment hub training benchmarks"
+CLI = {
+    "architecture", "family", "model", "spec", "pretrained", "weights", "applications", "backbone", "data", "environment",
+    "hub", "training", "benchmarks", "export", "quiet",
+}  # fmt: skip
 ALLOWED = {
     "architecture": set(),
     "family": {"architecture"},
@@ -26,10 +29,11 @@ ALLOWED = {
     "data": {"weights"},
     "model_card": {"model", "spec"},
     "training": {"applications", "architecture", "data", "environment", "model", "pretrained", "spec", "weights"},
-    "benchmarks": {"applications", "data", "environment", "pretrained", "weights"},
-    "export": {"architecture", "model"},
+    "benchmarks": {"applications", "architecture", "data", "environment", "export", "family", "pretrained", "weights"},
+    "quiet": set(),
+    "export": {"__version__", "architecture", "data", "environment", "model", "pretrained", "quiet", "spec", "weights"},
     "hub": {"architecture", "model", "model_card", "pretrained", "spec", "weights"},
-    "cli": {*CLI.split()},
+    "cli": CLI,
     "__init__": None,
 }
 MODULES = sorted(ROOT.rglob("*.py"))

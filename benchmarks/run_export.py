@@ -1,0 +1,102 @@
+"""What each precision costs and keeps: size, latency and top-1 of the bundled networks as `.tflite`, evaluated from the files.
+
+    python benchmarks/run_export.py --data DIR --output benchmarks/results/NAME/export.json [--qat-epochs 2]
+
+DIR holds train.tfrecord, test.tfrecord and labels.txt of CIFAR-10. int8 is calibrated on 500 training photos; quantization-
+aware training (with --qat-epochs) sees all of them. Every file is scored on the 10,000 test photos; all files of a network are
+timed in turns in one process, on one pinned core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+NETWORKS = ("a1", "b1")
+PRECISIONS = (None, "float16", "weight-int8", "dynamic", "int8")
+CALIBRATION_IMAGES = 500
+
+
+def network_rows(name: str, data: str, folder: Path, qat_epochs: int) -> list[dict[str, Any]]:
+    """One row per precision."""
+    from keras_mnasnet import MnasNet
+    from keras_mnasnet.benchmarks.imagenet import evaluate_models
+    from keras_mnasnet.benchmarks.latency import measure_latency
+    from keras_mnasnet.data.sample import sample_photos
+    from keras_mnasnet.export import Origin, export_tflite, train_quantized
+    from keras_mnasnet.weights.load import load_named, preprocessing_of
+
+    checkpoint, record = load_named("cifar10", network=name, size=32)
+    assert record is not None
+    preprocessing = preprocessing_of(checkpoint, record.resolution)
+    photos = sample_photos(data, preprocessing, CALIBRATION_IMAGES)
+    shown = sample_photos(data, preprocessing, 64, split="test")
+    side = (record.resolution, record.resolution, 3)
+    model = MnasNet(checkpoint.architecture, weights=checkpoint, input_shape=side)
+    rows: list[dict[str, Any]] = []
+    for precision in PRECISIONS:
+        path = folder / f"{name}-{precision or 'float32'}.tflite"
+        given: dict[str, Any] = {"representative_data": photos} if precision == "int8" else {}
+        report = export_tflite(
+            model, path, quantize=precision, images=shown, labels=checkpoint.labels, origin=Origin(record.id, record.licence),
+            calibration_count=CALIBRATION_IMAGES, **given,
+        )  # fmt: skip
+        rows.append({"file": str(path), "precision": precision or "float32", **_facts(report)})
+    if qat_epochs:
+        path = folder / f"{name}-int8-qat.tflite"
+        trained = train_quantized(checkpoint, data, path, epochs=qat_epochs, origin=Origin(record.id, record.licence))
+        rows.append(
+            {"file": str(path), "precision": "int8, QAT", **_facts(trained.export), "qat_epochs": qat_epochs,
+             "qat_seconds": trained.seconds, "qat_validation": [row["val_accuracy"] for row in trained.epochs]}
+        )  # fmt: skip
+    files = [row["file"] for row in rows]
+    scored = evaluate_models(files, data, split="test", preprocessing=preprocessing, threads=1)
+    timed = measure_latency(files, runs=300)
+    keras_top1 = evaluate_models([record.id], data, split="test")[0].top1
+    for row, score, time in zip(rows, scored, timed.results, strict=True):
+        row |= {"network": name, "record": record.id, "top1": score.top1, "top1_keras": keras_top1, "images": score.images}
+        row |= {"latency": dataclasses.asdict(time) | {"model": Path(time.model).name}, "file": Path(row["file"]).name}
+    return rows
+
+
+def _facts(report: Any) -> dict[str, Any]:
+    (compared,) = report.comparisons
+    return {
+        "bytes": report.facts.bytes, "route": report.route, "operators": report.facts.operators,
+        "partitions": report.partitions.delegates, "outside": report.partitions.outside,
+        "comparison": dataclasses.asdict(compared), "verified_on": report.verified_on,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--qat-epochs", type=int, default=0, metavar="N", help="0 leaves quantization-aware training out")
+    arguments = parser.parse_args()
+
+    from keras_mnasnet.environment import environment
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row for name in NETWORKS for row in network_rows(name, arguments.data, Path(folder), arguments.qat_epochs)]
+    value = {
+        "schema": SCHEMA, "benchmark": "export", "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "environment": environment(), "calibration_images": CALIBRATION_IMAGES, "rows": rows,
+    }  # fmt: skip
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+    for row in rows:
+        print(
+            f"{row['network']} {row['precision']:12} {row['bytes']:>10,} bytes  top-1 {100 * row['top1']:.2f} % "
+            f"(Keras {100 * row['top1_keras']:.2f})  {row['latency']['cpu']['median_ms']:.3f} ms"
+        )
+
+
+if __name__ == "__main__":
+    main()
