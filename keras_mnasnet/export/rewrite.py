@@ -14,7 +14,9 @@ from keras_mnasnet.export.flatbuffer import aligned, attach, pack, signature_of
 __all__ = ["rewritten"]
 
 ARITHMETIC = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("ADD", "SUB", "MUL", "DIV"))
+WEIGHTED = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
 FEW_CHANNELS = 4
+MOST_REQUANTIZATION = 256.0  # XNNPACK refuses a layer whose input scale x weight scale / output scale reaches this
 
 
 def rewritten(
@@ -35,9 +37,55 @@ def rewritten(
     model.signatureDefs = [signature_of("serving_default", inputs, outputs)]
     model.description = description
     _widen_rows(model)
+    _widen_dead_ranges(model)
     model.buffers = [aligned(None if buffer.data is None else np.asarray(buffer.data, np.uint8)) for buffer in model.buffers]
     attach(model, metadata)
     return pack(model)
+
+
+def _kinds(model: Any) -> list[int]:
+    return [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+
+
+def _scales(tensor: Any) -> np.ndarray:
+    """A tensor's quantization scales; none for a float one."""
+    scales = None if tensor.quantization is None else tensor.quantization.scale
+    return np.asarray([] if scales is None else scales, np.float64)
+
+
+def _widen_dead_ranges(model: Any) -> None:
+    """Give layers that were silent on every calibration image a range that XNNPACK accepts.
+
+    Calibration gives an output that was always zero, such as a squeeze that training switched off, a range of 2e-6. XNNPACK
+    cannot create that layer, and a picture that does excite it would be clipped to nothing. Its scale becomes the largest
+    input scale x weight scale; biases of the layers that read it follow.
+    """
+    graph, kinds = model.subgraphs[0], _kinds(model)
+    layers = [operator for operator in graph.operators if kinds[operator.opcodeIndex] in WEIGHTED]
+    for operator in layers:
+        taken, weights, made = (
+            graph.tensors[int(index)] for index in (operator.inputs[0], operator.inputs[1], operator.outputs[0])
+        )
+        if not all(len(_scales(tensor)) for tensor in (taken, weights, made)):
+            continue
+        product = float(_scales(taken)[0] * _scales(weights).max())
+        ratio = product / _scales(made)[0]
+        if ratio < MOST_REQUANTIZATION:
+            continue
+        made.quantization.scale = [product]
+        for reader in layers:
+            if int(reader.inputs[0]) == int(operator.outputs[0]) and len(reader.inputs) > 2 and int(reader.inputs[2]) >= 0:
+                _rescale_bias(model, graph.tensors[int(reader.inputs[2])], ratio)
+
+
+def _rescale_bias(model: Any, bias: Any, factor: float) -> None:
+    """The same int32 bias `[C]` in units `factor` times as large, in a buffer of its own."""
+    values = np.frombuffer(np.asarray(model.buffers[bias.buffer].data, np.uint8).tobytes(), np.int32)
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(np.rint(values / factor).astype(np.int32).tobytes(), np.uint8)
+    bias.buffer = len(model.buffers)
+    model.buffers.append(buffer)
+    bias.quantization.scale = [float(scale) for scale in _scales(bias) * factor]
 
 
 def _widen_rows(model: Any) -> None:
@@ -45,8 +93,7 @@ def _widen_rows(model: Any) -> None:
 
     The sums are the same; XNNPACK broadcasts a row far faster than a pixel.
     """
-    graph = model.subgraphs[0]
-    kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    graph, kinds = model.subgraphs[0], _kinds(model)
     for operator in graph.operators:
         if kinds[operator.opcodeIndex] not in ARITHMETIC:
             continue

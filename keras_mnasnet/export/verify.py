@@ -44,7 +44,10 @@ class Runner:
 
         with held_stderr():
             self._interpreter = Interpreter(model_content=content, num_threads=threads or available_cores())
-            self._interpreter.allocate_tensors()
+            try:
+                self._interpreter.allocate_tensors()
+            except RuntimeError as error:
+                raise ExportError(f"LiteRT must be able to prepare the file. Received: {str(error).strip()}") from error
             self._run = self._interpreter.get_signature_runner()
         ((self._name, self._input),) = self._run.get_input_details().items()
         self._outputs = self._run.get_output_details()
