@@ -147,7 +147,9 @@ def main() -> None:
         files = our_files(folder) | tflite
         os.sched_setaffinity(0, {arguments.core})
         peak_now, lanes = peak(folder)
-        candidates = {each: litert(path) for each, path in files.items()} | {each: onnx_runtime(path) for each, path in onnx.items()}
+        candidates = {each: litert(path) for each, path in files.items()} | {
+            each: onnx_runtime(path) for each, path in onnx.items()
+        }
         times, peaks = measure(candidates, arguments.rounds, peak_now)
 
     from keras_mnasnet.benchmarks.timing import Times, ratio_of_medians
@@ -174,7 +176,8 @@ def main() -> None:
     if arguments.output:
         versions = {package: __import__(package).__version__ for package in ("litert_torch", "onnxruntime", "timm", "torch")}
         value = {
-            "schema": SCHEMA, "benchmark": "frameworks", "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "schema": SCHEMA, "benchmark": "frameworks",
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "environment": environment() | versions, "core": arguments.core, "rounds": arguments.rounds,
             "peak_gflops": {"median": gflops, "min": min(peaks), "max": max(peaks), "lanes": lanes}, "rows": rows,
         }  # fmt: skip
