@@ -11,7 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "keras_mnasnet/__init__.py
 JAX = ["jax"]
 QAT = ["tensorflow-model-optimization", "tf-keras"]
 QUANTIZER = ["ai-edge-quantizer"]
-TEST = [*JAX, *QAT, *QUANTIZER, "mypy", "pillow", "pytest", "ruff", "tensorboard"]
+TEST = [*JAX, *QAT, *QUANTIZER, "mypy", "pillow", "pytest", "pytest-xdist", "ruff", "tensorboard"]
 
 setup(
     name="keras_mnasnet",

@@ -5,7 +5,7 @@
 
 Ours are written by the direct writer and by TensorFlow's converter, with and without normalisation inside. All at 224 px, batch
 1, random weights, float32, one thread pinned to one core, in turns in one process; thread CPU time. The peak is that of
-fused multiply-adds on registers (fma_peak.c), in turns with the networks.
+fused multiply-adds on registers (fma_peak.c), in turns with the networks; beside it what NumPy's matrix product reaches.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 
 SCHEMA = 1
@@ -47,6 +48,18 @@ def peak(folder: Path) -> tuple[Callable[[], float], int]:
     loaded.gflops.argtypes = [ctypes.c_long, ctypes.POINTER(ctypes.c_float)]
     sink = ctypes.c_float()
     return lambda: loaded.gflops(PEAK_ROUNDS, ctypes.byref(sink)), loaded.lanes()
+
+
+def matrix_product(size: int = 1536, repeats: int = 12) -> float:
+    """Median GFLOP/s of NumPy's float32 product of two matrices."""
+    one, other = np.random.default_rng(0).uniform(0, 1, (2, size, size)).astype(np.float32)
+    one @ other
+    found = []
+    for _ in range(repeats):
+        began = time.thread_time()
+        one @ other
+        found.append(2 * size**3 / (time.thread_time() - began) / 1e9)
+    return statistics.median(found)
 
 
 def our_files(folder: Path) -> dict[str, Path]:
@@ -151,6 +164,7 @@ def main() -> None:
             each: onnx_runtime(path) for each, path in onnx.items()
         }
         times, peaks = measure(candidates, arguments.rounds, peak_now)
+        product = matrix_product()
 
     from keras_mnasnet.benchmarks.timing import Times, ratio_of_medians
     from keras_mnasnet.environment import environment
@@ -173,13 +187,15 @@ def main() -> None:
             f"({ratio['low']:.3f}..{ratio['high']:.3f})  {100 * rows[-1]['share_of_peak']:.0f} % of the peak"
         )
     print(f"peak of the core: {gflops:.1f} GFLOP/s, vectors of {lanes} floats, {min(peaks):.1f}..{max(peaks):.1f}")
+    print(f"NumPy's matrix product, one thread: {product:.1f} GFLOP/s")
     if arguments.output:
         versions = {package: __import__(package).__version__ for package in ("litert_torch", "onnxruntime", "timm", "torch")}
         value = {
             "schema": SCHEMA, "benchmark": "frameworks",
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "environment": environment() | versions, "core": arguments.core, "rounds": arguments.rounds,
-            "peak_gflops": {"median": gflops, "min": min(peaks), "max": max(peaks), "lanes": lanes}, "rows": rows,
+            "peak_gflops": {"median": gflops, "min": min(peaks), "max": max(peaks), "lanes": lanes},
+            "matrix_product_gflops": product, "rows": rows,
         }  # fmt: skip
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
