@@ -14,7 +14,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python benchmarks/run_peers.py
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -19,7 +19,6 @@ import logging
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -176,9 +175,10 @@ def main() -> None:
         network = each.partition(",")[0]
         base = times[f"{network}, direct writer"]
         found = Times.of([value for one in taken for value in one])
+        median_ms = statistics.median(value for one in taken for value in one) * 1e3
         bound_ms = 2 * FAMILY[network].madds() / gflops / 1e6
         rows.append(
-            {"route": each, "cpu": dataclasses.asdict(found), "bound_ms": bound_ms, "share_of_peak": bound_ms / found.median_ms,
+            {"route": each, "cpu": dataclasses.asdict(found), "bound_ms": bound_ms, "share_of_peak": bound_ms / median_ms,
              "ratio_to_direct_writer": dataclasses.asdict(ratio_of_medians(taken, base))}
         )  # fmt: skip
         ratio = rows[-1]["ratio_to_direct_writer"]
@@ -202,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
