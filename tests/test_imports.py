@@ -14,7 +14,7 @@ ROOT = Path(keras_mnasnet.__file__).parent
 # What a module or folder of the package may import from the package: DESIGN, "Import direction".
 CLI = {
     "architecture", "family", "model", "spec", "pretrained", "weights", "applications", "backbone", "data", "environment",
-    "hub", "training", "benchmarks", "export", "quiet",
+    "hub", "training", "benchmarks", "export", "quiet", "search",
 }  # fmt: skip
 ALLOWED = {
     "architecture": set(),
@@ -33,6 +33,20 @@ ALLOWED = {
     "quiet": set(),
     "export": {"__version__", "architecture", "data", "environment", "model", "pretrained", "quiet", "spec", "weights"},
     "hub": {"architecture", "model", "model_card", "pretrained", "spec", "weights"},
+    "search": {
+        "architecture",
+        "benchmarks",
+        "data",
+        "environment",
+        "export",
+        "family",
+        "model",
+        "pretrained",
+        "quiet",
+        "spec",
+        "training",
+        "weights",
+    },  # fmt: skip
     "cli": CLI,
     "__init__": None,
 }
