@@ -1,10 +1,11 @@
 """What each precision costs and keeps: size, latency and top-1 of the bundled networks as `.tflite`, evaluated from the files.
 
-    python benchmarks/run_export.py --data DIR --output benchmarks/results/NAME/export.json [--qat-epochs 2]
+    python benchmarks/run_export.py --data DIR --output benchmarks/results/NAME/export.json [--qat-epochs 2] [--files FOLDER]
 
 DIR holds train.tfrecord, test.tfrecord and labels.txt of CIFAR-10. int8 is calibrated on 500 training photos; quantization-
 aware training (with --qat-epochs) sees all of them. Every file is scored on the 10,000 test photos; all files of a network are
-timed in turns in one process, on one pinned core.
+timed in turns in one process, on one pinned core. With --files the files stay in FOLDER, and a file of quantization-aware
+training found there is taken as it is: training may run while the machine is busy, timing should not.
 """
 
 from __future__ import annotations
@@ -50,11 +51,13 @@ def network_rows(name: str, data: str, folder: Path, qat_epochs: int) -> list[di
         rows.append({"file": str(path), "precision": precision or "float32", **_facts(report)})
     if qat_epochs:
         path = folder / f"{name}-int8-qat.tflite"
-        trained = train_quantized(checkpoint, data, path, epochs=qat_epochs, origin=Origin(record.id, record.licence))
-        rows.append(
-            {"file": str(path), "precision": "int8, QAT", **_facts(trained.export), "qat_epochs": qat_epochs,
-             "qat_seconds": trained.seconds, "qat_validation": [row["val_accuracy"] for row in trained.epochs]}
-        )  # fmt: skip
+        facts = path.with_suffix(".row.json")
+        if not (path.exists() and facts.exists()):
+            trained = train_quantized(checkpoint, data, path, epochs=qat_epochs, origin=Origin(record.id, record.licence))
+            validation = [row["val_accuracy"] for row in trained.epochs]
+            about = {"qat_epochs": len(validation), "qat_seconds": trained.seconds, "qat_validation": validation}
+            facts.write_text(json.dumps(_facts(trained.export) | about), "utf-8")
+        rows.append({"file": str(path), "precision": "int8, QAT", **json.loads(facts.read_text("utf-8"))})
     files = [row["file"] for row in rows]
     scored = evaluate_models(files, data, split="test", preprocessing=preprocessing, threads=1)
     timed = measure_latency(files, runs=300)
@@ -79,12 +82,15 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--qat-epochs", type=int, default=0, metavar="N", help="0 leaves quantization-aware training out")
+    parser.add_argument("--files", type=Path, metavar="FOLDER", help="keep the files here")
     arguments = parser.parse_args()
 
     from keras_mnasnet.environment import environment
 
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [row for name in NETWORKS for row in network_rows(name, arguments.data, Path(folder), arguments.qat_epochs)]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.files or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [row for name in NETWORKS for row in network_rows(name, arguments.data, folder, arguments.qat_epochs)]
     value = {
         "schema": SCHEMA, "benchmark": "export", "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "environment": environment(), "calibration_images": CALIBRATION_IMAGES, "rows": rows,

@@ -20,6 +20,7 @@ ALLOWED = {
     "architecture": set(),
     "family": {"architecture"},
     "environment": {"__version__"},
+    "published": set(),
     "model": {"architecture"},
     "spec": {"architecture", "family", "model"},
     "weights": {"architecture", "family"},
