@@ -16,6 +16,10 @@ CLI = {
     "architecture", "family", "model", "spec", "pretrained", "weights", "applications", "backbone", "data", "environment",
     "hub", "training", "benchmarks", "export", "quiet", "search",
 }  # fmt: skip
+SEARCH = {
+    "architecture", "benchmarks", "data", "environment", "export", "family", "model", "pretrained", "quiet", "spec",
+    "training", "weights",
+}  # fmt: skip
 ALLOWED = {
     "architecture": set(),
     "family": {"architecture"},
@@ -34,20 +38,7 @@ ALLOWED = {
     "quiet": set(),
     "export": {"__version__", "architecture", "data", "environment", "model", "pretrained", "quiet", "spec", "weights"},
     "hub": {"architecture", "model", "model_card", "pretrained", "spec", "weights"},
-    "search": {
-        "architecture",
-        "benchmarks",
-        "data",
-        "environment",
-        "export",
-        "family",
-        "model",
-        "pretrained",
-        "quiet",
-        "spec",
-        "training",
-        "weights",
-    },  # fmt: skip
+    "search": SEARCH,
     "cli": CLI,
     "__init__": None,
 }

@@ -53,7 +53,7 @@ class Reward:
     def of(self, accuracy: Any, latency_ms: Any) -> np.ndarray:
         """The rewards of arrays of accuracies and latencies."""
         ratio = np.asarray(latency_ms, np.float64) / self.target_ms
-        exponent = np.where(ratio <= 1, self.alpha, self.beta)
+        exponent = np.where(ratio <= 1, *np.array([self.alpha, self.beta], np.float64))
         if self.kind == "absolute":
             return accuracy + exponent * np.abs(ratio - 1)
         return accuracy * ratio**exponent
