@@ -11,7 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "keras_mnasnet/__init__.py
 JAX = ["jax"]
 QAT = ["tensorflow-model-optimization", "tf-keras"]
 QUANTIZER = ["ai-edge-quantizer"]
-TEST = [*JAX, *QAT, *QUANTIZER, "mypy", "pillow", "pytest", "ruff", "tensorboard"]
+TEST = [*JAX, *QAT, *QUANTIZER, "mypy", "pillow", "pytest", "ruff", "scipy", "tensorboard"]
 
 setup(
     name="keras_mnasnet",
@@ -24,7 +24,11 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "."},
     packages=find_packages(include=["keras_mnasnet", "keras_mnasnet.*"]),
-    package_data={"keras_mnasnet": ["py.typed"], "keras_mnasnet.weights": ["*.json", "bundled/*"]},
+    package_data={
+        "keras_mnasnet": ["py.typed"],
+        "keras_mnasnet.search": ["*.json"],
+        "keras_mnasnet.weights": ["*.json", "bundled/*"],
+    },
     install_requires=[
         "absl-py>=1.4",
         "ai-edge-litert",

@@ -17,8 +17,8 @@ CLI = {
     "hub", "training", "benchmarks", "export", "quiet", "search",
 }  # fmt: skip
 SEARCH = {
-    "architecture", "benchmarks", "data", "environment", "export", "family", "model", "pretrained", "quiet", "spec",
-    "training", "weights",
+    "architecture", "benchmarks", "data", "environment", "export", "family", "model", "pretrained", "published",
+    "quiet", "spec", "training", "weights",
 }  # fmt: skip
 ALLOWED = {
     "architecture": set(),
