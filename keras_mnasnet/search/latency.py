@@ -8,7 +8,7 @@ import os
 import re
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,14 +16,15 @@ from filelock import FileLock
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.benchmarks import adb
-from keras_mnasnet.benchmarks.host import HostMeter, choose_cores
+from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_cores
 from keras_mnasnet.benchmarks.targets import Target
 from keras_mnasnet.benchmarks.timing import Times
+from keras_mnasnet.environment import core_state, machine
 from keras_mnasnet.search.pixel1 import pixel1_ms, unlike_fitted
 
 __all__ = [
     "SYNTAX", "CannotKnow", "ChainLatency", "DeviceGone", "HostLatency", "Latency", "LatencyModel", "MaddsLatency",
-    "PhoneLatency", "Pixel1Latency", "parse_device",
+    "Meter", "PhoneLatency", "Pixel1Latency", "parse_device",
 ]  # fmt: skip
 
 SYNTAX = "host, adb, adb:SERIAL, table:FILE, pixel1, madds, or several with commas: the next answers where one cannot"
@@ -62,6 +63,18 @@ class LatencyModel(Protocol):
 
     def close(self) -> None:
         """Give up what is held: processes, files on a phone."""
+        ...
+
+
+class Meter(LatencyModel, Protocol):
+    """A latency model that times files on a device."""
+
+    def files_ms(self, files: Sequence[Path], names: Sequence[str]) -> list[float]:
+        """The median of each file, in milliseconds."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What is measured on (JSON)."""
         ...
 
 
@@ -107,23 +120,34 @@ class HostLatency:
 
     def latency_ms(self, architecture: Architecture, resolution: int, classes: int) -> Latency:
         """The median CPU time of `runs` invocations."""
+        with _written(architecture, resolution, classes) as file:
+            samples = self._measured([file], [architecture.name], timed=VISIT)
+        times = _times(samples.cpu[0])
+        details = {
+            "runs": sum(map(len, samples.cpu[0])), "p10_ms": times.p10_ms, "p90_ms": times.p90_ms, "min_ms": times.min_ms,
+            "cores": samples.cores, "delegates": samples.partitions[0].delegates,
+        }  # fmt: skip
+        return Latency(_median(samples.cpu[0]), self.name, details=details)
+
+    def files_ms(self, files: Sequence[Path], names: Sequence[str]) -> list[float]:
+        """The medians of several files, measured in turns."""
+        return [_median(rounds) for rounds in self._measured(files, names, timed=TIMED).cpu]
+
+    def facts(self) -> dict[str, Any]:
+        """What is measured on."""
+        return {**machine(), "kind": "host", "cores": [core_state(core) for core in self.cores], "runs": self.runs}
+
+    def _measured(self, files: Sequence[Path], names: Sequence[str], timed: int) -> HostSamples:
         if self._meter is None:
             self._meter = HostMeter(self.cores, 1, 0)
-        with _written(architecture, resolution, classes) as file, self._alone():
+        with self._alone():
             try:
-                samples = self._meter.measure(
-                    [file], names=[architecture.name], resolutions=[None], runs=self.runs, warmup=WARMUP, memory=False,
-                    timed=VISIT,
+                return self._meter.measure(
+                    files, names=names, resolutions=[None] * len(files), runs=self.runs, warmup=WARMUP, memory=False,
+                    timed=timed,
                 )  # fmt: skip
             except ChildProcessError as error:
                 raise DeviceGone(f"{error}. The next network starts another one.") from error
-        seconds = [second for visit in samples.cpu[0] for second in visit]
-        times = Times.of(seconds)
-        details = {
-            "runs": len(seconds), "p10_ms": times.p10_ms, "p90_ms": times.p90_ms, "min_ms": times.min_ms,
-            "cores": samples.cores, "delegates": samples.partitions[0].delegates,
-        }  # fmt: skip
-        return Latency(1e3 * statistics.median(seconds), self.name, details=details)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -151,27 +175,41 @@ class PhoneLatency:
         self.name = f"adb:{serial}" if serial else "adb"
         self.plan = adb.Plan(serial, 1, runs, None, mask, benchmark_model, 1)
         self._meter: adb.PhoneMeter | None = None
+        self._facts: dict[str, Any] = {}
 
     def latency_ms(self, architecture: Architecture, resolution: int, classes: int) -> Latency:
         """The tool's median, or its average where it prints none."""
         with _written(architecture, resolution, classes) as file:
-            try:
-                if self._meter is None:
-                    self._meter = adb.PhoneMeter(self.plan)
-                found = self._meter.measure([file], names=[architecture.name])
-            except (ConnectionError, TimeoutError) as error:
-                self.close()
-                raise DeviceGone(str(error)) from error
-            except OSError as error:
-                if self._meter is None:  # not even reached
-                    raise DeviceGone(str(error)) from error
-                raise
+            found = self._measured([file], [architecture.name])
         run = found.runs[0][0]
         details = {
             "runs": run.count, "p5_ms": run.p5_ms, "p95_ms": run.p95_ms, "min_ms": run.min_ms, "phone": found.device["name"],
             "temperature_c": found.device["after"]["temperature_c"],
         }  # fmt: skip
         return Latency(adb.typical(run), self.name, details=details)
+
+    def files_ms(self, files: Sequence[Path], names: Sequence[str]) -> list[float]:
+        """The medians of several files."""
+        return [adb.typical(runs[0]) for runs in self._measured(files, names).runs]
+
+    def facts(self) -> dict[str, Any]:
+        """What was measured on; empty before the first measurement."""
+        return self._facts
+
+    def _measured(self, files: Sequence[Path], names: Sequence[str]) -> adb.PhoneSamples:
+        try:
+            if self._meter is None:
+                self._meter = adb.PhoneMeter(self.plan)
+            found = self._meter.measure(files, names=names)
+        except (ConnectionError, TimeoutError) as error:
+            self.close()
+            raise DeviceGone(str(error)) from error
+        except OSError as error:
+            if self._meter is None:  # not even reached
+                raise DeviceGone(str(error)) from error
+            raise
+        self._facts = {**found.device, "settings": found.settings}
+        return found
 
     def close(self) -> None:
         """Remove the tool from the phone."""
@@ -242,3 +280,12 @@ def _written(architecture: Architecture, resolution: int, classes: int) -> Itera
     target = Target(architecture.name, architecture=architecture, resolution=resolution, classes=classes)
     with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
         yield target.write(Path(folder), seed=0, preprocessing=True)[0]
+
+
+def _times(rounds: Sequence[Sequence[float]]) -> Times:
+    return Times.of([second for visit in rounds for second in visit])
+
+
+def _median(rounds: Sequence[Sequence[float]]) -> float:
+    """Milliseconds."""
+    return 1e3 * statistics.median([second for visit in rounds for second in visit])
