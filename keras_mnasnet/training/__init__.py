@@ -13,6 +13,6 @@ from keras_mnasnet.training.start import starting_model
 
 __all__ = [
     "RECIPES", "SOURCES", "Averages", "Cluster", "Diverged", "Job", "LostProcess", "RMSPropTF1", "Recipe", "SGDL2", "Schedule",
-    "ShortRun", "in_memory", "learning_rate", "make_optimizer", "parse_recipe", "parse_values", "recipe_from_json", "recipe_to_json", "resume",
-    "starting_model", "train", "train_short",
+    "ShortRun", "in_memory", "learning_rate", "make_optimizer", "parse_recipe", "parse_values", "recipe_from_json",
+    "recipe_to_json", "resume", "starting_model", "train", "train_short",
 ]  # fmt: skip

@@ -120,7 +120,7 @@ def _death(code: int | None) -> Failure:
     if code is not None and code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         if name == "SIGKILL":
-            return Failure("memory", "the worker process was killed (SIGKILL), as a system short of memory does")
+            return Failure("crash", "the worker process was killed (SIGKILL), as a system does that runs out of memory")
         return Failure("crash", f"the worker process died of {name}")
     return Failure("crash", f"the worker process ended with exit code {code}")
 
