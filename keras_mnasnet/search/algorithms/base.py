@@ -14,7 +14,7 @@ import numpy as np
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 
-__all__ = ["Algorithm", "Observation", "Proposal", "Searcher", "pack_array", "unpack_array"]
+__all__ = ["Algorithm", "Observation", "Proposal", "Searcher", "pack_array", "reward_of", "unpack_array"]
 
 SCHEMA = 1
 TRIES = 2_000  # draws of one unseen candidate in a space too large to list, before it counts as exhausted
@@ -187,6 +187,11 @@ class Searcher(abc.ABC):
     def facts(self) -> dict[str, float]:
         """Figures for the record."""
         return {}
+
+
+def reward_of(observation: Observation) -> float:
+    """The reward, for comparing; a failed trial is below every other."""
+    return -np.inf if observation.reward is None else observation.reward
 
 
 def pack_array(array: np.ndarray) -> dict[str, Any]:

@@ -6,13 +6,16 @@ import inspect
 from typing import Any
 
 from keras_mnasnet.search.algorithms.base import Algorithm
+from keras_mnasnet.search.algorithms.evolution import Evolution
+from keras_mnasnet.search.algorithms.ppo import PPO
 from keras_mnasnet.search.algorithms.random import Random
+from keras_mnasnet.search.algorithms.thompson import Thompson
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import SearchSpace
 
 __all__ = ["ALGORITHMS", "make_algorithm"]
 
-ALGORITHMS: dict[str, Any] = {"random": Random}
+ALGORITHMS: dict[str, Any] = {"ppo": PPO, "thompson": Thompson, "evolution": Evolution, "random": Random}
 
 
 def make_algorithm(name: str, space: SearchSpace, reward: Reward, *, seed: int, **options: Any) -> Algorithm:
