@@ -226,16 +226,42 @@ class _Net:
         self.operator("MEAN", name, [self.at, self.axes], options, shape=shape)
 
     def unit(self, unit: Unit) -> None:
-        """One layer of a stage: expand, depthwise, gate, project, residual."""
-        start = self.at
+        """One layer of a stage and its skip."""
+        start, shape, quantization = self.at, self.shape, (self.scale, self.zero)
+        if unit.op == "mbconv":
+            self.mbconv(unit)
+        else:
+            self.conv(unit.conv, unit.kernel, unit.stride, RELU if unit.op == "conv" else LINEAR)
+            if unit.se_filters:
+                self.gate(unit)
+        if not unit.residual and not unit.pooled:
+            return
+        main, main_shape = self.at, self.shape
+        if unit.pooled:
+            self.at, self.shape, (self.scale, self.zero) = start, shape, quantization
+            self.max_pool(f"{unit.name}_pool", 3, unit.stride)
+            start = self.at
+        inputs = [start, main]
+        self.operator("ADD", f"{unit.name}_add", inputs, schema.AddOptionsT(), shape=main_shape, **_range(LINEAR))
+
+    def mbconv(self, unit: Unit) -> None:
+        """Expand, depthwise, gate, project."""
         if unit.expanded != unit.input_filters:
             self.conv(f"{unit.name}_expand", 1, 1)
         self.conv(f"{unit.name}_depthwise", unit.kernel, unit.stride, depthwise=True)
         if unit.se_filters:
             self.gate(unit)
         self.conv(f"{unit.name}_project", 1, 1, LINEAR)
-        if unit.residual:
-            self.operator("ADD", f"{unit.name}_add", [start, self.at], schema.AddOptionsT(), **_range(LINEAR))
+
+    def max_pool(self, name: str, kernel: int, stride: int) -> None:
+        """The maximum over a window."""
+        options = schema.Pool2DOptionsT()
+        options.padding, options.strideW, options.strideH = SAME, stride, stride
+        options.filterWidth = options.filterHeight = kernel
+        batch, height, width, channels = self.shape
+        self.operator(
+            "MAX_POOL_2D", name, [self.at], options, shape=(batch, -(-height // stride), -(-width // stride), channels)
+        )
 
     def gate(self, unit: Unit) -> None:
         """Squeeze-and-excite."""
@@ -274,7 +300,7 @@ class _Net:
 
 QUANTIZED_VERSIONS = {
     "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "ADD": 2, "SUB": 2, "MUL": 2, "MEAN": 2, "PAD": 2,
-    "LOGISTIC": 2, "SOFTMAX": 2,
+    "LOGISTIC": 2, "SOFTMAX": 2, "MAX_POOL_2D": 2,
 }  # fmt: skip
 
 

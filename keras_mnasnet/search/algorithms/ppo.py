@@ -15,7 +15,7 @@ from keras_mnasnet.search.space import Candidate, SearchSpace
 
 __all__ = ["PPO", "PRESETS", "Settings", "advantages", "ppo_loss"]
 
-PATIENCE = 100  # draws of known networks in a row before an unseen neighbour is asked for instead
+PATIENCE = 50  # draws of known networks in a row before an unseen neighbour is asked for instead
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,22 +90,22 @@ class PPO(Searcher):
         found: dict[Candidate, Proposal] = {}
         repeats = 0
         while len(found) < count and repeats < PATIENCE:
-            actions, logs = self.controller.sample(1, self.rng)
-            drawn, log = actions[0].tolist(), float(logs[0])
-            candidate = self.space.canonical(tuple(drawn))
-            if not self.space.is_allowed(candidate):
-                repeats += 1
-                continue
-            self.draws += 1
-            if candidate in self.rewards:
-                self._add(drawn, log, self.rewards[candidate])
-            elif candidate in self.pending or candidate not in self.seen:
-                self._waiting.setdefault(candidate, []).append((drawn, log))
-            if candidate in self.seen or candidate in found:
-                repeats += 1
-                continue
-            repeats = 0
-            found[candidate] = Proposal(candidate, {"log_probability": log, "draw": self.draws})
+            drawn = self.controller.sample(min(count - len(found), self.settings.batch), self.rng)
+            for actions, log in zip(drawn.actions.tolist(), drawn.log_probability.tolist(), strict=True):
+                candidate = self.space.canonical(tuple(actions))
+                if not self.space.is_allowed(candidate):
+                    repeats += 1
+                    continue
+                self.draws += 1
+                if candidate in self.rewards:
+                    self._add(actions, log, self.rewards[candidate])
+                elif candidate in self.pending or candidate not in self.seen:
+                    self._waiting.setdefault(candidate, []).append((actions, log))
+                if candidate in self.seen or candidate in found:
+                    repeats += 1
+                else:
+                    repeats = 0
+                    found[candidate] = Proposal(candidate, {"log_probability": log, "draw": self.draws})
         if not found:
             found = {each: Proposal(each, {"draw": self.draws}) for each in self._near(candidate)}
         return list(found.values())
@@ -135,17 +135,18 @@ class PPO(Searcher):
         self._batch = []
         advantage, self.baseline = advantages(rewards, self.baseline, self.settings)
         for _ in range(self.settings.epochs):
-            now, entropy = self.controller.evaluate(actions)
-            ratio = np.exp(now - old)
+            now = self.controller.evaluate(actions)
+            ratio = np.exp(now.log_probability - old)
             slope = ppo_loss(ratio, advantage, self.settings.clip)[1] * ratio / len(rewards)
             by_entropy = np.full(len(rewards), -self.settings.entropy_weight / len(rewards))
-            self.adam.step(self.controller.weights, self.controller.gradient(actions, slope, by_entropy))
-        self.entropy = float(entropy.mean()) / len(self.space.counts)
+            self.adam.step(self.controller.weights, self.controller.gradient(now, slope, by_entropy))
+        self.entropy = float(now.entropy.mean()) / len(self.space.counts)
         self.updates += 1
 
     def _entropy_now(self) -> float:
         """The entropy of a fresh controller in nats per decision, along one sequence."""
-        return float(self.controller.evaluate(np.zeros((1, len(self.space.counts)), np.int64))[1][0]) / len(self.space.counts)
+        start = self.controller.evaluate(np.zeros((1, len(self.space.counts)), np.int64))
+        return float(start.entropy[0]) / len(self.space.counts)
 
     def facts(self) -> dict[str, float]:
         """`entropy` in nats per decision, of the last batch; `draws` and `updates` so far; `baseline`."""
