@@ -6,8 +6,8 @@ alike with fresh seeds on more images and for longer. Which of the few is best i
 reported is measured on CIFAR-10's test images, which nothing was chosen by.
 
 Space: the `mbconv` choices (expansion 3 or 6, kernel 3 or 5, squeeze-and-excite 0 or 0.25, filters x 0.75, 1 or 1.25) for
-five stages with one or two layers each, at a width that one core can train in seconds: stem 16 at stride 1 (32 px photos),
-a first stage to 8 at stride 2, then stages of 16, 24, 40, 64 and 96 filters at 16, 8, 8, 4 and 4 px, head 256.
+five stages of one or two layers each, at a width that one core can train in seconds: stem 8 at stride 1 (32 px photos), a
+first stage of 8 at stride 2, then stages of 12, 20, 32, 48 and 64 filters at 16, 8, 8, 4 and 4 px, head 192.
 
 Every step can be interrupted: the same command goes on. It prints an estimate after its first trials.
 """
@@ -44,9 +44,9 @@ from keras_mnasnet.weights.files import replaced
 
 SCHEMA = 1
 SIZE, CLASSES = 32, 10
-STEM, HEAD = 16, 256
+STEM, HEAD = 8, 192
 FIRST = Block(repeats=1, kernel=3, stride=2, expand=1, input_filters=STEM, filters=8, skip=False)
-STAGES = ((16, 1), (24, 2), (40, 1), (64, 2), (96, 1))  # (filters, stride) of the searched stages
+STAGES = ((12, 1), (20, 2), (32, 1), (48, 2), (64, 1))  # (filters, stride) of the searched stages
 CHOICES = {"expand": (3, 6), "kernel": (3, 5), "se": (0.0, 0.25), "filters": (0.75, 1.0, 1.25), "repeats": (1, 2)}
 WIDTHS = tuple(round(0.1 + 0.025 * step, 3) for step in range(45))  # of A1, 0.1 .. 1.2
 

@@ -81,7 +81,20 @@ def go(study, space, *, trials, algorithm="random", order=None, executor=None, e
 def facts_of(study):
     """What must not depend on kills: the trial list and the state."""
     rows = [
-        (t.number, t.candidate, t.key, t.status, t.accuracy, t.latency_ms, t.reward, t.params, t.told, t.facts, t.extra, t.reason)
+        (
+            t.number,
+            t.candidate,
+            t.key,
+            t.status,
+            t.accuracy,
+            t.latency_ms,
+            t.reward,
+            t.params,
+            t.told,
+            t.facts,
+            t.extra,
+            t.reason,
+        )
         for t in study.trials()
     ]
     return rows, study.state()

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.quiet import held_stderr
 from keras_mnasnet.search.latency import DeviceGone, Latency, LatencyModel, parse_device
 from keras_mnasnet.search.records import Failure, TrialRequest, TrialResult
 from keras_mnasnet.training.recipe import Recipe
@@ -21,7 +22,7 @@ class NetworkEvaluator:
     """Called with a TrialRequest, returns a TrialResult. Pickles; data and devices are opened once in each process.
 
     `device` None: the request brings the latency, or the space has a cost. `resolution` is of training and of latency.
-    `device_options` go to `parse_device`.
+    `device_options` go to `parse_device`. `steps` ends every training early, to see what a trial costs.
     """
 
     data: str
@@ -31,6 +32,7 @@ class NetworkEvaluator:
     images: int | None = None
     validation_images: int | None = None
     device_options: tuple[tuple[str, Any], ...] = ()
+    steps: int | None = None
 
     def __call__(self, request: TrialRequest) -> TrialResult:
         """Measure, train, validate; what went wrong is in the result's failure."""
@@ -76,7 +78,9 @@ class NetworkEvaluator:
         from keras_mnasnet.training.short import train_short
 
         try:
-            run = train_short(architecture, images.train, images.validation, self.recipe, size=self.resolution)
+            run = train_short(
+                architecture, images.train, images.validation, self.recipe, size=self.resolution, steps=self.steps
+            )
         except Diverged as error:
             return TrialResult(**found, seconds=seconds, failure=Failure("nan", str(error)), details=details)
         seconds |= run.seconds
@@ -98,10 +102,11 @@ def fixed_cost(seconds: dict[str, float]) -> float:
 @functools.lru_cache(maxsize=2)
 def _images(data: str, images: int | None, validation_images: int | None) -> Any:
     """The data, decoded into memory where it fits."""
-    import tensorflow as tf
+    with held_stderr():
+        import tensorflow as tf
 
-    from keras_mnasnet.search.images import open_search_images
-    from keras_mnasnet.training.short import in_memory
+        from keras_mnasnet.search.images import open_search_images
+        from keras_mnasnet.training.short import in_memory
 
     # Rewriting the graph costs a new network two to three seconds of one core, and no network here ran faster for it.
     if not tf.config.list_physical_devices("GPU"):
