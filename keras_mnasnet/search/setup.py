@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib
 from collections.abc import Callable, Mapping
@@ -18,7 +19,8 @@ from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 
 __all__ = [
-    "algorithm_of", "check_target", "default_order", "evaluator_of", "make_meta", "make_space", "meter_of", "smallest",
+    "algorithm_of", "check_target", "default_order", "evaluator_of", "make_meta", "make_space", "meter_of", "model_of",
+    "smallest", "space_of",
 ]  # fmt: skip
 
 PPO_BATCH = 20  # NASNet, appendix A.3
@@ -54,15 +56,39 @@ def make_meta(
     seed: int, order: Order, device: str | None, data: str | None, recipe: dict[str, Any] | None,
     evaluation: Mapping[str, Any],
 ) -> StudyMeta:  # fmt: skip
-    """What a new study is about; unknown presets, algorithms and options are ValueErrors here."""
-    made = make_space(space, space_options)
-    make_algorithm(algorithm, made, reward, seed=seed, **algorithm_options)
-    return StudyMeta(
-        space=space, fingerprint=made.fingerprint(), space_options=dict(space_options), algorithm=algorithm,
+    """What a new study is about; unknown presets, algorithms and options are ValueErrors here.
+
+    `evaluation`: resolution, classes, images, validation_images, device_options, limits (max_params, max_madds,
+    max_latency_ms), whichever there are.
+    """
+    meta = StudyMeta(
+        space=space, fingerprint="", space_options=dict(space_options), algorithm=algorithm,
         algorithm_options=dict(algorithm_options), reward=reward.to_json(), seed=seed,
         order={"kind": order.kind, "size": order.size}, device=device, data=data, recipe=recipe, evaluation=dict(evaluation),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), environment=machine(),
     )  # fmt: skip
+    made = space_of(meta)
+    algorithm_of(meta, made)
+    return dataclasses.replace(meta, fingerprint=made.fingerprint())
+
+
+def model_of(meta: StudyMeta) -> LatencyModel | None:
+    """The study's latency model; None where it names no device."""
+    return parse_device(meta.device, **meta.evaluation.get("device_options", {})) if meta.device else None
+
+
+def space_of(meta: StudyMeta) -> SearchSpace:
+    """The study's space, with a cost where its device is arithmetic, and within its limits."""
+    made, own = make_space(meta.space, meta.space_options), meta.evaluation
+    if made.build is None:
+        return made
+    from keras_mnasnet.search.networks import constrained, with_cost
+
+    shape = {"resolution": own.get("resolution", 224), "classes": own.get("classes", 1000)}
+    model = model_of(meta)
+    if model is not None and not model.measures:
+        made = with_cost(made, model, **shape)
+    return constrained(made, **own.get("limits", {}), **shape)
 
 
 def algorithm_of(meta: StudyMeta, space: SearchSpace) -> Algorithm:
@@ -89,7 +115,9 @@ def meter_of(meta: StudyMeta) -> tuple[Meter, Callable[[], None]]:
     """Latency measured by the driver, whose machine the device is attached to; and how to close it."""
     from keras_mnasnet.architecture import Architecture
 
-    model = parse_device(meta.device or "", **meta.evaluation.get("device_options", {}))
+    model = model_of(meta)
+    if model is None:
+        raise ValueError("Latency is measured on a device. Received: device=None")
 
     def measure(request: TrialRequest) -> tuple[float, str]:
         architecture = Architecture.parse(request.architecture or "")

@@ -218,6 +218,12 @@ class Study:
             row = self._connection.execute("SELECT value FROM meta WHERE key = 'owner'").fetchone()
         return row and json.loads(row[0])
 
+    def plan(self) -> dict[str, Any]:
+        """How the last `run` was to go: trials, workers, executor; empty before the first."""
+        with translated(self.path):
+            row = self._connection.execute("SELECT value FROM meta WHERE key = 'plan'").fetchone()
+        return json.loads(row[0]) if row else {}
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Writer]:
         """All that is written in the block is kept, or nothing; OSError for a full disk."""
@@ -302,6 +308,12 @@ class Writer:
         for place, number in enumerate(numbers, start=last + 1):
             own = _json(facts) if facts is not None and number == numbers[-1] else None
             self._connection.execute("UPDATE trials SET told = ?, facts = ? WHERE number = ?", (place, own, number))
+
+    def plan(self, plan: dict[str, Any]) -> None:
+        """How a run is to go, for `status` and for going on."""
+        self._connection.execute(
+            "INSERT INTO meta VALUES ('plan', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (_json(plan),)
+        )
 
     def state(self, state: bytes) -> None:
         """The algorithm's state."""
