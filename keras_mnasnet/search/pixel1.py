@@ -63,6 +63,10 @@ def unlike_fitted(architecture: Architecture, resolution: int, *, classes: int =
     """What the network has that no network of the fit had; empty where the model interpolates."""
     reasons = []
     for number, block in enumerate(architecture.blocks, start=1):
+        if block.op != "mbconv":
+            reasons.append(f"stage {number}: a plain convolution, counted as a pointwise one")
+        if any(unit.pooled for unit in architecture.units() if unit.stage == number):
+            reasons.append(f"stage {number}: pooling in the skip, counted as nothing")
         if block.kernel not in FITTED_KERNELS:
             reasons.append(f"stage {number}: kernel {block.kernel}, fitted on {FITTED_KERNELS}")
         if block.expand not in FITTED_EXPANSIONS:

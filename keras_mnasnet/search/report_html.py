@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_mnasnet.search.records import Trial
 from keras_mnasnet.search.report import Best, SearchReport
-from keras_mnasnet.search.report_charts import Chart, Mark
+from keras_mnasnet.search.report_charts import WIDE, Chart, Mark
 
 __all__ = ["page"]
 
@@ -36,7 +36,8 @@ circle.best{fill:var(--orange);stroke:var(--card);stroke-width:2}path.best{strok
 path.target{stroke:var(--green);stroke-dasharray:6 4;stroke-width:1.5;fill:none}text.target{fill:var(--green)}
 path.known{fill:var(--violet)}path.known.upright{stroke:var(--violet);stroke-dasharray:2 3;stroke-width:1.5}
 text.known{fill:var(--violet)}
-text.label{font-weight:600}
+text.label{font-weight:600;paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round}
+table+p{margin-top:10px}
 .key{display:flex;flex-wrap:wrap;gap:6px 18px;color:var(--soft);font-size:13px;margin:2px 0 8px}
 .key i{display:inline-block;width:10px;height:10px;border-radius:50%;margin-right:6px}
 table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
@@ -45,7 +46,8 @@ td{padding:4px 10px 4px 0;border-bottom:1px solid var(--rule)}tr:last-child td{b
 code,pre{font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 pre{background:var(--code);border-radius:8px;padding:10px 12px;margin:10px 0 0;white-space:pre-wrap;overflow-wrap:anywhere}
 button{font:inherit;font-size:12.5px;color:var(--soft);background:none;border:1px solid var(--rule);border-radius:6px;
-padding:2px 9px;cursor:pointer;float:right}button:hover{color:var(--ink);border-color:var(--faint)}
+padding:2px 9px;cursor:pointer;position:absolute;top:8px;right:8px;background:var(--card)}
+.code{position:relative}button:hover{color:var(--ink);border-color:var(--faint)}
 """
 SCRIPT = """
 document.querySelectorAll("button[data-copies]").forEach(function (button) {
@@ -126,7 +128,7 @@ def _pareto(report: SearchReport) -> str:
     aims = report.reward.uses_latency and target <= 1.5 * max(xs)
     extra = [each.latency_ms for each in near] + ([target] if aims else [])
     extra_ys = [100 * each.accuracy for each in near if each.accuracy is not None]
-    chart = Chart("latency, ms", "accuracy, %", xs + extra, ys + extra_ys, "Accuracy against latency of every network")
+    chart = Chart("latency, ms", "accuracy, %", xs + extra, ys + extra_ys, "Accuracy against latency of every network", WIDE)
     front = set(report.front)
     chart.dots([(x, y, _told(trial)) for index, (x, y, trial) in enumerate(done) if index not in front], "other")
     chart.line([done[index][:2] for index in report.front], "front", steps=True)
@@ -212,7 +214,7 @@ def _history(report: SearchReport) -> str:
     for name, series in list(report.facts.items())[:FACTS]:
         chart = Chart("finished trials", name, [x for x, _ in series], [y for _, y in series], f"{name} over time")
         chart.line(list(series), "value")
-        label = "Controller entropy" if name == "entropy" else name.replace("_", " ")
+        label = "Controller entropy" if name == "entropy" else name.replace("_", " ").capitalize()
         charts.append((label, f"as {report.meta.algorithm} reported it", chart))
     cards = "".join(
         f'<div class="card"><h3>{_text(name)}</h3><p class="soft">{_text(note)}</p>{chart.svg()}</div>'
@@ -243,7 +245,9 @@ def _network(best: Best, place: int) -> str:
     table = _table(("stage", "block", "map", "channels", "multiply-adds"), rows, numbers=(2, 3, 4))
     code = f"from keras_mnasnet import MnasNet\n\nmodel = {best.call}"
     button = f'<button type="button" data-copies="call{place}">Copy</button>'
-    return f'<div class="card wide">{head}{table}{button}<pre id="call{place}">{_text(code)}</pre></div>'
+    return (
+        f'<div class="card wide">{head}{table}<div class="code">{button}<pre id="call{place}">{_text(code)}</pre></div></div>'
+    )
 
 
 def _settings(report: SearchReport) -> str:

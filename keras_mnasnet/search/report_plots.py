@@ -24,13 +24,15 @@ def plots(report: SearchReport) -> dict[str, bytes]:
         ) from error
 
     def drawn(draw: Any, rows: int = 1) -> bytes:
-        figure = Figure(figsize=(SIZE[0], SIZE[1] * (1 if rows == 1 else 0.62 * rows)), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(SIZE[0], SIZE[1] * (1.1 if rows == 1 else 0.62 * rows)), dpi=DPI, layout="constrained")
         axes = figure.subplots(rows, sharex=rows > 1, squeeze=False)[:, 0]
         for each in axes:
             each.grid(color="#e8e7e1", linewidth=0.8)
             each.set_axisbelow(True)
             each.spines[["top", "right"]].set_visible(False)
         draw(axes)
+        if rows == 1 and axes[0].get_legend_handles_labels()[0]:
+            figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
         buffer = io.BytesIO()
         FigureCanvasAgg(figure).print_png(buffer)
         return buffer.getvalue()
@@ -64,7 +66,6 @@ def _pareto(report: SearchReport, axes: Any) -> None:
         else:
             axes.scatter([each.latency_ms], [100 * each.accuracy], s=60, marker="D", color=KNOWN, zorder=4, label=text)
     axes.set(xlabel="latency, ms", ylabel="accuracy, %", title=f"{report.meta.algorithm} on {report.meta.space}")
-    axes.legend(fontsize=8, loc="lower right")
 
 
 def _history(report: SearchReport, axes: Any) -> None:

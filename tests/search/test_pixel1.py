@@ -66,6 +66,8 @@ def replaced(stage, **changes):
         (replaced(4, expand=4), 224, "stage 4: expansion 4"),
         (replaced(3, se=0.5), 224, "stage 3: squeeze-and-excite 0.5"),
         (replaced(2, se=0.25), 224, "block2a: squeeze-and-excite on 56 pixels, fitted to 28"),
+        (replaced(4, op="conv", expand=1), 224, "stage 4: a plain convolution"),
+        (replaced(5, pool=True), 224, "stage 5: pooling in the skip"),
         (A1.with_stem_stride(1), 96, "the stem's stride 1"),
         (A1, 256, "256 pixels"),
         (A1.scaled(0.35), 64, "64 pixels"),

@@ -58,7 +58,30 @@ def test_a_network_cut_in_three_computes_the_same():
         write_graph(network, weights, since="block9", **options)
 
 
-@pytest.mark.parametrize("network", [tiny((1, 2)), A1, SMALL], ids=lambda network: network.name)
+ODD = Architecture.parse(
+    "odd: stem8 r2_k3_s11_e1_i8_o8_pool r2_k3_s22_e1_i8_o8_se0.25_pool_conv r2_k5_s11_e1_i8_o16_noskip_conv "
+    "r1_k1_s22_e1_i16_o32_linear r2_k3_s22_e6_i32_o32_pool head32"
+)  # fmt: skip
+
+
+def test_rows_of_other_operators_and_skips():
+    keys = [part.key for part in parts(ODD, 32)][1:-1]
+    assert keys == [
+        "r1_k3_s11_e1_i8_o8_pool@16", "r1_k3_s11_e1_i8_o8_pool@16", "r1_k3_s22_e1_i8_o8_se0.25_pool_conv@16",
+        "r1_k3_s11_e1_i8_o8_se0.25_pool_conv@8", "r1_k5_s11_e1_i8_o16_conv@8", "r1_k5_s11_e1_i16_o16_noskip_conv@8",
+        "r1_k1_s22_e1_i16_o32_linear@8", "r1_k3_s22_e6_i32_o32_pool@4", "r1_k3_s11_e6_i32_o32_pool@2",
+    ]  # fmt: skip
+    for part in parts(ODD, 32):
+        weights = random_weights(part.architecture, classes=10)
+        content = write_graph(
+            part.architecture, weights, height=part.size, width=part.size, classes=10, since=part.since, until=part.until
+        )
+        side = part.size
+        channels = 3 if part.since is None else part.architecture.stem
+        run(content, np.zeros((1, side, side, channels), np.float32))
+
+
+@pytest.mark.parametrize("network", [tiny((1, 2)), A1, SMALL, ODD], ids=lambda network: network.name)
 def test_rows_have_the_multiply_adds_of_the_network(network):
     def madds(part):
         rows = part.architecture.layers(part.size, part.size, classes=10)
