@@ -55,6 +55,35 @@ def add_search(commands: Any, command: Any) -> None:
         help="one, or accuracy and latency (default %(default)s)",
     )
 
+    report = command("report", "search_report:report", "One page, with pictures, of what a study found.", steps)
+    _study(report)
+    report.add_argument("--output", metavar="DIR", help="folder for report.html, report.json and PNGs (default: FILE-report)")
+    report.add_argument("--top", type=int, default=5, metavar="N", help="networks with stage tables (default %(default)s)")
+    report.add_argument(
+        "--landmarks", choices=("latency", "train", "none"), default="latency",
+        help="A1, B1 and MobileNetV2: measure their latency as the study does (default), train them as its trials too, or none",
+    )  # fmt: skip
+    report.add_argument(
+        "--pictures", action=argparse.BooleanOptionalAction, default=True, help="PNGs too; needs matplotlib (default), or not"
+    )
+
+    table = command(
+        "table", "search_table:table", "Measure a latency table of a space on a device, for --device table:FILE.", steps
+    )
+    table.add_argument("--output", required=True, metavar="FILE.json", help="the table; the same command goes on")
+    table.add_argument("--space", default="mbconv", help="mbconv (default), paper, vertex, cell, macro, or module:function")
+    table.add_argument("--space-set", action="append", default=[], metavar="KEY=VALUE", help="e.g. width=0.5, stem_stride=1")
+    table.add_argument("--device", default="host", metavar="host|adb[:SERIAL]", help="default %(default)s")
+    table.add_argument("--resolution", type=int, default=224, metavar="PIXELS", help="input size (default %(default)s)")
+    table.add_argument("--classes", type=int, default=1000, metavar="N", help="of the classifier (default %(default)s)")
+    table.add_argument(
+        "--networks", type=int, default=16, metavar="N", help="whole networks that scale and check it (default %(default)s)"
+    )
+    table.add_argument("--runs", type=int, metavar="N", help="timed runs of each row (default: 60; phone: 50)")
+    table.add_argument("--core", type=int, metavar="N", help="host: the core to measure on")
+    table.add_argument("--mask", metavar="HEX", help="phone: cores to pin to")
+    table.add_argument("--benchmark-model", metavar="PATH", help="phone: the official tool, or a folder with one for each ABI")
+
 
 def _study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", required=True, metavar="FILE", help="the study's SQLite file")

@@ -35,7 +35,7 @@ TOP = 5
 class Landmark:
     """A known network at the study's input size and classes. `how` says where its latency is from.
 
-    `accuracy` only where the study itself has trained this network.
+    `accuracy` only where it was trained as the study's trials are.
     """
 
     name: str
@@ -127,8 +127,14 @@ def _row(trial: Trial) -> dict[str, Any]:
     return {key: getattr(trial, key) for key in ("number", "accuracy", "latency_ms", "reward", "params", "madds", "values")}
 
 
-def gather(study: Study, *, top: int = TOP, landmarks: bool = True) -> SearchReport:
-    """Read a study. `landmarks=False` times nothing. ValueError where no trial is finished yet."""
+def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> SearchReport:
+    """Read a study; ValueError where no trial is finished yet.
+
+    `landmarks`: `latency` measures A1, B1 and MobileNetV2 as the study measured its networks, `train` also trains them as its
+    trials were trained, `none` leaves them out.
+    """
+    if landmarks not in ("latency", "train", "none"):
+        raise ValueError(f"`landmarks` must be latency, train or none. Received: landmarks={landmarks!r}")
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise ValueError(f"`top` must be an integer of 1 or more. Received: top={top!r}")
     trials = study.trials()
@@ -144,7 +150,7 @@ def gather(study: Study, *, top: int = TOP, landmarks: bool = True) -> SearchRep
     meta = study.meta
     reward = Reward.from_json(meta.reward)
     by_reward = sorted(done, key=lambda trial: (-math.inf if trial.reward is None else trial.reward, -trial.number))[::-1]
-    found, note = _landmarks(meta, done) if landmarks else ((), "")
+    found, note = ((), "") if landmarks == "none" else _landmarks(meta, done, train=landmarks == "train")
     return SearchReport(
         name=study.path.name,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -197,7 +203,7 @@ def _facts(done: Sequence[Trial]) -> dict[str, tuple[tuple[int, float], ...]]:
     return {name: tuple(found[name]) for name in sorted(found, key=lambda name: (name != "entropy", name))}
 
 
-def _landmarks(meta: StudyMeta, done: Sequence[Trial]) -> tuple[tuple[Landmark, ...], str]:
+def _landmarks(meta: StudyMeta, done: Sequence[Trial], *, train: bool) -> tuple[tuple[Landmark, ...], str]:
     """A1, B1 and MobileNetV2 on the study's device where it can be asked, else by the Pixel-1 model; and a note on which."""
     texts = [trial.architecture for trial in done if trial.architecture is not None]
     if not texts:
@@ -205,7 +211,9 @@ def _landmarks(meta: StudyMeta, done: Sequence[Trial]) -> tuple[tuple[Landmark, 
     resolution, classes = _shape(meta)
     stride = Architecture.parse(texts[0]).stem_stride
     networks = {name: network.with_stem_stride(stride) for name, network in LANDMARKS.items()}
-    trained = {name: _trained(network, done) for name, network in networks.items()}
+    trained = {name: _found(network, done) for name, network in networks.items()}
+    if train:
+        trained |= _trained({name: network for name, network in networks.items() if trained[name] is None}, meta)
     found, note = _asked(meta, networks, resolution, classes)
     if not found:
         found, note = _scaled(done, networks, resolution, classes, note)
@@ -215,7 +223,22 @@ def _landmarks(meta: StudyMeta, done: Sequence[Trial]) -> tuple[tuple[Landmark, 
     ), note
 
 
-def _trained(network: Architecture, done: Sequence[Trial]) -> float | None:
+def _trained(networks: dict[str, Architecture], meta: StudyMeta) -> dict[str, float]:
+    """Their accuracies after the study's own proxy training; ValueError says why one has none."""
+    from keras_mnasnet.search.records import TrialRequest
+    from keras_mnasnet.search.setup import evaluator_of
+
+    evaluate = evaluator_of(meta, device=False)
+    found = {}
+    for name, network in networks.items():
+        result = evaluate(TrialRequest(0, 1, (), {}, str(network)))
+        if result.accuracy is None:
+            raise ValueError(f"A landmark must train as the study's trials do. Received: {name}: {result.failure}")
+        found[name] = result.accuracy
+    return found
+
+
+def _found(network: Architecture, done: Sequence[Trial]) -> float | None:
     """The accuracy of the study's trial that is this network."""
     for trial in done:
         if trial.architecture is not None and Architecture.parse(trial.architecture).same_network(network):

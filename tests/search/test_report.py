@@ -124,7 +124,7 @@ def test_landmarks_on_the_studys_device(study):
     assert found["B1"].latency_ms == pytest.approx(pixel1_ms(B1, SIZE, classes=CLASSES))
     assert (found["MobileNetV2"].how, found["MobileNetV2"].accuracy) == ("pixel1", None)
     assert found["A1"].accuracy == next(trial.accuracy for trial in report.done if trial.number == 7)
-    assert gather(study, landmarks=False).landmarks == ()
+    assert gather(study, landmarks="none").landmarks == ()
 
 
 @pytest.mark.parametrize(
