@@ -11,6 +11,7 @@ from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.search.latency import Meter, parse_device
 from keras_mnasnet.search.setup import make_space
 from keras_mnasnet.search.table import build_table, parts_of_space
+from keras_mnasnet.training.recipe import parse_values
 from keras_mnasnet.weights.files import check_writable
 
 __all__ = ["table"]
@@ -18,23 +19,21 @@ __all__ = ["table"]
 
 def table(arguments: argparse.Namespace) -> int:
     """Measure, write, and print the error of the sum of rows against whole networks."""
-    from keras_mnasnet.cli.search import key_values
-
     check_writable(arguments.output)
-    space = make_space(arguments.space, key_values(arguments.space_set))
+    space = make_space(arguments.space, parse_values(arguments.space_set))
     model = parse_device(
         arguments.device, core=arguments.core, mask=arguments.mask, benchmark_model=arguments.benchmark_model,
         runs=arguments.runs,
     )  # fmt: skip
     if not model.measures or not hasattr(model, "files_ms"):
         raise ValueError(f"A table is measured on a device: host, adb or adb:SERIAL. Received: --device {arguments.device}")
+    rows = parts_of_space(space, arguments.resolution)
     if not arguments.json:
-        count = len(parts_of_space(space, arguments.resolution))
-        print(f"{count:,} rows and {arguments.networks + 3} whole networks on {model.name}", flush=True)
+        print(f"{len(rows):,} rows and {arguments.networks + 3} whole networks on {model.name}", flush=True)
     try:
         value = build_table(
             arguments.output, space, cast("Meter", model), resolution=arguments.resolution, classes=arguments.classes,
-            networks=arguments.networks, progress=not arguments.json and sys.stderr.isatty(),
+            networks=arguments.networks, progress=not arguments.json and sys.stderr.isatty(), rows=rows,
         )  # fmt: skip
     except KeyboardInterrupt:
         print(f"\ninterrupted; what is measured is kept. Go on with:\n{shlex.join(sys.argv)}", file=sys.stderr)

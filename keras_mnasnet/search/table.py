@@ -160,17 +160,18 @@ class TableLatency:
 
 def build_table(
     path: str | os.PathLike[str], space: SearchSpace, meter: Meter, *, resolution: int = 224, classes: int = 1000,
-    networks: int = CHECK_NETWORKS, seed: int = 0, progress: bool = False,
+    networks: int = CHECK_NETWORKS, seed: int = 0, progress: bool = False, rows: dict[str, Part] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure every row on a device, then `networks` whole networks of the space and the landmarks; write and give the table.
 
-    Half of the drawn networks set the scale, the others and the landmarks check it. What is measured is kept beside `path`
+    Half of the drawn networks set the scale, the others and the landmarks check it. `rows` are `parts_of_space`, if they are
+    known already. What is measured is kept beside `path`
     until the table is whole: the same call goes on where it was broken off.
     """
     target = Path(path).expanduser()
     if networks < 2:
         raise ValueError(f"`networks` must be 2 or more: half of them check the others. Received: networks={networks}")
-    rows = parts_of_space(space, resolution, seed)
+    rows = parts_of_space(space, resolution, seed) if rows is None else rows
     about = {"device": meter.name, "space": space.fingerprint(), "resolution": resolution, "classes": classes, "seed": seed}
     draft = _Draft(target, about)
     with _bar(len(rows), "row", progress) as bar, tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -235,6 +236,54 @@ def test_pictures_without_matplotlib(study, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'pip install "keras_mnasnet\[report\]"'):
         write_report(gather(study), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def mnasnet(*arguments):
+    command = [sys.executable, "-m", "keras_mnasnet.cli.main", "search", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_command(tmp_path):
+    path = make_study(tmp_path / "mine.study", trials=25)
+    done = mnasnet("report", "--study", path, "--no-pictures", "--json", "--top", 2)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["files"] == {name: str(tmp_path / "mine-report" / f"report.{name}") for name in ("html", "json")}
+    assert len(found["best"]) == 2
+    shown = mnasnet("report", "--study", path, "--no-pictures", "--landmarks", "none", "--output", tmp_path / "else")
+    assert shown.returncode == 0, shown.stderr
+    assert f"{found['best'][0]['number']}  " in shown.stdout
+    assert found["best"][0]["call"] in shown.stdout
+    assert (tmp_path / "else" / "report.html").is_file()
+    for arguments, message in (
+        (["--study", tmp_path / "none"], "A study file must exist"),
+        (["--study", path, "--top", 0], "`top` must be an integer of 1 or more"),
+    ):
+        done = mnasnet("report", *arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_landmarks_trained_as_the_trials(study, monkeypatch):
+    asked = []
+
+    def evaluate(request):
+        asked.append(Architecture.parse(request.architecture).name)
+        return TrialResult(0.5 + len(asked) / 100)
+
+    monkeypatch.setattr("keras_mnasnet.search.setup.evaluator_of", lambda meta, device: evaluate)
+    report = gather(study, landmarks="train")
+    assert asked == ["b1", "mobilenet-v2"], "A1 is one of the study's trials"
+    assert [each.accuracy for each in report.landmarks][1:] == [0.51, 0.52]
+    monkeypatch.setattr(
+        "keras_mnasnet.search.setup.evaluator_of",
+        lambda meta, device: lambda request: TrialResult(failure=Failure("nan", "NaN")),
+    )
+    with pytest.raises(ValueError, match="A landmark must train as the study's trials do. Received: B1: .*NaN"):
+        gather(study, landmarks="train")
+    with pytest.raises(ValueError, match="`landmarks` must be latency, train or none. Received: landmarks='all'"):
+        gather(study, landmarks="all")
 
 
 def browser():

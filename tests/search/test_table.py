@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -208,3 +211,43 @@ def test_a_table_of_this_machine(tmp_path):
     a1 = TableLatency.open(tmp_path / "table.json").latency_ms(A1, 96, 1000)
     measured = next(each["measured_ms"] for each in value["check"]["networks"] if each["network"].startswith("a1"))
     assert a1.latency_ms == pytest.approx(measured, rel=0.5)
+
+
+OWN = """
+from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.search.space import Decision, SearchSpace
+
+def build(candidate):
+    return Architecture.parse(f"own: stem8 r{candidate[0] + 1}_k3_s22_e3_i8_o16 head32")
+
+def own():
+    return SearchSpace("own", (Decision("repeats", tuple(range(1, 9))),), build=build)
+"""
+
+
+def test_command(tmp_path):
+    (tmp_path / "own_space.py").write_text(OWN)
+    path = tmp_path / "table.json"
+
+    def mnasnet(*arguments):
+        options = ["--space", "own_space:own", "--resolution", 32, "--classes", 10, "--runs", 3, "--networks", 4]
+        command = [sys.executable, "-m", "keras_mnasnet.cli.main", "search", "table", "--output", path, *options, *arguments]
+        paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
+
+    done = mnasnet()
+    assert done.returncode == 0, done.stderr
+    assert "the sum of rows is " in done.stdout
+    assert f"Use it with --device table:{path}" in done.stdout
+    table = TableLatency.open(path)
+    assert table.latency_ms(Architecture.parse("stem8 r5_k3_s22_e3_i8_o16 head32"), 32, 10).latency_ms > 0
+    found = json.loads(mnasnet("--json").stdout)
+    assert (found["space"], found["ms"].keys()) == ("own", table.rows.keys())
+    for wrong, message in (
+        (["--device", "pixel1"], "A table is measured on a device"),
+        (["--space", "micro"], "The search spaces are"),
+        (["--networks", 1], "`networks` must be 2 or more"),
+    ):
+        refused = mnasnet(*wrong)
+        assert (refused.returncode, "Traceback" in refused.stderr) == (1, False)
+        assert message in refused.stderr
