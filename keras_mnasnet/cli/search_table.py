@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from typing import cast
+from typing import Any, cast
 
 from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.search.latency import Meter, parse_device
 from keras_mnasnet.search.setup import make_space
 from keras_mnasnet.search.table import build_table, parts_of_space
-from keras_mnasnet.training.recipe import parse_values
 from keras_mnasnet.weights.files import check_writable
 
 __all__ = ["table"]
@@ -20,7 +19,7 @@ __all__ = ["table"]
 def table(arguments: argparse.Namespace) -> int:
     """Measure, write, and print the error of the sum of rows against whole networks."""
     check_writable(arguments.output)
-    space = make_space(arguments.space, parse_values(arguments.space_set))
+    space = make_space(arguments.space, _options(arguments.space_set))
     model = parse_device(
         arguments.device, core=arguments.core, mask=arguments.mask, benchmark_model=arguments.benchmark_model,
         runs=arguments.runs,
@@ -63,3 +62,11 @@ def table(arguments: argparse.Namespace) -> int:
     )
     print(f"wrote {arguments.output}: {len(value['ms']):,} rows. Use it with --device table:{arguments.output}")
     return 0
+
+
+def _options(stated: list[str]) -> dict[str, Any]:
+    if not stated:
+        return {}
+    from keras_mnasnet.training.recipe import parse_values  # loads Keras
+
+    return parse_values(stated)
