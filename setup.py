@@ -11,7 +11,8 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "keras_mnasnet/__init__.py
 JAX = ["jax"]
 QAT = ["tensorflow-model-optimization", "tf-keras"]
 QUANTIZER = ["ai-edge-quantizer"]
-TEST = [*JAX, *QAT, *QUANTIZER, "mypy", "pillow", "pytest", "ruff", "scipy", "tensorboard"]
+REPORT = ["matplotlib"]
+TEST = [*JAX, *QAT, *QUANTIZER, *REPORT, "mypy", "pillow", "pytest", "ruff", "scipy", "tensorboard"]
 
 setup(
     name="keras_mnasnet",
@@ -41,7 +42,7 @@ setup(
         "tensorflow",
         "tqdm",
     ],
-    extras_require={"jax": JAX, "qat": QAT, "quantizer": QUANTIZER, "test": TEST},
+    extras_require={"jax": JAX, "qat": QAT, "quantizer": QUANTIZER, "report": REPORT, "test": TEST},
     entry_points={"console_scripts": ["mnasnet = keras_mnasnet.cli.main:entry_point"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
