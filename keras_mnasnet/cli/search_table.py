@@ -35,7 +35,7 @@ def table(arguments: argparse.Namespace) -> int:
             networks=arguments.networks, progress=not arguments.json and sys.stderr.isatty(), rows=rows,
         )  # fmt: skip
     except KeyboardInterrupt:
-        print(f"\ninterrupted; what is measured is kept. Go on with:\n{shlex.join(sys.argv)}", file=sys.stderr)
+        print(f"\ninterrupted; what is measured is kept. Go on with: mnasnet {shlex.join(sys.argv[1:])}", file=sys.stderr)
         return 130
     finally:
         model.close()

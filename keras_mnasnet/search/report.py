@@ -204,13 +204,20 @@ def _facts(done: Sequence[Trial]) -> dict[str, tuple[tuple[int, float], ...]]:
 
 
 def _landmarks(meta: StudyMeta, done: Sequence[Trial], *, train: bool) -> tuple[tuple[Landmark, ...], str]:
-    """A1, B1 and MobileNetV2 on the study's device where it can be asked, else by the Pixel-1 model; and a note on which."""
+    """A1, B1 and MobileNetV2 on the study's device where it can be asked, else by the Pixel-1 model; and a note on which.
+
+    They have the space's width multiplier and the stem stride of the study's networks.
+    """
     texts = [trial.architecture for trial in done if trial.architecture is not None]
     if not texts:
         return (), "The space is not of networks: no landmarks."
     resolution, classes = _shape(meta)
     stride = Architecture.parse(texts[0]).stem_stride
-    networks = {name: network.with_stem_stride(stride) for name, network in LANDMARKS.items()}
+    width = meta.space_options.get("width")
+    networks = {
+        name if width is None else f"{name} x {width:g}": network.scaled(width).with_stem_stride(stride)
+        for name, network in LANDMARKS.items()
+    }
     trained = {name: _found(network, done) for name, network in networks.items()}
     if train:
         trained |= _trained({name: network for name, network in networks.items() if trained[name] is None}, meta)

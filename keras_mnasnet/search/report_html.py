@@ -24,7 +24,7 @@ h1{font-size:27px;margin:0 0 4px;letter-spacing:-.01em}h2{font-size:18px;margin:
 h3{font-size:15px;margin:0 0 6px}p{margin:0 0 10px}.soft{color:var(--soft)}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:16px 18px;margin-bottom:16px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:22px 0 0}
-.tiles .card{margin:0}.tiles b{display:block;font-size:23px;font-weight:600;font-variant-numeric:tabular-nums}
+.tiles .card{margin:0}.tiles b{display:block;font-size:22px;font-weight:600;white-space:nowrap;font-variant-numeric:tabular-nums}
 .tiles span{color:var(--soft);font-size:13px}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:16px}
 @media(max-width:520px){.pair{grid-template-columns:1fr}}
@@ -113,7 +113,7 @@ def _tiles(report: SearchReport) -> str:
         (_percent(best.accuracy), "accuracy of the best by reward"),
         (_ms(best.latency_ms), "its latency"),
         (f"{len(report.front)}", "networks on the front"),
-        (f"{report.hours:.1f} h", "from first start to last finish"),
+        (f"{report.hours:.1f} h" if report.hours >= 1 else f"{60 * report.hours:.0f} min", "from first start to last finish"),
         (f"{len(report.failed):,}", "failed trials"),
     ]
     cards = "".join(f"<div class=card><b>{value}</b><span>{name}</span></div>" for value, name in tiles)
@@ -123,11 +123,11 @@ def _tiles(report: SearchReport) -> str:
 def _pareto(report: SearchReport) -> str:
     done = [(trial.latency_ms or 0.0, 100 * (trial.accuracy or 0.0), trial) for trial in report.done]
     xs, ys = [x for x, _, _ in done], [y for _, y, _ in done]
-    near = [each for each in report.landmarks if each.latency_ms <= 1.5 * max(xs)]
-    target = report.reward.target_ms
-    aims = report.reward.uses_latency and target <= 1.5 * max(xs)
-    extra = [each.latency_ms for each in near] + ([target] if aims else [])
-    extra_ys = [100 * each.accuracy for each in near if each.accuracy is not None]
+    slowest, target = 1.5 * max(xs), report.reward.target_ms
+    trained = [each for each in report.landmarks if each.accuracy is not None]
+    extra = [each.latency_ms for each in report.landmarks if each in trained or each.latency_ms <= slowest]
+    extra += [target] if report.reward.uses_latency and target <= slowest else []
+    extra_ys = [100 * each.accuracy for each in trained if each.accuracy is not None]
     chart = Chart("latency, ms", "accuracy, %", xs + extra, ys + extra_ys, "Accuracy against latency of every network", WIDE)
     front = set(report.front)
     chart.dots([(x, y, _told(trial)) for index, (x, y, trial) in enumerate(done) if index not in front], "other")
@@ -135,7 +135,7 @@ def _pareto(report: SearchReport) -> str:
     chart.dots([(*done[index][:2], _told(done[index][2])) for index in report.front], "front", 4.5)
     best = report.best[0].trial
     chart.dots([(best.latency_ms or 0.0, 100 * (best.accuracy or 0.0), f"best reward, {_told(best)}")], "best", 7)
-    if aims:
+    if report.reward.uses_latency:
         chart.mark(Mark(target, None, f"target {target:g} ms", "target"))
     for each in report.landmarks:
         accuracy = None if each.accuracy is None else 100 * each.accuracy
@@ -166,8 +166,8 @@ def _front_table(report: SearchReport) -> str:
             _percent(trial.accuracy),
             _ms(trial.latency_ms),
             "-" if trial.reward is None else f"{trial.reward:.4f}",
-            _millions(trial.params, 2),
-            _millions(trial.madds, 1),
+            _millions(trial.params),
+            _millions(trial.madds),
         )
         for trial in (report.done[index] for index in shown)
     ]
@@ -177,8 +177,8 @@ def _front_table(report: SearchReport) -> str:
     return f'<div class="card wide"><h3>The Pareto front, fastest first</h3>{note}{table}</div>'
 
 
-def _millions(count: int | None, digits: int) -> str:
-    return "-" if count is None else f"{count / 1e6:.{digits}f} M"
+def _millions(count: int | None) -> str:
+    return "-" if count is None else f"{count / 1e6:.{1 if count >= 1e8 else 2}f} M"
 
 
 def _table(header: tuple[str, ...], rows: list[tuple], numbers: Any = ()) -> str:
@@ -236,8 +236,8 @@ def _network(best: Best, place: int) -> str:
     trial = best.trial
     head = f"<h3>{place}. trial {trial.number}: {_percent(trial.accuracy)} at {_ms(trial.latency_ms)}</h3>"
     totals = [f"reward {trial.reward:.4f}"] if trial.reward is not None else []
-    totals += [f"{_millions(trial.params, 2)} parameters"] if trial.params else []
-    totals += [f"{_millions(trial.madds, 1)} multiply-adds"] if trial.madds else []
+    totals += [f"{_millions(trial.params)} parameters"] if trial.params else []
+    totals += [f"{_millions(trial.madds)} multiply-adds"] if trial.madds else []
     head += f'<p class="soft">{_text("; ".join(totals))}</p>'
     if best.call is None:
         return f'<div class="card wide">{head}{_table(("decision", "choice"), list(trial.values.items()))}</div>'

@@ -59,12 +59,12 @@ def _pareto(report: SearchReport, axes: Any) -> None:
         axes.axvline(report.reward.target_ms, color=TARGET, linestyle="--", label=f"target {report.reward.target_ms:g} ms")
     for each, line in zip(report.landmarks, (":", "-.", (0, (1, 3))), strict=False):
         text = f"{each.name}: {each.latency_ms:.3g} ms ({each.how})"
-        if each.latency_ms > 1.5 * slowest:
-            axes.plot([], [], " ", label=f"{text}, beyond the right edge")
-        elif each.accuracy is None:
-            axes.axvline(each.latency_ms, color=KNOWN, linestyle=line, label=text)
-        else:
+        if each.accuracy is not None:
             axes.scatter([each.latency_ms], [100 * each.accuracy], s=60, marker="D", color=KNOWN, zorder=4, label=text)
+        elif each.latency_ms > 1.5 * slowest:
+            axes.plot([], [], " ", label=f"{text}, beyond the right edge")
+        else:
+            axes.axvline(each.latency_ms, color=KNOWN, linestyle=line, label=text)
     axes.set(xlabel="latency, ms", ylabel="accuracy, %", title=f"{report.meta.algorithm} on {report.meta.space}")
 
 

@@ -37,7 +37,7 @@ def network(rng):
     return Architecture("found", 32, tuple(blocks))
 
 
-def make_study(path, *, trials=60, device="pixel1", networks=True, entropy=True, reward=REWARD, **changes):
+def make_study(path, *, trials=60, device="pixel1", networks=True, entropy=True, reward=REWARD, stem_stride=2, **changes):
     """A study as a search leaves it; accuracy grows with what a network costs, and with luck."""
     rng = np.random.default_rng(0)
     options = {
@@ -47,7 +47,7 @@ def make_study(path, *, trials=60, device="pixel1", networks=True, entropy=True,
     }  # fmt: skip
     with Study.create(path, StudyMeta(**options | changes)) as study:
         for number in range(trials):
-            found = A1 if number == 7 else network(rng)
+            found = (A1 if number == 7 else network(rng)).with_stem_stride(stem_stride)
             latency = pixel1_ms(found, SIZE, classes=CLASSES)
             accuracy = float(0.5 + 0.002 * latency + 0.0006 * number + rng.normal(0, 0.01))
             failure = Failure("nan", "the loss of step 3 is NaN <b>") if number % 20 == 19 else None
@@ -149,6 +149,16 @@ def test_landmarks_measured_here(tmp_path):
         report = gather(study)
     assert [(each.name, each.how) for each in report.landmarks] == [("A1", "host"), ("B1", "host"), ("MobileNetV2", "host")]
     assert all(0 < each.latency_ms < 1000 for each in report.landmarks)
+
+
+def test_landmarks_have_the_spaces_width_and_stem(tmp_path):
+    options = {"space_options": {"width": 0.5, "stem_stride": 1}}
+    path = make_study(tmp_path / "narrow.study", stem_stride=1, **options)
+    with Study.open(path, read_only=True) as study:
+        found = gather(study).landmarks
+    expected = pixel1_ms(B1.scaled(0.5).with_stem_stride(1), SIZE, classes=CLASSES)
+    assert (found[1].name, found[1].how) == ("B1 x 0.5", "pixel1, extrapolated")
+    assert found[1].latency_ms == pytest.approx(expected)
 
 
 class Page(HTMLParser):
