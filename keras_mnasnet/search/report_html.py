@@ -24,8 +24,8 @@ h1{font-size:27px;margin:0 0 4px;letter-spacing:-.01em}h2{font-size:18px;margin:
 h3{font-size:15px;margin:0 0 6px}p{margin:0 0 10px}.soft{color:var(--soft)}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:16px 18px;margin-bottom:16px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:22px 0 0}
-.tiles .card{margin:0}.tiles b{display:block;font-size:22px;font-weight:600;white-space:nowrap;font-variant-numeric:tabular-nums}
-.tiles span{color:var(--soft);font-size:13px}
+.tiles .card{margin:0}.tiles b{display:block;font-size:22px;font-weight:600;white-space:nowrap;
+font-variant-numeric:tabular-nums}.tiles span{color:var(--soft);font-size:13px}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:16px}
 @media(max-width:520px){.pair{grid-template-columns:1fr}}
 svg{display:block;width:100%;height:auto;font-size:12px}.wide{overflow-x:auto}
@@ -62,6 +62,7 @@ document.documentElement.dataset.ready = "yes";
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 FRONT_ROWS = 25
+ROOM_FOR_LABELS = 0.16  # of the range of accuracies, above the best
 FACTS = 3
 
 
@@ -128,6 +129,8 @@ def _pareto(report: SearchReport) -> str:
     extra = [each.latency_ms for each in report.landmarks if each in trained or each.latency_ms <= slowest]
     extra += [target] if report.reward.uses_latency and target <= slowest else []
     extra_ys = [100 * each.accuracy for each in trained if each.accuracy is not None]
+    highest, lowest = max(ys + extra_ys), min(ys + extra_ys)
+    extra_ys.append(highest + ROOM_FOR_LABELS * (highest - lowest))
     chart = Chart("latency, ms", "accuracy, %", xs + extra, ys + extra_ys, "Accuracy against latency of every network", WIDE)
     front = set(report.front)
     chart.dots([(x, y, _told(trial)) for index, (x, y, trial) in enumerate(done) if index not in front], "other")
