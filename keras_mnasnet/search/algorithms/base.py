@@ -79,6 +79,7 @@ class Searcher(abc.ABC):
         self.pending: dict[Candidate, dict[str, Any]] = {}  # asked and not told, with their `extra`
         self.told: list[Observation] = []  # the successful ones, in order
         self._left: list[Candidate] | None = None
+        self._dtype = np.uint8 if max(space.counts) <= 256 else np.uint16
 
     # ask and tell
 
@@ -148,10 +149,10 @@ class Searcher(abc.ABC):
             "algorithm": self.name,
             "space": self.space.fingerprint(),
             "rng": self.rng.bit_generator.state,
-            "seen": pack_array(np.array(list(self.seen), np.uint16)),
+            "seen": pack_array(np.array(list(self.seen), self._dtype)),
             "pending": [[list(candidate), extra] for candidate, extra in self.pending.items()],
             "told": {
-                "candidates": pack_array(np.array([each.candidate for each in self.told], np.uint16)),
+                "candidates": pack_array(np.array([each.candidate for each in self.told], self._dtype)),
                 "numbers": pack_array(
                     np.array([[each.accuracy, each.latency_ms, each.reward] for each in self.told], np.float64)
                 ),
