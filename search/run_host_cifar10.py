@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import importlib.util
 import json
 import statistics
 import sys
@@ -36,6 +37,7 @@ from keras_mnasnet.search.evaluator import NetworkEvaluator, fixed_cost
 from keras_mnasnet.search.executors.pool import ProcessPool
 from keras_mnasnet.search.latency import parse_device
 from keras_mnasnet.search.records import StudyMeta, Trial
+from keras_mnasnet.search.report import gather, write_report
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, Decision, SearchSpace
 from keras_mnasnet.search.study import Study
@@ -100,10 +102,11 @@ def main() -> None:
         why = str(stop) or "stopped"
         sys.exit(f"{why}; go on with: python {' '.join(sys.argv)}")
     results = _results(studies, rows, reward, evaluator, arguments)
-    with replaced(folder / "results.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    _keep(folder / "results.json", results)
+    with Study.open(folder / "study.sqlite", read_only=True) as study:
+        write_report(gather(study), folder / "report", pictures=importlib.util.find_spec("matplotlib") is not None)
     print(json.dumps(results["verdict"], indent=1))
-    print(f"wrote {folder / 'results.json'}")
+    print(f"wrote {folder / 'results.json'} and {folder / 'report'}")
 
 
 def _target(folder: Path, chosen: SearchSpace) -> float:
@@ -213,12 +216,15 @@ def _finals(
     }  # fmt: skip
     kept = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     if kept.get("settings") != settings:
+        for algorithm, trials in studies.items():
+            if not _best(trials, 1):
+                raise ValueError(
+                    f"A final needs a trained network of each search. Received: none that succeeded of {algorithm}"
+                )
         best = _best(studies["thompson"], 1)
-        if not best or best[0].latency_ms is None:
-            raise ValueError("A final needs a searched network. Received: no trial that succeeded")
         model = parse_device("host")
         plan = []
-        for role, architecture in _finalists(studies, arguments.top, best[0].latency_ms):
+        for role, architecture in _finalists(studies, arguments.top, best[0].latency_ms or 0.0):
             runs = [model.latency_ms(architecture, SIZE, CLASSES).latency_ms for _ in range(3)]
             plan.append({
                 "role": role, "architecture": str(architecture), "latency_ms": statistics.median(runs),
@@ -331,12 +337,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="cifar10", help="CIFAR-10 (default: KERAS_MNASNET_DATA/cifar10, else tfds:cifar10)")
     parser.add_argument("--output", default="search/runs/host-cifar10", metavar="DIR", help="default %(default)s")
     parser.add_argument("--trials", type=int, default=60, help="trained networks of each search (default %(default)s)")
-    parser.add_argument("--images", type=int, default=5000, help="training images of a trial (default %(default)s)")
+    parser.add_argument("--images", type=int, default=4000, help="training images of a trial (default %(default)s)")
     parser.add_argument("--validation-images", type=int, default=2000, help="to choose by (default %(default)s)")
     parser.add_argument("--epochs", type=int, default=3, help="of a trial (default %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="default %(default)s")
     parser.add_argument("--final-images", type=int, default=20000, help="of a final training (default %(default)s)")
-    parser.add_argument("--final-epochs", type=int, default=6, help="default %(default)s")
+    parser.add_argument("--final-epochs", type=int, default=5, help="default %(default)s")
     parser.add_argument("--final-seeds", type=int, default=1, help="trainings of each finalist (default %(default)s)")
     parser.add_argument("--top", type=int, default=2, help="finalists of each search (default %(default)s)")
     parser.add_argument("--target-ms", type=float, help="default: the median of 15 random networks, measured at the start")

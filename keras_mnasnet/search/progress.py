@@ -90,9 +90,10 @@ class Estimate:
         return self.trials * self.trial_seconds / self.workers / 3600
 
     def __str__(self) -> str:
+        on = f"{self.workers} worker{'s' * (self.workers > 1)}"
         return (
             f"{self.trials:,} trials of about {self.trial_seconds:.3g} s ({self.steps:,} steps of {self.step_seconds:.3g} s, "
-            f"{self.fixed_seconds:.3g} s fixed) on {self.workers} worker{'s' * (self.workers > 1)}: about {shown_time(self.hours)}"
+            f"{self.fixed_seconds:.3g} s fixed) on {on}: about {shown_time(self.hours)}"
         )
 
 

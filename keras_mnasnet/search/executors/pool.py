@@ -50,7 +50,7 @@ class ProcessPool:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"`workers` must be an integer >= 1. Received: workers={workers!r}")
         self.workers = workers
-        self._evaluator, self._timeout = evaluator, timeout
+        self.evaluator, self._timeout = evaluator, timeout
         threads = str(max(1, available_cores() // workers))
         self._environment = {"TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "3"}
         self._pool: dict[str, _Worker | None] = {f"process {number}": None for number in range(workers)}
@@ -69,7 +69,7 @@ class ProcessPool:
             worker.stop()
             worker = None
         if worker is None:
-            worker = self._pool[name] = _Worker(name, self._evaluator, self._environment)
+            worker = self._pool[name] = _Worker(name, self.evaluator, self._environment)
         worker.request, worker.started = request, time.time()
         if self._timeout is not None:
             worker.deadline = time.monotonic() + self._timeout
