@@ -187,7 +187,7 @@ def _finalists(studies: dict[str, list[Trial]], count: int, like_ms: float) -> I
 def _scaled_a1(latency_ms: float) -> Architecture:
     """A1 with stem stride 1 at the width whose measured latency is nearest to `latency_ms`."""
     model = parse_device("host")
-    widths = {}
+    widths: dict[str, Architecture] = {}
     for width in WIDTHS:
         scaled = A1.scaled(width).with_stem_stride(1)
         widths.setdefault(str(scaled).partition(":")[2], scaled)

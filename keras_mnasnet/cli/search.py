@@ -240,10 +240,11 @@ def _estimated(meta: StudyMeta, plan: dict[str, Any], arguments: argparse.Namesp
     from keras_mnasnet.search.executors.pool import ProcessPool
     from keras_mnasnet.search.progress import PROBE_STEPS
 
-    probe = ProcessPool(dataclasses.replace(evaluator_of(meta), steps=PROBE_STEPS), 1, timeout=arguments.timeout)
+    evaluator = dataclasses.replace(evaluator_of(meta), steps=PROBE_STEPS)
+    probe = ProcessPool(evaluator, 1, timeout=arguments.timeout)
     try:
         found = estimate(
-            space_of(meta), probe.evaluator, probe, trials=plan["trials"], train_images=meta.evaluation["train_images"],
+            space_of(meta), evaluator, probe, trials=plan["trials"], train_images=meta.evaluation["train_images"],
             classes=meta.evaluation["classes"],
         )  # fmt: skip
     finally:
@@ -318,14 +319,12 @@ def _print_best(trials: list[Trial], top: int = 5) -> None:
 
 def print_best(trials: list[Trial], rewards: list[float] | None = None) -> None:
     """A table of networks, and the line that builds each."""
-    rows = [
-        (
-            trial.number, round(100 * (trial.accuracy or 0), 2), None if trial.latency_ms is None else float(f"{trial.latency_ms:.4g}"),
-            round(reward or 0, 4), None if trial.params is None else round(trial.params / 1e6, 3),
-            None if trial.madds is None else round(trial.madds / 1e6, 2),
-        )
-        for trial, reward in zip(trials, rewards or [trial.reward for trial in trials], strict=True)
-    ]  # fmt: skip
+    rows = []
+    for position, trial in enumerate(trials):
+        reward = trial.reward if rewards is None else rewards[position]
+        latency = None if trial.latency_ms is None else float(f"{trial.latency_ms:.4g}")
+        sizes = [None if count is None else round(count / 1e6, 3) for count in (trial.params, trial.madds)]
+        rows.append((trial.number, round(100 * (trial.accuracy or 0), 2), latency, round(reward or 0, 4), *sizes))
     print_table(("trial", "accuracy %", "ms", "reward", "params (M)", "MAdds (M)"), rows)
     for trial in trials:
         if trial.architecture:

@@ -10,22 +10,24 @@ import numpy as np
 
 from keras_mnasnet.data import ImageSet, open_images, train_validation
 from keras_mnasnet.data.splits import splits_of
+from keras_mnasnet.training.datasets import held_out
 
-__all__ = ["TEST_FRACTION", "SearchImages", "located", "open_search_images"]
+__all__ = ["HOLDOUT", "SearchImages", "located", "open_search_images"]
 
-VALIDATION_FRACTION = TEST_FRACTION = 0.1
-VALIDATION_SEED, TEST_SEED = 0, 1  # fixed: the same images are held out in every study and for every seed
+VALIDATION_FRACTION = HOLDOUT = 0.1
+VALIDATION_SEED = 0  # fixed: the same images are held out in every study and for every seed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SearchImages:
-    """`train` and `validation` are parts of the data's training split; `test` is its test (else validation) split, or a tenth
-    of undivided data, which no candidate sees."""
+    """`train` and `validation` are parts of the data's training split; `test` is its test (else validation) split, or the
+    share `holdout` of undivided data, which no candidate sees."""
 
     train: ImageSet
     validation: ImageSet
     test: ImageSet
     test_is: str
+    holdout: float
 
     @property
     def classes(self) -> int:
@@ -54,7 +56,7 @@ def open_search_images(data: str, *, images: int | None = None, validation_image
     splits = splits_of(where)
     if "train" in splits:
         pool = open_images(where, split="train", classes="folder")
-        beside = next((split for split in ("test", "validation") if split in splits), None)
+        beside: str | None = next((split for split in ("test", "validation") if split in splits), None)
     else:
         pool, beside = open_images(where, classes="folder"), None
     if beside is not None:
@@ -64,8 +66,8 @@ def open_search_images(data: str, *, images: int | None = None, validation_image
                 f"Training and {beside} images must have the same classes. Received: {len(pool.labels)} and {len(test.labels)}"
             )
     else:
-        pool, test = train_validation(pool, TEST_FRACTION, TEST_SEED)
-        test_is = f"{TEST_FRACTION:.0%} of every class, never trained on"
+        pool, test = held_out(pool, HOLDOUT)
+        test_is = f"{HOLDOUT:.0%} of every class, never trained on"
     if len(np.unique(pool.label_ids)) < 2:
         raise ValueError(f"A search needs images of two or more classes. Received: {where} with {len(pool.labels)}")
     train, validation = train_validation(pool, VALIDATION_FRACTION, VALIDATION_SEED)
@@ -81,4 +83,4 @@ def open_search_images(data: str, *, images: int | None = None, validation_image
         if not 0 < images < train.count:
             raise ValueError(f"`images` must be at most the {train.count:,} to train on. Received: images={images}")
         _, train = train_validation(train, images / train.count, VALIDATION_SEED)
-    return SearchImages(train, validation, test, test_is)
+    return SearchImages(train, validation, test, test_is, 0.0 if beside else HOLDOUT)

@@ -39,10 +39,9 @@ CREATE TABLE measurements (
 );
 CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), algorithm BLOB NOT NULL);
 """
-TRIAL_COLUMNS = (
-    'number, candidate, "values", key, status, accuracy, latency_ms, reward, params, madds, started, finished, worker, reason, '
-    "facts, architecture, latency_source, seconds, attempts, told, extra"
-)
+TRIAL_FIELDS = tuple(field.name for field in dataclasses.fields(Trial))
+TRIAL_COLUMNS = ", ".join(f'"{name}"' for name in TRIAL_FIELDS)
+RESULT_FIELDS = ("accuracy", "latency_ms", "latency_source", "params", "madds")
 
 
 class Study:
@@ -198,13 +197,7 @@ class Study:
         )
         with translated(self.path):
             rows = self._connection.execute(query, values).fetchall()
-        return [
-            Measurement(*row[:5], TrialResult(
-                *row[5:10], seconds=json.loads(row[10]), failure=Failure(row[11], row[12]) if row[11] else None,
-                details=json.loads(row[13]),
-            ))
-            for row in rows
-        ]  # fmt: skip
+        return [_measurement(row) for row in rows]
 
     def state(self) -> bytes | None:
         """The algorithm's state after the last transaction."""
@@ -293,8 +286,8 @@ class Writer:
         failed = result.failure is not None
         reason = f"{result.failure.kind}: {result.failure.reason}" if result.failure else None
         self._connection.execute(
-            "UPDATE trials SET status = ?, accuracy = ?, latency_ms = ?, latency_source = ?, reward = ?, params = ?, madds = ?, "
-            "seconds = ?, started = ?, finished = ?, worker = ?, reason = ?, attempts = ? WHERE number = ?",
+            "UPDATE trials SET status = ?, accuracy = ?, latency_ms = ?, latency_source = ?, reward = ?, params = ?, "
+            "madds = ?, seconds = ?, started = ?, finished = ?, worker = ?, reason = ?, attempts = ? WHERE number = ?",
             (
                 "failed" if failed else "done", None if failed else result.accuracy, latency_ms, result.latency_source, reward,
                 result.params, result.madds, _json(result.seconds), measurement.started, measurement.finished,
@@ -426,10 +419,20 @@ def _shown(value: Any, other: Any) -> str:
     return repr(value)[:200]
 
 
-def _trial(row: tuple) -> Trial:
-    number, candidate, values, *middle, facts, architecture, source, seconds, attempts, told, extra = row
-    return Trial(
-        number, tuple(json.loads(candidate)), json.loads(values), *middle, facts=facts and json.loads(facts),
-        architecture=architecture, latency_source=source, seconds=json.loads(seconds), attempts=attempts, told=told,
-        extra=json.loads(extra),
-    )  # fmt: skip
+def _trial(row: tuple[Any, ...]) -> Trial:
+    fields: dict[str, Any] = dict(zip(TRIAL_FIELDS, row, strict=True))
+    fields["candidate"] = tuple(json.loads(fields["candidate"]))
+    for name in ("values", "seconds", "extra", "facts"):
+        fields[name] = fields[name] and json.loads(fields[name])
+    return Trial(**fields)
+
+
+def _measurement(row: tuple[Any, ...]) -> Measurement:
+    trial, attempt, worker, started, finished, *figures, seconds, kind, reason, details = row
+    result = TrialResult(
+        **dict(zip(RESULT_FIELDS, figures, strict=True)),
+        seconds=json.loads(seconds),
+        failure=Failure(kind, reason) if kind else None,
+        details=json.loads(details),
+    )
+    return Measurement(trial, attempt, worker, started, finished, result)
