@@ -11,7 +11,8 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "keras_mnasnet/__init__.py
 JAX = ["jax"]
 QAT = ["tensorflow-model-optimization", "tf-keras"]
 QUANTIZER = ["ai-edge-quantizer"]
-TEST = [*JAX, *QAT, *QUANTIZER, "mypy", "pillow", "pytest", "pytest-xdist", "ruff", "tensorboard"]
+REPORT = ["matplotlib"]
+TEST = [*JAX, *QAT, *QUANTIZER, *REPORT, "mypy", "pillow", "pytest", "pytest-xdist", "ruff", "scipy", "tensorboard"]
 
 setup(
     name="keras_mnasnet",
@@ -24,7 +25,11 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "."},
     packages=find_packages(include=["keras_mnasnet", "keras_mnasnet.*"]),
-    package_data={"keras_mnasnet": ["py.typed"], "keras_mnasnet.weights": ["*.json", "bundled/*"]},
+    package_data={
+        "keras_mnasnet": ["py.typed"],
+        "keras_mnasnet.search": ["*.json"],
+        "keras_mnasnet.weights": ["*.json", "bundled/*"],
+    },
     install_requires=[
         "absl-py>=1.4",
         "ai-edge-litert",
@@ -37,7 +42,7 @@ setup(
         "tensorflow",
         "tqdm",
     ],
-    extras_require={"jax": JAX, "qat": QAT, "quantizer": QUANTIZER, "test": TEST},
+    extras_require={"jax": JAX, "qat": QAT, "quantizer": QUANTIZER, "report": REPORT, "test": TEST},
     entry_points={"console_scripts": ["mnasnet = keras_mnasnet.cli.main:entry_point"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

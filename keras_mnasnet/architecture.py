@@ -14,8 +14,10 @@ from typing import NamedTuple
 __all__ = ["Architecture", "Block", "Layer", "Unit", "round_filters"]
 
 PROVENANCES = ("published", "reconstructed", "custom")
+OPS = ("mbconv", "conv", "linear")
 DEFAULT_SE_RATIO = 0.25
 
+_WORDS = ("noskip", "pool", "conv", "linear")
 _BLOCK_TOKEN = re.compile(r"(se|[rkseio])(\d+(?:\.\d+)?)$")
 _HEADER = re.compile(r"\s*(?:(?P<name>[A-Za-z0-9][\w.+-]*)(?:\[(?P<provenance>\w*)\])?\s*:)?(?P<body>.*)$", re.DOTALL)
 
@@ -35,9 +37,11 @@ def round_filters(filters: int, multiplier: float | None, divisor: int = 8) -> i
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Block:
-    """One stage: `repeats` equal inverted-residual layers, the first of which has `stride` (paper, section 4.1, figure 4).
+    """One stage: `repeats` equal layers, the first of which has `stride` (paper, section 4.1, figure 4).
 
-    `expand=1` is a depthwise-separable convolution. `se` is the squeeze-and-excite ratio relative to the layer's
+    `op` is `mbconv`, the inverted residual (with `expand=1` a depthwise-separable convolution), `conv`, a convolution with
+    ReLU, or `linear`, one without. With `pool` the skip is a 3x3 max pooling with the layer's stride, added wherever the
+    channels are as many; without, it is the identity, at stride 1. `se` is the squeeze-and-excite ratio relative to the layer's
     INPUT channels (0 means none). `input_filters` is stated, not derived, because Google's text form states it and the
     first stage of the small network uses it only to decide against a residual.
     """
@@ -50,6 +54,8 @@ class Block:
     filters: int
     se: float = 0.0
     skip: bool = True
+    pool: bool = False
+    op: str = "mbconv"
 
     def __post_init__(self) -> None:
         for field in ("repeats", "kernel", "expand", "input_filters", "filters"):
@@ -60,13 +66,19 @@ class Block:
         if isinstance(self.se, bool) or not isinstance(self.se, numbers.Real) or not 0 <= self.se <= 1:
             raise ValueError(f"A block's `se` ratio must be between 0 and 1. Received: se={self.se!r}")
         object.__setattr__(self, "se", float(self.se))
+        if self.op not in OPS:
+            raise ValueError(f"A block's `op` must be one of {OPS}. Received: op={self.op!r}")
+        if self.op != "mbconv" and self.expand != 1:
+            raise ValueError(f"A block of op {self.op!r} does not expand. Received: expand={self.expand}")
+        if self.pool and not self.skip:
+            raise ValueError(f"A block's pooling is a skip. Received: pool={self.pool!r}, skip={self.skip!r}")
 
     def __str__(self) -> str:
-        text = (
-            f"r{self.repeats}_k{self.kernel}_s{self.stride}{self.stride}_e{self.expand}_i{self.input_filters}_o{self.filters}"
-        )
+        text = f"r{self.repeats}_k{self.kernel}_s{self.stride}{self.stride}_e{self.expand}"
+        text += f"_i{self.input_filters}_o{self.filters}"
         ratio = format(Decimal(repr(self.se)), "f")
-        return text + (f"_se{ratio}" if self.se else "") + ("" if self.skip else "_noskip")
+        skip = "_pool" if self.pool else "" if self.skip else "_noskip"
+        return text + (f"_se{ratio}" if self.se else "") + skip + ("" if self.op == "mbconv" else f"_{self.op}")
 
     @classmethod
     def parse(cls, text: str) -> Block:
@@ -74,11 +86,11 @@ class Block:
         found: dict[str, str] = {}
         for token in text.split("_"):
             match = _BLOCK_TOKEN.match(token)
-            key, value = ("noskip", "") if token == "noskip" else match.groups() if match else ("", "")
+            key, value = (token, "") if token in _WORDS else match.groups() if match else ("", "")
             if not key or (key != "se" and "." in value):
                 raise ValueError(
                     f"A block is written as r<repeats>_k<kernel>_s<stride twice>_e<expand>_i<in>_o<out>[_se<ratio>]"
-                    f"[_noskip]. Received: unknown token {token!r} in {text!r}"
+                    f"[_noskip|_pool][_conv|_linear]. Received: unknown token {token!r} in {text!r}"
                 )
             if key in found:
                 raise ValueError(f"A token may stand once in a block. Received: {key!r} twice in {text!r}")
@@ -97,6 +109,8 @@ class Block:
             filters=int(found["o"]),
             se=float(found.get("se", 0)),
             skip="noskip" not in found,
+            pool="pool" in found,
+            op=next((op for op in OPS if op in found), "mbconv"),
         )
 
 
@@ -111,7 +125,7 @@ def _check_stride(what: str, name: str, value: object) -> None:
 
 
 class Unit(NamedTuple):
-    """One built layer of a stage; `expanded` is the depthwise width, `se_filters` 0 without squeeze-and-excite."""
+    """One built layer of a stage; `expanded` is the gated width, `se_filters` 0 without squeeze-and-excite."""
 
     name: str
     stage: int
@@ -122,6 +136,22 @@ class Unit(NamedTuple):
     filters: int
     se_filters: int
     residual: bool
+    pooled: bool = False
+    op: str = "mbconv"
+
+    @property
+    def conv(self) -> str:
+        """The name of the one convolution of the ops `conv` and `linear`."""
+        return f"{self.name}_{'plain' if self.op == 'conv' else 'linear'}"
+
+    @property
+    def output(self) -> str:
+        """The name of the model's layer that ends it."""
+        if self.residual or self.pooled:
+            return f"{self.name}_add"
+        if self.op == "mbconv":
+            return f"{self.name}_project_bn"
+        return f"{self.name}_se_excite" if self.se_filters else f"{self.conv}_{'relu' if self.op == 'conv' else 'bn'}"
 
 
 class Layer(NamedTuple):
@@ -171,9 +201,8 @@ class Architecture:
             raise ValueError(f"An architecture needs at least one block. Received: blocks=() in {self.name!r}")
         previous = self.stem
         for index, block in enumerate(self.blocks):
-            only_says_no_residual = (
-                index == 0 and block.expand == 1 and (block.input_filters != block.filters or not block.skip)
-            )
+            different = block.input_filters != block.filters or not block.skip
+            only_says_no_residual = index == 0 and block.expand == 1 and different
             if block.input_filters != previous and not only_says_no_residual:
                 raise ValueError(
                     f"Block {index + 1} of {self.name!r} must take the {previous} channels of the layer before it. "
@@ -242,9 +271,9 @@ class Architecture:
             stated = round_filters(block.input_filters, None if kept_input else width_multiplier)
             filters = round_filters(block.filters, None if kept else width_multiplier)
             residual = block.input_filters == block.filters or stated != filters or stated == stem or index > 0
-            blocks.append(
-                dataclasses.replace(block, repeats=repeats, input_filters=stated, filters=filters, skip=block.skip and residual)
-            )
+            skip = block.skip and residual
+            scaled = dataclasses.replace(block, repeats=repeats, input_filters=stated, filters=filters)
+            blocks.append(dataclasses.replace(scaled, skip=skip, pool=block.pool and skip))
         if (stem, tuple(blocks)) == (self.stem, self.blocks):
             return self
         suffix = "" if width_multiplier is None else f"-{width_multiplier:g}"
@@ -287,7 +316,7 @@ class Architecture:
                 f"A residual over the first layer needs stride 1 and as many channels out as in. "
                 f"Received: first_residual=True for stem{self.stem} and '{first}'"
             )
-        changed = dataclasses.replace(first, skip=residual, input_filters=self.stem)
+        changed = dataclasses.replace(first, skip=residual, pool=False, input_filters=self.stem)
         return dataclasses.replace(self, blocks=(changed, *self.blocks[1:]))
 
     def with_stem_stride(self, stride: int | None) -> Architecture:
@@ -346,10 +375,12 @@ def _units(architecture: Architecture) -> tuple[Unit, ...]:
                     kernel=block.kernel,
                     stride=stride,
                     input_filters=channels,
-                    expanded=channels * block.expand,
+                    expanded=channels * block.expand if block.op == "mbconv" else block.filters,
                     filters=block.filters,
                     se_filters=max(1, int(stated * block.se)) if block.se else 0,
-                    residual=block.skip and stride == 1 and stated == block.filters,
+                    residual=block.skip and not block.pool and stride == 1 and stated == block.filters,
+                    pooled=block.pool and stated == block.filters,
+                    op=block.op,
                 )
             )
             channels = block.filters
@@ -370,14 +401,18 @@ def _layers(architecture: Architecture, height: int, width: int, classes: int) -
 
     yield conv("stem", 3, stride, 3, architecture.stem)
     for unit in _units(architecture):
-        if unit.expanded != unit.input_filters:
+        if unit.op == "mbconv" and unit.expanded != unit.input_filters:
             yield conv(f"{unit.name}_expand", 1, 1, unit.input_filters, unit.expanded)
         h, w = -(-h // unit.stride), -(-w // unit.stride)
-        yield conv(f"{unit.name}_depthwise", unit.kernel, unit.stride, unit.expanded, unit.expanded, "depthwise")
+        if unit.op == "mbconv":
+            yield conv(f"{unit.name}_depthwise", unit.kernel, unit.stride, unit.expanded, unit.expanded, "depthwise")
+        else:
+            yield conv(unit.conv, unit.kernel, unit.stride, unit.input_filters, unit.filters)
         if unit.se_filters:
             yield gate(f"{unit.name}_se_reduce", unit.expanded, unit.se_filters)
             yield gate(f"{unit.name}_se_expand", unit.se_filters, unit.expanded)
-        yield conv(f"{unit.name}_project", 1, 1, unit.expanded, unit.filters)
+        if unit.op == "mbconv":
+            yield conv(f"{unit.name}_project", 1, 1, unit.expanded, unit.filters)
     yield conv("head", 1, 1, unit.filters, architecture.head)
     if classes:
         head = architecture.head

@@ -22,7 +22,7 @@ def level_layers(architecture: Architecture) -> dict[str, str]:
     level, layers = 1, {"C1": "stem_relu"}
     for unit in architecture.units():
         level += unit.stride == 2
-        layers[f"C{level}"] = f"{unit.name}_add" if unit.residual else f"{unit.name}_project_bn"
+        layers[f"C{level}"] = unit.output
     return layers
 
 
@@ -47,7 +47,8 @@ def MnasNetBackbone(
 ) -> keras.Model:
     """A model that returns {name: map `[B, h, w, C]`} for `levels` (C1 = stride 2 ... C5 = stride 32) and layer-name `taps`.
 
-    A level is the output of its last block: after batch norm and the residual addition, without an activation. Arguments
+    A level is the output of its last block: after batch norm and the residual addition, without an activation (a plain
+    convolution without a skip ends in its ReLU). Arguments
     are those of `MnasNet`. `head_relu` is the tap for the 1280-channel head. Raises ValueError for unknown levels and taps.
     """
     full = MnasNet(

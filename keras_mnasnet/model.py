@@ -113,14 +113,25 @@ class _Graph:
         return self.layers.Multiply(name=f"{prefix}_excite")([x, y])
 
     def unit(self, x: Any, unit: Unit) -> Any:
+        y = self.mbconv(x, unit) if unit.op == "mbconv" else self.plain(x, unit)
+        if unit.pooled:
+            x = self.layers.MaxPooling2D(
+                3, strides=unit.stride, padding="same", data_format="channels_last", name=f"{unit.name}_pool"
+            )(x)  # fmt: skip
+        return self.layers.Add(name=f"{unit.name}_add")([x, y]) if unit.residual or unit.pooled else y
+
+    def plain(self, x: Any, unit: Unit) -> Any:
+        y = self.conv(x, unit.conv, unit.filters, unit.kernel, unit.stride, relu=unit.op == "conv")
+        return self.gate(y, unit) if unit.se_filters else y
+
+    def mbconv(self, x: Any, unit: Unit) -> Any:
         y = x
         if unit.expanded != unit.input_filters:
             y = self.conv(y, f"{unit.name}_expand", unit.expanded)
         y = self.depthwise(y, f"{unit.name}_depthwise", unit.kernel, unit.stride)
         if unit.se_filters:
             y = self.gate(y, unit)
-        y = self.conv(y, f"{unit.name}_project", unit.filters, relu=False)
-        return self.layers.Add(name=f"{unit.name}_add")([x, y]) if unit.residual else y
+        return self.conv(y, f"{unit.name}_project", unit.filters, relu=False)
 
     def pool(self, x: Any, pooling: str) -> Any:
         layer = self.layers.GlobalAveragePooling2D if pooling == "avg" else self.layers.GlobalMaxPooling2D

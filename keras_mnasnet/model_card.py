@@ -93,7 +93,10 @@ def _network(spec: Spec) -> str:
     ]
     for stage, block in enumerate(network.blocks, start=1):
         size, gate = f"{block.kernel}x{block.kernel}", f"{block.se:g}" if block.se else "-"
-        table.append(f"| {stage} | {block.repeats} | {size} | {block.stride} | {block.expand} | {block.filters} | {gate} |")
+        kind = ("" if block.op == "mbconv" else f" {block.op}") + (" pool" if block.pool else "")
+        table.append(
+            f"| {stage} | {block.repeats}{kind} | {size} | {block.stride} | {block.expand} | {block.filters} | {gate} |"
+        )
     rows = "\n".join([*table, f"| head | 1 | 1x1 | 1 | | {network.head} | |"])
     return (
         f"- Layout: {provenance}\n"

@@ -65,7 +65,7 @@ def describe(model: Any) -> Spec:
 def _read_architecture(layers: dict[str, Any]) -> Architecture:
     stages: dict[int, list[str]] = {}
     for name in layers:
-        match = re.fullmatch(r"(block(\d+)[a-z]+)_depthwise_conv", name)
+        match = re.fullmatch(r"(block(\d+)[a-z]+)_(?:depthwise|plain|linear)_conv", name)
         if match:
             stages.setdefault(int(match[2]), []).append(match[1])
     channels = stem = layers["stem_conv"].filters
@@ -80,11 +80,16 @@ def _read_architecture(layers: dict[str, Any]) -> Architecture:
 
 def _read_block(layers: dict[str, Any], units: list[str], channels: int) -> Block:
     """One stage; where only its first layer lacks a possible residual, `input_filters` says so, as in Google's small."""
-    depthwise = layers[f"{units[0]}_depthwise_conv"]
+    op, spatial = next(
+        (op, layers[f"{units[0]}_{part}_conv"])
+        for op, part in (("mbconv", "depthwise"), ("conv", "plain"), ("linear", "linear"))
+        if f"{units[0]}_{part}_conv" in layers
+    )
     expand = layers.get(f"{units[0]}_expand_conv")
-    filters = layers[f"{units[0]}_project_conv"].filters
-    stride = depthwise.strides[0]
-    possible = [stride == 1 and channels == filters] + [True] * (len(units) - 1)
+    filters = layers[f"{units[0]}_project_conv"].filters if op == "mbconv" else spatial.filters
+    stride = spatial.strides[0]
+    pool = any(f"{unit}_pool" in layers for unit in units)
+    possible = [(pool or stride == 1) and channels == filters] + [True] * (len(units) - 1)
     residual = [f"{unit}_add" in layers for unit in units]
     skip = any(residual) or not any(possible)
     stated = 2 * filters if skip and possible[0] and not residual[0] else channels
@@ -95,13 +100,15 @@ def _read_block(layers: dict[str, Any], units: list[str], channels: int) -> Bloc
     ]
     return Block(
         repeats=len(units),
-        kernel=depthwise.kernel_size[0],
+        kernel=spatial.kernel_size[0],
         stride=stride,
         expand=expand.filters // channels if expand else 1,
         input_filters=stated,
         filters=filters,
         se=_se_ratio(widths),
         skip=skip,
+        pool=pool,
+        op=op,
     )
 
 

@@ -17,7 +17,7 @@ from keras_mnasnet.benchmarks.adb_device import AdbDevice, Phone, connect, mask_
 from keras_mnasnet.benchmarks.benchmark_model import ToolRun, find_binary, parse_output
 from keras_mnasnet.benchmarks.timing import Times, visit_order
 
-__all__ = ["Plan", "PhoneSamples", "measure", "pooled", "typical"]
+__all__ = ["Plan", "PhoneMeter", "PhoneSamples", "measure", "pooled", "typical"]
 
 RUNS, WARMUP, MIN_SECONDS = 50, 1, 1.0
 RUN_SECONDS = 400.0  # the tool itself stops a warm-up and a measurement after 150 s each
@@ -47,35 +47,62 @@ class PhoneSamples:
     settings: dict[str, Any]
 
 
-def measure(files: Sequence[Path], plan: Plan, *, names: Sequence[str], progress: bool = False) -> PhoneSamples:
-    """Push `files` and the tool to the phone, run it on each in turns, and remove all of it again."""
-    _check(plan)
-    device = connect(plan.serial)
-    phone = device.phone()
-    binary, abi = find_binary(plan.benchmark_model, phone.abis)
-    mask, choice = _mask(plan, phone)
-    folder = f"{FOLDER}/keras_mnasnet-{uuid.uuid4().hex[:12]}"
-    try:
-        device.checked(f"mkdir {folder}")
-        device.push(binary, f"{folder}/benchmark_model")
-        device.checked(f"chmod 755 {folder}/benchmark_model")
+class PhoneMeter:
+    """A phone with the official tool on it, until `close` removes it; OSError where the phone cannot be used."""
+
+    def __init__(self, plan: Plan) -> None:
+        _check(plan)
+        self.plan = plan
+        self._device = connect(plan.serial)
+        self._phone = self._device.phone()
+        self._binary, self._abi = find_binary(plan.benchmark_model, self._phone.abis)
+        self._mask, self._choice = _mask(plan, self._phone)
+        self._folder = f"{FOLDER}/keras_mnasnet-{uuid.uuid4().hex[:12]}"
+        try:
+            self._device.checked(f"mkdir {self._folder}")
+            self._device.push(self._binary, f"{self._folder}/benchmark_model")
+            self._device.checked(f"chmod 755 {self._folder}/benchmark_model")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> PhoneMeter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def measure(self, files: Sequence[Path], *, names: Sequence[str], progress: bool = False) -> PhoneSamples:
+        """Push `files` and run the tool on each in turns."""
         for index, file in enumerate(files):
-            device.push(file, f"{folder}/{index}.tflite")
-        before = device.state()
-        runs = _run_all(device, folder, plan, mask, names, progress)
-        after = device.state()
-    finally:
-        if not device.remove(folder):
-            logging.warning("The phone is away: remove %s from it once it is back (adb shell rm -r %s)", folder, folder)
-    facts = {
-        "kind": "adb", "name": phone.model, "system": f"Android {phone.android}", "runtime": f"benchmark_model ({binary.name})",
-        "soc": phone.soc, "abi": abi, "affinity": mask, "affinity_choice": choice, "before": before, "after": after,
-    }  # fmt: skip
-    settings = {
-        "device": "adb", "threads": plan.threads, "runs": _or(plan.runs, RUNS), "warmup": _or(plan.warmup, WARMUP),
-        "min_seconds": MIN_SECONDS, "repeats": plan.repeats, "delegate": "XNNPACK", "clock": CLOCK,
-    }  # fmt: skip
-    return PhoneSamples(runs, facts, settings)
+            self._device.push(file, f"{self._folder}/{index}.tflite")
+        before = self._device.state()
+        runs = _run_all(self._device, self._folder, self.plan, self._mask, names, progress)
+        after = self._device.state()
+        phone, plan = self._phone, self.plan
+        facts = {
+            "kind": "adb", "name": phone.model, "system": f"Android {phone.android}",
+            "runtime": f"benchmark_model ({self._binary.name})", "soc": phone.soc, "abi": self._abi, "affinity": self._mask,
+            "affinity_choice": self._choice, "before": before, "after": after,
+        }  # fmt: skip
+        settings = {
+            "device": "adb", "threads": plan.threads, "runs": _or(plan.runs, RUNS), "warmup": _or(plan.warmup, WARMUP),
+            "min_seconds": MIN_SECONDS, "repeats": plan.repeats, "delegate": "XNNPACK", "clock": CLOCK,
+        }  # fmt: skip
+        return PhoneSamples(runs, facts, settings)
+
+    def close(self) -> None:
+        """Remove everything from the phone again."""
+        if not self._device.remove(self._folder):
+            logging.warning(
+                "The phone is away: remove %s from it once it is back (adb shell rm -r %s)", self._folder, self._folder
+            )
+
+
+def measure(files: Sequence[Path], plan: Plan, *, names: Sequence[str], progress: bool = False) -> PhoneSamples:
+    """Run the tool on `files` on a phone, in turns, and leave nothing there."""
+    with PhoneMeter(plan) as meter:
+        return meter.measure(files, names=names, progress=progress)
 
 
 def _or(value: int | None, default: int) -> int:

@@ -62,7 +62,10 @@ def choose_cores(threads: int, core: int | None = None) -> tuple[int, ...]:
 
 
 class HostMeter:
-    """The measuring process. It starts, and imports, when this object is made; `measure` hands it the work."""
+    """The measuring process. It starts, and imports, when this object is made; `measure` hands it work, as often as wanted.
+
+    A process that ended, whatever ended it, is replaced at the next `measure`.
+    """
 
     def __init__(self, cores: Sequence[int], threads: int, seed: int) -> None:
         self.settings = {"cores": list(cores), "threads": threads, "seed": seed}
@@ -72,14 +75,24 @@ class HostMeter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
         self._child.close()
 
     def measure(
         self, files: Sequence[Path], *, names: Sequence[str], resolutions: Sequence[int | None], runs: int, warmup: int,
-        memory: bool = True, progress: bool = False,
+        memory: bool = True, progress: bool = False, timed: int = TIMED,
     ) -> HostSamples:  # fmt: skip
-        """Time `files` in turns; at least `runs` timed invocations of each. ValueError names a file that LiteRT cannot run."""
-        timed = min(TIMED, runs)
+        """Time `files` in turns, `timed` invocations a visit and at least `runs` of each.
+
+        ValueError names a file that LiteRT cannot run.
+        """
+        if self._child.ended:
+            self._child.close()
+            self._child = _Child()
+        timed = min(timed, runs)
         rounds = math.ceil(runs / timed)
         job = {
             **self.settings, "files": [str(Path(file).absolute()) for file in files], "resolutions": list(resolutions),
@@ -156,6 +169,11 @@ class _Child:
             f"A .tflite file must be one that LiteRT can run. Received: {name}, which ended the measuring process with "
             f"{signal.Signals(-status).name}: the file is damaged, or the memory is not enough. {' '.join(said)}".rstrip()
         )
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is no more."""
+        return self._process.poll() is not None
 
     def close(self) -> None:
         """End the process."""

@@ -1,6 +1,6 @@
 """The process that measures on this machine: LiteRT and numpy, nothing else. `benchmarks.host` starts it and reads its events.
 
-It takes one job, a line of JSON on standard input, and writes events, one a line, to what was its standard output.
+It takes jobs, each a line of JSON on standard input, and writes events, one a line, to what was its standard output.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Send = Callable[..., None]
 
 
 def main() -> int:
-    """Do the job on standard input: `measure` or `probe`."""
+    """Do the jobs on standard input, each `measure` or `probe`, until it ends."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what native code prints must not come between the events
 
@@ -35,11 +35,14 @@ def main() -> int:
         events.write(json.dumps({"event": event, **values}) + "\n")
         events.flush()
 
-    job = json.loads(sys.stdin.readline())
-    if job["cores"]:
-        os.sched_setaffinity(0, job["cores"])
-    with contextlib.suppress(_Refused):
-        {"measure": _measure, "probe": _probe}[job["kind"]](job, send)
+    for line in sys.stdin:
+        job = json.loads(line)
+        if job["cores"]:
+            os.sched_setaffinity(0, job["cores"])
+        with contextlib.suppress(_Refused):
+            {"measure": _measure, "probe": _probe}[job["kind"]](job, send)
+        gc.enable()
+        gc.collect()
     return 0
 
 

@@ -115,7 +115,8 @@ def _stage_table(architecture: Architecture, rows: tuple) -> None:
 
     table = [line("stem", "conv", 3, None, architecture.stem, None)]
     for stage, block in enumerate(architecture.blocks, start=1):
-        text = f"{'mbconv' if block.expand > 1 else 'sepconv'} x{block.repeats}"
+        kind = block.op if block.op != "mbconv" else "mbconv" if block.expand > 1 else "sepconv"
+        text = f"{kind} x{block.repeats}{' pool' if block.pool else ''}"
         table.append(line(str(stage), text, block.kernel, block.expand, block.filters, f"{block.se:g}" if block.se else None))
     table.append(line("head", "conv", 1, None, architecture.head, None))
     table.append(line("predictions", "dense", None, None, rows[-1].filters, None))

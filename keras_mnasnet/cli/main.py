@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from absl.flags import argparse_flags
 
 from keras_mnasnet import __version__
+from keras_mnasnet.cli.search_options import add_search
 from keras_mnasnet.quiet import held_stderr
 
 __all__ = ["entry_point"]
@@ -194,6 +195,8 @@ def _parser() -> argparse_flags.ArgumentParser:
 
     recipes = command("recipes", "recipes:recipes", "The training recipes: every value, and what it rests on.")
     recipes.add_argument("name", nargs="?", help="one recipe (default: all)")
+
+    add_search(commands, command)
 
     weights = commands.add_parser("weights", help="List, fetch, verify and convert checkpoints.")
     actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,25 +39,32 @@ def write_graph(
     batch: int = 1,
     description: str = "",
     metadata: Mapping[str, bytes] | None = None,
+    since: str | None = None,
     until: str | None = None,
 ) -> bytes:
     """The `.tflite` of a classifier: `image` `[batch, height, width, 3]` -> `scores` `[batch, classes]`, both float32.
 
     `preprocessing`: the image is RGB pixels 0..255, normalised inside. `int8-random` rounds the weights, but takes the ranges
     of activations from the air: it has the operators and the latency of an int8 model, and no meaning. `until` (`stem`, a
-    stage `block3`, a layer `block3a`, `head`) ends the graph after that part, with its map in the graph's own type.
+    stage `block3`, a layer `block3a`, `head`) ends the graph after that part, with its map in the graph's own type; `since`
+    begins it after that part, with its map for an input (`height` and `width` are still the photo's).
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}")
     if padding not in ("same", "symmetric"):
         raise ValueError(f"`padding` must be 'same' or 'symmetric'. Received: padding={padding!r}")
-    net = _Net(weights, precision, padding)
-    image = net.begin((batch, height, width, 3), preprocessing)
-    if not any(until in names for names in _parts(net, architecture)):
-        if until is not None:
+    names = ["stem", *(name for unit in architecture.units() for name in (unit.name, f"block{unit.stage}")), "head"]
+    for argument, part in (("since", since), ("until", until)):
+        if part is not None and part not in names:
             raise ValueError(
-                f"`until` must be stem, a stage, a layer or head of {architecture.name}. Received: until={until!r}"
+                f"`{argument}` must be stem, a stage, a layer or head of {architecture.name}. Received: {argument}={part!r}"
             )
+    net = _Net(weights, precision, padding)
+    if since is None:
+        image = net.begin((batch, height, width, 3), preprocessing)
+    else:
+        image = net.begin((batch, *_map_after(architecture, since, height, width)), preprocessing=False)
+    if not any(until in names for names in _parts(net, architecture, since)):
         net.mean("avg_pool", keep_dims=False)
         net.dense("predictions")
         if softmax:
@@ -64,17 +73,29 @@ def write_graph(
     return net.writer.finish({"image": image}, {"scores": scores}, description=description, metadata=metadata or {})
 
 
-def _parts(net: _Net, architecture: Architecture) -> Iterator[tuple[str, ...]]:
-    """Build the network part by part, stem to head, and name each once it stands."""
-    net.conv("stem", 3, architecture.stem_stride)
-    yield ("stem",)
+def _parts(net: _Net, architecture: Architecture, since: str | None) -> Iterator[tuple[str, ...]]:
+    """Build the network part by part, from the one after `since` to the head, and name each once it stands."""
     units = architecture.units()
+    parts: list[tuple[tuple[str, ...], Callable[[], None]]] = [
+        (("stem",), lambda: net.conv("stem", 3, architecture.stem_stride))
+    ]
     for unit, following in itertools.zip_longest(units, units[1:]):
-        net.unit(unit)
         ends = following is None or following.stage != unit.stage
-        yield (unit.name, f"block{unit.stage}") if ends else (unit.name,)
-    net.conv("head", 1, 1)
-    yield ("head",)
+        parts.append(((unit.name, f"block{unit.stage}") if ends else (unit.name,), functools.partial(net.unit, unit)))
+    parts.append((("head",), lambda: net.conv("head", 1, 1)))
+    begun = since is None
+    for names, build in parts:
+        if begun:
+            build()
+            yield names
+        begun = begun or since in names
+
+
+def _map_after(architecture: Architecture, part: str, height: int, width: int) -> tuple[int, int, int]:
+    """Height, width and channels of the map that a part gives."""
+    layer = re.compile(f"{part}[a-z]*_" if part[-1].isdigit() else f"{part}_")
+    last = [row for row in architecture.layers(height, width, classes=0) if layer.match(row.name)][-1]
+    return last.height, last.width, last.filters
 
 
 class _Net:
@@ -205,16 +226,42 @@ class _Net:
         self.operator("MEAN", name, [self.at, self.axes], options, shape=shape)
 
     def unit(self, unit: Unit) -> None:
-        """One layer of a stage: expand, depthwise, gate, project, residual."""
-        start = self.at
+        """One layer of a stage and its skip."""
+        start, shape, quantization = self.at, self.shape, (self.scale, self.zero)
+        if unit.op == "mbconv":
+            self.mbconv(unit)
+        else:
+            self.conv(unit.conv, unit.kernel, unit.stride, RELU if unit.op == "conv" else LINEAR)
+            if unit.se_filters:
+                self.gate(unit)
+        if not unit.residual and not unit.pooled:
+            return
+        main, main_shape = self.at, self.shape
+        if unit.pooled:
+            self.at, self.shape, (self.scale, self.zero) = start, shape, quantization
+            self.max_pool(f"{unit.name}_pool", 3, unit.stride)
+            start = self.at
+        inputs = [start, main]
+        self.operator("ADD", f"{unit.name}_add", inputs, schema.AddOptionsT(), shape=main_shape, **_range(LINEAR))
+
+    def mbconv(self, unit: Unit) -> None:
+        """Expand, depthwise, gate, project."""
         if unit.expanded != unit.input_filters:
             self.conv(f"{unit.name}_expand", 1, 1)
         self.conv(f"{unit.name}_depthwise", unit.kernel, unit.stride, depthwise=True)
         if unit.se_filters:
             self.gate(unit)
         self.conv(f"{unit.name}_project", 1, 1, LINEAR)
-        if unit.residual:
-            self.operator("ADD", f"{unit.name}_add", [start, self.at], schema.AddOptionsT(), **_range(LINEAR))
+
+    def max_pool(self, name: str, kernel: int, stride: int) -> None:
+        """The maximum over a window."""
+        options = schema.Pool2DOptionsT()
+        options.padding, options.strideW, options.strideH = SAME, stride, stride
+        options.filterWidth = options.filterHeight = kernel
+        batch, height, width, channels = self.shape
+        self.operator(
+            "MAX_POOL_2D", name, [self.at], options, shape=(batch, -(-height // stride), -(-width // stride), channels)
+        )
 
     def gate(self, unit: Unit) -> None:
         """Squeeze-and-excite."""
@@ -253,7 +300,7 @@ class _Net:
 
 QUANTIZED_VERSIONS = {
     "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "ADD": 2, "SUB": 2, "MUL": 2, "MEAN": 2, "PAD": 2,
-    "LOGISTIC": 2, "SOFTMAX": 2,
+    "LOGISTIC": 2, "SOFTMAX": 2, "MAX_POOL_2D": 2,
 }  # fmt: skip
 
 

@@ -40,14 +40,20 @@ class Reference:
 
     def _unit(self, start: np.ndarray, unit: Unit) -> np.ndarray:
         x = start
-        if unit.expanded != unit.input_filters:
-            x = self._conv(x, f"{unit.name}_expand", 1, 1)
-        x = self._conv(x, f"{unit.name}_depthwise", unit.kernel, unit.stride, depthwise=True)
+        if unit.op != "mbconv":
+            x = self._conv(x, unit.conv, unit.kernel, unit.stride, relu=unit.op == "conv")
+        else:
+            if unit.expanded != unit.input_filters:
+                x = self._conv(x, f"{unit.name}_expand", 1, 1)
+            x = self._conv(x, f"{unit.name}_depthwise", unit.kernel, unit.stride, depthwise=True)
         if unit.se_filters:
             gate = x.mean(axis=(1, 2), keepdims=True)
             gate = np.maximum(self._dense(gate, f"{unit.name}_se_reduce"), 0)
             x = x / (1 + np.exp(-self._dense(gate, f"{unit.name}_se_expand")))
-        x = self._conv(x, f"{unit.name}_project", 1, 1, relu=False)
+        if unit.op == "mbconv":
+            x = self._conv(x, f"{unit.name}_project", 1, 1, relu=False)
+        if unit.pooled:
+            return x + _max_pool(start, 3, unit.stride)
         return start + x if unit.residual else x
 
     def _dense(self, x: np.ndarray, name: str) -> np.ndarray:
@@ -83,6 +89,18 @@ class Reference:
             if self.padding == "symmetric" and stride > 1:
                 sides.append((kernel // 2, kernel // 2))
             else:
-                missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-                sides.append((missing // 2, missing - missing // 2))
+                sides.append(_same(size, kernel, stride))
         return np.pad(x, ((0, 0), *sides, (0, 0))) if np.any(sides) else x
+
+
+def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """What TF's SAME padding puts before and after a side."""
+    missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return missing // 2, missing - missing // 2
+
+
+def _max_pool(x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
+    sides = [_same(size, kernel, stride) for size in x.shape[1:3]]
+    x = np.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(1, 2))
+    return windows[:, ::stride, ::stride].max(axis=(-2, -1))

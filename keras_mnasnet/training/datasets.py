@@ -13,10 +13,11 @@ from keras_mnasnet.data.splits import splits_of
 from keras_mnasnet.training.job import Job
 from keras_mnasnet.weights.registry import Preprocessing
 
-__all__ = ["evaluate", "evaluation_preprocessing", "open_pair"]
+__all__ = ["evaluate", "evaluation_preprocessing", "held_out", "open_pair"]
 
 VALIDATION_FRACTION = 0.1
 CROP_FRACTION = 0.875
+HOLDOUT_SEED = 1  # fixed: the same images are held out in every run and every search
 
 
 def open_pair(job: Job, excluded: tuple[str, ...] | None, shown: bool) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
@@ -27,6 +28,8 @@ def open_pair(job: Job, excluded: tuple[str, ...] | None, shown: bool) -> tuple[
     splits = splits_of(job.data)
     how = "auto" if job.head == "keep" else "folder"  # folders named by a few wnids are those classes, not all of ImageNet's
     images = open_images(job.data, split="train" if "train" in splits else None, classes=how)
+    if job.holdout and not splits:
+        images, _ = held_out(images, job.holdout)
     beside = next((split for split in ("validation", "test") if split in splits), None)
     images = _sound(images, job, excluded, shown)
     if job.validation is not None:
@@ -48,6 +51,11 @@ def open_pair(job: Job, excluded: tuple[str, ...] | None, shown: bool) -> tuple[
             f"({', '.join(images.labels[:4])} ...) and {len(validation.labels)} ({', '.join(validation.labels[:4])} ...)"
         )
     return images, validation, tuple(dict.fromkeys(images.bad + validation.bad))
+
+
+def held_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
+    """(the rest, `fraction` of every class): the same division of the same images every time."""
+    return train_validation(images, fraction, HOLDOUT_SEED)
 
 
 def _sound(images: ImageSet, job: Job, excluded: tuple[str, ...] | None, shown: bool) -> ImageSet:

@@ -28,6 +28,9 @@ class Job:
     `model` None: the checkpoint's network, A1 without one. `validation` None: the data's own validation or test split, else a
     tenth of it.
 
+    `holdout` is a share (0..1) of data without splits that takes no part in the run, so that a test set is left:
+    `datasets.held_out` gives the two parts.
+
     `checkpoint_steps` is the largest number of steps between two checkpoints; an epoch is cut into equal parts for it.
     """
 
@@ -47,12 +50,15 @@ class Job:
     mixed_precision: str | None = None
     jit_compile: bool | None = None
     tensorboard: bool = False
+    holdout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.mixed_precision not in (None, "bfloat16", "float16"):
             raise ValueError(
                 f"`mixed_precision` must be None, 'bfloat16' or 'float16'. Received: mixed_precision={self.mixed_precision!r}"
             )
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"`holdout` must be in [0, 1). Received: holdout={self.holdout!r}")
         if self.checkpoint_steps < 1 or self.max_bad < 0:
             raise ValueError(
                 f"`checkpoint_steps` must be >= 1 and `max_bad` >= 0. "

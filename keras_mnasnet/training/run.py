@@ -25,10 +25,9 @@ from keras_mnasnet.spec import describe
 from keras_mnasnet.training.averages import Averages
 from keras_mnasnet.training.callbacks import NanStop, Progress, read_log, summary_writer, write_log
 from keras_mnasnet.training.datasets import evaluate, evaluation_preprocessing, open_pair
-from keras_mnasnet.training.distribution import Cluster, LostProcess, accelerators, replicas
+from keras_mnasnet.training.distribution import Cluster, LostProcess, replicas
 from keras_mnasnet.training.job import Facts, Job, read_run, write_run
-from keras_mnasnet.training.optimizers import make_optimizer
-from keras_mnasnet.training.start import freeze, starting_model, training_model
+from keras_mnasnet.training.start import compile_model, freeze, starting_model, training_model
 from keras_mnasnet.training.state import NotFinite, Position, finite_state, read_state, restore_state, write_state
 from keras_mnasnet.weights.store import write_native
 
@@ -232,19 +231,10 @@ class _Run:
         return rows
 
     def _compile(self, model: keras.Model, frozen: bool) -> None:
-        jit: bool | str | None = self.job.jit_compile
-        if jit is None:
-            jit = "auto" if keras.backend.backend() == "jax" or accelerators() else False
-        metrics: list[Any] = [keras.metrics.CategoricalAccuracy(name="accuracy")]
-        if len(self.images.labels) > 5:
-            metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
-        model.compile(
-            make_optimizer(self.recipe, self.facts.steps_per_epoch, frozen=frozen),
-            keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.recipe.label_smoothing),
-            weighted_metrics=metrics,
-            jit_compile=jit,
-        )
-        model.optimizer.build(model.trainable_variables)
+        compile_model(
+            model, self.recipe, self.facts.steps_per_epoch, len(self.images.labels), frozen=frozen,
+            jit_compile=self.job.jit_compile,
+        )  # fmt: skip
 
     def _part(
         self, model: keras.Model, part: int, position: Position, averages: Averages | None, rows: list[dict[str, Any]]

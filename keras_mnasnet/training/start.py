@@ -13,10 +13,13 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.model import build
 from keras_mnasnet.pretrained import open_weights
 from keras_mnasnet.spec import describe
+from keras_mnasnet.training.distribution import accelerators
+from keras_mnasnet.training.optimizers import make_optimizer
+from keras_mnasnet.training.recipe import Recipe
 from keras_mnasnet.weights import Checkpoint, get, names
 from keras_mnasnet.weights.registry import datasets
 
-__all__ = ["HEADS", "freeze", "starting_model", "training_model"]
+__all__ = ["HEADS", "compile_model", "freeze", "starting_model", "training_model"]
 
 HEADS = ("new", "keep")
 DEFAULT_NETWORK = "a1"
@@ -88,6 +91,26 @@ def training_model(
         bn_momentum=bn_momentum,
         padding=padding,
     )
+
+
+def compile_model(
+    model: keras.Model, recipe: Recipe, steps_per_epoch: int, classes: int, *, frozen: bool = False,
+    jit_compile: bool | None = None,
+) -> None:  # fmt: skip
+    """Give a model that returns logits the recipe's optimizer, loss and metrics; XLA (None) on accelerators and JAX only."""
+    jit: bool | str | None = jit_compile
+    if jit is None:
+        jit = "auto" if keras.backend.backend() == "jax" or accelerators() else False
+    metrics: list[Any] = [keras.metrics.CategoricalAccuracy(name="accuracy")]
+    if classes > 5:
+        metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
+    model.compile(
+        make_optimizer(recipe, steps_per_epoch, frozen=frozen),
+        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+        weighted_metrics=metrics,
+        jit_compile=jit,
+    )
+    model.optimizer.build(model.trainable_variables)
 
 
 def _network(network: Architecture | str | None, weights: Any) -> tuple[Architecture | str, Any]:

@@ -1,14 +1,26 @@
 """search/run_reconstruct_a2_a3.py ends on the networks that the package ships."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from keras_mnasnet.family import A1, A2, A3
+import pytest
+
+from keras_mnasnet.family import A1, A2, A3, PUBLISHED
+from keras_mnasnet.search.pixel1 import pixel1_ms
 
 SCRIPT = Path(__file__).parents[2] / "search" / "run_reconstruct_a2_a3.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("run_reconstruct_a2_a3", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_script_finds_the_shipped_literals():
@@ -17,12 +29,37 @@ def test_script_finds_the_shipped_literals():
     results = json.loads(done.stdout)
     assert results["a2"]["members_with_printed_totals"] == 53_171
     assert results["a3"]["members_with_printed_totals"] == 7_762
-    for network in (A2, A3):
+    for network, changes, finalists in ((A2, 5, 6), (A3, 6, 2)):
         result = results[network.name]
+        assert (result["changed_decisions"], len(result["candidates"])) == (changes, finalists)
         assert result["candidates"][0]["text"] == str(network)
+        printed = PUBLISHED[network.name]
+        for row in result["candidates"]:
+            assert (round(row["params"] / 1e6, 1), round(row["madds"] / 1e6)) == (printed.params_m, printed.madds_m)
+            assert abs(row["pixel1_ms"] / printed.latency_ms - 1) <= 0.04
         differing = sum(
             getattr(ours, field) != getattr(a1, field)
             for ours, a1 in zip(network.blocks, A1.blocks, strict=True)
             for field in ("expand", "kernel", "se", "filters", "repeats")
         )
-        assert differing == result["changed_decisions"] == 5
+        assert differing == changes
+
+
+@pytest.mark.parametrize("network", [A2, A3], ids=lambda network: network.name)
+def test_sums_of_stages_are_the_network(script, network):
+    found = script.fixed_figures().copy()
+    for stage in range(1, 7):
+        found += script.stage_figures(stage, network.blocks[stage - 1].filters, network.blocks[stage])
+    assert tuple(found) == pytest.approx((network.params(), network.madds(), pixel1_ms(network)))
+
+
+def test_certainty_of_a_ranking(script):
+    assert script.beats([0.52, 0.53, 0.54], [0.50, 0.51, 0.525])
+    assert not script.beats([0.52, 0.50, 0.54], [0.50, 0.53, 0.525])
+    assert not script.beats([0.6, 0.6], [0.5, 0.5]), "two trainings are no evidence"
+
+
+def test_proxy_trainings_need_data():
+    done = subprocess.run([sys.executable, SCRIPT, "--proxy-trainings", "1"], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 2
+    assert "--proxy-trainings needs --data" in done.stderr

@@ -1,0 +1,3 @@
+"""Architecture search: spaces, rewards, algorithms, latency models, evaluation, studies."""
+
+__all__: list[str] = []

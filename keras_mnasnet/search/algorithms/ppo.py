@@ -1,0 +1,180 @@
+"""The paper's controller: an LSTM trained by proximal policy optimization (paper, section 4.2; NASNet, appendix A.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, pack_array, unpack_array
+from keras_mnasnet.search.algorithms.lstm import Adam, Controller
+from keras_mnasnet.search.rewards import Reward
+from keras_mnasnet.search.space import Candidate, SearchSpace
+
+__all__ = ["PPO", "PRESETS", "Settings", "advantages", "ppo_loss"]
+
+PATIENCE = 50  # draws of known networks in a row before an unseen neighbour is asked for instead
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """Constants of the controller and its training."""
+
+    learning_rate: float
+    entropy_weight: float
+    normalized: bool  # the advantage: divided by its deviation over the batch, instead of against the moving average
+    units: int = 100
+    batch: int = 20
+    epochs: int = 5
+    clip: float = 0.2
+    baseline_decay: float = 0.95
+
+
+# `paper`: NASNet, appendix A.2 and A.3, which MnasNet refers to. Clip and epochs are the PPO paper's; neither states them.
+PRESETS = {
+    "paper": Settings(learning_rate=3.5e-4, entropy_weight=1e-5, normalized=False),
+    "tuned": Settings(learning_rate=2e-3, entropy_weight=1e-2, normalized=True),
+}
+
+
+def ppo_loss(ratio: np.ndarray, advantage: np.ndarray, clip: float) -> tuple[np.ndarray, np.ndarray]:
+    """(L, dL/d ratio), each `[N]`: L = -min(r A, clip(r, 1 - e, 1 + e) A) (Schulman et al., 2017, equation 7)."""
+    clipped = np.clip(ratio, 1 - clip, 1 + clip)
+    loss = -np.minimum(ratio * advantage, clipped * advantage)
+    return loss, np.where(ratio * advantage <= clipped * advantage, -advantage, 0.0)
+
+
+def advantages(rewards: np.ndarray, baseline: float | None, settings: Settings) -> tuple[np.ndarray, float]:
+    """(advantages `[N]`, the new baseline).
+
+    A = r - b, where b is the moving average of the batches before (of this one, if it is the first); then
+    b <- decay b + (1 - decay) mean r. Normalized: A = (r - mean r) / (std r + 1e-8).
+    """
+    mean = float(rewards.mean())
+    before = mean if baseline is None else baseline
+    after = settings.baseline_decay * before + (1 - settings.baseline_decay) * mean
+    if settings.normalized:
+        return (rewards - mean) / (rewards.std() + 1e-8), after
+    return rewards - before, after
+
+
+class PPO(Searcher):
+    """LSTM controller with PPO, presets `paper` and `tuned`.
+
+    A network is trained once. When the controller draws a known one again, it learns from the reward on record: the draw
+    counts in its batch of 20 as any other, without a training. `facts()["draws"]` counts all draws, as the paper's "sampled
+    models" do. Results that come late count with the probability under which they were drawn.
+    """
+
+    name = "ppo"
+
+    def __init__(self, space: SearchSpace, reward: Reward, *, seed: int, preset: str = "tuned") -> None:
+        super().__init__(space, reward, seed=seed)
+        if preset not in PRESETS:
+            raise ValueError(f"`preset` must be one of {tuple(PRESETS)}. Received: preset={preset!r}")
+        self.preset = preset
+        self.settings = PRESETS[preset]
+        self.controller = Controller(space.counts, units=self.settings.units, rng=self.rng)
+        self.adam = Adam(self.controller.weights, learning_rate=self.settings.learning_rate)
+        self.rewards: dict[Candidate, float] = {}
+        self.draws = 0
+        self.updates = 0
+        self.baseline: float | None = None
+        self.entropy = self._entropy_now()
+        self._batch: list[tuple[list[int], float, float]] = []  # actions, log-probability when drawn, reward
+        self._waiting: dict[Candidate, list[tuple[list[int], float]]] = {}  # draws of pending networks
+
+    def _propose(self, count: int) -> list[Proposal]:
+        found: dict[Candidate, Proposal] = {}
+        repeats = 0
+        while len(found) < count and repeats < PATIENCE:
+            drawn = self.controller.sample(min(count - len(found), self.settings.batch), self.rng)
+            for actions, log in zip(drawn.actions.tolist(), drawn.log_probability.tolist(), strict=True):
+                candidate = self.space.canonical(tuple(actions))
+                if not self.space.is_allowed(candidate):
+                    repeats += 1
+                    continue
+                self.draws += 1
+                if candidate in self.rewards:
+                    self._add(actions, log, self.rewards[candidate])
+                elif candidate in self.pending or candidate not in self.seen:
+                    self._waiting.setdefault(candidate, []).append((actions, log))
+                if candidate in self.seen or candidate in found:
+                    repeats += 1
+                else:
+                    repeats = 0
+                    found[candidate] = Proposal(candidate, {"log_probability": log, "draw": self.draws})
+        if not found:
+            found = {each: Proposal(each, {"draw": self.draws}) for each in self._near(candidate)}
+        return list(found.values())
+
+    def _near(self, candidate: Candidate) -> list[Candidate]:
+        """An unseen neighbour of a network that a settled controller keeps drawing, or else any unseen network."""
+        left = [each for each in self.space.neighbours(candidate) if each not in self.seen]
+        return [left[int(self.rng.integers(len(left)))]] if left else self.unseen(1)
+
+    def _learn(self, observations: Sequence[Observation]) -> None:
+        for observation in observations:
+            waiting = self._waiting.pop(observation.candidate, [])
+            if observation.reward is not None:
+                self.rewards[observation.candidate] = observation.reward
+                for actions, log in waiting:
+                    self._add(actions, log, observation.reward)
+
+    def _add(self, actions: list[int], log: float, reward: float) -> None:
+        self._batch.append((actions, log, reward))
+        if len(self._batch) == self.settings.batch:
+            self._update()
+
+    def _update(self) -> None:
+        """PPO's epochs over one batch of draws."""
+        columns = zip(*self._batch, strict=True)
+        actions, old, rewards = (np.array(column) for column in columns)
+        self._batch = []
+        advantage, self.baseline = advantages(rewards, self.baseline, self.settings)
+        for _ in range(self.settings.epochs):
+            now = self.controller.evaluate(actions)
+            ratio = np.exp(now.log_probability - old)
+            slope = ppo_loss(ratio, advantage, self.settings.clip)[1] * ratio / len(rewards)
+            by_entropy = np.full(len(rewards), -self.settings.entropy_weight / len(rewards))
+            self.adam.step(self.controller.weights, self.controller.gradient(now, slope, by_entropy))
+        self.entropy = float(now.entropy.mean()) / len(self.space.counts)
+        self.updates += 1
+
+    def _entropy_now(self) -> float:
+        """The entropy of a fresh controller in nats per decision, along one sequence."""
+        start = self.controller.evaluate(np.zeros((1, len(self.space.counts)), np.int64))
+        return float(start.entropy[0]) / len(self.space.counts)
+
+    def facts(self) -> dict[str, float]:
+        """`entropy` in nats per decision, of the last batch; `draws` and `updates` so far; `baseline`."""
+        facts = {"entropy": self.entropy, "draws": float(self.draws), "updates": float(self.updates)}
+        return facts if self.baseline is None else {**facts, "baseline": self.baseline}
+
+    def _state(self) -> dict[str, Any]:
+        packed = {
+            name: {key: pack_array(value) for key, value in group.items()}
+            for name, group in (
+                ("weights", self.controller.weights), ("first", self.adam.first), ("second", self.adam.second)
+            )
+        }  # fmt: skip
+        return {
+            "preset": self.preset, "draws": self.draws, "updates": self.updates, "baseline": self.baseline,
+            "entropy": self.entropy, "steps": self.adam.steps, "batch": self._batch,
+            "waiting": [[list(candidate), draws] for candidate, draws in self._waiting.items()], **packed,
+        }  # fmt: skip
+
+    def _restore(self, value: Mapping[str, Any]) -> None:
+        if value["preset"] != self.preset:
+            raise ValueError(f"The state of a search must have preset={self.preset!r}. Received: preset={value['preset']!r}")
+        self.draws, self.updates, self.baseline = value["draws"], value["updates"], value["baseline"]
+        self.entropy, self.adam.steps = value["entropy"], value["steps"]
+        self._batch = [(actions, log, reward) for actions, log, reward in value["batch"]]
+        self._waiting = {tuple(candidate): [tuple(draw) for draw in draws] for candidate, draws in value["waiting"]}
+        self.rewards = {each.candidate: each.reward for each in self.told if each.reward is not None}
+        for name, group in (
+            ("weights", self.controller.weights), ("first", self.adam.first), ("second", self.adam.second)
+        ):  # fmt: skip
+            group.update({key: unpack_array(packed) for key, packed in value[name].items()})

@@ -1,0 +1,68 @@
+"""What executes trials: the interface, and how an evaluator's exceptions become failures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol
+
+from keras_mnasnet.search.records import Failure, TrialRequest, TrialResult
+
+__all__ = ["Evaluator", "Executor", "Outcome", "evaluated"]
+
+Evaluator = Callable[[TrialRequest], TrialResult]
+"""Runs one trial. Workers in other processes get a pickled copy each, once."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """A trial that a worker is through with; times in seconds since 1970."""
+
+    request: TrialRequest
+    worker: str
+    started: float
+    finished: float
+    result: TrialResult
+
+
+class Executor(Protocol):
+    """Workers. `submit` takes a trial while `free` is above zero and names its worker; `wait` gives what is through.
+
+    `avoid` names the worker on which the trial failed: another one takes it, or that one after starting anew. A trial that
+    takes longer than the executor's time limit, or whose worker dies, is an outcome with a failure.
+    """
+
+    workers: int
+
+    @property
+    def free(self) -> int: ...
+
+    def submit(self, request: TrialRequest, *, avoid: str | None = None) -> str: ...
+
+    def wait(self, seconds: float) -> list[Outcome]: ...
+
+    def close(self) -> None: ...
+
+
+def evaluated(evaluator: Evaluator, request: TrialRequest) -> TrialResult:
+    """What the evaluator returns; an exception as the failure it is."""
+    try:
+        return evaluator(request)
+    except MemoryError as error:
+        return TrialResult(failure=Failure("memory", _line(error) or "the process has no memory left"))
+    except TimeoutError as error:
+        return TrialResult(failure=Failure("timeout", _line(error)))
+    except ArithmeticError as error:
+        return TrialResult(failure=Failure("nan", _line(error)))
+    except Exception as error:
+        kind = "memory" if _out_of_memory(error) else "error"
+        return TrialResult(failure=Failure(kind, f"{type(error).__name__}: {_line(error)}"))
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:500] if lines else ""

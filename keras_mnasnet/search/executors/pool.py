@@ -1,0 +1,146 @@
+"""Trials in processes of this machine, each started afresh (spawn) and kept for many trials."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from keras_mnasnet.environment import available_cores
+from keras_mnasnet.search.executors.base import Evaluator, Outcome, evaluated
+from keras_mnasnet.search.records import Failure, TrialRequest, TrialResult
+
+__all__ = ["ProcessPool"]
+
+
+class _Worker:
+    """One process, and the trial it works at."""
+
+    def __init__(self, name: str, evaluator: Evaluator, environment: Mapping[str, str]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self.pipe, theirs = context.Pipe()
+        self.request: TrialRequest | None = None
+        self.started = 0.0
+        self.deadline = float("inf")
+        self.process = context.Process(target=_work, args=(theirs, evaluator, dict(environment)), name=name, daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def stop(self) -> None:
+        """End the process at once, whatever it does."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+class ProcessPool:
+    """`workers` processes. `timeout` (seconds a trial) and a dead process are failures of the trial; the process is replaced.
+
+    A worker on which a trial failed is started anew before its next one. Each computes on its share of the cores.
+    """
+
+    def __init__(self, evaluator: Evaluator, workers: int, *, timeout: float | None = None) -> None:
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+            raise ValueError(f"`workers` must be an integer >= 1. Received: workers={workers!r}")
+        self.workers = workers
+        self.evaluator, self._timeout = evaluator, timeout
+        threads = str(max(1, available_cores() // workers))
+        self._environment = {"TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        self._pool: dict[str, _Worker | None] = {f"process {number}": None for number in range(workers)}
+
+    @property
+    def free(self) -> int:
+        """How many processes have no trial; they are started with their first."""
+        return sum(worker is None or worker.request is None for worker in self._pool.values())
+
+    def submit(self, request: TrialRequest, *, avoid: str | None = None) -> str:
+        """Hand a trial to a free process."""
+        free = [name for name, worker in self._pool.items() if worker is None or worker.request is None]
+        name = min(free, key=lambda each: (each == avoid, self._pool[each] is None))
+        worker = self._pool[name]
+        if worker is not None and not worker.process.is_alive():
+            worker.stop()
+            worker = None
+        if worker is None:
+            worker = self._pool[name] = _Worker(name, self.evaluator, self._environment)
+        worker.request, worker.started = request, time.time()
+        if self._timeout is not None:
+            worker.deadline = time.monotonic() + self._timeout
+        with contextlib.suppress(OSError):  # a process that died just now: `wait` sees it
+            worker.pipe.send(request)
+        return name
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """The trials that are through, after at most `seconds`."""
+        busy = [worker for worker in self._pool.values() if worker is not None and worker.request is not None]
+        if not busy:
+            return []
+        left = max(0.0, min(seconds, min(worker.deadline for worker in busy) - time.monotonic()))
+        sources: list[Any] = [source for worker in busy for source in (worker.pipe, worker.process.sentinel)]
+        ready = multiprocessing.connection.wait(sources, left)
+        outcomes = []
+        for worker in busy:
+            result = self._result(worker, ready)
+            if result is not None and worker.request is not None:
+                outcomes.append(Outcome(worker.request, worker.name, worker.started, time.time(), result))
+                worker.request, worker.deadline = None, float("inf")
+                if result.failure is not None:
+                    worker.stop()
+                    self._pool[worker.name] = None
+        return outcomes
+
+    def _result(self, worker: _Worker, ready: list[Any]) -> TrialResult | None:
+        if worker.pipe in ready:
+            try:
+                return worker.pipe.recv()
+            except (EOFError, OSError):
+                worker.process.join(5)
+        if worker.pipe in ready or worker.process.sentinel in ready:
+            return TrialResult(failure=_death(worker.process.exitcode))
+        if time.monotonic() >= worker.deadline:
+            return TrialResult(failure=Failure("timeout", f"a trial may take {self._timeout:g} s"))
+        return None
+
+    def close(self) -> None:
+        """End every process, with whatever it works at."""
+        for name, worker in self._pool.items():
+            if worker is not None:
+                worker.stop()
+                self._pool[name] = None
+
+
+def _death(code: int | None) -> Failure:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        if name == "SIGKILL":
+            return Failure("crash", "the worker process was killed (SIGKILL), as a system does that runs out of memory")
+        return Failure("crash", f"the worker process died of {name}")
+    return Failure("crash", f"the worker process ended with exit code {code}")
+
+
+def _work(pipe: Any, evaluator: Evaluator, environment: Mapping[str, str]) -> None:
+    """The life of a worker process: until the driver closes the pipe, or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    threading.Thread(target=_follow_the_driver, daemon=True).start()
+    while True:
+        try:
+            request = pipe.recv()
+        except (EOFError, OSError):
+            return
+        pipe.send(evaluated(evaluator, request))
+
+
+def _follow_the_driver() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

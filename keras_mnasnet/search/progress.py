@@ -1,0 +1,137 @@
+"""How far a study is: best so far, Pareto front, trials an hour, time left, what a trial costs; and an estimate beforehand."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mnasnet.search.evaluator import NetworkEvaluator, fixed_cost
+from keras_mnasnet.search.executors.base import Executor
+from keras_mnasnet.search.pareto import pareto_front
+from keras_mnasnet.search.records import Trial, TrialRequest
+from keras_mnasnet.search.space import SearchSpace
+
+__all__ = ["Estimate", "Progress", "estimate", "estimate_from", "progress_of", "shown_time"]
+
+PROBE_STEPS = 6
+PROBED = 33  # networks drawn for the middle one, by multiply-adds
+RECENT = 20  # trials that the pace is taken from
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """A study in figures. Hours and seconds are of this machine's clock; None where too little is known."""
+
+    done: int
+    failed: int
+    waiting: int
+    best: Trial | None
+    front: int
+    trials_per_hour: float | None
+    hours_left: float | None
+    trial_seconds: float | None
+    fixed_seconds: float | None
+    phases: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object."""
+        best = self.best and {
+            key: getattr(self.best, key) for key in ("number", "accuracy", "latency_ms", "reward", "architecture", "values")
+        }
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {"best": best}
+
+
+def progress_of(trials: Sequence[Trial], *, planned: int | None = None, workers: int = 1) -> Progress:
+    """How far these trials are, of `planned` ones; the pace is that of the last twenty on `workers` workers."""
+    done = [trial for trial in trials if trial.status == "done"]
+    ended = sorted((t for t in trials if t.status in ("done", "failed") and t.finished), key=lambda trial: trial.finished or 0)
+    spans = [trial.finished - trial.started for trial in ended[-RECENT:] if trial.finished and trial.started]
+    pace = workers * 3600 / statistics.mean(spans) if spans and statistics.mean(spans) else None
+    left = None if planned is None or pace is None else max(0, planned - len(ended)) / pace
+    measured = [trial.seconds for trial in done if trial.seconds]
+    names = list(dict.fromkeys(name for seconds in measured for name in seconds))
+    points = [(trial.accuracy or 0.0, trial.latency_ms or 0.0) for trial in done]
+    return Progress(
+        done=len(done),
+        failed=sum(trial.status == "failed" for trial in trials),
+        waiting=sum(trial.status in ("pending", "running") for trial in trials),
+        best=max(done, key=lambda trial: (trial.reward or 0.0, -trial.number), default=None),
+        front=len(pareto_front(points)),
+        trials_per_hour=pace,
+        hours_left=left,
+        trial_seconds=statistics.mean(spans) if spans else None,
+        fixed_seconds=statistics.mean(map(fixed_cost, measured)) if measured else None,
+        phases={name: statistics.mean(seconds.get(name, 0.0) for seconds in measured) for name in names},
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a search will take. `step_seconds` is of the middle network by multiply-adds."""
+
+    trials: int
+    workers: int
+    steps: int
+    step_seconds: float
+    fixed_seconds: float
+
+    @property
+    def trial_seconds(self) -> float:
+        """One trial."""
+        return self.fixed_seconds + self.steps * self.step_seconds
+
+    @property
+    def hours(self) -> float:
+        """All of them, on all workers."""
+        return self.trials * self.trial_seconds / self.workers / 3600
+
+    def __str__(self) -> str:
+        on = f"{self.workers} worker{'s' * (self.workers > 1)}"
+        return (
+            f"{self.trials:,} trials of about {self.trial_seconds:.3g} s ({self.steps:,} steps of {self.step_seconds:.3g} s, "
+            f"{self.fixed_seconds:.3g} s fixed) on {on}: about {shown_time(self.hours)}"
+        )
+
+
+def estimate(
+    space: SearchSpace, evaluator: NetworkEvaluator, executor: Executor, *, trials: int, train_images: int, classes: int
+) -> Estimate:
+    """Time a few steps of the middle network, in a worker, as a trial would run. ValueError where that fails."""
+    if space.build is None:
+        raise ValueError(f"An estimate needs a space of networks. Received: {space.name!r}")
+    rng = np.random.default_rng(0)
+    drawn = {str(network): network for network in (space.build(space.sample(rng)) for _ in range(PROBED))}
+    size = evaluator.resolution
+    networks = sorted(drawn.values(), key=lambda network: network.madds(size, size, classes=classes))
+    steps = train_images // evaluator.recipe.batch_size * evaluator.recipe.epochs
+    executor.submit(TrialRequest(-1, 1, (), {}, str(networks[len(networks) // 2])))
+    outcomes: list[Any] = []
+    while not outcomes:
+        outcomes = executor.wait(1.0)
+    result = outcomes[0].result
+    if result.failure is not None:
+        raise ValueError(f"A trial must be possible. Received: {result.failure.kind}: {result.failure.reason}")
+    timed = max(1, result.details["steps"] - 1)
+    return Estimate(trials, executor.workers, steps, result.seconds["training_steps"] / timed, fixed_cost(result.seconds))
+
+
+def estimate_from(progress: Progress, *, trials: int, workers: int) -> str | None:
+    """What the rest will take, by the trials there are; None without any."""
+    if progress.trial_seconds is None:
+        return None
+    left = max(0, trials - progress.done - progress.failed)
+    hours = left * progress.trial_seconds / workers / 3600
+    return f"{left:,} trials of about {progress.trial_seconds:.3g} s on {workers} workers: about {shown_time(hours)}"
+
+
+def shown_time(hours: float) -> str:
+    """`40 s`, `12 min`, `3.4 h`, `2.1 days`."""
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} s"
+    if hours < 1:
+        return f"{60 * hours:.0f} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"

@@ -1,0 +1,283 @@
+"""A lookup table of latencies by layer, for any device, and how far the sum of its rows is from whole networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mnasnet.architecture import Architecture, Block
+from keras_mnasnet.benchmarks.results import write_json
+from keras_mnasnet.family import A1, B1
+from keras_mnasnet.search.landmarks import MOBILENET_V2
+from keras_mnasnet.search.latency import CannotKnow, Latency, Meter
+from keras_mnasnet.search.space import SearchSpace
+
+__all__ = ["SCHEMA", "Part", "TableLatency", "build_table", "parts", "parts_of_space"]
+
+SCHEMA = 1
+KIND = "latency table"
+BATCH = 16
+QUIET_DRAWS = 2000  # draws from a space that bring no new layer, after which the table is taken to be whole
+CHECK_NETWORKS = 16
+LANDMARKS = (A1, B1, MOBILENET_V2)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """One row: a part of a network, and a small network that it can be cut from. `key` names shapes, not the network."""
+
+    key: str
+    architecture: Architecture
+    size: int
+    since: str | None
+    until: str | None
+
+
+def parts(architecture: Architecture, resolution: int) -> Iterator[Part]:
+    """The rows whose sum is the network: stem with normalisation, every layer, and head with classifier.
+
+    A layer's key is its block string and the height of the map it takes: `r1_k3_s22_e6_i16_o24@112`.
+    """
+    stride = architecture.stem_stride
+    yield Part(f"stem{architecture.stem}_s{stride}{stride}@{resolution}", architecture, resolution, None, "stem")
+    size = -(-resolution // stride)
+    for unit in architecture.units():
+        block = architecture.blocks[unit.stage - 1]
+        could_add = unit.stride == 1 and unit.input_filters == unit.filters
+        skip = unit.pooled or unit.residual or not could_add  # what cannot be is not part of a key
+        single = dataclasses.replace(
+            block, repeats=1, stride=unit.stride, input_filters=unit.input_filters, skip=skip, pool=unit.pooled
+        )
+        yield Part(f"{single}@{size}", _around(single), size, "stem", "block1")
+        size = -(-size // unit.stride)
+    last = architecture.blocks[-1].filters
+    identity = Block(1, 1, 1, 1, last, last)
+    head = Architecture("part", last, (identity,), architecture.head, stem_stride=1)
+    yield Part(f"head{architecture.head}_i{last}@{size}", head, size, "block1", None)
+
+
+def _around(block: Block) -> Architecture:
+    return Architecture("part", block.input_filters, (block,), 8, stem_stride=1)
+
+
+def parts_of_space(space: SearchSpace, resolution: int, seed: int = 0) -> dict[str, Part]:
+    """{key: row} for every network of the space and for A1, B1 and MobileNetV2.
+
+    All members of a small space; of a large one, draws until 2,000 in a row bring nothing new.
+    """
+    if space.build is None:
+        raise ValueError(f"A latency table needs a space of networks. Received: space {space.name!r}, which builds none")
+    build, found = space.build, {}
+
+    def add(network: Architecture) -> bool:
+        new = {part.key: part for part in parts(network, resolution) if part.key not in found}
+        found.update(new)
+        return bool(new)
+
+    for network in LANDMARKS:
+        add(network)
+    if space.members is not None:
+        for candidate in space.members:
+            add(build(candidate))
+        return found
+    rng, quiet = np.random.default_rng(seed), 0
+    while quiet < QUIET_DRAWS:
+        quiet = 0 if add(build(space.sample(rng))) else quiet + 1
+    return found
+
+
+class TableLatency:
+    """The sum of a table's rows, scaled to whole networks; CannotKnow for a layer, size or class count it does not have."""
+
+    measures = False
+
+    def __init__(self, value: dict[str, Any], name: str) -> None:
+        self.name = name
+        self.resolution: int = value["resolution"]
+        self.classes: int = value["classes"]
+        self.scale: float = value["scale"]
+        self.rows: dict[str, float] = value["ms"]
+        self.percent_off: float | None = value["check"]["percent_off"]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> TableLatency:
+        """Read a file of `build_table`; ValueError for any other."""
+        place = Path(path).expanduser()
+        if not place.is_file():
+            raise ValueError(
+                f"A latency table must exist. Received: {path}, which does not. `mnasnet search table --output FILE` makes one."
+            )
+        try:
+            value = json.loads(place.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"A latency table is a JSON file of `mnasnet search table`. Received: {path} ({error})") from error
+        if not isinstance(value, dict) or value.get("kind") != KIND:
+            raise ValueError(f"A latency table is a JSON file of `mnasnet search table`. Received: {path}, another JSON file")
+        if value.get("schema") != SCHEMA:
+            raise ValueError(
+                f"A latency table's schema must be {SCHEMA}. Received: {path} with schema {value.get('schema')!r}, of a newer "
+                f"keras_mnasnet: update it."
+            )
+        try:
+            rows = value["ms"].values()
+            if not rows or not all(isinstance(ms, int | float) and math.isfinite(ms) and ms >= 0 for ms in rows):
+                raise ValueError("milliseconds that are none")
+            return cls(value, f"table:{path}")
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"A latency table must be whole. Received: {path}, damaged ({error})") from error
+
+    def latency_ms(self, architecture: Architecture, resolution: int, classes: int) -> Latency:
+        """The scaled sum."""
+        if (resolution, classes) != (self.resolution, self.classes):
+            raise CannotKnow(
+                f"The table is of {self.resolution} pixels and {self.classes} classes. "
+                f"Received: resolution={resolution}, classes={classes}. Build one for them (mnasnet search table)."
+            )
+        keys = [part.key for part in parts(architecture, resolution)]
+        missing = [key for key in keys if key not in self.rows]
+        if missing:
+            raise CannotKnow(
+                f"The table must have every layer of the network. Received: {architecture.name!r} with {missing[0]}"
+                f"{f' and {len(missing) - 1} more' if missing[1:] else ''}, which {self.name} has not. Build it for the space "
+                f"that the network is of (mnasnet search table --space)."
+            )
+        details = {"rows": len(keys), "percent_off": self.percent_off}
+        return Latency(self.scale * math.fsum(self.rows[key] for key in keys), self.name, details=details)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def build_table(
+    path: str | os.PathLike[str], space: SearchSpace, meter: Meter, *, resolution: int = 224, classes: int = 1000,
+    networks: int = CHECK_NETWORKS, seed: int = 0, progress: bool = False, rows: dict[str, Part] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure every row on a device, then `networks` whole networks of the space and the landmarks; write and give the table.
+
+    Half of the drawn networks set the scale, the others and the landmarks check it. `rows` are `parts_of_space`, if they are
+    known already. What is measured is kept beside `path`
+    until the table is whole: the same call goes on where it was broken off.
+    """
+    target = Path(path).expanduser()
+    if networks < 2:
+        raise ValueError(f"`networks` must be 2 or more: half of them check the others. Received: networks={networks}")
+    rows = parts_of_space(space, resolution, seed) if rows is None else rows
+    about = {"device": meter.name, "space": space.fingerprint(), "resolution": resolution, "classes": classes, "seed": seed}
+    draft = _Draft(target, about)
+    with _bar(len(rows), "row", progress) as bar, tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
+        bar.update(len(rows.keys() & draft.ms.keys()))
+        waiting = [part for key, part in sorted(rows.items()) if key not in draft.ms]
+        for start in range(0, len(waiting), BATCH):
+            batch = waiting[start : start + BATCH]
+            files = [_write(part, Path(folder) / f"{number}.tflite", classes) for number, part in enumerate(batch)]
+            found = meter.files_ms(files, [part.key for part in batch])
+            draft.add({part.key: ms for part, ms in zip(batch, found, strict=True)})
+            bar.update(len(batch))
+    checked = _check(draft.ms, space, meter, resolution, classes, networks, seed, progress)
+    scale, check = _scaled(checked)
+    value = {
+        "schema": SCHEMA, "kind": KIND, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": {"name": meter.name, **meter.facts()}, "space": space.name, "space_options": dict(space.options),
+        "resolution": resolution, "classes": classes, "seed": seed, "scale": scale, "check": check, "ms": draft.ms,
+    }  # fmt: skip
+    write_json(target, value)
+    draft.remove()
+    return value
+
+
+class _Draft:
+    """The rows measured so far, in a file beside the table."""
+
+    def __init__(self, target: Path, about: dict[str, Any]) -> None:
+        self.path = target.with_name(f".{target.name}.part")
+        self.about = about
+        self.ms: dict[str, float] = {}
+        if self.path.is_file():
+            value = json.loads(self.path.read_text("utf-8"))
+            if value["about"] != about:
+                raise ValueError(
+                    f"A table that was broken off goes on with its settings. Received: {about}, {self.path} has "
+                    f"{value['about']}. Remove it, or name another file."
+                )
+            self.ms = value["ms"]
+
+    def add(self, found: dict[str, float]) -> None:
+        self.ms.update(found)
+        write_json(self.path, {"about": self.about, "ms": self.ms})
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def _write(part: Part, path: Path, classes: int) -> Path:
+    from keras_mnasnet.export.graph import write_graph
+    from keras_mnasnet.export.weights import random_weights
+
+    content = write_graph(
+        part.architecture, random_weights(part.architecture, classes=classes), height=part.size, width=part.size,
+        classes=classes, description=part.key, since=part.since, until=part.until,
+    )  # fmt: skip
+    path.write_bytes(content)
+    return path
+
+
+def _check(
+    rows: dict[str, float], space: SearchSpace, meter: Meter, resolution: int, classes: int, networks: int, seed: int,
+    progress: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Whole networks: measured, and as the sum of their rows."""
+    drawn = _drawn(space, networks, seed)
+    use = ["check" if index % 2 else "scale" for index in range(len(drawn))] + ["check"] * len(LANDMARKS)
+    found = []
+    with _bar(len(use), "network", progress) as bar:
+        for network, purpose in zip([*drawn, *LANDMARKS], use, strict=True):
+            keys = [part.key for part in parts(network, resolution)]
+            found.append({
+                "network": str(network), "use": purpose, "sum_ms": math.fsum(rows[key] for key in keys),
+                "measured_ms": meter.latency_ms(network, resolution, classes).latency_ms,
+            })  # fmt: skip
+            bar.update()
+    return found
+
+
+def _drawn(space: SearchSpace, networks: int, seed: int) -> list[Architecture]:
+    if space.build is None:
+        return []
+    rng = np.random.default_rng(seed + 1)
+    limit = networks if space.members is None else min(networks, len(space.members))
+    found: dict[str, Architecture] = {}
+    while len(found) < limit:
+        candidate = space.sample(rng)
+        found[space.key(candidate)] = space.build(candidate)
+    return list(found.values())
+
+
+def _scaled(checked: Sequence[dict[str, Any]]) -> tuple[float, dict[str, Any]]:
+    """What the sum is multiplied by (the median of measured / sum), and percent off where it was not set."""
+    scale = statistics.median(each["measured_ms"] / each["sum_ms"] for each in checked if each["use"] == "scale")
+
+    def off(factor: float, rows: Iterable[dict[str, Any]]) -> list[float]:
+        return [100 * abs(factor * each["sum_ms"] / each["measured_ms"] - 1) for each in rows]
+
+    others = [each for each in checked if each["use"] == "check"]
+    scaled = off(scale, others)
+    return scale, {
+        "percent_off": statistics.fmean(scaled), "percent_off_max": max(scaled),
+        "percent_off_unscaled": statistics.fmean(off(1, others)), "networks": list(checked),
+    }  # fmt: skip
+
+
+def _bar(total: int, unit: str, progress: bool) -> Any:
+    import tqdm
+
+    return tqdm.tqdm(total=total, unit=unit, disable=not progress)

@@ -1,0 +1,75 @@
+"""A real Ray cluster of two nodes on 127.0.0.1: one of them is removed in the middle of a trial, and nothing is lost."""
+
+import importlib.util
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from search_fakes import FakeEvaluator, go, meta_of, toy_space
+
+from keras_mnasnet.search.engine import Order
+from keras_mnasnet.search.study import Study
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra [ray]")
+TESTS = str(Path(__file__).parents[1])
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield cluster
+    import ray
+
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_node_removed_in_the_middle_of_a_trial_loses_nothing(cluster, tmp_path):
+    from keras_mnasnet.search.executors.ray import RayActors
+
+    node = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    space, touched = toy_space(), tmp_path / "touched"
+    touched.mkdir()
+    evaluator = FakeEvaluator(seconds=1.0, folder=str(touched))
+    executor = RayActors(
+        evaluator, 2, address=cluster.address, runtime_env={"env_vars": {"PYTHONPATH": TESTS}}, start_seconds=60.0
+    )
+    removed = []
+
+    def remove():
+        while len({name.rpartition("-")[2] for name in os.listdir(touched)}) < 2:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        cluster.remove_node(node, allow_graceful=False)
+        removed.append(time.time())
+        cluster.add_node(num_cpus=1)
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    with Study.create(tmp_path / "study.sqlite", meta_of(space)) as study:
+        assert go(study, space, trials=8, order=Order("completion", 2), executor=executor)
+        thread.join()
+        trials = study.trials()
+        assert [trial.status for trial in trials] == ["done"] * 8
+        assert [trial.number for trial in trials] == list(range(8))
+        lost = [m for m in study.measurements() if m.result.failure]
+        assert removed
+        assert [m.result.failure.kind for m in lost] == ["lost"]
+        assert study.trial(lost[0].trial).attempts == 2
+        assert study.trial(lost[0].trial).started > removed[0] - 1
+
+
+def test_an_address_without_a_cluster_is_refused():
+    from keras_mnasnet.search.executors.ray import RayActors
+
+    with pytest.raises(OSError, match="must answer at its address. Received: 127.0.0.1:9"):
+        RayActors(FakeEvaluator(), 1, address="127.0.0.1:9")
+    with pytest.raises(ValueError, match="A Ray address is auto"):
+        RayActors(FakeEvaluator(), 1, address="nowhere")

@@ -1,0 +1,104 @@
+"""A space, an evaluator and studies that need no training."""
+
+import dataclasses
+import os
+import time
+
+import numpy as np
+
+from keras_mnasnet.search.algorithms import make_algorithm
+from keras_mnasnet.search.engine import Order, run
+from keras_mnasnet.search.executors.local import InProcess
+from keras_mnasnet.search.records import StudyMeta, TrialResult
+from keras_mnasnet.search.rewards import Reward
+from keras_mnasnet.search.space import Decision, SearchSpace
+
+REWARD = Reward("soft", 10.0)
+
+
+def toy_space(name="toy", decisions=6):
+    return SearchSpace(name, tuple(Decision(f"d{i}", (0, 1, 2)) for i in range(decisions)))
+
+
+def accuracy_of(values):
+    return 0.5 + sum((index + 1) * value for index, value in enumerate(values.values())) / 100
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeEvaluator:
+    """Accuracy and latency follow from the values; `seconds` a trial; every `fails`-th trial misbehaves as `how` says."""
+
+    seconds: float = 0.0
+    how: str = "none"
+    fails: int = 0
+    folder: str = ""
+
+    def __call__(self, request):
+        if self.seconds:
+            time.sleep(self.seconds)
+        if self.folder:
+            with open(os.path.join(self.folder, f"{request.number}-{request.attempt}-{os.getpid()}"), "w") as file:
+                file.write(str(time.time()))
+        if self.fails and request.number % self.fails == 0 and (request.attempt == 1 or self.how.endswith("!")):
+            return self.fail(self.how.rstrip("!"))
+        latency = 5.0 + sum(request.values.values())
+        return TrialResult(accuracy_of(request.values), latency, "fake", 100, 200, {"training_steps": 1.0, "build": 0.5})
+
+    def fail(self, how):
+        if how == "crash":
+            os._exit(7)
+        if how == "kill":
+            os.kill(os.getpid(), 9)
+        if how == "hang":
+            time.sleep(60)
+        if how == "nan":
+            return TrialResult(float("nan"), 5.0, "fake")
+        if how == "arithmetic":
+            raise ArithmeticError("the loss of step 3 is NaN")
+        if how == "memory":
+            raise MemoryError
+        raise RuntimeError("RESOURCE_EXHAUSTED: no room" if how == "resource" else "something else")
+
+
+def meta_of(space, algorithm="random", **changes):
+    values = {
+        "space": space.name, "fingerprint": space.fingerprint(), "algorithm": algorithm, "reward": REWARD.to_json(), "seed": 0,
+    }  # fmt: skip
+    return StudyMeta(**{**values, **changes})
+
+
+def go(study, space, *, trials, algorithm="random", order=None, executor=None, evaluator=None, **options):
+    executor = executor or InProcess(evaluator or FakeEvaluator())
+    try:
+        return run(
+            study, space, make_algorithm(algorithm, space, REWARD, seed=0), executor, trials=trials, reward=REWARD,
+            order=order or Order("window", 1), **options,
+        )  # fmt: skip
+    finally:
+        executor.close()
+
+
+def facts_of(study):
+    """What must not depend on kills: the trial list and the state."""
+    rows = [
+        (
+            t.number,
+            t.candidate,
+            t.key,
+            t.status,
+            t.accuracy,
+            t.latency_ms,
+            t.reward,
+            t.params,
+            t.told,
+            t.facts,
+            t.extra,
+            t.reason,
+        )
+        for t in study.trials()
+    ]
+    return rows, study.state()
+
+
+def rng(seed):
+    return np.random.default_rng(seed)
