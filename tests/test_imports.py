@@ -14,7 +14,7 @@ ROOT = Path(keras_mnasnet.__file__).parent
 # What a module or folder of the package may import from the package: DESIGN, "Import direction".
 CLI = {
     "architecture", "family", "model", "spec", "pretrained", "weights", "applications", "backbone", "data", "environment",
-    "hub", "training", "benchmarks", "export", "quiet",
+    "hub", "training", "benchmarks", "export", "quiet", "detection",
 }  # fmt: skip
 ALLOWED = {
     "architecture": set(),
@@ -30,6 +30,21 @@ ALLOWED = {
     "model_card": {"model", "spec"},
     "training": {"applications", "architecture", "data", "environment", "model", "pretrained", "spec", "weights"},
     "benchmarks": {"applications", "architecture", "data", "environment", "export", "family", "pretrained", "weights"},
+    "detection": {
+        "applications",
+        "architecture",
+        "backbone",
+        "data",
+        "environment",
+        "export",
+        "family",
+        "model",
+        "pretrained",
+        "quiet",
+        "spec",
+        "training",
+        "weights",
+    },
     "quiet": set(),
     "export": {"__version__", "architecture", "data", "environment", "model", "pretrained", "quiet", "spec", "weights"},
     "hub": {"architecture", "model", "model_card", "pretrained", "spec", "weights"},

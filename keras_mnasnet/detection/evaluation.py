@@ -213,7 +213,11 @@ def _categories(truth: Truth, evaluation: Any, images: set[int]) -> list[Categor
         counts[each["category_id"]] += each["image_id"] in images and not each["iscrowd"]
     return [
         CategoryResult(
-            identity, truth.categories[identity], counts[identity], _mean(precision[:, :, index]), _mean(precision[:1, :, index])
+            identity,
+            truth.categories[identity],
+            counts[identity],
+            _mean(precision[:, :, index]),
+            _mean(precision[:1, :, index]),
         )
         for index, identity in enumerate(evaluation.params.catIds)
     ]

@@ -6,9 +6,10 @@ import dataclasses
 
 import numpy as np
 
-__all__ = ["SCALES", "Detections", "PostProcess", "decode", "detections_of", "sigmoid"]
+from keras_mnasnet.detection.anchors import anchors
+from keras_mnasnet.detection.spec import DetectorSpec
 
-SCALES = (10.0, 10.0, 5.0, 5.0)  # of ty, tx, th, tw: the inverse of the variances 0.1, 0.1, 0.2, 0.2
+__all__ = ["Detections", "PostProcess", "detections_of", "sigmoid"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,17 +49,6 @@ class Detections:
         return Detections(self.boxes[kept], self.classes[kept], self.scores[kept])
 
 
-def decode(codes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """Boxes (top, left, bottom, right) from codes (ty, tx, th, tw) `[..., N, 4]` and anchors (y, x, h, w) `[N, 4]`.
-
-    y = ty / 10 * h_a + y_a, h = exp(th / 5) * h_a, and x, w likewise (Faster R-CNN's coder, scales 10, 10, 5, 5).
-    """
-    codes = codes / np.asarray(SCALES, codes.dtype)
-    centres = codes[..., :2] * anchors[:, 2:] + anchors[:, :2]
-    halves = np.exp(codes[..., 2:]) * anchors[:, 2:] / 2
-    return np.concatenate([centres - halves, centres + halves], axis=-1)
-
-
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), without overflow."""
     logits = np.asarray(logits)
@@ -67,19 +57,28 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def detections_of(
-    codes: np.ndarray, scores: np.ndarray, anchors: np.ndarray, settings: PostProcess | None = None
+    codes: np.ndarray, scores: np.ndarray, spec: DetectorSpec, settings: PostProcess | None = None
 ) -> list[Detections]:
     """Detections of each image from codes `[B, N, 4]` and probabilities `[B, N, 1 + classes]`, whose slot 0 is the background.
 
     Every class suppresses its own boxes whose IoU with a better one is more than `iou_threshold`; boxes are not clipped, as
     the TFLite_Detection_PostProcess operator with `use_regular_nms` does it.
     """
+    import keras
     import tensorflow as tf
 
+    from keras_mnasnet.detection.boxes import decode_boxes
+
     settings = settings or PostProcess()
-    boxes = decode(np.asarray(codes, np.float32), np.asarray(anchors, np.float32))
+    placed = anchors(spec.input_size, spec.anchors)
+    if codes.shape[1:] != (len(placed), 4) or scores.shape[1:] != (len(placed), spec.classes + 1):
+        raise ValueError(
+            f"A detector of {spec.input_size} pixels and {spec.classes} classes gives codes [B, {len(placed)}, 4] and scores "
+            f"[B, {len(placed)}, {spec.classes + 1}]. Received: {list(codes.shape)} and {list(scores.shape)}"
+        )
+    boxes = decode_boxes(keras.ops.convert_to_tensor(codes, "float32"), placed, spec.anchors.variance)
     found = tf.image.combined_non_max_suppression(
-        boxes[:, :, None],
+        keras.ops.convert_to_numpy(boxes)[:, :, None],
         np.asarray(scores, np.float32)[:, :, 1:],
         max_output_size_per_class=settings.per_class,
         max_total_size=settings.total,

@@ -16,7 +16,7 @@ from keras_mnasnet.spec import describe
 from keras_mnasnet.weights import Checkpoint, get, names
 from keras_mnasnet.weights.registry import datasets
 
-__all__ = ["HEADS", "freeze", "starting_model", "training_model"]
+__all__ = ["HEADS", "copy_layers", "freeze", "starting_model", "training_model"]
 
 HEADS = ("new", "keep")
 DEFAULT_NETWORK = "a1"
@@ -67,7 +67,7 @@ def starting_model(
         spec.architecture, classes, size=spec.input_shape[0] or 224, bn_epsilon=spec.bn_epsilon, padding=spec.padding,
         dropout=dropout, bn_momentum=bn_momentum,
     )  # fmt: skip
-    _copy(start, model)
+    copy_layers(start, model)
     if head == "new":
         top = model.get_layer("predictions")
         top.set_weights([np.zeros_like(value) for value in top.get_weights()])
@@ -102,7 +102,8 @@ def _network(network: Architecture | str | None, weights: Any) -> tuple[Architec
     return opened.architecture, opened
 
 
-def _copy(source: Any, target: Any) -> None:
+def copy_layers(source: Any, target: Any) -> None:
+    """Give the layers of `target` the weights of the layers of `source` that have their names."""
     layers = {layer.name: layer for layer in target.layers}
     for layer in source.layers:
         if layer.weights:
