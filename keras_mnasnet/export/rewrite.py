@@ -18,17 +18,17 @@ FEW_CHANNELS = 4
 
 
 def rewritten(
-    content: bytes, *, input_name: str, output_names: Sequence[str], description: str, metadata: Mapping[str, bytes]
+    content: bytes, *, input_names: Sequence[str], output_names: Sequence[str], description: str, metadata: Mapping[str, bytes]
 ) -> bytes:
     """The same graph; its inputs and outputs, in their order, get the names, and a signature `serving_default` with them."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     graph = model.subgraphs[0]
-    if len(graph.inputs) != 1 or len(graph.outputs) != len(output_names):
+    if len(graph.inputs) != len(input_names) or len(graph.outputs) != len(output_names):
         raise ValueError(
-            f"The graph must have 1 input and {len(output_names)} outputs. "
+            f"The graph must have {len(input_names)} inputs and {len(output_names)} outputs. "
             f"Received: {len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
         )
-    inputs = {input_name: int(graph.inputs[0])}
+    inputs = dict(zip(input_names, (int(index) for index in graph.inputs), strict=True))
     outputs = dict(zip(output_names, (int(index) for index in graph.outputs), strict=True))
     for name, index in {**inputs, **outputs}.items():
         _rename(graph, name, index)

@@ -100,7 +100,7 @@ def export_tflite(
             images=calibrated, input_dtype=input_dtype, progress=progress,
         )  # fmt: skip
         content = rewritten(
-            content, input_name="image", output_names=names, description=card.description,
+            content, input_names=["image"], output_names=names, description=card.description,
             metadata=card.metadata("image", names, (height, width)),
         )  # fmt: skip
         if quantize == "weight-int8":
