@@ -65,7 +65,9 @@ def read_truth(path: str | os.PathLike[str]) -> Truth:
         raise ValueError(f"An annotation file must hold a JSON object. Received: {path}, a {type(value).__name__}")
     for key in ("images", "categories", "annotations"):
         if not isinstance(value.get(key), list) or not value[key]:
-            raise ValueError(f"An annotation file to evaluate against must have `{key}`. Received: {path}, which has none")
+            raise ValueError(
+                f"An annotation file must have `images`, `categories` and `annotations`. Received: {path} without {key}"
+            )
     try:
         images = {int(image["id"]): image for image in value["images"]}
         categories = {int(category["id"]): str(category["name"]) for category in value["categories"]}

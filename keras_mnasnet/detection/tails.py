@@ -16,7 +16,7 @@ from keras_mnasnet.export.convert import converted
 from keras_mnasnet.export.flatbuffer import ModelWriter
 from keras_mnasnet.export.rewrite import rewritten
 
-__all__ = ["OPERATOR", "OUTPUTS", "TAILS", "builtin_tail", "operator_tail", "raw_tail"]
+__all__ = ["OPERATOR", "OUTPUTS", "SUPPRESSION", "TAILS", "builtin_tail", "operator_tail", "raw_tail"]
 
 OPERATOR = "TFLite_Detection_PostProcess"
 OUTPUTS = ("boxes", "classes", "scores", "count")
@@ -87,12 +87,12 @@ def builtin_tail(spec: DetectorSpec, settings: PostProcess) -> bytes:
     variance = np.array(spec.anchors.variance, np.float32)
 
     def forward(codes: tf.Tensor, logits: tf.Tensor) -> list[tf.Tensor]:
-        moved = codes[0] * variance
+        moved = tf.reshape(codes, [count, 4]) * variance
         centres = moved[:, :2] * anchors[:, 2:] + anchors[:, :2]
         halves = tf.exp(moved[:, 2:]) * (anchors[:, 2:] / 2)
         corners = tf.concat([centres - halves, centres + halves], axis=1)
-        scores = tf.reshape(tf.sigmoid(logits)[0, :, 1:], [count * classes])
-        placed = tf.clip_by_value(corners, -REACH, 1 + REACH)[:, None] + offsets
+        scores = tf.reshape(tf.sigmoid(logits)[:, :, 1:], [count * classes])
+        placed = tf.reshape(tf.clip_by_value(corners, -REACH, 1 + REACH), [count, 1, 4]) + offsets
         chosen, kept, valid = tf.raw_ops.NonMaxSuppressionV5(
             boxes=tf.reshape(placed, [count * classes, 4]), scores=scores, max_output_size=total,
             iou_threshold=settings.iou_threshold, score_threshold=settings.score_threshold, soft_nms_sigma=0.0,
@@ -114,3 +114,4 @@ def builtin_tail(spec: DetectorSpec, settings: PostProcess) -> bytes:
 TAILS: dict[str, Callable[[DetectorSpec, PostProcess], bytes]] = {
     "operator": operator_tail, "builtin": builtin_tail, "none": raw_tail,
 }  # fmt: skip
+SUPPRESSION = {"operator": OPERATOR, "builtin": "NON_MAX_SUPPRESSION_V5", "none": None}

@@ -10,6 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_mnasnet.export.flatbuffer import aligned, attach, pack, signature_of
+from keras_mnasnet.export.rewrite import renamed
 
 __all__ = ["joined"]
 
@@ -43,6 +44,8 @@ def joined(body: bytes, tail: bytes, *, description: str, metadata: Mapping[str,
         graph.operators.append(operator)
     first.operatorCodes = [*first.operatorCodes, *second.operatorCodes]
     outputs = {name: place[index] for name, index in _ports(second.signatureDefs[0].outputs).items()}
+    for name, index in outputs.items():
+        renamed(graph, name, index)
     graph.outputs = list(outputs.values())
     first.signatureDefs = [signature_of("serving_default", _ports(first.signatureDefs[0].inputs), outputs)]
     first.description, first.metadata = description, None

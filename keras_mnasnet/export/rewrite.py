@@ -11,10 +11,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_mnasnet.export.flatbuffer import aligned, attach, pack, signature_of
 
-__all__ = ["rewritten"]
+__all__ = ["renamed", "rewritten"]
 
 ARITHMETIC = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("ADD", "SUB", "MUL", "DIV"))
 FEW_CHANNELS = 4
+MOST_PARTS = 5  # that XNNPACK concatenates at once
 
 
 def rewritten(
@@ -31,10 +32,11 @@ def rewritten(
     inputs = dict(zip(input_names, (int(index) for index in graph.inputs), strict=True))
     outputs = dict(zip(output_names, (int(index) for index in graph.outputs), strict=True))
     for name, index in {**inputs, **outputs}.items():
-        _rename(graph, name, index)
+        renamed(graph, name, index)
     model.signatureDefs = [signature_of("serving_default", inputs, outputs)]
     model.description = description
     _widen_rows(model)
+    _split_concatenations(model)
     model.buffers = [aligned(None if buffer.data is None else np.asarray(buffer.data, np.uint8)) for buffer in model.buffers]
     attach(model, metadata)
     return pack(model)
@@ -67,7 +69,32 @@ def _widen_rows(model: Any) -> None:
         operator.inputs = [operator.inputs[0], len(graph.tensors) - 1]
 
 
-def _rename(graph: Any, name: str, index: int) -> None:
+def _split_concatenations(model: Any) -> None:
+    """Concatenations of more parts than XNNPACK takes, as one of the last parts inside one of all; values are only copied."""
+    graph = model.subgraphs[0]
+    kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    operators = []
+    for operator in graph.operators:
+        while kinds[operator.opcodeIndex] == schema.BuiltinOperator.CONCATENATION and len(operator.inputs) > MOST_PARTS:
+            few = min(MOST_PARTS, len(operator.inputs) - MOST_PARTS + 1)
+            parts = [int(index) for index in operator.inputs[-few:]]
+            whole = graph.tensors[int(operator.outputs[0])]
+            axis = operator.builtinOptions.axis % len(whole.shape)
+            inner, part = copy.copy(operator), copy.copy(whole)
+            part.name = f"concatenated_{len(graph.tensors)}"
+            part.shape, part.shapeSignature = [int(side) for side in whole.shape], None
+            part.shape[axis] = sum(int(graph.tensors[index].shape[axis]) for index in parts)
+            part.buffer = len(model.buffers)
+            model.buffers.append(schema.BufferT())
+            inner.inputs, inner.outputs = parts, [len(graph.tensors)]
+            operator.inputs = [*operator.inputs[:-few], len(graph.tensors)]
+            graph.tensors.append(part)
+            operators.append(inner)
+        operators.append(operator)
+    graph.operators = operators
+
+
+def renamed(graph: Any, name: str, index: int) -> None:
     """Give a tensor a name; another tensor that has it gets a number."""
     for number, tensor in enumerate(graph.tensors):
         if number != index and tensor.name == name.encode():
