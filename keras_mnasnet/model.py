@@ -13,10 +13,22 @@ from typing import Any
 
 from keras_mnasnet.architecture import Architecture, Unit
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "build", "default_name", "normalization", "output_dtype", "resolve_input_shape"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "PIXEL_MEAN",
+    "PIXEL_STD",
+    "build",
+    "default_name",
+    "normalization",
+    "output_dtype",
+    "resolve_input_shape",
+]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PIXEL_MEAN = tuple(255 * value for value in IMAGENET_MEAN)
+PIXEL_STD = tuple(255 * value for value in IMAGENET_STD)
 MIN_SIZE = 32
 PADDINGS = ("same", "symmetric")
 POOLINGS = (None, "avg", "max")
@@ -218,8 +230,8 @@ def _rgb(x: Any) -> Any:
 
 def normalization(
     layers: Any,
-    mean: Sequence[float] = tuple(255 * value for value in IMAGENET_MEAN),
-    std: Sequence[float] = tuple(255 * value for value in IMAGENET_STD),
+    mean: Sequence[float] = PIXEL_MEAN,
+    std: Sequence[float] = PIXEL_STD,
     name: str = "imagenet_normalization",
 ) -> Any:
     """The layer that takes RGB pixels 0..255 to (x - mean) / std in float32; by default with ImageNet's."""

@@ -64,9 +64,9 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def _job(arguments: argparse.Namespace) -> Any:
-    from keras_mnasnet.training import Job, parse_recipe, parse_values
+    from keras_mnasnet.training import Job, Recipe, parse_recipe, parse_values
 
-    recipe = parse_recipe(arguments.recipe or "finetune").changed(**parse_values(arguments.set))
+    recipe: Recipe = parse_recipe(arguments.recipe or "finetune").changed(**parse_values(arguments.set))
     given = {
         "epochs": arguments.epochs,
         "batch_size": arguments.batch_size,

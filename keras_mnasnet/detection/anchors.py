@@ -31,8 +31,8 @@ class AnchorSettings:
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         if self.levels < 2 or not 0 < self.min_scale < self.max_scale <= 1:
             raise ValueError(
-                f"Anchors need at least 2 levels and scales with 0 < min_scale < max_scale <= 1. Received: levels={self.levels}, "
-                f"min_scale={self.min_scale}, max_scale={self.max_scale}"
+                f"Anchors need at least 2 levels and scales with 0 < min_scale < max_scale <= 1. "
+                f"Received: levels={self.levels}, min_scale={self.min_scale}, max_scale={self.max_scale}"
             )
         if not self.aspect_ratios or min(self.aspect_ratios) <= 0 or len(self.variance) != 4 or min(self.variance) <= 0:
             raise ValueError(

@@ -15,8 +15,17 @@ from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.weights import CheckpointError
 from keras_mnasnet.weights.convert import layer_shapes
 from keras_mnasnet.weights.files import open_tensors, save_tensors
+from keras_mnasnet.weights.load import RUN_MODEL
 
-__all__ = ["detector_tensors", "is_detector", "load_detector", "read_detector", "save_detector"]
+__all__ = [
+    "assign_tensors",
+    "detector_path",
+    "detector_tensors",
+    "is_detector",
+    "load_detector",
+    "read_detector",
+    "save_detector",
+]
 
 FORMAT = "keras_mnasnet_detector"
 SCHEMA = 1
@@ -35,13 +44,19 @@ def save_detector(model: keras.Model, path: str | os.PathLike[str]) -> None:
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"`path` must end in .safetensors. Received: path={str(path)!r}")
-    header = {"schema": SCHEMA, "spec": json.loads(spec_of(model).to_json())}
+    header = {"schema": SCHEMA, "spec": spec_of(model).to_dict()}
     save_tensors(path, detector_tensors(model), {FORMAT: json.dumps(header, ensure_ascii=False)})
 
 
-def is_detector(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a detector of this package."""
+def detector_path(path: str | os.PathLike[str]) -> Path:
+    """The detector's file that a path means: itself, or a training run's model."""
     path = Path(path).expanduser()
+    return path / RUN_MODEL if path.is_dir() else path
+
+
+def is_detector(path: str | os.PathLike[str]) -> bool:
+    """Whether a file, or the model of a training run, is a detector of this package."""
+    path = detector_path(path)
     if path.suffix != ".safetensors" or not path.is_file():
         return False
     with open_tensors(path) as file:
@@ -50,7 +65,7 @@ def is_detector(path: str | os.PathLike[str]) -> bool:
 
 def read_detector(path: str | os.PathLike[str]) -> tuple[DetectorSpec, dict[str, np.ndarray]]:
     """Spec and tensors of a detector's file; CheckpointError for another file, a newer schema or other tensors."""
-    path = Path(path).expanduser()
+    path = detector_path(path)
     with open_tensors(path) as file:
         if FORMAT not in file.metadata:
             raise CheckpointError(
@@ -80,9 +95,6 @@ def read_detector(path: str | os.PathLike[str]) -> tuple[DetectorSpec, dict[str,
 
 def load_detector(path: str | os.PathLike[str], *, bn_momentum: float = 0.99) -> keras.Model:
     """The detector in a file, or in a training run's folder: as `SSDLite` gives it, with its trained weights."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = path / "model.safetensors"
     spec, tensors = read_detector(path)
     model = build_detector(spec, bn_momentum=bn_momentum)
     assign_tensors(model, tensors)

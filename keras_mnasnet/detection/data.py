@@ -36,18 +36,20 @@ class CocoDataset:
 
     Photo `i` has the rows `splits[i]:splits[i + 1]` of `boxes` float32 `[R, 4]` (y1, x1, y2, x2 as shares of the photo) and
     `classes` int32 `[R]`, CROWD for regions that hold many objects. `sizes` int32 `[N, 2]` are height and width. `notes`
-    counts what reading changed: `clipped` and `dropped` boxes, `photos_without_boxes`.
+    counts what reading changed: `clipped` and `dropped` boxes, `photos_without_boxes`. `truth` is the file as it was read,
+    of these classes, for COCO's evaluation.
     """
 
     name: str
-    labels: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    labels: tuple[str, ...] = dataclasses.field(repr=False)
+    category_ids: tuple[int, ...] = dataclasses.field(repr=False)
     image_ids: tuple[int, ...] = dataclasses.field(repr=False)
     images: ImageSet = dataclasses.field(repr=False)
     sizes: np.ndarray = dataclasses.field(repr=False)
     boxes: np.ndarray = dataclasses.field(repr=False)
     classes: np.ndarray = dataclasses.field(repr=False)
     splits: np.ndarray = dataclasses.field(repr=False)
+    truth: Truth = dataclasses.field(repr=False)
     notes: dict[str, int] = dataclasses.field(default_factory=dict)
     bad: tuple[str, ...] = ()
 
@@ -89,8 +91,9 @@ class CocoDataset:
         if wrong:
             at, (height, width) = wrong[0]
             raise ValueError(
-                f"Photos must have the sizes that the annotations say, or boxes would be elsewhere. Received: {self.path(at)} of "
-                f"{width} x {height} pixels, annotated as {self.sizes[at][1]} x {self.sizes[at][0]} ({len(wrong)} such photos)"
+                f"Photos must have the sizes that the annotations say, or boxes would be elsewhere. "
+                f"Received: {self.path(at)} of {width} x {height} pixels, annotated as "
+                f"{self.sizes[at][1]} x {self.sizes[at][0]} ({len(wrong)} such photos)"
             )
         lost = np.setdiff1d(np.arange(self.count), found)
         bad = tuple(self.path(index) for index in lost)
@@ -162,8 +165,8 @@ def open_dataset(
         )
     if dropped > MAX_LOST * total:
         raise ValueError(
-            f"Boxes are [x, y, width, height] in pixels of the photo. Received: {source}, where {dropped} of {total} boxes have "
-            f"no area inside their photo"
+            f"Boxes are [x, y, width, height] in pixels of the photo. Received: {source}, where {dropped} of {total} boxes "
+            f"have no area inside their photo"
         )
     if clipped or dropped:
         logging.warning(
@@ -180,6 +183,7 @@ def open_dataset(
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         classes=np.array(found, np.int32),
         splits=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        truth=_of_classes(truth, numbers),
         notes={**notes, "photos_without_boxes": lengths.count(0)},
     )
 
@@ -205,9 +209,17 @@ def _chosen(
         if name not in by_name:
             near = difflib.get_close_matches(name, by_name, n=3)
             raise ValueError(
-                f"Every class must be a category of {truth.name}. Received: {name!r}. Nearest: {', '.join(near or sorted(by_name)[:5])}"
+                f"Every class must be a category of {truth.name}. Received: {name!r}. "
+                f"Nearest: {', '.join(near or sorted(by_name)[:5])}"
             )
     return tuple(classes), tuple(by_name[name] for name in classes)
+
+
+def _of_classes(truth: Truth, numbers: dict[int, int]) -> Truth:
+    """The annotations of some categories."""
+    categories = {number: name for number, name in truth.categories.items() if number in numbers}
+    rows = [row for row in truth.annotations if row["category_id"] in numbers]
+    return dataclasses.replace(truth, categories=categories, annotations=rows)
 
 
 def _photo(truth: Truth, image: int, folder: Path) -> tuple[Path, tuple[int, int]]:
@@ -216,7 +228,8 @@ def _photo(truth: Truth, image: int, folder: Path) -> tuple[Path, tuple[int, int
         path, height, width = folder / str(entry["file_name"]), int(entry["height"]), int(entry["width"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"Every image of an annotation file has `file_name`, `height` and `width`. Received: {truth.name}, image {image}: {error!r}"
+            f"Every image of an annotation file has `file_name`, `height` and `width`. "
+            f"Received: {truth.name}, image {image}: {error!r}"
         ) from error
     if height < 1 or width < 1:
         raise ValueError(f"A photo has at least one pixel. Received: {truth.name}, image {image} of {width} x {height} pixels")
@@ -235,7 +248,7 @@ def _placed(box: Sequence[float], size: tuple[int, int]) -> tuple[list[float] | 
 
 
 def resize_photo(pixels: Any, size: int) -> Any:
-    """A photo `[H, W, 3]` as float32 `[size, size, 3]`, 0..255: squashed, bilinear with antialiasing, as a detector takes it."""
+    """A photo `[H, W, 3]` as float32 `[size, size, 3]`, 0..255: squashed, bilinear with antialiasing."""
     out = tf.image.resize(pixels, (size, size), method="bilinear", antialias=True)
     return tf.ensure_shape(out, (size, size, 3))
 
@@ -311,4 +324,5 @@ def evaluation_batches(
         return resize_photo(decode(item["image"]), size), _padded(boxes, labels, max_boxes)
 
     examples = dataset.images.examples(batch=batch_size, shard=shard)
-    return examples.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(share).prefetch(1)
+    batches = examples.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(share)
+    return batches.apply(tf.data.experimental.assert_cardinality(-(-dataset.count // batch_size))).prefetch(1)

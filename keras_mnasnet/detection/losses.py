@@ -22,7 +22,7 @@ def sigmoid_cross_entropy(logits: Any, targets: Any) -> Any:
 
 
 def focal(logits: Any, targets: Any, alpha: float = 0.75, gamma: float = 2.0) -> Any:
-    """-alpha_t (1 - p_t) ** gamma ln p_t, p_t = p where t = 1, else 1 - p, and alpha_t alike; elementwise (arXiv 1708.02002)."""
+    """-alpha_t (1 - p_t) ** gamma ln p_t, p_t = p where t = 1, else 1 - p; alpha_t alike (arXiv 1708.02002)."""
     p = ops.sigmoid(logits)
     p_t = targets * p + (1 - targets) * (1 - p)
     alpha_t = targets * alpha + (1 - targets) * (1 - alpha)

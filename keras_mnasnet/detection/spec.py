@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_mnasnet.architecture import Architecture, Layer, Unit
 from keras_mnasnet.detection.anchors import AnchorSettings, map_sizes, shapes_per_level
-from keras_mnasnet.model import IMAGENET_MEAN, IMAGENET_STD
+from keras_mnasnet.model import PIXEL_MEAN, PIXEL_STD
 
 __all__ = ["COCO_IDS", "COCO_LABELS", "NORMALIZATIONS", "DetectorSpec", "Normalization", "default_classes", "head_layers"]
 
@@ -18,14 +18,15 @@ MIN_SIZE, MAX_SIZE = 96, 4096
 LOSSES = ("focal", "mined")
 
 # The 80 classes of COCO with their category ids, which run from 1 to 90 with ten gaps.
-COCO_LABELS = tuple(
+_COCO = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,bench,"
     "bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,"
     "sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,"
     "bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,"
     "toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,"
-    "teddy bear,hair drier,toothbrush".split(",")
+    "teddy bear,hair drier,toothbrush"
 )
+COCO_LABELS = tuple(_COCO.split(","))
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 COCO_IDS = tuple(number for number in range(1, 91) if number not in COCO_GAPS)
 
@@ -47,10 +48,7 @@ class Normalization:
 # `signed` is the Object Detection API's [-1, 1]; `imagenet` is what the classification checkpoints were trained with.
 NORMALIZATIONS = {
     "signed": Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-    "imagenet": Normalization(
-        tuple(255 * value for value in IMAGENET_MEAN),  # type: ignore[arg-type]
-        tuple(255 * value for value in IMAGENET_STD),  # type: ignore[arg-type]
-    ),
+    "imagenet": Normalization(PIXEL_MEAN, PIXEL_STD),  # type: ignore[arg-type]
 }
 
 
@@ -101,8 +99,9 @@ class DetectorSpec:
             )
         if not self.labels or len(self.labels) != len(self.category_ids) or len(set(self.category_ids)) != len(self.labels):
             raise ValueError(
-                f"A detector needs one name and one category id of its own for every class. Received: {len(self.labels)} labels, "
-                f"{len(self.category_ids)} category ids, {len(set(self.category_ids))} of them different"
+                f"A detector needs one name and one category id of its own for every class. "
+                f"Received: {len(self.labels)} labels, {len(self.category_ids)} ids, "
+                f"{len(set(self.category_ids))} of them different"
             )
         if len(self.extras) != self.anchors.levels - 2 or any(
             isinstance(d, bool) or not isinstance(d, int) or d < 2 for d in self.extras
@@ -125,9 +124,13 @@ class DetectorSpec:
         """Number of classes, without the background."""
         return len(self.labels)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as a JSON object, with the schema's version."""
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+
     def to_json(self) -> str:
         """The spec as JSON text."""
-        return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, ensure_ascii=False)
+        return json.dumps(self.to_dict(), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> DetectorSpec:
