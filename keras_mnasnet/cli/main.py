@@ -12,6 +12,8 @@ from absl import app, flags, logging
 from absl.flags import argparse_flags
 
 from keras_mnasnet import __version__
+from keras_mnasnet.cli import detect_options
+from keras_mnasnet.cli.detect_train_options import train_options
 from keras_mnasnet.quiet import held_stderr
 
 __all__ = ["entry_point"]
@@ -24,11 +26,12 @@ def _number_or_flag(text: str) -> bool | float:
     return words[text.lower()] if text.lower() in words else float(text)
 
 
-def _network_options(parser: argparse.ArgumentParser) -> None:
+def _network_options(parser: argparse.ArgumentParser, *, stem: bool = True) -> None:
     parser.add_argument("--width", type=float, metavar="X", help="width multiplier (channels), e.g. 0.75")
     parser.add_argument("--depth", type=float, metavar="X", help="depth multiplier (repeats)")
     parser.add_argument("--se", type=_number_or_flag, metavar="on|off|RATIO", help="squeeze-and-excite; default: as published")
-    parser.add_argument("--stem-stride", type=int, choices=(1, 2), help="1 for small photos; default: 2, as published")
+    if stem:
+        parser.add_argument("--stem-stride", type=int, choices=(1, 2), help="1 for small photos; default: 2, as published")
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
@@ -186,8 +189,26 @@ def _parser() -> argparse_flags.ArgumentParser:
     speed = command("latency", "latency:latency", "Single-thread latency of .tflite files and networks by name.", measures)
     _bench_latency_options(speed)
 
+    detect = commands.add_parser("detect", help="Object detection: train, evaluate, use and export SSDLite detectors.")
+    steps = detect.add_subparsers(dest="step", required=True, metavar="STEP")
+    detector = command("train", "detect:train", "Train a detector on COCO or VOC annotations, or resume a run.", steps)
+    train_options(detector)
+    _network_options(detector, stem=False)
+
     exported = command("export", "export:export", "Write a checkpoint or Keras model as a verified .tflite file.")
     _export_options(exported)
+
+    detect = commands.add_parser("detect", help="Object detection: SSDLite on a MnasNet.")
+    steps = detect.add_subparsers(dest="step", required=True, metavar="STEP")
+    detect_options.eval_options(
+        command("eval", "detect_eval:evaluate", "COCO's twelve numbers of detectors and result files, side by side.", steps)
+    )
+    detect_options.predict_options(command("predict", "detect_predict:predict", "Find objects in photos and draw them.", steps))
+    detect_options.export_options(
+        command(
+            "export", "detect_export:export", "Write a detector as a verified .tflite file for phones' detector APIs.", steps
+        )
+    )
 
     trained = command("qat", "qat:qat", "Fine-tune with quantization or pruning in the loop, and write the .tflite file.")
     _qat_options(trained)

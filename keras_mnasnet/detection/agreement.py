@@ -102,8 +102,8 @@ def judge_detections(compared: Agreement, quantize: str | None) -> None:
     )]  # fmt: skip
     if min(shares) < least:
         raise ExportError(
-            f"The file must find what the model finds: scores of {compared.threshold:g} or more, boxes within {BOX_LIMIT:g} of the "
-            f"image. Received: {compared.expected} detections of the model, {compared.matched} of them in the file, "
-            f"{compared.close} with such boxes; {compared.found} of the file, {compared.confirmed} of them in the model. Are the "
-            f"outputs in another order, or the weights not the model's?"
+            f"The file must find what the model finds: scores of {compared.threshold:g} or more, boxes within "
+            f"{BOX_LIMIT:g} of the image. Received: {compared.expected} detections of the model, {compared.matched} of them in "
+            f"the file, {compared.close} with such boxes; {compared.found} of the file, {compared.confirmed} of them in the "
+            f"model. Are the outputs in another order, or the weights not the model's?"
         )

@@ -16,7 +16,7 @@ import numpy as np
 from keras_mnasnet import __version__
 from keras_mnasnet.detection.agreement import Agreement, agreement, judge_detections
 from keras_mnasnet.detection.data import CocoDataset
-from keras_mnasnet.detection.evaluation import Truth, coco_score
+from keras_mnasnet.detection.evaluation import coco_score
 from keras_mnasnet.detection.inference import KerasDetector, as_network_takes, category_map, results_on
 from keras_mnasnet.detection.model import spec_of
 from keras_mnasnet.detection.postprocess import PostProcess
@@ -94,7 +94,7 @@ def export_detector(
     representative_data: Any = None,
     input_dtype: str = "float32",
     images: np.ndarray | None = None,
-    evaluation: tuple[CocoDataset, Truth] | None = None,
+    evaluation: CocoDataset | None = None,
     origin: Origin | None = None,
     calibration_count: int = 500,
     seed: int = 0,
@@ -221,12 +221,11 @@ def _raw_oracle(model: Any) -> Any:
 
 
 def _measured(
-    model: Any, content: bytes, settings: PostProcess, evaluation: tuple[CocoDataset, Truth] | None, progress: bool
+    model: Any, content: bytes, settings: PostProcess, evaluation: CocoDataset | None, progress: bool
 ) -> MeasuredDrop | None:
     if evaluation is None:
         return None
-    dataset, truth = evaluation
-    spec = spec_of(model)
+    truth, spec = evaluation.truth, spec_of(model)
     ids = category_map(spec.labels, spec.category_ids, truth, model.name)
     lite = TfliteDetector(content, spec=spec, settings=settings)
     runs: Sequence[tuple[str, Any]] = (
@@ -235,8 +234,8 @@ def _measured(
     )
     metrics = []
     for name, run in runs:
-        results, _ = results_on(run, dataset, truth, ids, size=spec.input_size, name=name, progress=progress)
-        metrics.append(coco_score(truth, results, image_ids=dataset.image_ids).metrics)
+        results, _ = results_on(run, evaluation, truth, ids, size=spec.input_size, name=name, progress=progress)
+        metrics.append(coco_score(truth, results, image_ids=evaluation.image_ids).metrics)
     before, after = (found["AP"] for found in metrics)
     drop = None if before is None or after is None else before - after
-    return MeasuredDrop(dataset.name, dataset.count, metrics[0], metrics[1], drop)
+    return MeasuredDrop(evaluation.name, evaluation.count, metrics[0], metrics[1], drop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,13 +11,17 @@ import keras
 import numpy as np
 import tqdm
 
-from keras_mnasnet.detection.data import CocoDataset, evaluation_batches
+from keras_mnasnet.data import refuse_bad
+from keras_mnasnet.data.preprocessing import decode
+from keras_mnasnet.data.sample import chosen_photos
+from keras_mnasnet.data.sources import missing
+from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, resize_photo
 from keras_mnasnet.detection.evaluation import Result, Truth, results_of
 from keras_mnasnet.detection.model import spec_of
 from keras_mnasnet.detection.postprocess import Detections, PostProcess, detections_of, sigmoid
 from keras_mnasnet.detection.spec import DetectorSpec
 
-__all__ = ["KerasDetector", "Run", "as_network_takes", "category_map", "results_on"]
+__all__ = ["KerasDetector", "Run", "as_network_takes", "category_map", "results_on", "sample_inputs"]
 
 Run = Callable[[np.ndarray], list[Detections]]
 
@@ -69,6 +74,19 @@ def category_map(labels: Sequence[str], category_ids: Sequence[int] | None, trut
             f"{truth.name} with {shown[1]}, ..."
         )
     return found
+
+
+def sample_inputs(
+    data: str | os.PathLike[str], spec: DetectorSpec, count: int, *, seed: int = 0, max_bad: int = 0
+) -> np.ndarray:
+    """`count` photos of `data` (a folder, TFRecords, tfds:NAME), a seeded choice, as the network takes them `[n, S, S, 3]`."""
+    images = chosen_photos(data, count, seed=seed)
+    whole = images.decodable()
+    refuse_bad(missing(images, whole), max_bad, images.count)
+    if not len(whole):
+        raise ValueError(f"At least one photo must be whole. Received: {images.name}, where none can be decoded")
+    examples = images.subset(whole).examples().map(lambda item: resize_photo(decode(item["image"]), spec.input_size))
+    return as_network_takes(np.stack(list(examples.as_numpy_iterator())).clip(0, 255), spec)
 
 
 def results_on(

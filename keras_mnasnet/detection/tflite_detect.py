@@ -61,8 +61,8 @@ class TfliteDetector:
         if len(shapes) == 2 and all(len(shape) == 3 for shape in shapes) and shapes[0][2] == 4:
             if self.spec is None:
                 raise ValueError(
-                    f"Raw boxes and scores need the detector's anchors and classes. Received: {self.name}, which does not carry "
-                    f"them. `mnasnet detect export` writes files that do."
+                    f"Raw boxes and scores need the detector's anchors and classes. Received: {self.name}, which does not "
+                    f"carry them. `mnasnet detect export` writes files that do."
                 )
             return True
         raise ValueError(
@@ -95,7 +95,8 @@ class TfliteDetector:
         ):
             raise ValueError(
                 f"A detector's outputs must be {OUTPUT_ORDER}, in this order: whole classes from 0, scores 0..1. "
-                f"Received: {self.name} with classes {classes[:3].tolist()}, scores {scores[:3].tolist()}, count {count.tolist()}"
+                f"Received: {self.name} with classes {classes[:3].tolist()}, scores {scores[:3].tolist()}, "
+                f"count {count.tolist()}"
             )
         return Detections(boxes.copy(), classes.astype(np.int64), scores.copy())
 

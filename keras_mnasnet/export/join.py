@@ -16,7 +16,7 @@ __all__ = ["joined"]
 
 
 def joined(body: bytes, tail: bytes, *, description: str, metadata: Mapping[str, bytes]) -> bytes:
-    """`tail`'s inputs are `body`'s outputs of the same name (by signature, same type and shape); its outputs are the result's."""
+    """`tail`'s inputs are `body`'s outputs of the same name, type and shape; its outputs are the result's."""
     first, second = (schema.ModelT.InitFromPackedBuf(content, 0) for content in (body, tail))
     graph, added = first.subgraphs[0], second.subgraphs[0]
     given, wanted = _ports(first.signatureDefs[0].outputs), _ports(second.signatureDefs[0].inputs)

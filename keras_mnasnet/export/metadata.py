@@ -65,7 +65,7 @@ def classifier_metadata(
 def detector_metadata(
     *, name: str, description: str, licence: str, input_name: str, normalization: Normalization | None, size: tuple[int, int]
 ) -> bytes:
-    """The metadata of a detector with one input and the outputs boxes, classes, scores, count, as MediaPipe's ObjectDetector asks.
+    """The metadata of a detector with the outputs boxes, classes, scores, count, as MediaPipe's ObjectDetector asks for it.
 
     Boxes are (top, left, bottom, right) as shares of height and width; classes are numbers of lines in the file of labels.
     """

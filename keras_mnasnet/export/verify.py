@@ -49,8 +49,8 @@ class Runner:
                 self._run = self._interpreter.get_signature_runner()
         except RuntimeError as error:
             raise ExportError(
-                f"An exported graph must be one that LiteRT can run. Received: {error} In an int8 file a layer whose outputs are "
-                f"all zero on the calibration images has no range; train the network, or calibrate on other images."
+                f"An exported graph must be one that LiteRT can run. Received: {error} In an int8 file a layer whose outputs "
+                f"are all zero on the calibration images has no range; train the network, or calibrate on other images."
             ) from error
         ((self._name, self._input),) = self._run.get_input_details().items()
         self._outputs = self._run.get_output_details()
