@@ -194,27 +194,22 @@ def _parser() -> argparse_flags.ArgumentParser:
     detector = command("train", "detect:train", "Train a detector on COCO or VOC annotations, or resume a run.", steps)
     train_options(detector)
     _network_options(detector, stem=False)
-
-    exported = command("export", "export:export", "Write a checkpoint or Keras model as a verified .tflite file.")
-    _export_options(exported)
-
-    detect = commands.add_parser("detect", help="Object detection: SSDLite on a MnasNet.")
-    steps = detect.add_subparsers(dest="step", required=True, metavar="STEP")
     detect_options.eval_options(
         command("eval", "detect_eval:evaluate", "COCO's twelve numbers of detectors and result files, side by side.", steps)
     )
     detect_options.predict_options(command("predict", "detect_predict:predict", "Find objects in photos and draw them.", steps))
-    detect_options.export_options(
-        command(
-            "export", "detect_export:export", "Write a detector as a verified .tflite file for phones' detector APIs.", steps
-        )
-    )
+    written = command("export", "detect_export:export", "Write a detector as a verified .tflite file for phones.", steps)
+    detect_options.export_options(written)
+
+    exported = command("export", "export:export", "Write a checkpoint or Keras model as a verified .tflite file.")
+    _export_options(exported)
 
     trained = command("qat", "qat:qat", "Fine-tune with quantization or pruning in the loop, and write the .tflite file.")
     _qat_options(trained)
 
     recipes = command("recipes", "recipes:recipes", "The training recipes: every value, and what it rests on.")
     recipes.add_argument("name", nargs="?", help="one recipe (default: all)")
+    recipes.add_argument("--detection", action="store_true", help="the recipes of detectors instead of classifiers'")
 
     weights = commands.add_parser("weights", help="List, fetch, verify and convert checkpoints.")
     actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")
