@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mnasnet.benchmarks.detectors import open_detector
+from keras_mnasnet.benchmarks.detectors import Detector, open_detector
 from keras_mnasnet.benchmarks.results import write_json
 from keras_mnasnet.detection.data import CocoDataset, open_dataset
-from keras_mnasnet.detection.evaluation import CategoryResult, coco_score, read_results, read_truth
+from keras_mnasnet.detection.evaluation import CategoryResult, Score, coco_score, read_results, read_truth
 from keras_mnasnet.detection.inference import category_map, results_on
 from keras_mnasnet.detection.postprocess import PostProcess
 
@@ -72,22 +72,8 @@ def evaluate_coco(
     for model in map(str, models):
         if model in given:
             score = coco_score(truth, given[model], image_ids=chosen)
-            seen = {row["category_id"] for row in given[model]}
-            found.append(
-                CocoResult(
-                    model,
-                    "results",
-                    score.metrics,
-                    score.images,
-                    score.detections,
-                    len(truth.categories),
-                    len(seen),
-                    None,
-                    None,
-                    None,
-                    score.per_category,
-                )  # fmt: skip
-            )
+            known = len({row["category_id"] for row in given[model]})
+            found.append(_result(model, score, len(truth.categories), known, kind="results"))
         elif dataset is not None:
             detector = detectors[model]
             ids = category_map(detector.labels, detector.category_ids, truth, model)
@@ -97,23 +83,31 @@ def evaluate_coco(
             )
             if results_folder is not None:
                 write_json(Path(results_folder) / f"{_file_name(model)}.json", results)
-            score = coco_score(truth, results, image_ids=chosen)
+            score, known = coco_score(truth, results, image_ids=chosen), len(set(ids) - {None})
+            speed = round(dataset.count / seconds, 2)
             found.append(
-                CocoResult(
-                    model,
-                    detector.kind,
-                    score.metrics,
-                    score.images,
-                    score.detections,
-                    len(truth.categories),
-                    len(set(ids) - {None}),
-                    detector.input,
-                    detector.suppression,
-                    round(dataset.count / seconds, 2),
-                    score.per_category,
-                )  # fmt: skip
+                _result(model, score, len(truth.categories), known, kind=detector.kind, detector=detector, speed=speed)
             )
     return found
+
+
+def _result(
+    model: str, score: Score, categories: int, known: int, *, kind: str, detector: Detector | None = None,
+    speed: float | None = None,
+) -> CocoResult:  # fmt: skip
+    return CocoResult(
+        model=model,
+        kind=kind,
+        metrics=score.metrics,
+        images=score.images,
+        detections=score.detections,
+        categories=categories,
+        categories_found=known,
+        input=None if detector is None else detector.input,
+        suppression=None if detector is None else detector.suppression,
+        images_per_second=speed,
+        per_category=score.per_category,
+    )
 
 
 def _photos(

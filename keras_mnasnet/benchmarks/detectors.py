@@ -90,6 +90,6 @@ def _open_tflite(
 def _text(settings: PostProcess | None) -> str:
     chosen = settings or PostProcess()
     return (
-        f"scores of {chosen.score_threshold:g} or more, IoU {chosen.iou_threshold:g} in each class, {chosen.per_class} a class, "
-        f"{chosen.total} in all"
+        f"scores of {chosen.score_threshold:g} or more, IoU {chosen.iou_threshold:g} in each class, "
+        f"{chosen.per_class} a class, {chosen.total} in all"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def _targets(images: list[str], folder: Path) -> dict[str, Path]:
     found = {path: folder / f"{Path(path).stem}_detections.png" for path in dict.fromkeys(images)}
     if len(set(found.values())) < len(found):
         names = sorted(target.name for target in found.values())
-        twice = next(name for name, after in zip(names, names[1:], strict=False) if name == after)
+        twice = next(name for name, after in itertools.pairwise(names) if name == after)
         raise ValueError(f"Photos must have different names to be drawn into one folder. Received: {twice} twice")
     return found
 
