@@ -89,7 +89,9 @@ def test_batches_keep_boxes_on_their_rectangles(tmp_path, format):
     import json
 
     pixels, boxes, labels = drawn()
-    data = tf.io.encode_png(pixels.astype(np.uint8)) if format == "png" else tf.io.encode_jpeg(pixels.astype(np.uint8), quality=98)
+    data = (
+        tf.io.encode_png(pixels.astype(np.uint8)) if format == "png" else tf.io.encode_jpeg(pixels.astype(np.uint8), quality=98)
+    )
     (tmp_path / f"a.{format}").write_bytes(data.numpy())
     rows = [
         {"id": n, "image_id": 1, "category_id": n + 1, "iscrowd": 0, "area": 1,

@@ -155,7 +155,9 @@ def test_damaged_photos_and_wrong_sizes(folder):
     assert [len(kept.boxes_of(n)[0]) for n in range(3)] == [2, 1, 0]
     assert kept.bad == (str(folder / "1.jpg"),)
     photo(folder / "1.jpg", height=60, width=40)
-    with pytest.raises(ValueError, match="have the sizes that the annotations say.*1.jpg of 40 x 60 pixels, annotated as 60 x 40"):
+    with pytest.raises(
+        ValueError, match="have the sizes that the annotations say.*1.jpg of 40 x 60 pixels, annotated as 60 x 40"
+    ):
         open_dataset(path, folder).checked()
 
 

@@ -103,9 +103,7 @@ def test_suppressed_examples_are_left_out():
 
 def test_images_without_boxes_have_a_finite_loss():
     _, codes, logits = scene()
-    empty = Targets(
-        keras.ops.zeros((1, 4), "int32"), *tensors(np.zeros((1, 4, 4)), np.zeros((1, 4)), np.ones((1, 4)))
-    )
+    empty = Targets(keras.ops.zeros((1, 4), "int32"), *tensors(np.zeros((1, 4, 4)), np.zeros((1, 4)), np.ones((1, 4))))
     for loss in (FocalLoss(), MinedLoss()):
         scores, boxes = loss(empty, codes, logits, anchors_apart(), VARIANCE)
         assert np.isfinite(float(scores))

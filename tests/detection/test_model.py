@@ -49,9 +49,7 @@ def test_the_papers_row():
     assert model.get_layer("level0_boxes_depthwise_conv").input.name == model.get_layer("block6a_expand_relu").output.name
 
 
-@pytest.mark.parametrize(
-    ("name", "params", "madds"), [("b1", 5_378_983, 832_237_504), ("small", 2_908_047, 283_427_840)]
-)
+@pytest.mark.parametrize(("name", "params", "madds"), [("b1", 5_378_983, 832_237_504), ("small", 2_908_047, 283_427_840)])
 def test_other_networks(name, params, madds):
     assert (spec(name).params(), spec(name).madds()) == (params, madds)
 
@@ -145,7 +143,9 @@ def test_weights_of_a_classifier(tmp_path):
     found = spec_of(detector)
     assert (found.bn_epsilon, found.padding, found.normalization) == (1e-5, "symmetric", NORMALIZATIONS["imagenet"])
     for layer in ("stem_conv", "block6a_depthwise_conv", "head_bn"):
-        for ours, theirs in zip(detector.get_layer(layer).get_weights(), classifier.get_layer(layer).get_weights(), strict=True):
+        for ours, theirs in zip(
+            detector.get_layer(layer).get_weights(), classifier.get_layer(layer).get_weights(), strict=True
+        ):
             np.testing.assert_array_equal(ours, theirs)
     x = np.random.default_rng(0).uniform(0, 255, (1, 96, 96, 3)).astype(np.float32)
     tap = keras.Model(detector.input, detector.get_layer("head_relu").output)
