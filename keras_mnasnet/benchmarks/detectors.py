@@ -75,7 +75,11 @@ def _open_tflite(
             f"A detector must name its classes. Received: {name}, which carries no labels. Pass a file with one name a line "
             f"(--labels)."
         )
-    convert = input_of(path.name, lite.input["dtype"], lite.input["quantization"], how=how, metadata=normalization(content))
+    metadata = normalization(content)
+    if metadata is None and lite.spec is not None:
+        own = lite.spec.normalization
+        metadata = ((0.0,), (1.0,)) if lite.spec.include_preprocessing else (own.mean, own.std)
+    convert = input_of(path.name, lite.input["dtype"], lite.input["quantization"], how=how, metadata=metadata)
 
     def run(pixels: np.ndarray) -> list[Detections]:
         return [lite.run(convert(image[None])) for image in pixels]

@@ -16,7 +16,7 @@ from keras_mnasnet.detection.postprocess import PostProcess
 from keras_mnasnet.environment import environment
 from keras_mnasnet.weights.files import check_writable
 
-__all__ = ["evaluate", "settings_of"]
+__all__ = ["evaluate", "rounded", "settings_of"]
 
 SETTINGS = (
     "score_threshold", "iou_threshold", "max_detections", "batch_size", "tflite_input", "threads", "limit", "max_bad",
@@ -88,7 +88,7 @@ def _print_results(results: Sequence[CocoResult]) -> None:
         ("model", *METRICS, "detections", "images/s"),
         (
             (
-                result.model, *(_shown(result.metrics[name]) for name in METRICS), result.detections,
+                result.model, *(rounded(result.metrics[name]) for name in METRICS), result.detections,
                 result.images_per_second,
             )
             for result in results
@@ -111,11 +111,12 @@ def _print_categories(results: Sequence[CocoResult]) -> None:
     rows = []
     for parts in zip(*(result.per_category for result in results), strict=True):
         if parts[0].boxes:
-            numbers = [_shown(value) for part in parts for value in (part.ap, part.ap50)]
+            numbers = [rounded(value) for part in parts for value in (part.ap, part.ap50)]
             rows.append([parts[0].name, parts[0].boxes, *numbers])
     print()
     print_table(header, rows)
 
 
-def _shown(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """To six digits."""
     return None if value is None else round(value, 6)

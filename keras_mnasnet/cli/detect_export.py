@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from keras_mnasnet.cli.detect_eval import settings_of
+from keras_mnasnet.cli.detect_eval import rounded, settings_of
 from keras_mnasnet.cli.export import print_comparisons, print_outline
 from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.detection.checkpoint import load_detector
@@ -78,8 +78,8 @@ def _print_report(report: DetectorReport) -> None:
     if report.evaluation is not None:
         measured = report.evaluation
         print(f"on {measured.images:,} photos of {measured.annotations}:")
-        rows = [["Keras", *measured.keras.values()], ["file", *measured.file.values()]]
-        print_table(("", *METRICS), [[row[0], *(None if each is None else round(each, 6) for each in row[1:])] for row in rows])
+        rows = (("Keras", measured.keras), ("file", measured.file))
+        print_table(("", *METRICS), [[name, *map(rounded, values.values())] for name, values in rows])
         if measured.ap_drop is not None:
             print(f"AP drops by {measured.ap_drop:.6f}")
     print(f"report: {report.path}.json")

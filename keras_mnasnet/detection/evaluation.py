@@ -120,7 +120,7 @@ def read_results(path: str | os.PathLike[str]) -> list[Result]:
     if not isinstance(value, list):
         raise ValueError(f"A result file must hold a JSON list of detections. Received: {path}, a {type(value).__name__}")
     try:
-        rows = [
+        rows: list[Result] = [
             {
                 "image_id": int(row["image_id"]),
                 "category_id": int(row["category_id"]),
