@@ -13,7 +13,6 @@ measures in between. `--picture` is for looking at, and not for publishing: the 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import json
 import os
@@ -86,7 +85,7 @@ def trained(settings: dict[str, Any], annotations: Path, images: str, folder: Pa
         "recipe": recipe_to_json(recipe), "seconds": round(seconds, 1), "load_average": os.getloadavg(),
         "curve": [{key: float(row[key]) for key in CURVE} for row in rows],
         "metrics": score.metrics,
-        "per_category": [dataclasses.asdict(each) for each in score.per_category],
+        "per_category": [{"name": each.name, "boxes": int(each.boxes), "ap50": each.ap50} for each in score.per_category],
     }  # fmt: skip
 
 
@@ -138,12 +137,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=len(RUNS), help="only so many of the runs (default %(default)s)")
     arguments = parser.parse_args()
 
-    from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.detection.data import open_dataset
-    from keras_mnasnet.environment import environment
 
     with tempfile.TemporaryDirectory() as name:
-        folder, rows = Path(name), []
+        folder, rows = Path(name), list[dict[str, Any]]()
         for number, settings in enumerate(RUNS[: arguments.runs]):
             annotations = folder / f"{number}.json"
             annotations.write_text(json.dumps(chosen(arguments.annotations, settings["small_boxes"])), "utf-8")
@@ -152,14 +149,22 @@ def main() -> None:
                 f"{settings['model']} at {settings['size']} px from {settings['weights'] or 'scratch'}: "
                 f"AP {rows[-1]['metrics']['AP']:.3f}, AP50 {rows[-1]['metrics']['AP50']:.3f} in {rows[-1]['seconds']:.0f} s"
             )
+            report(arguments.output, rows)
             if arguments.picture:
                 path = arguments.picture.with_stem(f"{arguments.picture.stem}-{number}")
                 picture(folder / str(number), open_dataset(annotations, arguments.images), path)
+
+
+def report(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write what was measured so far."""
+    from keras_mnasnet.benchmarks.results import write_json
+    from keras_mnasnet.environment import environment
+
     value = {
         "schema": SCHEMA, "benchmark": "detection", "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "environment": environment(), "measured_on": "the photos trained on", "runs": rows,
     }  # fmt: skip
-    write_json(arguments.output, value)
+    write_json(path, value)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def test_counts(size, sides, count):
 
 
 def test_the_first_cells_by_hand():
-    """Level 0 has 20 x 20 cells, whose first centre is (0.5 / 20, 0.5 / 20); scale 0.2, ratios 2 and 1/2, and a square of 0.1."""
+    """Level 0 has 20 x 20 cells, whose first centre is (0.5 / 20, 0.5 / 20); a square of 0.1, then scale 0.2."""
     found = anchors(320)
     root = math.sqrt(2)
     expected = [

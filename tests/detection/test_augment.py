@@ -88,7 +88,7 @@ def test_batches_keep_boxes_on_their_rectangles(tmp_path, format):
     """Through the files: read, cropped, resized, flipped; to two pixels of 128, which JPEG and the resize may blur."""
     import json
 
-    pixels, boxes, labels = drawn()
+    pixels, boxes, _ = drawn()
     data = (
         tf.io.encode_png(pixels.astype(np.uint8)) if format == "png" else tf.io.encode_jpeg(pixels.astype(np.uint8), quality=98)
     )

@@ -47,7 +47,7 @@ def test_smooth_l1_by_hand():
 
 
 def test_hard_examples_by_hand():
-    """One positive at 3 : 1 keeps the three worst negatives of four; an ignored anchor is never one; none positive keeps two."""
+    """One positive at 3 : 1 keeps the three worst negatives of four; an ignored anchor is none; without positives two."""
     losses, positive, counted = tensors(
         [[9.0, 5.0, 1.0, 4.0, 3.0, 8.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]],
         [[0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0]],

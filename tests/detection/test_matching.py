@@ -41,8 +41,7 @@ def test_overlaps_by_hand():
 def test_argmax_and_force_by_hand():
     """Boxes A, B, C and a padding row, five anchors.
 
-    0: A at 0.6. 1: B at 0.55 beats A at 0.52. 2: A's best at 0.7, but C, whose best anchor it is (0.3), takes it by force?
-    No: A comes first among those that want it. 3: nobody at 0.5. 4: nobody, but B wants nothing else... B's best is 1.
+    0: A at 0.6. 1: B at 0.55 beats A at 0.52. 2: the best of A (0.7) and of C (0.3): A comes first. 3 and 4: nobody at 0.5.
     """
     iou = np.array(
         [[
@@ -116,7 +115,7 @@ def test_a_loop_agrees(threshold):
     for image in range(4):
         rows = np.flatnonzero(valid[image])
         for anchor in range(12):
-            best = max(rows, key=lambda row: iou[image, row, anchor], default=None)  # noqa: B023
+            best = max(rows, key=lambda row: iou[image, row, anchor], default=None)
             if best is not None and iou[image, best, anchor] >= threshold:
                 expected[image, anchor] = best
         for row in reversed(rows):

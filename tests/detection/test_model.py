@@ -43,7 +43,8 @@ def test_the_papers_row():
     model = SSDLite()
     assert (size_of(model.trainable_variables), size_of(model.non_trainable_variables)) == (4_912_181, 50_512)
     assert model.count_params() == 4_962_693
-    assert {key: value.shape for key, value in model.output.items()} == {"boxes": (None, 2034, 4), "scores": (None, 2034, 91)}
+    assert model.output["boxes"].shape == (None, 2034, 4)
+    assert model.output["scores"].shape == (None, 2034, 91)
     maps = [model.get_layer(f"level{level}_boxes").output.shape[1] for level in range(6)]
     assert maps == [20, 10, 5, 3, 2, 1]
     assert model.get_layer("level0_boxes_depthwise_conv").input.name == model.get_layer("block6a_expand_relu").output.name
@@ -55,7 +56,7 @@ def test_other_networks(name, params, madds):
 
 
 def test_other_class_counts_and_sizes():
-    """reference figures in millions: 81 slots at 320, 91 slots at 300."""
+    """In millions: 81 slots at 320 px, 91 slots at 300 px."""
     assert round(spec(classes=80).params() / 1e6, 3) == 4.746
     assert round(spec(classes=80).madds() / 1e6, 1) == 821.1
     assert spec(size=300).params() == 4_912_181
@@ -67,7 +68,8 @@ def mobilenet_v3_large():
     rows = (  # input, kernel, expanded, output, squeeze-and-excite, stride
         (16, 3, 16, 16, 0, 1), (16, 3, 64, 24, 0, 2), (24, 3, 72, 24, 0, 1), (24, 5, 72, 40, 1, 2), (40, 5, 120, 40, 1, 1),
         (40, 5, 120, 40, 1, 1), (40, 3, 240, 80, 0, 2), (80, 3, 200, 80, 0, 1), (80, 3, 184, 80, 0, 1), (80, 3, 184, 80, 0, 1),
-        (80, 3, 480, 112, 1, 1), (112, 3, 672, 112, 1, 1), (112, 5, 672, 80, 1, 2), (80, 5, 480, 80, 1, 1), (80, 5, 480, 80, 1, 1),
+        (80, 3, 480, 112, 1, 1), (112, 3, 672, 112, 1, 1), (112, 5, 672, 80, 1, 2), (80, 5, 480, 80, 1, 1),
+        (80, 5, 480, 80, 1, 1),
     )  # fmt: skip
     side = 160
 
