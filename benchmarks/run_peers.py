@@ -53,7 +53,7 @@ def files(folder: Path, *, int8: bool, routes: bool) -> list[str]:
                 else:  # an untrained network in 8 bits is right for timing, and would not pass the export's verification
                     content = convert(model, (1, 224, 224, 3), quantize="int8", images=images_of.get(name, images))
                     path.write_bytes(
-                        rewritten(content, input_name="image", output_names=["scores"], description=name, metadata={})
+                        rewritten(content, input_names=["image"], output_names=["scores"], description=name, metadata={})
                     )
                 written.append(str(path))
         if routes:

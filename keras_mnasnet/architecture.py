@@ -324,7 +324,9 @@ class Architecture:
         if stride in (None, self.stem_stride) and not isinstance(stride, bool):
             return self
         _check_stride("`stem_stride`", "stem_stride", stride)
-        return dataclasses.replace(self, name=f"{self.name}-stem{stride}", stem_stride=stride, provenance="custom")
+        suffix = "-stem1" if stride == 1 else ""
+        name = self.name.removesuffix("-stem1") + suffix
+        return dataclasses.replace(self, name=name, stem_stride=stride, provenance="custom")
 
     def units(self) -> tuple[Unit, ...]:
         """Every layer of every stage, with residuals decided on the channel counts as they are (after rounding)."""

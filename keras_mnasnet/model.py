@@ -7,15 +7,28 @@ import math
 import numbers
 import operator
 import re
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from keras_mnasnet.architecture import Architecture, Unit
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "build", "default_name", "normalization", "resolve_input_shape"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "PIXEL_MEAN",
+    "PIXEL_STD",
+    "build",
+    "default_name",
+    "normalization",
+    "output_dtype",
+    "resolve_input_shape",
+]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PIXEL_MEAN = tuple(255 * value for value in IMAGENET_MEAN)
+PIXEL_STD = tuple(255 * value for value in IMAGENET_STD)
 MIN_SIZE = 32
 PADDINGS = ("same", "symmetric")
 POOLINGS = (None, "avg", "max")
@@ -208,7 +221,7 @@ def build(
             x = graph.unit(x, unit)
         x = graph.conv(x, "head", architecture.head)
         if include_top:
-            x = graph.classifier(x, _integer(classes), classifier_activation, dropout_rate, _output_dtype(framework))
+            x = graph.classifier(x, _integer(classes), classifier_activation, dropout_rate, output_dtype(framework))
         elif pooling:
             x = graph.pool(x, pooling)
         if input_tensor is not None:
@@ -226,14 +239,19 @@ def _rgb(x: Any) -> Any:
     return x
 
 
-def normalization(layers: Any) -> Any:
-    """The layer that takes RGB pixels 0..255 to (x / 255 - mean) / std with ImageNet's mean and std, in float32."""
+def normalization(
+    layers: Any,
+    mean: Sequence[float] = PIXEL_MEAN,
+    std: Sequence[float] = PIXEL_STD,
+    name: str = "imagenet_normalization",
+) -> Any:
+    """The layer that takes RGB pixels 0..255 to (x - mean) / std in float32; by default with ImageNet's."""
     return layers.Normalization(
         axis=-1,
-        mean=[255 * value for value in IMAGENET_MEAN],
-        variance=[(255 * value) ** 2 for value in IMAGENET_STD],
+        mean=list(mean),
+        variance=[value**2 for value in std],
         dtype="float32",
-        name="imagenet_normalization",
+        name=name,
     )
 
 
@@ -263,7 +281,7 @@ def _input(framework: Any, input_tensor: Any, input_shape: Any) -> Any:
     return input_tensor
 
 
-def _output_dtype(framework: Any) -> str | None:
+def output_dtype(framework: Any) -> str | None:
     """Under a mixed policy the classifier computes in float32, as the Keras guide asks; otherwise the policy decides."""
     global_policy = getattr(framework.mixed_precision, "dtype_policy", None) or framework.mixed_precision.global_policy
     policy = global_policy()

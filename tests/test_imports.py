@@ -14,7 +14,7 @@ ROOT = Path(keras_mnasnet.__file__).parent
 # What a module or folder of the package may import from the package: DESIGN, "Import direction".
 CLI = {
     "architecture", "family", "model", "spec", "pretrained", "weights", "applications", "backbone", "data", "environment",
-    "hub", "training", "benchmarks", "export", "quiet", "search",
+    "hub", "training", "benchmarks", "export", "quiet", "search", "detection",
 }  # fmt: skip
 SEARCH = {
     "architecture", "benchmarks", "data", "environment", "export", "family", "model", "pretrained", "published",
@@ -34,7 +34,32 @@ ALLOWED = {
     "data": {"weights"},
     "model_card": {"model", "spec"},
     "training": {"applications", "architecture", "data", "environment", "model", "pretrained", "spec", "weights"},
-    "benchmarks": {"applications", "architecture", "data", "environment", "export", "family", "pretrained", "weights"},
+    "benchmarks": {
+        "applications",
+        "architecture",
+        "data",
+        "detection",
+        "environment",
+        "export",
+        "family",
+        "pretrained",
+        "weights",
+    },  # fmt: skip
+    "detection": {
+        "applications",
+        "architecture",
+        "backbone",
+        "data",
+        "environment",
+        "export",
+        "family",
+        "model",
+        "pretrained",
+        "quiet",
+        "spec",
+        "training",
+        "weights",
+    },  # fmt: skip
     "quiet": set(),
     "export": {"__version__", "architecture", "data", "environment", "model", "pretrained", "quiet", "spec", "weights"},
     "hub": {"architecture", "model", "model_card", "pretrained", "spec", "weights"},

@@ -19,7 +19,7 @@ from keras_mnasnet.quiet import held_stderr
 from keras_mnasnet.weights import Checkpoint, registry
 from keras_mnasnet.weights.load import check_fits, load_named, preprocessing_of
 
-__all__ = ["export", "named_origin", "print_report"]
+__all__ = ["export", "named_origin", "print_comparisons", "print_outline", "print_report"]
 
 KERAS_MODEL = ".keras"
 
@@ -129,20 +129,31 @@ def _photos(arguments: argparse.Namespace, option: str, preprocessing: registry.
 
 def print_report(report: ExportReport) -> None:
     """What the file is, and how it compares with the model."""
-    facts = report.facts
-    print(f"{report.path}  {facts.bytes:,} bytes, {report.quantize or 'float32'}, {report.route}, {report.seconds:.2f} s")
-    ports = [*(("input", port) for port in facts.inputs), *(("output", port) for port in facts.outputs)]
-    for kind, port in ports:
-        scale = f", scale {port.scale:g}, zero point {port.zero_point}" if port.scale else ""
-        print(f"{kind} {port.name} {list(port.shape)} {port.dtype}{scale}")
-    print("operators  " + ", ".join(f"{kind} {count}" for kind, count in facts.operators.items()))
-    print("types  " + ", ".join(f"{kind} {count}" for kind, count in facts.output_types.items()))
+    print_outline(report, report.route)
     taken = report.partitions
     outside = ", ".join(f"{kind} {count}" for kind, count in taken.outside.items())
     whole = (
         "one partition, the whole graph" if taken.whole else f"{taken.delegates} partitions; outside: {outside or 'nothing'}"
     )
     print(f"XNNPACK  {whole}{f' ({report.outside_reason})' if report.outside_reason else ''}")
+    print_comparisons(report)
+    print(f"report: {report.path}.json")
+
+
+def print_outline(report: Any, route: str) -> None:
+    """What the file is: of an ExportReport or a DetectorReport."""
+    facts = report.facts
+    print(f"{report.path}  {facts.bytes:,} bytes, {report.quantize or 'float32'}, {route}, {report.seconds:.2f} s")
+    ports = [*(("input", port) for port in facts.inputs), *(("output", port) for port in facts.outputs)]
+    for kind, port in ports:
+        scale = f", scale {port.scale:g}, zero point {port.zero_point}" if port.scale else ""
+        print(f"{kind} {port.name} {list(port.shape)} {port.dtype}{scale}")
+    print("operators  " + ", ".join(f"{kind} {count}" for kind, count in facts.operators.items()))
+    print("types  " + ", ".join(f"{kind} {count}" for kind, count in facts.output_types.items()))
+
+
+def print_comparisons(report: Any) -> None:
+    """How it compares with the model, output by output."""
     if report.calibration:
         print(f"calibrated on {report.calibration.images} images, seed {report.calibration.seed}")
     print(f"verified against {report.verified_against} on {report.verified_on}:")
@@ -156,4 +167,3 @@ def print_report(report: ExportReport) -> None:
             for each in report.comparisons
         ),
     )  # fmt: skip
-    print(f"report: {report.path}.json")

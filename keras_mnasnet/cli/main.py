@@ -12,6 +12,8 @@ from absl import app, flags, logging
 from absl.flags import argparse_flags
 
 from keras_mnasnet import __version__
+from keras_mnasnet.cli import detect_options
+from keras_mnasnet.cli.detect_train_options import train_options
 from keras_mnasnet.cli.search_options import add_search
 from keras_mnasnet.quiet import held_stderr
 
@@ -25,11 +27,12 @@ def _number_or_flag(text: str) -> bool | float:
     return words[text.lower()] if text.lower() in words else float(text)
 
 
-def _network_options(parser: argparse.ArgumentParser) -> None:
+def _network_options(parser: argparse.ArgumentParser, *, stem: bool = True) -> None:
     parser.add_argument("--width", type=float, metavar="X", help="width multiplier (channels), e.g. 0.75")
     parser.add_argument("--depth", type=float, metavar="X", help="depth multiplier (repeats)")
     parser.add_argument("--se", type=_number_or_flag, metavar="on|off|RATIO", help="squeeze-and-excite; default: as published")
-    parser.add_argument("--stem-stride", type=int, choices=(1, 2), help="1 for small photos; default: 2, as published")
+    if stem:
+        parser.add_argument("--stem-stride", type=int, choices=(1, 2), help="1 for small photos; default: 2, as published")
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
@@ -187,6 +190,18 @@ def _parser() -> argparse_flags.ArgumentParser:
     speed = command("latency", "latency:latency", "Single-thread latency of .tflite files and networks by name.", measures)
     _bench_latency_options(speed)
 
+    detect = commands.add_parser("detect", help="Object detection: train, evaluate, use and export SSDLite detectors.")
+    steps = detect.add_subparsers(dest="step", required=True, metavar="STEP")
+    detector = command("train", "detect:train", "Train a detector on COCO or VOC annotations, or resume a run.", steps)
+    train_options(detector)
+    _network_options(detector, stem=False)
+    detect_options.eval_options(
+        command("eval", "detect_eval:evaluate", "COCO's twelve numbers of detectors and result files, side by side.", steps)
+    )
+    detect_options.predict_options(command("predict", "detect_predict:predict", "Find objects in photos and draw them.", steps))
+    written = command("export", "detect_export:export", "Write a detector as a verified .tflite file for phones.", steps)
+    detect_options.export_options(written)
+
     exported = command("export", "export:export", "Write a checkpoint or Keras model as a verified .tflite file.")
     _export_options(exported)
 
@@ -195,6 +210,7 @@ def _parser() -> argparse_flags.ArgumentParser:
 
     recipes = command("recipes", "recipes:recipes", "The training recipes: every value, and what it rests on.")
     recipes.add_argument("name", nargs="?", help="one recipe (default: all)")
+    recipes.add_argument("--detection", action="store_true", help="the recipes of detectors instead of classifiers'")
 
     add_search(commands, command)
 

@@ -14,7 +14,7 @@ from keras_mnasnet.data.sources import Files, ImageSet, missing, refuse_bad
 from keras_mnasnet.data.splits import splits_of
 from keras_mnasnet.weights.registry import Preprocessing
 
-__all__ = ["sample_photos"]
+__all__ = ["chosen_photos", "sample_photos"]
 
 BATCH = 32
 
@@ -33,17 +33,23 @@ def sample_photos(
     `data` is what `open_images` takes, or a folder of photos without classes; of several splits `split` is taken. More than
     `max_bad` damaged photos are a ValueError that names them.
     """
-    if count < 1:
-        raise ValueError(f"`count` must be 1 or more. Received: count={count!r}")
-    images = _open(data, split)
-    if count < images.count:
-        images = images.subset(np.sort(np.random.default_rng(seed).choice(images.count, count, replace=False)))
+    images = chosen_photos(data, count, split=split, seed=seed)
     parts = list(evaluation_batches(images, preprocessing, batch_size=min(BATCH, images.count)).as_numpy_iterator())
     seen = np.concatenate([index for _, _, index in parts]) if parts else np.empty(0, np.int64)
     refuse_bad(missing(images, seen), max_bad, images.count)
     if not parts:
         raise ValueError(f"At least one photo must be whole. Received: {images.name}, where none can be decoded")
     return np.concatenate([pixels for pixels, _, _ in parts])
+
+
+def chosen_photos(data: str | os.PathLike[str], count: int, *, split: str = "train", seed: int = 0) -> ImageSet:
+    """The photos that `sample_photos` takes, not yet decoded."""
+    if count < 1:
+        raise ValueError(f"`count` must be 1 or more. Received: count={count!r}")
+    images = _open(data, split)
+    if count < images.count:
+        images = images.subset(np.sort(np.random.default_rng(seed).choice(images.count, count, replace=False)))
+    return images
 
 
 def _open(data: str | os.PathLike[str], split: str) -> ImageSet:

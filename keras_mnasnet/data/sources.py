@@ -216,18 +216,23 @@ class ImageSet:
 
     def decodable(self, *, progress: bool = False) -> np.ndarray:
         """The indices of the images that can be decoded and prepared, int64, ascending; decodes each once, in parallel."""
+        return self.decoded_sizes(progress=progress)[0]
+
+    def decoded_sizes(self, *, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """`decodable`'s indices, and the height and width of those images, int32 `[n, 2]`."""
 
         def example(item: dict[str, Any]) -> tuple[Any, Any]:
             image = within_aspect(decode(item["image"]))
-            return item["index"], tf.shape(image)  # without an output, decoding would be optimised away
+            return item["index"], tf.shape(image)[:2]
 
         dataset = self.examples().map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
-        found = []
+        found, sizes = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int32)]
         with tqdm.tqdm(total=self.count, desc="checking images", unit="image", disable=not progress, leave=False) as bar:
-            for part, _ in dataset.batch(256).prefetch(1).as_numpy_iterator():
+            for part, shape in dataset.batch(256).prefetch(1).as_numpy_iterator():
                 found.append(part)
+                sizes.append(shape)
                 bar.update(len(part))
-        return np.concatenate(found) if found else np.zeros(0, np.int64)
+        return np.concatenate(found), np.concatenate(sizes)
 
     def checked(self, max_bad: int = 0, progress: bool = False) -> ImageSet:
         """This set without its damaged images, each logged by path and kept in `bad`; ValueError for more than `max_bad`."""

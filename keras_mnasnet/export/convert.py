@@ -12,7 +12,7 @@ import tqdm
 from keras_mnasnet.export.inspect import ExportError
 from keras_mnasnet.quiet import held_output
 
-__all__ = ["DTYPES", "convert", "output_names"]
+__all__ = ["DTYPES", "convert", "converted", "output_names"]
 
 DTYPES = ("float32", "uint8", "int8")
 
@@ -30,12 +30,11 @@ def output_names(model: Any) -> list[str]:
 
 def convert(
     model: Any, shape: tuple[int, int, int, int], *, quantize: str | None, images: np.ndarray | None = None,
-    input_dtype: str = "float32", progress: bool = False,
+    input_dtype: str = "float32", output_dtype: str | None = None, progress: bool = False,
 ) -> bytes:  # fmt: skip
     """Convert for inputs of exactly `shape` `[batch, H, W, C]`; `images` `[n, H, W, C]` calibrate int8.
 
-    Builtin operators only. The concrete function goes to the converter without the Keras model: with a Keras 3 model as the
-    trackable object its weights are lost silently, and through a SavedModel it takes four times as long.
+    `output_dtype` is that of int8 files, by default `input_dtype`.
     """
     import keras
 
@@ -54,6 +53,23 @@ def convert(
         return list(found) if isinstance(found, list | tuple) else [found]
 
     function = tf.function(forward, autograph=False, input_signature=[tf.TensorSpec(shape, tf.float32, name="image")])
+    return converted(
+        function, quantize=quantize, images=images, batch=shape[0], input_dtype=input_dtype,
+        output_dtype=output_dtype or input_dtype, progress=progress,
+    )  # fmt: skip
+
+
+def converted(
+    function: Any, *, quantize: str | None = None, images: np.ndarray | None = None, batch: int = 1,
+    input_dtype: str = "float32", output_dtype: str = "float32", progress: bool = False,
+) -> bytes:  # fmt: skip
+    """Convert a tf.function with an input signature; `images` calibrate its one input, `batch` at a time.
+
+    Builtin operators only. The concrete function goes to the converter without the Keras model: with a Keras 3 model as the
+    trackable object its weights are lost silently, and through a SavedModel it takes four times as long.
+    """
+    import tensorflow as tf
+
     with held_output() as shown, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
@@ -63,9 +79,10 @@ def convert(
         if quantize == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if images is not None:
-            converter.representative_dataset = lambda: _calibrating(images, shape[0], shown if progress else None)
+            converter.representative_dataset = lambda: _calibrating(images, batch, shown if progress else None)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type = converter.inference_output_type = tf.as_dtype(input_dtype)
+            converter.inference_input_type = tf.as_dtype(input_dtype)
+            converter.inference_output_type = tf.as_dtype(output_dtype)
         try:
             return converter.convert()
         except Exception as error:

@@ -47,7 +47,7 @@ class ModelWriter:
         self._tensors: list[Any] = []
         self._buffers: list[Any] = [_Buffer()]
         self._operators: list[Any] = []
-        self._codes: dict[tuple[int, int], int] = {}
+        self._codes: dict[tuple[int, int, str | None], int] = {}
 
     def tensor(
         self, name: str, shape: Sequence[int], dtype: Any = np.float32, data: np.ndarray | None = None,
@@ -74,11 +74,19 @@ class ModelWriter:
         """Add an operator by its builtin name (`CONV_2D`); `options` is the schema's options object."""
         code = getattr(schema.BuiltinOperator, name)
         operator = schema.OperatorT()
-        operator.opcodeIndex = self._codes.setdefault((code, version), len(self._codes))
+        operator.opcodeIndex = self._codes.setdefault((code, version, None), len(self._codes))
         operator.inputs, operator.outputs = list(inputs), list(outputs)
         if options is not None:
             operator.builtinOptions = options
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        self._operators.append(operator)
+
+    def custom(self, name: str, inputs: Sequence[int], outputs: Sequence[int], options: bytes) -> None:
+        """Add a custom operator; `options` is its FlexBuffer."""
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self._codes.setdefault((schema.BuiltinOperator.CUSTOM, 1, name), len(self._codes))
+        operator.inputs, operator.outputs = list(inputs), list(outputs)
+        operator.customOptions = np.frombuffer(options, np.uint8)
         self._operators.append(operator)
 
     def finish(
@@ -123,8 +131,9 @@ def pack(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def _operator_code(code: int, version: int) -> Any:
+def _operator_code(code: int, version: int, custom: str | None) -> Any:
     found = schema.OperatorCodeT()
+    found.customCode = custom
     found.builtinCode, found.version = code, version
     found.deprecatedBuiltinCode = min(code, PLACEHOLDER_CODE)
     return found

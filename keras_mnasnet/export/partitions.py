@@ -22,8 +22,11 @@ class Partitions:
         return self.delegates == 1 and not self.outside
 
 
-def partitions(content: bytes) -> Partitions:
-    """Of a file loaded as an application would, on one thread; ValueError where LiteRT refuses it."""
+def partitions(content: bytes, *, until: str | None = None) -> Partitions:
+    """Of a file loaded as an application would, on one thread; ValueError where LiteRT refuses it.
+
+    With `until`, an operator's name, only of what that operator's inputs depend on.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     from keras_mnasnet.quiet import held_stderr
@@ -34,25 +37,30 @@ def partitions(content: bytes) -> Partitions:
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"A .tflite file must be one that LiteRT can run. Received: {error}") from error
-    return partitions_of(interpreter)
+    return partitions_of(interpreter, until=until)
 
 
-def partitions_of(interpreter: Any) -> Partitions:
-    """Of a LiteRT interpreter with allocated tensors."""
+def partitions_of(interpreter: Any, *, until: str | None = None) -> Partitions:
+    """Of a LiteRT interpreter with allocated tensors, as `partitions`."""
     nodes = _nodes(interpreter)
     delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
     producer = {int(tensor): node for node in (*nodes, *delegates) for tensor in node["outputs"]}
     kinds: collections.Counter[str] = collections.Counter()
     seen: set[int] = set()
-    waiting = [int(output["index"]) for output in interpreter.get_output_details()]
+    ends = [node for node in nodes if node["op_name"] == until]
+    if until is not None and not ends:
+        raise ValueError(f"The graph must have the operator `until`. Received: until={until!r}")
+    outputs = [output["index"] for output in interpreter.get_output_details()]
+    waiting = [int(tensor) for tensor in (ends[0]["inputs"] if ends else outputs) if tensor >= 0]
     while waiting:  # what the outputs depend on; a delegate stands for the operators it replaced
         node = producer.get(waiting.pop())
         if node is not None and node["index"] not in seen:
             seen.add(node["index"])
             kinds[node["op_name"]] += 1
             waiting += [int(tensor) for tensor in node["inputs"] if tensor >= 0]
-    del kinds["DELEGATE"]
-    return Partitions(len(delegates), dict(sorted(kinds.items())))
+    taken = kinds.pop("DELEGATE", 0) if ends else len(delegates)
+    kinds.pop("DELEGATE", None)
+    return Partitions(taken, dict(sorted(kinds.items())))
 
 
 def _nodes(interpreter: Any) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,10 +22,11 @@ from keras_mnasnet.export.verify import Comparison, compare, judge
 from keras_mnasnet.weights.files import replaced
 from keras_mnasnet.weights.registry import Preprocessing
 
-__all__ = ["Card", "ExportReport", "Oracle", "Origin", "publish"]
+__all__ = ["Card", "ExportReport", "Oracle", "Origin", "publish", "stamped", "write_export"]
 
 SCHEMA = 1
 Oracle = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+Report = TypeVar("Report", bound=Any)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,12 +64,17 @@ class ExportReport:
 
     def as_json(self) -> dict[str, Any]:
         """One JSON value, with the schema's version, the package's, and the date."""
-        return {
-            "schema": SCHEMA,
-            "keras_mnasnet": __version__,
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            **dataclasses.asdict(self),
-        }
+        return stamped(self)
+
+
+def stamped(report: Any) -> dict[str, Any]:
+    """A report's values with the schema's version, the package's, and the date."""
+    return {
+        "schema": SCHEMA,
+        "keras_mnasnet": __version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **dataclasses.asdict(report),
+    }
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,12 +115,17 @@ def publish(
         outside_reason=_reason(taken, quantize), comparisons=comparisons, verified_against=against, verified_on=images_name,
         calibration=calibration, origin=card.origin, description=card.description, preprocessing=card.preprocessing,
     )  # fmt: skip
+    return write_export(content, target, report, card.labels)
+
+
+def write_export(content: bytes, target: Path, report: Report, labels: Sequence[str] | None) -> Report:
+    """Write the file, with its report and labels behind it, and the report beside it; each whole or not at all."""
     inside = {key: value for key, value in report.as_json().items() if key not in ("path", "sha256")}
     files: dict[str, str | Sequence[str]] = {"export.json": json.dumps(inside, indent=1)}
-    if card.labels is not None:
-        files["labels.txt"] = card.labels
+    if labels is not None:
+        files["labels.txt"] = labels
     content = append_files(content, files)
-    facts = dataclasses.replace(facts, bytes=len(content))
+    facts = dataclasses.replace(report.facts, bytes=len(content))
     report = dataclasses.replace(report, facts=facts, sha256=hashlib.sha256(content).hexdigest())
     with replaced(target) as temporary:
         temporary.write_bytes(content)

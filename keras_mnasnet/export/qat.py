@@ -148,7 +148,7 @@ class _Run:
             preprocessing=preprocessing_of(self.checkpoint, size),
         )  # fmt: skip
         content = rewritten(
-            content, input_name="image", output_names=["scores"], description=card.description,
+            content, input_names=["image"], output_names=["scores"], description=card.description,
             metadata=card.metadata("image", ["scores"], (size, size)),
         )  # fmt: skip
         position = {image.tobytes(): row for image, row in zip(images, expected, strict=True)}

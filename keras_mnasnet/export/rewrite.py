@@ -11,33 +11,35 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_mnasnet.export.flatbuffer import aligned, attach, pack, signature_of
 
-__all__ = ["rewritten"]
+__all__ = ["renamed", "rewritten"]
 
 ARITHMETIC = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("ADD", "SUB", "MUL", "DIV"))
 WEIGHTED = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
 FEW_CHANNELS = 4
 MOST_REQUANTIZATION = 256.0  # XNNPACK refuses a layer whose input scale x weight scale / output scale reaches this
+MOST_PARTS = 5  # that XNNPACK concatenates at once
 
 
 def rewritten(
-    content: bytes, *, input_name: str, output_names: Sequence[str], description: str, metadata: Mapping[str, bytes]
+    content: bytes, *, input_names: Sequence[str], output_names: Sequence[str], description: str, metadata: Mapping[str, bytes]
 ) -> bytes:
     """The same graph; its inputs and outputs, in their order, get the names, and a signature `serving_default` with them."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     graph = model.subgraphs[0]
-    if len(graph.inputs) != 1 or len(graph.outputs) != len(output_names):
+    if len(graph.inputs) != len(input_names) or len(graph.outputs) != len(output_names):
         raise ValueError(
-            f"The graph must have 1 input and {len(output_names)} outputs. "
+            f"The graph must have {len(input_names)} inputs and {len(output_names)} outputs. "
             f"Received: {len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
         )
-    inputs = {input_name: int(graph.inputs[0])}
+    inputs = dict(zip(input_names, (int(index) for index in graph.inputs), strict=True))
     outputs = dict(zip(output_names, (int(index) for index in graph.outputs), strict=True))
     for name, index in {**inputs, **outputs}.items():
-        _rename(graph, name, index)
+        renamed(graph, name, index)
     model.signatureDefs = [signature_of("serving_default", inputs, outputs)]
     model.description = description
     _widen_rows(model)
     _widen_dead_ranges(model)
+    _split_concatenations(model)
     model.buffers = [aligned(None if buffer.data is None else np.asarray(buffer.data, np.uint8)) for buffer in model.buffers]
     attach(model, metadata)
     return pack(model)
@@ -114,7 +116,32 @@ def _widen_rows(model: Any) -> None:
         operator.inputs = [operator.inputs[0], len(graph.tensors) - 1]
 
 
-def _rename(graph: Any, name: str, index: int) -> None:
+def _split_concatenations(model: Any) -> None:
+    """Concatenations of more parts than XNNPACK takes, as one of the last parts inside one of all; values are only copied."""
+    graph = model.subgraphs[0]
+    kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    operators = []
+    for operator in graph.operators:
+        while kinds[operator.opcodeIndex] == schema.BuiltinOperator.CONCATENATION and len(operator.inputs) > MOST_PARTS:
+            few = min(MOST_PARTS, len(operator.inputs) - MOST_PARTS + 1)
+            parts = [int(index) for index in operator.inputs[-few:]]
+            whole = graph.tensors[int(operator.outputs[0])]
+            axis = operator.builtinOptions.axis % len(whole.shape)
+            inner, part = copy.copy(operator), copy.copy(whole)
+            part.name = f"concatenated_{len(graph.tensors)}"
+            part.shape, part.shapeSignature = [int(side) for side in whole.shape], None
+            part.shape[axis] = sum(int(graph.tensors[index].shape[axis]) for index in parts)
+            part.buffer = len(model.buffers)
+            model.buffers.append(schema.BufferT())
+            inner.inputs, inner.outputs = parts, [len(graph.tensors)]
+            operator.inputs = [*operator.inputs[:-few], len(graph.tensors)]
+            graph.tensors.append(part)
+            operators.append(inner)
+        operators.append(operator)
+    graph.operators = operators
+
+
+def renamed(graph: Any, name: str, index: int) -> None:
     """Give a tensor a name; another tensor that has it gets a number."""
     for number, tensor in enumerate(graph.tensors):
         if number != index and tensor.name == name.encode():

@@ -22,7 +22,7 @@ from keras_mnasnet.weights.files import check_writable
 from keras_mnasnet.weights.load import preprocessing_of
 from keras_mnasnet.weights.registry import Preprocessing
 
-__all__ = ["DIRECT", "check_options", "export_checkpoint", "export_tflite"]
+__all__ = ["DIRECT", "check_options", "export_checkpoint", "export_tflite", "with_extremes"]
 
 PRECISIONS = (None, "float16", "weight-int8", "dynamic", "int8")
 DIRECT = {None: "float32", "float16": "float16", "weight-int8": "weight-int8"}
@@ -94,13 +94,13 @@ def export_tflite(
 
         names, route = output_names(model), "converter"
         if calibrated is not None and pixels:
-            calibrated = _with_extremes(calibrated)
+            calibrated = with_extremes(calibrated)
         content = convert(
             model, (batch, height, width, channels), quantize=None if quantize == "weight-int8" else quantize,
             images=calibrated, input_dtype=input_dtype, progress=progress,
         )  # fmt: skip
         content = rewritten(
-            content, input_name="image", output_names=names, description=card.description,
+            content, input_names=["image"], output_names=names, description=card.description,
             metadata=card.metadata("image", names, (height, width)),
         )  # fmt: skip
         if quantize == "weight-int8":
@@ -264,7 +264,7 @@ def _verification_images(
     return (values, name) if pixels else (values / 127.5 - 1, f"{name}, -1..1")
 
 
-def _with_extremes(images: np.ndarray) -> np.ndarray:
+def with_extremes(images: np.ndarray) -> np.ndarray:
     """One black and one white pixel in the first image, so that the input's range is 0..255 and its scale 1."""
     images = images.copy()
     images[0, 0, 0], images[0, 0, 1] = 0, 255

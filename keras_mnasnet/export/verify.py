@@ -13,7 +13,7 @@ from keras_mnasnet.environment import available_cores
 from keras_mnasnet.export.inspect import ExportError
 from keras_mnasnet.quiet import held_stderr
 
-__all__ = ["TOLERANCES", "Comparison", "Runner", "compare", "drawn_images", "judge"]
+__all__ = ["TOLERANCES", "Comparison", "Runner", "compare", "drawn_images", "judge", "quantized"]
 
 TOLERANCES = {None: 1e-4, "float16": 2e-2}
 LEAST_COSINE = 0.8
@@ -58,12 +58,13 @@ class Runner:
         for start in range(0, len(images), self.batch):
             chunk = images[start : start + self.batch]
             filled = np.concatenate([chunk, np.repeat(chunk[-1:], self.batch - len(chunk), axis=0)])
-            found = self._run(**{self._name: _quantized(filled, self._input)})
+            found = self._run(**{self._name: quantized(filled, self._input)})
             parts.append({name: _real(found[name], self._outputs[name])[: len(chunk)] for name in found})
         return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
 
 
-def _quantized(values: np.ndarray, details: Mapping) -> np.ndarray:
+def quantized(values: np.ndarray, details: Mapping) -> np.ndarray:
+    """Float values as an interpreter's input or output `details` hold them."""
     scale, zero = details["quantization"]
     if not scale:
         return np.ascontiguousarray(values, details["dtype"])

@@ -83,30 +83,30 @@ class Progress(keras.callbacks.Callback):
         self.bar.close()
 
 
-def read_log(path: Path) -> list[dict[str, str]]:
+def read_log(path: Path, expected: tuple[str, ...] = COLUMNS) -> list[dict[str, str]]:
     """The rows of a `log.csv`; none without the file. ValueError for a file that is not one."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         columns, rows = tuple(reader.fieldnames or ()), list(reader)
-    if columns != COLUMNS or not all((row["step"] or "").isdecimal() for row in rows):
+    if columns != expected or not all((row["step"] or "").isdecimal() for row in rows):
         raise ValueError(
-            f"A run's log has the columns {', '.join(COLUMNS)}, and whole steps. Received: {path}, which was changed. "
+            f"A run's log has the columns {', '.join(expected)}, and whole steps. Received: {path}, which was changed. "
             f"Restore it, or remove it to go on without the earlier rows."
         )
     return rows
 
 
-def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_log(path: Path, rows: list[dict[str, Any]], columns: tuple[str, ...] = COLUMNS) -> None:
     """Write `log.csv` anew, atomically; a run that is resumed thus never repeats a row."""
     with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def summary_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
+def summary_writer(folder: Path, columns: tuple[str, ...] = COLUMNS) -> Callable[[dict[str, Any]], None]:
     """A function that writes a row of the log as TensorBoard scalars, into a folder that its first row makes.
 
     ImportError without the package tensorboard.
@@ -122,7 +122,7 @@ def summary_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
             opened.append(tf.summary.create_file_writer(str(folder)))
         (writer,) = opened
         with writer.as_default(int(row["step"])):
-            for key in COLUMNS[2:]:
+            for key in columns[2:]:
                 if key in row:
                     tf.summary.scalar(key, float(row[key]))
         writer.flush()

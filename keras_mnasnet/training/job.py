@@ -14,7 +14,7 @@ from keras_mnasnet.training.recipe import Recipe, recipe_from_json, recipe_to_js
 from keras_mnasnet.weights import registry
 from keras_mnasnet.weights.files import replaced
 
-__all__ = ["Facts", "Job", "read_run", "write_run"]
+__all__ = ["CLASSIFICATION", "Facts", "Job", "RunKind", "anchored_path", "read_run", "write_run"]
 
 SCHEMA = 1
 RUN_FILE = "run.json"
@@ -68,7 +68,7 @@ class Job:
     def anchored(self) -> Job:
         """The same job with paths that hold in any working folder."""
         return dataclasses.replace(
-            self, data=_anchored(self.data), validation=_anchored(self.validation), weights=_anchored(self.weights)
+            self, data=anchored_path(self.data), validation=anchored_path(self.validation), weights=anchored_path(self.weights)
         )
 
 
@@ -94,17 +94,33 @@ class Facts:
         return self.steps_per_part * self.parts_per_epoch
 
 
-def _anchored(text: Any) -> Any:
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunKind:
+    """What a kind of run keeps in `run.json`: the types of its job, facts and recipe; and the command that trains it."""
+
+    name: str
+    job: type
+    facts: type
+    recipe: type[Recipe]
+    command: str
+
+
+CLASSIFICATION = RunKind("classification", Job, Facts, Recipe, "mnasnet train")
+
+
+def anchored_path(text: Any) -> Any:
+    """A path, of what exists, that holds in any working folder; names of data and weights as they are."""
     if text is None or NAMED.fullmatch(text) or text in registry.datasets() or text in registry.names():
         return text
     path = os.path.expanduser(text)
     return os.path.abspath(path) if os.path.exists(path) or (glob.has_magic(path) and glob.glob(path)) else text
 
 
-def write_run(folder: Path, job: Job, facts: Facts) -> None:
+def write_run(folder: Path, job: Any, facts: Any, kind: RunKind = CLASSIFICATION) -> None:
     """Write `run.json` atomically."""
     value = {
         "schema": SCHEMA,
+        "kind": kind.name,
         "job": {**_fields(job), "recipe": recipe_to_json(job.recipe)},
         "facts": dataclasses.asdict(facts),
     }
@@ -112,23 +128,27 @@ def write_run(folder: Path, job: Job, facts: Facts) -> None:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def read_run(folder: Path) -> tuple[Job, Facts]:
-    """Read `run.json`; ValueError if the folder is not a run's, or a newer version's."""
+def read_run(folder: Path, kind: RunKind = CLASSIFICATION) -> tuple[Any, Any]:
+    """Job and facts from `run.json`; ValueError if the folder is not a run's, another kind's, or a newer version's."""
     path = folder / RUN_FILE
     if not path.is_file():
         raise ValueError(
-            f"A run's folder holds {RUN_FILE}. Received: {folder}, without one. Start it with `mnasnet train DATA`."
+            f"A run's folder holds {RUN_FILE}. Received: {folder}, without one. Start it with `{kind.command} ...`."
         )
     try:
         value = json.loads(path.read_text("utf-8"))
         if value["schema"] != SCHEMA:
             raise ValueError(f"schema must be {SCHEMA}, received {value['schema']}: update keras_mnasnet")
-        job = Job(**{**value["job"], "recipe": recipe_from_json(value["job"]["recipe"])})
+        found = value.get("kind", CLASSIFICATION.name)
+        if found != kind.name:
+            raise ValueError(f"`{kind.command}` goes on with runs of {kind.name}, received one of {found}")
+        fields = {key: tuple(item) if isinstance(item, list) else item for key, item in value["job"].items()}
+        job = kind.job(**{**fields, "recipe": recipe_from_json(value["job"]["recipe"], kind.recipe)})
         facts: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value["facts"].items()}
-        return job, Facts(**facts)
+        return job, kind.facts(**facts)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} must be a run of keras_mnasnet. Received: {error}") from error
 
 
-def _fields(job: Job) -> dict[str, Any]:
+def _fields(job: Any) -> dict[str, Any]:
     return {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}

@@ -74,7 +74,7 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int, *, frozen: bool = False
             rate, l2=recipe.weight_decay, rho=recipe.rho, momentum=recipe.momentum, epsilon=recipe.epsilon, **clip
         )
     if recipe.optimizer == "sgd":
-        return SGDL2(rate, l2=recipe.weight_decay, momentum=recipe.momentum, nesterov=True, **clip)
+        return SGDL2(rate, l2=recipe.weight_decay, momentum=recipe.momentum, nesterov=recipe.nesterov, **clip)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **clip)
     optimizer.exclude_from_weight_decay(var_names=list(SPARED))
     return optimizer

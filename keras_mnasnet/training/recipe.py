@@ -7,7 +7,7 @@ import difflib
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, TypeVar
 
 from keras_mnasnet.data import Augment
 
@@ -17,7 +17,7 @@ SCHEMA = 1
 OPTIMIZERS = ("rmsprop-tf1", "sgd", "adamw")
 SCHEDULES = ("exponential", "cosine")
 IDLE = {
-    "rmsprop-tf1": (), "sgd": ("rho", "epsilon"), "adamw": ("momentum", "rho", "epsilon"),
+    "rmsprop-tf1": ("nesterov",), "sgd": ("rho", "epsilon"), "adamw": ("momentum", "nesterov", "rho", "epsilon"),
     "exponential": (), "cosine": ("decay_rate", "decay_epochs"),
 }  # fmt: skip
 
@@ -28,8 +28,11 @@ class Recipe:
 
     `weight_decay` spares biases and batch norms; it is L2 in the gradient for `rmsprop-tf1` and `sgd`, decoupled for
     `adamw`. The first `frozen_epochs` train the classifier alone at a constant `frozen_learning_rate`, without the
-    schedule, and batch norms keep their statistics. `ema` 0 means no moving average. `size` None is the network's own.
+    schedule, and batch norms keep their statistics. `ema` 0 means no moving average. `size` None is the network's own. The
+    warm-up starts at `warmup_learning_rate`, which scales with the batch as `learning_rate` does.
     """
+
+    AUGMENT: ClassVar[type] = Augment
 
     name: str
     epochs: int
@@ -39,9 +42,11 @@ class Recipe:
     base_batch: int
     schedule: str
     warmup_epochs: float = 0.0
+    warmup_learning_rate: float = 0.0
     decay_rate: float = 0.97
     decay_epochs: float = 2.4
     momentum: float = 0.9
+    nesterov: bool = True
     rho: float = 0.9
     epsilon: float = 1e-3
     weight_decay: float = 0.0
@@ -58,9 +63,9 @@ class Recipe:
     augment: Augment = dataclasses.field(default_factory=Augment)
 
     def __post_init__(self) -> None:
-        hints = Recipe.__annotations__
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), hints[field.name]))
+            hint = self.AUGMENT if field.name == "augment" else field.type
+            object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), hint))
         for key, low, high in RANGES:
             value = getattr(self, key)
             if value is not None and not low <= value <= high:
@@ -82,11 +87,23 @@ class Recipe:
         return self.learning_rate * self.batch_size / self.base_batch
 
     @property
+    def first_learning_rate(self) -> float:
+        """The rate at which the warm-up starts, at this batch size."""
+        return self.warmup_learning_rate * self.batch_size / self.base_batch
+
+    @property
     def idle(self) -> frozenset[str]:
         """The keys that this optimizer and this schedule do not use."""
         return frozenset(IDLE[self.optimizer] + IDLE[self.schedule])
 
-    def changed(self, **values: Any) -> Recipe:
+    @classmethod
+    def named(cls) -> dict[str, Any]:
+        """The recipes of this kind that have a name."""
+        from keras_mnasnet.training.recipes import RECIPES
+
+        return RECIPES
+
+    def changed(self, **values: Any) -> Self:
         """The recipe with other values; a key that starts with `augment.` changes the augmentation.
 
         ValueError for a key that has no effect with the recipe's optimizer or schedule.
@@ -95,8 +112,8 @@ class Recipe:
         augment: dict[str, Any] = {}
         for key, value in values.items():
             (augment if key.startswith("augment.") else own)[key.removeprefix("augment.")] = value
-        _check_keys(own, Recipe)
-        _check_keys(augment, Augment)
+        _check_keys(own, type(self))
+        _check_keys(augment, self.AUGMENT, "augment.")
         if augment:
             own["augment"] = dataclasses.replace(own.get("augment", self.augment), **augment)
         recipe = dataclasses.replace(self, **own)
@@ -110,10 +127,8 @@ class Recipe:
 
     def __str__(self) -> str:
         """`name key=value ...`, as `parse_recipe` reads it: what differs from the named recipe, or from the defaults."""
-        from keras_mnasnet.training.recipes import RECIPES
-
         parts = [self.name]
-        named = RECIPES.get(self.name)
+        named = self.named().get(self.name)
         for prefix, value, base in (("", self, named), ("augment.", self.augment, named.augment if named else None)):
             for field in dataclasses.fields(value):
                 own = getattr(value, field.name)
@@ -123,10 +138,12 @@ class Recipe:
         return " ".join(parts)
 
 
+R = TypeVar("R", bound=Recipe)
 INFINITE = 10**9
 RANGES = (
     ("epochs", 1, INFINITE), ("batch_size", 1, INFINITE), ("base_batch", 1, INFINITE), ("learning_rate", 0, 1000),
-    ("warmup_epochs", 0, INFINITE), ("decay_rate", 0, 1), ("decay_epochs", 1e-6, INFINITE), ("momentum", 0, 0.99999),
+    ("warmup_epochs", 0, INFINITE), ("warmup_learning_rate", 0, 1000),
+    ("decay_rate", 0, 1), ("decay_epochs", 1e-6, INFINITE), ("momentum", 0, 0.99999),
     ("rho", 0, 0.99999), ("epsilon", 1e-12, 1), ("weight_decay", 0, 1), ("clip_norm", 0, INFINITE),
     ("label_smoothing", 0, 0.99),
     ("dropout", 0, 0.99), ("bn_momentum", 0, 0.99999), ("ema", 0, 0.999999), ("frozen_learning_rate", 0, 1000),
@@ -134,10 +151,12 @@ RANGES = (
 )  # fmt: skip
 
 
-def _typed(key: str, value: Any, hint: str) -> Any:
+def _typed(key: str, value: Any, hint: Any) -> Any:
     """The value as the field's type; an int is a float too, nothing else is converted."""
-    if hint == "Augment":
-        fits = isinstance(value, Augment)
+    if isinstance(hint, type):
+        fits, hint = isinstance(value, hint), hint.__name__
+    elif hint == "bool":
+        fits = isinstance(value, bool)
     elif hint == "str":
         fits = isinstance(value, str) and bool(value)
     elif isinstance(value, bool) or not isinstance(value, int | float):
@@ -151,12 +170,11 @@ def _typed(key: str, value: Any, hint: str) -> Any:
     return value
 
 
-def _check_keys(values: dict[str, Any], kind: type) -> None:
+def _check_keys(values: dict[str, Any], kind: type, prefix: str = "") -> None:
     known = [field.name for field in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            prefix = "augment." if kind is Augment else ""
             raise ValueError(
                 f"A recipe's keys are {', '.join(known)}. Received: unknown key {prefix + key!r}."
                 + (f" Did you mean {prefix + near[0]!r}?" if near else "")
@@ -168,58 +186,57 @@ def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
     return {"schema": SCHEMA, **dataclasses.asdict(recipe)}
 
 
-def recipe_from_json(value: Any) -> Recipe:
+def recipe_from_json(value: Any, kind: type[R] = Recipe) -> R:  # type: ignore[assignment]
     """The inverse of `recipe_to_json`; ValueError for another schema, an unknown key or a value out of range."""
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
         raise ValueError(f"A recipe is a JSON object with schema {SCHEMA}. Received: schema={found!r}")
     values = {key: item for key, item in value.items() if key != "schema"}
-    _check_keys(values, Recipe)
+    _check_keys(values, kind)
     augment = values.get("augment", {})
     if not isinstance(augment, dict):
         raise ValueError(f"A recipe's `augment` is a JSON object. Received: augment={augment!r}")
-    _check_keys(augment, Augment)
+    _check_keys(augment, kind.AUGMENT, "augment.")
     fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in augment.items()}
-    values["augment"] = Augment(**fields)
-    return _complete(values)
+    values["augment"] = kind.AUGMENT(**fields)
+    return _complete(values, kind)
 
 
-def _complete(values: dict[str, Any]) -> Recipe:
+def _complete(values: dict[str, Any], kind: type[R]) -> R:
     missing = [
-        field.name for field in dataclasses.fields(Recipe)
+        field.name for field in dataclasses.fields(kind)
         if field.name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]  # fmt: skip
     if missing:
         raise ValueError(f"A recipe needs {', '.join(missing)}. Received: {', '.join(sorted(values))}")
-    return Recipe(**values)
+    return kind(**values)
 
 
-def parse_recipe(text: str) -> Recipe:
+def parse_recipe(text: str, kind: type[R] = Recipe) -> R:  # type: ignore[assignment]
     """A named recipe, `name key=value ...` (values as JSON), or the path of a `.json` file."""
-    from keras_mnasnet.training.recipes import RECIPES
-
     if text.endswith(".json"):
         path = Path(text).expanduser()
         if not path.is_file():
             raise ValueError(f"A recipe file must exist. Received: {path}, which does not")
         try:
-            return recipe_from_json(json.loads(path.read_text("utf-8")))
+            return recipe_from_json(json.loads(path.read_text("utf-8")), kind)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     name, *pairs = text.split() or [""]
     values = parse_values(pairs)
-    if name in RECIPES:
-        return RECIPES[name].changed(**values)
+    named = kind.named()
+    if name in named:
+        return named[name].changed(**values)
     if not values:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
+        near = difflib.get_close_matches(name, named, n=1)
         raise ValueError(
-            f"A recipe is one of {', '.join(RECIPES)}, a .json file, or a new name with all its values. Received: {name!r}."
+            f"A recipe is one of {', '.join(named)}, a .json file, or a new name with all its values. Received: {name!r}."
             + (f" Did you mean {near[0]!r}?" if near else "")
         )
     own = {key: value for key, value in values.items() if not key.startswith("augment.")}
-    _check_keys(own, Recipe)
+    _check_keys(own, kind)
     augment = {key: value for key, value in values.items() if key not in own}
-    return _complete({"name": name, **own}).changed(**augment)
+    return _complete({"name": name, **own}, kind).changed(**augment)
 
 
 def parse_values(pairs: list[str]) -> dict[str, Any]:

@@ -16,12 +16,12 @@ __all__ = ["Schedule", "learning_rate"]
 def learning_rate(recipe: Recipe, step: Any, steps_per_epoch: int) -> Any:
     """The rate at a step (0 is the first) of the part in which every layer trains.
 
-    Linear from 0 to the peak over `warmup_epochs`; `exponential`: peak * decay_rate ** floor(epoch / decay_epochs), counted
-    from step 0 (tensorflow/tpu mnasnet_utils.py, build_learning_rate); `cosine`: peak * (1 + cos(pi * t)) / 2 with t from 0
-    after the warm-up to 1 at the last step.
+    Linear from `first_learning_rate` (0) to the peak over `warmup_epochs`; `exponential`: peak * decay_rate **
+    floor(epoch / decay_epochs), counted from step 0 (tensorflow/tpu mnasnet_utils.py, build_learning_rate); `cosine`: peak *
+    (1 + cos(pi * t)) / 2 with t from 0 after the warm-up to 1 at the last step.
     """
     step = ops.cast(step, "float32")
-    peak = recipe.peak_learning_rate
+    first, peak = recipe.first_learning_rate, recipe.peak_learning_rate
     warmup = int(recipe.warmup_epochs * steps_per_epoch)
     if recipe.schedule == "exponential":
         rate = peak * recipe.decay_rate ** ops.floor(step / (steps_per_epoch * recipe.decay_epochs))
@@ -29,7 +29,7 @@ def learning_rate(recipe: Recipe, step: Any, steps_per_epoch: int) -> Any:
         total = (recipe.epochs - recipe.frozen_epochs) * steps_per_epoch
         progress = ops.clip((step - warmup) / max(1, total - warmup), 0.0, 1.0)
         rate = peak * 0.5 * (1 + ops.cos(math.pi * progress))
-    return ops.where(step < warmup, peak * step / max(1, warmup), rate)
+    return ops.where(step < warmup, first + (peak - first) * step / max(1, warmup), rate)
 
 
 @keras.saving.register_keras_serializable("keras_mnasnet")

@@ -19,7 +19,7 @@ from keras_mnasnet.training.recipe import Recipe
 from keras_mnasnet.weights import Checkpoint, get, names
 from keras_mnasnet.weights.registry import datasets
 
-__all__ = ["HEADS", "compile_model", "freeze", "starting_model", "training_model"]
+__all__ = ["HEADS", "compile_model", "copy_layers", "freeze", "jit_choice", "starting_model", "training_model"]
 
 HEADS = ("new", "keep")
 DEFAULT_NETWORK = "a1"
@@ -70,7 +70,7 @@ def starting_model(
         spec.architecture, classes, size=spec.input_shape[0] or 224, bn_epsilon=spec.bn_epsilon, padding=spec.padding,
         dropout=dropout, bn_momentum=bn_momentum,
     )  # fmt: skip
-    _copy(start, model)
+    copy_layers(start, model)
     if head == "new":
         top = model.get_layer("predictions")
         top.set_weights([np.zeros_like(value) for value in top.get_weights()])
@@ -93,14 +93,18 @@ def training_model(
     )
 
 
+def jit_choice(asked: bool | str | None) -> bool | str:
+    """What to give Keras for `jit_compile`; None: XLA on accelerators and JAX only, where it does not slow training down."""
+    if asked is not None:
+        return asked
+    return "auto" if keras.backend.backend() == "jax" or accelerators() else False
+
+
 def compile_model(
     model: keras.Model, recipe: Recipe, steps_per_epoch: int, classes: int, *, frozen: bool = False,
-    jit_compile: bool | None = None,
+    jit_compile: bool | str | None = None,
 ) -> None:  # fmt: skip
-    """Give a model that returns logits the recipe's optimizer, loss and metrics; XLA (None) on accelerators and JAX only."""
-    jit: bool | str | None = jit_compile
-    if jit is None:
-        jit = "auto" if keras.backend.backend() == "jax" or accelerators() else False
+    """Give a model that returns logits the recipe's optimizer, loss and metrics."""
     metrics: list[Any] = [keras.metrics.CategoricalAccuracy(name="accuracy")]
     if classes > 5:
         metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
@@ -108,9 +112,8 @@ def compile_model(
         make_optimizer(recipe, steps_per_epoch, frozen=frozen),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
         weighted_metrics=metrics,
-        jit_compile=jit,
+        jit_compile=jit_choice(jit_compile),
     )
-    model.optimizer.build(model.trainable_variables)
 
 
 def _network(network: Architecture | str | None, weights: Any) -> tuple[Architecture | str, Any]:
@@ -125,7 +128,8 @@ def _network(network: Architecture | str | None, weights: Any) -> tuple[Architec
     return opened.architecture, opened
 
 
-def _copy(source: Any, target: Any) -> None:
+def copy_layers(source: Any, target: Any) -> None:
+    """Give the layers of `target` the weights of the layers of `source` that have their names."""
     layers = {layer.name: layer for layer in target.layers}
     for layer in source.layers:
         if layer.weights:

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.architecture import Architecture, Layer
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.weights.errors import CheckpointError
 from keras_mnasnet.weights.files import TensorFile
 from keras_mnasnet.weights.registry import Numerics, Preprocessing, source_numerics
 
-__all__ = ["Checkpoint", "convert", "expected_shapes", "recognise"]
+__all__ = ["Checkpoint", "convert", "expected_shapes", "layer_shapes", "recognise"]
 
 EMA = "/ExponentialMovingAverage"
 WIDTHS = (None, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
@@ -58,8 +58,13 @@ class Checkpoint:
 @functools.lru_cache(maxsize=64)
 def expected_shapes(architecture: Architecture, classes: int) -> Shapes:
     """{house name: shape in Keras layout} of a network; `classes=0` leaves out the classifier."""
+    return layer_shapes(architecture.layers(32, 32, classes=classes))
+
+
+def layer_shapes(layers: Iterable[Layer]) -> Shapes:
+    """{house name: shape in Keras layout} of a layer table."""
     shapes: Shapes = {}
-    for layer in architecture.layers(32, 32, classes=classes):
+    for layer in layers:
         k, cin, cout = layer.kernel, layer.input_filters, layer.filters
         kernel = {"conv": (k, k, cin, cout), "depthwise": (k, k, cin, 1), "dense": (cin, cout)}[layer.op]
         shapes[f"{layer.name}/kernel"] = kernel

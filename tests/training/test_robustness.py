@@ -11,7 +11,7 @@ import pytest
 
 from keras_mnasnet.data import open_images, write_folder
 from keras_mnasnet.training import RECIPES, Diverged, Job, resume, train
-from keras_mnasnet.training import run as runs
+from keras_mnasnet.training import engine as runs
 from keras_mnasnet.training.averages import Averages
 from keras_mnasnet.training.state import NotFinite, finite_state, read_state, restore_state, write_state
 from keras_mnasnet.weights import read_file

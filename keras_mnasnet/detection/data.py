@@ -1,0 +1,328 @@
+"""Photos with boxes: COCO annotations (or VOC's), and the batches that a detector is trained and measured on."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from keras_mnasnet.data import ImageSet, refuse_bad
+from keras_mnasnet.data.augment import stream_seed
+from keras_mnasnet.data.preprocessing import decode
+from keras_mnasnet.data.sources import Files, shard_size
+from keras_mnasnet.detection.augment import BoxAugment, crop_boxes, flip, sample_window
+from keras_mnasnet.detection.evaluation import Truth, read_truth
+from keras_mnasnet.detection.matching import CROWD, PADDING
+from keras_mnasnet.detection.voc import read_voc
+
+__all__ = ["CocoDataset", "evaluation_batches", "open_dataset", "resize_photo", "training_batches"]
+
+ORDER, CROP, FLIP = range(16, 19)  # streams of random numbers
+ENDLESS = np.iinfo(np.int64).max
+MAX_LOST = 0.5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CocoDataset:
+    """Photos and their boxes. Class `c` is called `labels[c]` and has `category_ids[c]` in the annotation file.
+
+    Photo `i` has the rows `splits[i]:splits[i + 1]` of `boxes` float32 `[R, 4]` (y1, x1, y2, x2 as shares of the photo) and
+    `classes` int32 `[R]`, CROWD for regions that hold many objects. `sizes` int32 `[N, 2]` are height and width. `notes`
+    counts what reading changed: `clipped` and `dropped` boxes, `photos_without_boxes`. `truth` is the file as it was read,
+    of these classes, for COCO's evaluation.
+    """
+
+    name: str
+    labels: tuple[str, ...] = dataclasses.field(repr=False)
+    category_ids: tuple[int, ...] = dataclasses.field(repr=False)
+    image_ids: tuple[int, ...] = dataclasses.field(repr=False)
+    images: ImageSet = dataclasses.field(repr=False)
+    sizes: np.ndarray = dataclasses.field(repr=False)
+    boxes: np.ndarray = dataclasses.field(repr=False)
+    classes: np.ndarray = dataclasses.field(repr=False)
+    splits: np.ndarray = dataclasses.field(repr=False)
+    truth: Truth = dataclasses.field(repr=False)
+    notes: dict[str, int] = dataclasses.field(default_factory=dict)
+    bad: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many photos."""
+        return len(self.image_ids)
+
+    def path(self, index: int) -> str:
+        """The file of photo `index`."""
+        return self.images.where(index)
+
+    def boxes_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(boxes `[n, 4]`, classes `[n]`) of photo `index`, crowd regions included."""
+        rows = slice(*self.splits[index : index + 2])
+        return self.boxes[rows], self.classes[rows]
+
+    def subset(self, indices: Sequence[int], *, bad: tuple[str, ...] = ()) -> CocoDataset:
+        """The photos of these indices, in that order."""
+        indices = [int(index) for index in indices]
+        rows = [np.arange(self.splits[index], self.splits[index + 1]) for index in indices]
+        taken = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+        return dataclasses.replace(
+            self,
+            image_ids=tuple(self.image_ids[index] for index in indices),
+            images=self.images.subset(indices),
+            sizes=self.sizes[indices],
+            boxes=self.boxes[taken],
+            classes=self.classes[taken],
+            splits=np.concatenate([[0], np.cumsum([len(each) for each in rows], dtype=np.int64)]).astype(np.int64),
+            bad=self.bad + bad,
+        )
+
+    def checked(self, max_bad: int = 0, *, progress: bool = False) -> CocoDataset:
+        """This set without damaged photos, after decoding each once; ValueError for more than `max_bad`, and for photos whose
+        size is not what the annotations say."""
+        found, sizes = self.images.decoded_sizes(progress=progress)
+        wrong = [(at, size) for at, size in zip(found, sizes, strict=True) if tuple(size) != tuple(self.sizes[at])]
+        if wrong:
+            at, (height, width) = wrong[0]
+            raise ValueError(
+                f"Photos must have the sizes that the annotations say, or boxes would be elsewhere. "
+                f"Received: {self.path(at)} of {width} x {height} pixels, annotated as "
+                f"{self.sizes[at][1]} x {self.sizes[at][0]} ({len(wrong)} such photos)"
+            )
+        lost = np.setdiff1d(np.arange(self.count), found)
+        bad = tuple(self.path(index) for index in lost)
+        for path in bad:
+            logging.warning("A photo cannot be decoded and is left out: %s", path)
+        refuse_bad(bad, max_bad, self.count)
+        return self.subset([int(index) for index in found], bad=bad) if bad else self
+
+    @functools.cached_property
+    def tensors(self) -> tuple[Any, Any, Any]:
+        """Boxes, classes and splits as tensors."""
+        with tf.init_scope():
+            return tf.constant(self.boxes), tf.constant(self.classes), tf.constant(self.splits)
+
+
+def open_dataset(
+    annotations: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    category_ids: Sequence[int] | None = None,
+) -> CocoDataset:
+    """A COCO annotation file, or a folder of VOC's .xml files, and the folder of its photos.
+
+    `classes` names the classes to keep, in their order (default: the file's, by id); `category_ids` names them by id instead.
+    Boxes past the photo's edge are clipped, those without area (then) are dropped, both counted; photos without boxes stay.
+    ValueError for annotations that cannot be used, OSError for missing files.
+    """
+    source, folder = Path(annotations).expanduser(), Path(images).expanduser()
+    if not source.exists():
+        raise OSError(f"Annotations must exist: a COCO .json file, or a folder of VOC's .xml files. Received: {source}")
+    if not folder.is_dir():
+        raise OSError(f"The photos must be in a folder. Received: {folder}, which is none")
+    truth = read_voc(source) if source.is_dir() else read_truth(source)
+    names, ids = _chosen(truth, classes, category_ids)
+    numbers = {category: number for number, category in enumerate(ids)}
+    by_image: dict[int, list[Any]] = {image: [] for image in truth.images}
+    for annotation in truth.annotations:
+        by_image[annotation["image_id"]].append(annotation)
+    paths, sizes, boxes, found, lengths = [], [], [], [], []
+    clipped = dropped = 0
+    for image, rows in by_image.items():
+        path, size = _photo(truth, image, folder)
+        kept = 0
+        for row in rows:
+            if row["category_id"] not in numbers:
+                continue
+            box, is_clipped = _placed(row["bbox"], size)
+            clipped += is_clipped
+            if box is None:
+                dropped += 1
+                continue
+            boxes.append(box)
+            found.append(CROWD if row["iscrowd"] else numbers[row["category_id"]])
+            kept += 1
+        paths.append(path)
+        sizes.append(size)
+        lengths.append(kept)
+    lost = [path for path in paths if not path.is_file()]
+    if lost:
+        raise OSError(
+            f"Every annotated photo must be in {folder}. Received: {len(lost)} of {len(paths)} missing, the first is {lost[0]}"
+        )
+    total = len(boxes) + dropped
+    if not any(number >= 0 for number in found):
+        raise ValueError(
+            f"Annotations must hold boxes of the classes ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}). "
+            f"Received: {source} with {len(truth.annotations)} annotations, of which {dropped} without area inside their photo"
+        )
+    if dropped > MAX_LOST * total:
+        raise ValueError(
+            f"Boxes are [x, y, width, height] in pixels of the photo. Received: {source}, where {dropped} of {total} boxes "
+            f"have no area inside their photo"
+        )
+    if clipped or dropped:
+        logging.warning(
+            "%s: %d boxes reach past their photo and are clipped, %d without area dropped", source, clipped, dropped
+        )
+    notes = {"boxes": len(boxes), "clipped": clipped, "dropped": dropped, "crowds": found.count(CROWD)}
+    return CocoDataset(
+        name=str(source),
+        labels=names,
+        category_ids=ids,
+        image_ids=tuple(by_image),
+        images=ImageSet(str(folder), ("photo",), Files(paths, np.zeros(len(paths), np.int32))),
+        sizes=np.array(sizes, np.int32),
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        classes=np.array(found, np.int32),
+        splits=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        truth=_of_classes(truth, numbers),
+        notes={**notes, "photos_without_boxes": lengths.count(0)},
+    )
+
+
+def _chosen(
+    truth: Truth, classes: Sequence[str] | None, category_ids: Sequence[int] | None
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and category ids of the classes, in class order."""
+    if category_ids is not None:
+        unknown = [number for number in category_ids if number not in truth.categories]
+        if unknown:
+            raise ValueError(
+                f"Category ids must be in {truth.name}. Received: {unknown[:5]}, not among its {len(truth.categories)}"
+            )
+        return tuple(truth.categories[number] for number in category_ids), tuple(category_ids)
+    by_name = {name: number for number, name in sorted(truth.categories.items(), reverse=True)}
+    if classes is None:
+        ids = tuple(sorted(truth.categories))
+        return tuple(truth.categories[number] for number in ids), ids
+    if isinstance(classes, str) or len(set(classes)) != len(classes) or not classes:
+        raise ValueError(f"`classes` must be a list of different names. Received: classes={classes!r}")
+    for name in classes:
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, n=3)
+            raise ValueError(
+                f"Every class must be a category of {truth.name}. Received: {name!r}. "
+                f"Nearest: {', '.join(near or sorted(by_name)[:5])}"
+            )
+    return tuple(classes), tuple(by_name[name] for name in classes)
+
+
+def _of_classes(truth: Truth, numbers: dict[int, int]) -> Truth:
+    """The annotations of some categories."""
+    categories = {number: name for number, name in truth.categories.items() if number in numbers}
+    rows = [row for row in truth.annotations if row["category_id"] in numbers]
+    return dataclasses.replace(truth, categories=categories, annotations=rows)
+
+
+def _photo(truth: Truth, image: int, folder: Path) -> tuple[Path, tuple[int, int]]:
+    entry = truth.images[image]
+    try:
+        path, height, width = folder / str(entry["file_name"]), int(entry["height"]), int(entry["width"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Every image of an annotation file has `file_name`, `height` and `width`. "
+            f"Received: {truth.name}, image {image}: {error!r}"
+        ) from error
+    if height < 1 or width < 1:
+        raise ValueError(f"A photo has at least one pixel. Received: {truth.name}, image {image} of {width} x {height} pixels")
+    return path, (height, width)
+
+
+def _placed(box: Sequence[float], size: tuple[int, int]) -> tuple[list[float] | None, bool]:
+    """[x, y, w, h] in pixels as (y1, x1, y2, x2) shares, None where it has no area in the photo; and whether it was clipped."""
+    (x, y, w, h), (height, width) = box, size
+    whole = [y / height, x / width, (y + h) / height, (x + w) / width]
+    inside = [min(max(side, 0.0), 1.0) for side in whole]
+    if w <= 0 or h <= 0 or inside[2] <= inside[0] or inside[3] <= inside[1]:
+        return None, False
+    past = max(abs(a - b) * side for a, b, side in zip(whole, inside, (height, width, height, width), strict=True))
+    return inside, past > 1
+
+
+def resize_photo(pixels: Any, size: int) -> Any:
+    """A photo `[H, W, 3]` as float32 `[size, size, 3]`, 0..255: squashed, bilinear with antialiasing."""
+    out = tf.image.resize(pixels, (size, size), method="bilinear", antialias=True)
+    return tf.ensure_shape(out, (size, size, 3))
+
+
+def _labelled(dataset: CocoDataset, index: Any) -> tuple[Any, Any]:
+    boxes, classes, splits = dataset.tensors
+    begin, end = splits[index], splits[index + 1]
+    return boxes[begin:end], classes[begin:end]
+
+
+def _padded(boxes: Any, labels: Any, count: int) -> dict[str, Any]:
+    """Exactly `count` rows, padded with -1; the first ones where there are more."""
+    spare = tf.maximum(count - tf.shape(boxes)[0], 0)
+    boxes = tf.pad(boxes[:count], [[0, spare], [0, 0]], constant_values=float(PADDING))
+    labels = tf.pad(labels[:count], [[0, spare]], constant_values=PADDING)
+    return {"boxes": tf.ensure_shape(boxes, (count, 4)), "labels": tf.ensure_shape(labels, (count,))}
+
+
+def training_batches(
+    dataset: CocoDataset, *, size: int, batch_size: int, augment: BoxAugment, seed: int, max_boxes: int = 100,
+    first_step: int = 0, shard: tuple[int, int] = (0, 1),
+) -> tf.data.Dataset:  # fmt: skip
+    """Endless (pixels float32 `[b, size, size, 3]` 0..255, {"boxes" `[b, max_boxes, 4]`, "labels" `[b, max_boxes]`}).
+
+    The batch of a global step does not depend on `first_step`; `b` is a shard's part of `batch_size`. Of JPEGs only the
+    crop is decoded.
+    """
+    share = shard_size(batch_size, shard)
+    dataset.images.steps_per_epoch(batch_size)
+    seeds = {stream: stream_seed(seed, stream) for stream in (ORDER, CROP, FLIP)}
+
+    def example(ordinal: Any) -> tuple[Any, dict[str, Any]]:
+        position = ordinal // share * batch_size + shard[0] * share + ordinal % share
+        index = dataset.images.order(position[None], seed=int(seeds[ORDER]), batch=batch_size)
+        fetched = dataset.images.fetch(index)[0][0]
+        boxes, labels = _labelled(dataset, index[0])
+        encoded = dataset.images.source.load(fetched)
+        if augment.crop:
+            pixels, boxes, labels = _cropped(encoded, boxes, labels, tf.stack([seeds[CROP], position]), augment)
+        else:
+            pixels = decode(encoded)
+        pixels = resize_photo(pixels, size)
+        if augment.flip:
+            pixels, boxes = flip(pixels, boxes, tf.stack([seeds[FLIP], position]))
+        return pixels, _padded(boxes, labels, max_boxes)
+
+    batches = tf.data.Dataset.range(first_step * share, ENDLESS)
+    batches = batches.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return batches.batch(share, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def _cropped(encoded: Any, boxes: Any, labels: Any, seed: Any, augment: BoxAugment) -> tuple[Any, Any, Any]:
+    jpeg = tf.io.is_jpeg(encoded)
+    shape = tf.cond(jpeg, lambda: tf.io.extract_jpeg_shape(encoded), lambda: tf.shape(decode(encoded)))
+    window, threshold = sample_window(shape, boxes, labels, seed, augment)
+    top, left, height, width = tf.unstack(window)
+
+    def cut() -> Any:
+        return decode(encoded)[top : top + height, left : left + width]
+
+    pixels = tf.cond(jpeg, lambda: tf.io.decode_and_crop_jpeg(encoded, window, channels=3), cut)
+    return pixels, *crop_boxes(boxes, labels, shape, window, threshold)
+
+
+def evaluation_batches(
+    dataset: CocoDataset, *, size: int, batch_size: int, max_boxes: int = 100, shard: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
+    """One pass in order over whole photos, like `training_batches`; the last batch may be smaller."""
+    share = shard_size(batch_size, shard)
+
+    def example(item: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        boxes, labels = _labelled(dataset, item["index"])
+        return resize_photo(decode(item["image"]), size), _padded(boxes, labels, max_boxes)
+
+    examples = dataset.images.examples(batch=batch_size, shard=shard)
+    batches = examples.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(share)
+    return batches.apply(tf.data.experimental.assert_cardinality(-(-dataset.count // batch_size))).prefetch(1)

@@ -1,0 +1,216 @@
+"""What a detector is, as a value: everything that its model file, its export and its evaluation must agree on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from keras_mnasnet.architecture import Architecture, Layer, Unit
+from keras_mnasnet.detection.anchors import AnchorSettings, map_sizes, shapes_per_level
+from keras_mnasnet.model import PIXEL_MEAN, PIXEL_STD
+
+__all__ = ["COCO_IDS", "COCO_LABELS", "NORMALIZATIONS", "DetectorSpec", "Normalization", "default_classes", "head_layers"]
+
+SCHEMA = 1
+MIN_SIZE, MAX_SIZE = 96, 4096
+LOSSES = ("focal", "mined")
+
+# The 80 classes of COCO with their category ids, which run from 1 to 90 with ten gaps.
+_COCO = (
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,bench,"
+    "bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,"
+    "sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,"
+    "bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,"
+    "toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,"
+    "teddy bear,hair drier,toothbrush"
+)
+COCO_LABELS = tuple(_COCO.split(","))
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+COCO_IDS = tuple(number for number in range(1, 91) if number not in COCO_GAPS)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Normalization:
+    """What the backbone sees of RGB pixels 0..255: (pixel - mean) / std, per channel."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"A normalization has three means and three positive deviations. Received: {self}")
+
+
+# `signed` is the Object Detection API's [-1, 1]; `imagenet` is what the classification checkpoints were trained with.
+NORMALIZATIONS = {
+    "signed": Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "imagenet": Normalization(PIXEL_MEAN, PIXEL_STD),  # type: ignore[arg-type]
+}
+
+
+def default_classes(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """(names, category ids) of a detector whose classes are only counted.
+
+    90: COCO's ids 1..90, `n/a` where COCO has none; 80: COCO's 80 classes; others: `class 1` ... with the ids 1 ...
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 100_000:
+        raise ValueError(f"`classes` must be an integer >= 1, or a list of names. Received: classes={count!r}")
+    if count == 80:
+        return COCO_LABELS, COCO_IDS
+    if count == 90:
+        named = dict(zip(COCO_IDS, COCO_LABELS, strict=True))
+        return tuple(named.get(number, "n/a") for number in range(1, 91)), tuple(range(1, 91))
+    return tuple(f"class {number}" for number in range(1, count + 1)), tuple(range(1, count + 1))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorSpec:
+    """A detector: network, classes, anchors, input and outputs.
+
+    Class `c` (from 0) has the name `labels[c]`, the category id `category_ids[c]` in annotation files, and slot `c + 1` of
+    the scores; slot 0 is the background, as in the Object Detection API. Scores are logits of independent sigmoids. With
+    `include_preprocessing` the input is RGB pixels 0..255, else what `normalization` makes of them.
+    """
+
+    backbone: str
+    input_size: int
+    labels: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    extras: tuple[int, ...] = (512, 256, 256, 128)
+    anchors: AnchorSettings = dataclasses.field(default_factory=AnchorSettings)
+    normalization: Normalization = NORMALIZATIONS["signed"]
+    include_preprocessing: bool = True
+    loss: str = "focal"
+    bn_epsilon: float = 1e-3
+    padding: str = "same"
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "category_ids", "extras"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        size = self.input_size
+        if isinstance(size, bool) or not isinstance(size, int) or not MIN_SIZE <= size <= MAX_SIZE:
+            raise ValueError(
+                f"A detector's `input_size` must be an integer from {MIN_SIZE} to {MAX_SIZE} pixels: below, its last maps "
+                f"repeat one cell. Received: input_size={size!r}"
+            )
+        if not self.labels or len(self.labels) != len(self.category_ids) or len(set(self.category_ids)) != len(self.labels):
+            raise ValueError(
+                f"A detector needs one name and one category id of its own for every class. "
+                f"Received: {len(self.labels)} labels, {len(self.category_ids)} ids, "
+                f"{len(set(self.category_ids))} of them different"
+            )
+        if len(self.extras) != self.anchors.levels - 2 or any(
+            isinstance(d, bool) or not isinstance(d, int) or d < 2 for d in self.extras
+        ):
+            raise ValueError(
+                f"`extras` must be the channels of the {self.anchors.levels - 2} levels after the first two. "
+                f"Received: extras={self.extras}"
+            )
+        if self.loss not in LOSSES:
+            raise ValueError(f"`loss` must be one of {LOSSES}. Received: loss={self.loss!r}")
+        tap_unit(self.architecture)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The backbone as a value."""
+        return Architecture.parse(self.backbone)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, without the background."""
+        return len(self.labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as a JSON object, with the schema's version."""
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+
+    def to_json(self) -> str:
+        """The spec as JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> DetectorSpec:
+        """The inverse of `to_json`; ValueError for another schema or values out of range."""
+        try:
+            value: dict[str, Any] = json.loads(text)
+            if value.pop("schema") != SCHEMA:
+                raise ValueError(f"schema must be {SCHEMA}: update keras_mnasnet")
+            value["anchors"] = AnchorSettings(**value["anchors"])
+            value["normalization"] = Normalization(**value["normalization"])
+            return cls(**value)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"A detector's description must be one of keras_mnasnet's. Received: {error!r}") from error
+
+    def anchors_per_cell(self) -> tuple[int, ...]:
+        """Anchors in one cell of every level."""
+        return tuple(map(len, shapes_per_level(self.anchors)))
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The layer table: backbone to the head convolution, extras, predictors."""
+        network, size = self.architecture, self.input_size
+        sides = map_sizes(size, self.anchors.levels)
+        channels = (tap_unit(network).expanded, network.head, *self.extras)
+        return (
+            *network.layers(size, size, classes=0),
+            *head_layers(channels, sides, self.anchors_per_cell(), self.classes + 1),
+        )
+
+    def params(self) -> int:
+        """Trainable parameters: kernels, biases, gammas and betas."""
+        return sum(layer.params for layer in self.layers())
+
+    def madds(self) -> int:
+        """Multiply-adds per image of all convolutions and squeeze-and-excite layers."""
+        return sum(layer.madds for layer in self.layers())
+
+
+def tap_unit(network: Architecture) -> Unit:
+    """The first layer at stride 32, whose expansion is the map of stride 16 (OD API: `layer_15/expansion_output`)."""
+    stride = network.stem_stride
+    for unit in network.units():
+        stride *= unit.stride
+        if stride == 32 and unit.stride == 2 and unit.expanded != unit.input_filters:
+            last = unit
+            break
+    else:
+        raise ValueError(
+            f"A detector's backbone needs a layer that expands and goes from stride 16 to stride 32. Received: '{network}'"
+        )
+    total = network.stem_stride
+    for unit in network.units():
+        total *= unit.stride
+    if total != 32:
+        raise ValueError(f"A detector's backbone must end at stride 32. Received: stride {total} in '{network}'")
+    return last
+
+
+def head_layers(
+    channels: tuple[int, ...], sides: tuple[int, ...], anchors_per_cell: tuple[int, ...], slots: int
+) -> Iterator[Layer]:
+    """Extras and predictors of maps with `channels` and `sides`, of which the first two are the backbone's.
+
+    Extra of depth d: 1x1 to d / 2, depthwise 3x3 of stride 2, 1x1 to d. Predictors of boxes and of scores, at every level:
+    depthwise 3x3, then 1x1 with bias. Every convolution but the predictors' last has batch norm and ReLU6.
+    """
+
+    def conv(name: str, op: str, kernel: int, stride: int, cin: int, cout: int, side: int, bias: bool = False) -> Layer:
+        weights = kernel * kernel * (cin if op == "depthwise" else cin * cout)
+        bn, added = (None, cout) if bias else (f"{name}_bn", 2 * cout)
+        full = name if bias else f"{name}_conv"
+        return Layer(full, op, kernel, stride, cin, cout, side, side, bn, weights + added, weights * side * side)
+
+    for level in range(2, len(channels)):
+        name, depth = f"extra{level - 1}", channels[level]
+        half, before, side = depth // 2, sides[level - 1], sides[level]
+        yield conv(f"{name}_reduce", "conv", 1, 1, channels[level - 1], half, before)
+        yield conv(f"{name}_depthwise", "depthwise", 3, 2, half, half, side)
+        yield conv(f"{name}_project", "conv", 1, 1, half, depth, side)
+    for level, (depth, side, count) in enumerate(zip(channels, sides, anchors_per_cell, strict=True)):
+        for kind, width in (("boxes", 4), ("scores", slots)):
+            name = f"level{level}_{kind}"
+            yield conv(f"{name}_depthwise", "depthwise", 3, 1, depth, depth, side)
+            yield conv(name, "conv", 1, 1, depth, count * width, side, bias=True)

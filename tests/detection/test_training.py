@@ -1,0 +1,321 @@
+"""A detector's runs: real learning, exact resume, validation, fine-tuning of a detector, refusals, the command."""
+
+import csv
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_mnasnet.cli import main
+from keras_mnasnet.detection import SSDLite, load_detector, spec_of
+from keras_mnasnet.detection.augment import BoxAugment
+from keras_mnasnet.detection.losses import FocalLoss, MinedLoss
+from keras_mnasnet.detection.recipes import DETECTION_RECIPES, DetectionRecipe
+from keras_mnasnet.detection.training import DetectionJob, Trainee, resume_detector, train_detector
+from keras_mnasnet.training import Job, engine, learning_rate, parse_recipe, recipe_from_json, recipe_to_json, resume, train
+from keras_mnasnet.training.state import write_state
+
+FAST = DETECTION_RECIPES["finetune-detector"].changed(epochs=3, batch_size=2, base_batch=2, size=96, ema=0.9, warmup_epochs=1)
+NETWORK = {"model": "small", "width": 0.35}
+COLOURS = {"red": (255, 40, 40), "green": (40, 255, 40)}
+TIMES = ("images_per_second", "seconds")
+
+
+def draw(folder, count=6, seed=0, size=128):
+    """Photos of one red and one green rectangle on noise, with COCO annotations whose category ids are 4 and 9."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(exist_ok=True)
+    images, rows = [], []
+    for number in range(count):
+        pixels = rng.integers(0, 90, (size, size, 3)).astype(np.uint8)
+        for category, (slot, colour) in zip((4, 9), enumerate(COLOURS.values()), strict=True):
+            height, width = rng.integers(size // 5, size // 2 - 4, 2)
+            top, left = rng.integers(0, size - height), slot * size // 2 + rng.integers(0, size // 2 - width)
+            pixels[top : top + height, left : left + width] = colour
+            rows.append({"id": len(rows) + 1, "image_id": number, "category_id": category, "iscrowd": 0,
+                         "area": int(height * width), "bbox": [int(left), int(top), int(width), int(height)]})  # fmt: skip
+        (folder / f"{number}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+        images.append({"id": number, "file_name": f"{number}.png", "height": size, "width": size})
+    categories = [{"id": number, "name": name} for number, name in zip((4, 9), COLOURS, strict=True)]
+    path = folder / "boxes.json"
+    path.write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}), "utf-8")
+    return path
+
+
+def job(annotations, recipe=FAST, **options):
+    return DetectionJob(annotations=str(annotations), images=str(annotations.parent), recipe=recipe, **{**NETWORK, **options})
+
+
+def curve(folder):
+    with (folder / "log.csv").open(encoding="utf-8") as file:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("drawn") / "photos")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, drawn):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train_detector(folder, job(drawn), progress=False)
+    return folder
+
+
+def test_learning_real_photos(data, tmp_path):
+    """Four photos of COCO, A1 at width 0.35 from scratch, 128 px: found again at AP50 0.8 or more after 120 steps."""
+    coco = data / "coco_tiny"
+    value = json.loads((coco / "annotations" / "instances_train2017.json").read_text("utf-8"))
+    chosen = (12448, 173350, 191381, 269105)
+    rows = [row for row in value["annotations"] if row["image_id"] in chosen]
+    used = {row["category_id"] for row in rows}
+    subset = {
+        "images": [image for image in value["images"] if image["id"] in chosen],
+        "annotations": rows,
+        "categories": [category for category in value["categories"] if category["id"] in used],
+    }
+    (tmp_path / "four.json").write_text(json.dumps(subset), "utf-8")
+    recipe = DETECTION_RECIPES["finetune-detector"].changed(
+        epochs=1, passes=120, batch_size=4, base_batch=4, size=128, learning_rate=3e-3, warmup_epochs=0.1, bn_momentum=0.8,
+        ema=0.9, **{"augment.crop": False, "augment.flip": False},
+    )  # fmt: skip
+    rows = train_detector(
+        tmp_path / "run",
+        DetectionJob(
+            annotations=str(tmp_path / "four.json"), images=str(coco / "train2017"), recipe=recipe, model="a1", width=0.35,
+            validation=str(tmp_path / "four.json"),
+        ),
+        progress=False,
+    )  # fmt: skip
+    assert float(rows[-1]["val_ap50"]) >= 0.8
+    assert float(rows[-1]["loss"]) < 2
+
+
+def test_a_run_folder(finished, drawn):
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "checkpoint.safetensors", "labels.txt", "log.csv", "model.safetensors", "run.json",
+    ]  # fmt: skip
+    rows = curve(finished)
+    assert [row["step"] for row in rows] == ["3", "6", "9"]
+    for row in rows:
+        assert float(row["loss"]) == pytest.approx(float(row["score_loss"]) + float(row["box_loss"]), rel=1e-5)
+        assert row["val_loss"] == row["val_ap"] == ""
+    run = json.loads((finished / "run.json").read_text("utf-8"))
+    assert (run["schema"], run["kind"]) == (1, "detection")
+    assert (run["facts"]["train_images"], run["facts"]["train_boxes"]) == (6, 12)
+    assert (finished / "labels.txt").read_text("utf-8").split() == ["red", "green"]
+    spec = spec_of(load_detector(finished))
+    assert (spec.labels, spec.category_ids, spec.input_size) == (("red", "green"), (4, 9), 96)
+
+
+def test_a_resumed_run_ends_like_a_whole_one(tmp_path, drawn, finished, monkeypatch):
+    written = []
+
+    def write(path, arrays, position):
+        write_state(path, arrays, position)
+        written.append(position)
+        if len(written) == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "write_state", write)
+        with pytest.raises(KeyboardInterrupt):
+            train_detector(tmp_path / "cut", job(drawn), progress=False)
+    resume_detector(tmp_path / "cut", progress=False)
+    assert curve(tmp_path / "cut") == curve(finished)
+    ours, theirs = (load_detector(folder).get_weights() for folder in (tmp_path / "cut", finished))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_other_classes_on_resume(tmp_path, drawn, finished):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    run = json.loads((folder / "run.json").read_text("utf-8"))
+    changed = json.loads(drawn.read_text("utf-8"))
+    changed["categories"].append({"id": 11, "name": "blue"})
+    (tmp_path / "more.json").write_text(json.dumps(changed), "utf-8")
+    run["job"]["annotations"] = str(tmp_path / "more.json")
+    (folder / "run.json").write_text(json.dumps(run), "utf-8")
+    with pytest.raises(ValueError, match="resumed with the data and network.*Received: detector=.*blue"):
+        resume_detector(folder, progress=False)
+
+
+def test_runs_of_the_other_kind(tmp_path, finished):
+    with pytest.raises(ValueError, match="`mnasnet train` goes on with runs of classification, received one of detection"):
+        resume(finished, progress=False)
+    tiny = parse_recipe("proxy-5-epochs epochs=1 batch_size=16")
+    train(tmp_path / "c", Job(data="shapes:32@32", recipe=tiny, **NETWORK), progress=False)
+    with pytest.raises(ValueError, match="`mnasnet detect train` goes on with runs of detection"):
+        resume_detector(tmp_path / "c", progress=False)
+
+
+def test_validation_early_stopping_and_the_mined_loss(tmp_path, drawn):
+    """The rate is 0, so that no epoch is better than the first: the run stops after 1 + patience epochs."""
+    recipe = FAST.changed(epochs=6, patience=2, loss="mined", score_bias=0.0, learning_rate=0.0, ema=0.0, bn_momentum=0.99)
+    rows = train_detector(tmp_path / "run", job(drawn, recipe, validation=str(drawn), measure_ap=False), progress=False)
+    losses = [float(row["val_loss"]) for row in rows]
+    assert len(rows) < 6 or losses == sorted(losses, reverse=True)
+    assert all("val_ap" not in row for row in rows)
+
+
+def test_fine_tuning_a_detector(tmp_path, drawn, finished):
+    """Other classes: all but the score predictors is kept. The same classes: everything is."""
+    model = str(finished / "model.safetensors")
+    still = FAST.changed(epochs=1, learning_rate=0.0, ema=0.0)
+    options = {"model": None, "width": None, "weights": model}
+    train_detector(tmp_path / "one", job(drawn, still, **options, classes=("green",)), progress=False)
+    before, after = load_detector(finished), load_detector(tmp_path / "one")
+    assert spec_of(after).labels == ("green",)
+    for name, kept in (("stem_conv", True), ("extra2_project_conv", True), ("level1_boxes", True), ("level1_scores", False)):
+        ours, theirs = after.get_layer(name).get_weights()[0], before.get_layer(name).get_weights()[0]
+        assert (ours.shape == theirs.shape and np.array_equal(ours, theirs)) == kept
+    train_detector(tmp_path / "two", job(drawn, still, **options), progress=False)
+    for a, b in zip(load_detector(tmp_path / "two").trainable_variables, before.trainable_variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    with pytest.raises(ValueError, match="says which network it is. Received: model with weights="):
+        train_detector(tmp_path / "three", job(drawn, still, **{**options, "model": "a1"}), progress=False)
+
+
+def test_the_trainees_loss_is_the_recipes():
+    """A batch without boxes, first scores at -4.6: the focal loss of 204 anchors and 3 slots, all background, over 1."""
+    detector = SSDLite("small", 2, width_multiplier=0.35, input_size=96)
+    for level in range(6):
+        for kind in ("boxes", "scores"):
+            layer = detector.get_layer(f"level{level}_{kind}")
+            layer.set_weights([np.zeros_like(layer.get_weights()[0]), layer.get_weights()[1]])
+    model = Trainee.of(detector, FAST)
+    model.compile(keras.optimizers.SGD(0.0))
+    truth = {"boxes": np.full((2, 3, 4), -1, np.float32), "labels": np.full((2, 3), -1, np.int32)}
+    found = model.evaluate(np.zeros((2, 96, 96, 3), np.float32), truth, verbose=0, return_dict=True)
+    p = 1 / (1 + np.exp(4.6))
+    expected = 2 * 204 * 3 * 0.25 * p**2 * -np.log(1 - p)
+    assert found["loss"] == pytest.approx(expected, rel=1e-4)
+    assert found["score_loss"] == pytest.approx(expected, rel=1e-4)
+    assert found["box_loss"] == 0
+
+
+def test_two_replicas_of_one_machine(tmp_path, drawn):
+    """MirroredStrategy over two logical CPUs: each half is normalised by its own matches, so losses are near, not equal."""
+    code = (
+        "import sys, tensorflow as tf\n"
+        "cpu = tf.config.list_physical_devices('CPU')[0]\n"
+        "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
+        "from pathlib import Path\n"
+        "from keras_mnasnet.detection.recipes import DetectionRecipe\n"
+        "from keras_mnasnet.detection.training import DetectionJob, train_detector\n"
+        "from keras_mnasnet.training import parse_recipe\n"
+        "path, recipe = Path(sys.argv[2]), parse_recipe(sys.argv[3], DetectionRecipe)\n"
+        "job = DetectionJob(annotations=str(path), images=str(path.parent), recipe=recipe, model='small', width=0.35)\n"
+        "rows = train_detector(sys.argv[1], job, devices=['CPU:0', 'CPU:1'], progress=False)\n"
+        "print(rows[-1]['loss'])\n"
+    )
+    recipe = FAST.changed(epochs=1, batch_size=6, base_batch=6)
+    plain = train_detector(tmp_path / "plain", job(drawn, recipe), progress=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run"), str(drawn), str(recipe)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.split()[-1]) == pytest.approx(float(plain[-1]["loss"]), rel=0.25)
+
+
+def test_recipes_are_what_the_configs_say():
+    """400,000 steps of 512 and 2,000 of warm-up from 0.13333 to 0.4; 200,000 of 24."""
+    v3, mobiledet, v2 = (DETECTION_RECIPES[f"ssdlite-{name}"] for name in ("mobilenet-v3", "mobiledet", "mobilenet-v2"))
+    steps = 118_287 // 512
+    assert v3.epochs * 118_287 / 512 == pytest.approx(400_000, rel=1e-3)
+    assert v2.epochs * 118_287 / 24 == pytest.approx(200_000, rel=2e-2)
+    assert float(learning_rate(v3, 0, steps)) == pytest.approx(0.13333)
+    assert float(learning_rate(v3, 2000, steps)) == pytest.approx(0.4, rel=1e-3)
+    assert (mobiledet.peak_learning_rate, v3.nesterov, v3.weight_decay, v3.bn_momentum) == (0.8, False, 4e-5, 0.97)
+    assert isinstance(v3.loss_function(), FocalLoss)
+    assert v2.loss_function() == MinedLoss(3.0, 3, 0.99)
+    assert (v2.optimizer, v2.epsilon, v2.size, v3.size) == ("rmsprop-tf1", 1.0, 300, 320)
+
+
+@pytest.mark.parametrize("name", DETECTION_RECIPES)
+def test_recipes_have_text_and_json(name):
+    recipe = DETECTION_RECIPES[name].changed(epochs=7, **{"augment.flip": False})
+    assert parse_recipe(str(recipe), DetectionRecipe) == recipe
+    assert recipe_from_json(json.loads(json.dumps(recipe_to_json(recipe))), DetectionRecipe) == recipe
+    assert recipe.augment == dataclasses.replace(BoxAugment(), flip=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"loss": "l1"}, "`loss` must be one of"),
+        ({"min_negatives": 5}, "must have an effect. Received: min_negatives"),
+        ({"dropout": 0.3}, "must have an effect. Received: dropout"),
+        ({"frozen_epochs": 1, "frozen_learning_rate": 0.1}, "A detector is trained whole. Received: frozen_epochs=1"),
+        ({"augment.crop": 2}, "must be true or false"),
+        ({"augment.pad": 2}, "unknown key 'augment.pad'"),
+        ({"nms_iou": 0.2, "loss": "mined"}, "`nms_iou` must be between 0.5 and 1"),
+        ({"size": 64}, "from 96 to 4096"),
+    ],
+)
+def test_bad_recipes(changed, message, drawn, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train_detector(tmp_path / "run", job(drawn, FAST.changed(**changed)), progress=False)
+
+
+def test_bad_jobs(drawn, tmp_path):
+    with pytest.raises(ValueError, match="Early stopping needs photos to validate on"):
+        job(drawn, FAST.changed(patience=2))
+    with pytest.raises(ValueError, match="An epoch needs at least one batch. Received: 6 photos"):
+        train_detector(tmp_path / "run", job(drawn, FAST.changed(batch_size=64)), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def command(capfd, *arguments):
+    try:
+        status = main._run(main._parse(["mnasnet", "detect", "train", *map(str, arguments)]))
+    except SystemExit as stop:
+        status = stop.code
+    return status, *capfd.readouterr()
+
+
+def test_the_command(capfd, tmp_path, drawn):
+    (tmp_path / "classes.txt").write_text("green\n", "utf-8")
+    settings = ("--model", "small", "--width", 0.35, "--resolution", 96, "--epochs", 1, "--batch-size", 2)
+    options = ("--output", tmp_path / "run", "--classes", tmp_path / "classes.txt", "--set", "augment.crop=false", "--json")
+    status, out, err = command(capfd, drawn, drawn.parent, *settings, *options)
+    assert status == 0, err
+    report = json.loads(out)
+    assert report["epochs"][0]["step"] == 3
+    assert spec_of(load_detector(report["model"])).labels == ("green",)
+    run = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    assert run["job"]["recipe"]["augment"]["crop"] is False
+    status, out, err = command(capfd, "--resume", tmp_path / "run")
+    assert (status, "loss" in out) == (0, True), err
+    status, _, err = command(capfd, "--resume", tmp_path / "run", "--model", "a1", "--no-ap")
+    assert status == 1
+    assert "keeps the settings of its start" in err
+    assert "--model, --no-ap" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "A run needs ANNOTATIONS, IMAGES and --output"),
+        (("a.json", "photos"), "Received: no --output"),
+        (("none.json", ".", "--output", "RUN"), "error: Annotations must exist"),
+        (("none.json", ".", "--output", "RUN", "--recipe", "finetune"), "A recipe is one of finetune-detector"),
+    ],
+)
+def test_wrong_commands(capfd, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = command(capfd, *arguments)
+    assert (status, out) == (1, "")
+    assert message in err
+    assert "Traceback" not in err
