@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_mnasnet.data import ImageSet, open_images, train_validation
-from keras_mnasnet.data.splits import splits_of
-from keras_mnasnet.training.datasets import held_out
+if TYPE_CHECKING:
+    from keras_mnasnet.data import ImageSet
 
 __all__ = ["HOLDOUT", "SearchImages", "located", "open_search_images"]
 
@@ -52,6 +52,10 @@ def open_search_images(data: str, *, images: int | None = None, validation_image
     Without `validation_images` a tenth of the training split is held out. ValueError for data without two classes, or with
     fewer images than asked for.
     """
+    from keras_mnasnet.data import open_images, train_validation
+    from keras_mnasnet.data.splits import splits_of
+    from keras_mnasnet.training.datasets import held_out
+
     where = located(data)
     splits = splits_of(where)
     if "train" in splits:
