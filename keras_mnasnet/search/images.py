@@ -47,7 +47,8 @@ def located(data: str) -> str:
 
 
 def open_search_images(data: str, *, images: int | None = None, validation_images: int | None = None) -> SearchImages:
-    """Open data for a search. `images` and `validation_images` take as many of each part, evenly over the classes.
+    """Open data for a search. `images` and `validation_images` take about as many of each part,
+    the same share of every class.
 
     Without `validation_images` a tenth of the training split is held out. ValueError for data without two classes, or with
     fewer images than asked for.

@@ -105,8 +105,9 @@ class ProcessPool:
             try:
                 return worker.pipe.recv()
             except (EOFError, OSError):
-                worker.process.join(5)
+                pass
         if worker.pipe in ready or worker.process.sentinel in ready:
+            worker.process.join(5)
             return TrialResult(failure=_death(worker.process.exitcode))
         if time.monotonic() >= worker.deadline:
             return TrialResult(failure=Failure("timeout", f"a trial may take {self._timeout:g} s"))
