@@ -28,7 +28,6 @@ from keras_mnasnet.search.setup import (
     space_of,
 )  # fmt: skip
 from keras_mnasnet.search.study import Study
-from keras_mnasnet.training.recipe import parse_recipe, parse_values, recipe_from_json, recipe_to_json
 
 __all__ = ["print_best", "run", "status"]
 
@@ -117,6 +116,8 @@ def _wanted(arguments: argparse.Namespace, known: StudyMeta | None) -> StudyMeta
     """What the arguments ask for, the rest as in the study, or as usual."""
     if known is not None and all(getattr(arguments, key) in (None, []) for key in IDENTITY):
         return known
+    with held_stderr():
+        from keras_mnasnet.training.recipe import parse_recipe, parse_values, recipe_from_json, recipe_to_json
     own = known.evaluation if known else {}
     space = arguments.space or (known.space if known else "mbconv")
     same_space = known is not None and space == known.space

@@ -21,7 +21,6 @@ from keras_mnasnet.search.retrain import retrain as retrain_best
 from keras_mnasnet.search.rewards import Reward, parse_reward
 from keras_mnasnet.search.setup import space_of
 from keras_mnasnet.search.study import Study
-from keras_mnasnet.training.recipe import parse_recipe, parse_values
 
 __all__ = ["export_optuna", "rescore", "retrain"]
 
@@ -51,11 +50,11 @@ def rescore(arguments: argparse.Namespace) -> None:
 def retrain(arguments: argparse.Namespace) -> int:
     """Train the best networks fully, and score them."""
     meta, trials = _read(arguments.study)
+    with held_stderr():
+        from keras_mnasnet.training.recipe import parse_recipe, parse_values
     recipe = parse_recipe(arguments.recipe).changed(**parse_values(arguments.set))
     folder = Path(arguments.output).expanduser().absolute()
     data = located(arguments.data) if arguments.data else None
-    with held_stderr():
-        import tensorflow  # noqa: F401
 
     def told(trial: Trial, seed: int, score: float) -> None:
         if not arguments.json:

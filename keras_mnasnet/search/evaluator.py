@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.quiet import held_stderr
 from keras_mnasnet.search.latency import DeviceGone, Latency, LatencyModel, parse_device
 from keras_mnasnet.search.records import Failure, TrialRequest, TrialResult
-from keras_mnasnet.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from keras_mnasnet.training.recipe import Recipe
 
 __all__ = ["NetworkEvaluator", "fixed_cost"]
 
@@ -108,9 +111,11 @@ def _images(data: str, images: int | None, validation_images: int | None) -> Any
         from keras_mnasnet.search.images import open_search_images
         from keras_mnasnet.training.short import in_memory
 
-    # Rewriting the graph costs a new network two to three seconds of one core, and no network here ran faster for it.
-    if not tf.config.list_physical_devices("GPU"):
+        on_cpu = not tf.config.list_physical_devices("GPU")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it takes every new network for a mistake
+    if on_cpu:  # rewriting a graph costs two to three seconds of a core, and no network here ran faster for it
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
     found = open_search_images(data, images=images, validation_images=validation_images)
     return dataclasses.replace(found, train=in_memory(found.train), validation=in_memory(found.validation))
 

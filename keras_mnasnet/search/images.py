@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_mnasnet.data import ImageSet, open_images, train_validation
-from keras_mnasnet.data.splits import splits_of
-from keras_mnasnet.training.datasets import held_out
+if TYPE_CHECKING:
+    from keras_mnasnet.data import ImageSet
 
 __all__ = ["HOLDOUT", "SearchImages", "located", "open_search_images"]
 
@@ -47,11 +47,16 @@ def located(data: str) -> str:
 
 
 def open_search_images(data: str, *, images: int | None = None, validation_images: int | None = None) -> SearchImages:
-    """Open data for a search. `images` and `validation_images` take as many of each part, evenly over the classes.
+    """Open data for a search. `images` and `validation_images` take about as many of each part,
+    the same share of every class.
 
     Without `validation_images` a tenth of the training split is held out. ValueError for data without two classes, or with
     fewer images than asked for.
     """
+    from keras_mnasnet.data import open_images, train_validation
+    from keras_mnasnet.data.splits import splits_of
+    from keras_mnasnet.training.datasets import held_out
+
     where = located(data)
     splits = splits_of(where)
     if "train" in splits:

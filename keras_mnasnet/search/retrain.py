@@ -6,13 +6,15 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.benchmarks.results import write_json
 from keras_mnasnet.search.images import open_search_images
 from keras_mnasnet.search.records import StudyMeta, Trial
 from keras_mnasnet.search.rewards import Reward
-from keras_mnasnet.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from keras_mnasnet.training.recipe import Recipe
 
 __all__ = ["Retrained", "ranked", "retrain"]
 

@@ -149,6 +149,7 @@ class Study:
         if self._connection is not None and not self.read_only:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("DELETE FROM meta WHERE key = 'owner'")
+                self._connection.execute("PRAGMA journal_mode = DELETE")  # one file, which reading does not change
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
         if self._lock is not None:

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_mnasnet.environment import available_cores
+from keras_mnasnet.quiet import held_stderr
 from keras_mnasnet.search.executors.base import Evaluator, Outcome, evaluated
 from keras_mnasnet.search.records import Failure, TrialRequest, TrialResult
 
@@ -29,7 +31,9 @@ class _Worker:
         self.request: TrialRequest | None = None
         self.started = 0.0
         self.deadline = float("inf")
-        self.process = context.Process(target=_work, args=(theirs, evaluator, dict(environment)), name=name, daemon=True)
+        self.process = context.Process(
+            target=_work, args=(theirs, pickle.dumps(evaluator), dict(environment)), name=name, daemon=True
+        )
         self.process.start()
         theirs.close()
 
@@ -101,8 +105,9 @@ class ProcessPool:
             try:
                 return worker.pipe.recv()
             except (EOFError, OSError):
-                worker.process.join(5)
+                pass
         if worker.pipe in ready or worker.process.sentinel in ready:
+            worker.process.join(5)
             return TrialResult(failure=_death(worker.process.exitcode))
         if time.monotonic() >= worker.deadline:
             return TrialResult(failure=Failure("timeout", f"a trial may take {self._timeout:g} s"))
@@ -125,12 +130,14 @@ def _death(code: int | None) -> Failure:
     return Failure("crash", f"the worker process ended with exit code {code}")
 
 
-def _work(pipe: Any, evaluator: Evaluator, environment: Mapping[str, str]) -> None:
+def _work(pipe: Any, pickled: bytes, environment: Mapping[str, str]) -> None:
     """The life of a worker process: until the driver closes the pipe, or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     threading.Thread(target=_follow_the_driver, daemon=True).start()
+    with held_stderr():
+        evaluator = pickle.loads(pickled)  # after the environment, which decides how its libraries start
     while True:
         try:
             request = pipe.recv()

@@ -1,0 +1,223 @@
+"""`mnasnet search` as a user types it."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+from search_fakes import FakeEvaluator, go, meta_of, toy_space
+
+from keras_mnasnet import MnasNet
+from keras_mnasnet.cli import main
+from keras_mnasnet.data import write_folder
+from keras_mnasnet.search.study import Study
+
+SMALL = (
+    "--data", "shapes:300@32", "--space", "mbconv", "--space-set", "width=0.25", "--space-set", "stem_stride=1",
+    "--device", "madds", "--target-ms", "3", "--set", "epochs=1", "--set", "batch_size=32",
+)  # fmt: skip
+
+
+def search(capfd, *arguments):
+    try:
+        status = main._run(main._parse(["mnasnet", "search", *map(str, arguments)]))
+    except SystemExit as stop:
+        status = stop.code
+    return status, *capfd.readouterr()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A real search of two networks, in a process of its own."""
+    path = tmp_path_factory.mktemp("search") / "s.sqlite"
+    command = [sys.executable, "-m", "keras_mnasnet.cli.main", "search", "run", "--study", str(path), *SMALL]
+    found = subprocess.run(
+        [*command, "--executor", "inline", "--trials", "2", "--seed", "1"], capture_output=True, text=True, timeout=600
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert "estimate: 2 trials of about" in found.stdout
+    assert "2 of 2 done" in found.stderr
+    assert "trials/h" in found.stderr
+    assert 'MnasNet("mbconv-' in found.stdout
+    return path
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A study that trained nothing, with the accuracies of a formula."""
+    space = toy_space()
+    with Study.create(tmp_path / "toy.sqlite", meta_of(space, space="search_fakes:toy_space")) as opened:
+        go(opened, space, trials=12, evaluator=FakeEvaluator(how="error!", fails=5))
+    return tmp_path / "toy.sqlite"
+
+
+def test_status_says_what_a_trial_costs_beyond_its_steps(study, capfd):
+    status, out, _ = search(capfd, "status", "--study", study)
+    assert status == 0
+    assert "2 of 2 done" in out
+    assert "fixed, beyond its training steps:" in out
+    status, out, _ = search(capfd, "status", "--study", study, "--json")
+    value = json.loads(out)
+    assert (value["done"], value["plan"]["trials"], value["owner"]) == (2, 2, None)
+    assert value["fixed_seconds"] > 0
+    assert set(value["phases"]) >= {"build", "trace", "training_steps", "validate"}
+
+
+def test_the_same_command_goes_on_and_other_settings_are_refused(study, capfd):
+    status, out, err = search(capfd, "run", "--study", study, *SMALL, "--executor", "inline", "--trials", 2, "--json")
+    assert (status, json.loads(out)["done"]) == (0, 2), err
+    status, _, err = search(capfd, "run", "--study", study, "--target-ms", "9")
+    assert status == 1
+    assert "Received: reward={'target_ms': 9.0}" in err
+    status, _, err = search(capfd, "run", "--study", study, "--space", "paper")
+    assert "goes on in the space it was begun in" in err
+    status, out, _ = search(capfd, "run", "--study", study, "--trials", 50, "--estimate")
+    assert "estimate: 48 trials of about" in out
+
+
+def test_found_networks_build(study):
+    with Study.open(study, read_only=True) as opened:
+        trial = opened.trial(0)
+    model = MnasNet(trial.architecture, input_shape=(32, 32, 3), classes=10, weights=None)
+    assert model.count_params() > trial.params
+    assert trial.latency_source == "madds"
+
+
+def test_retrain_reports_on_images_nothing_was_chosen_by(study, tmp_path, capfd):
+    options = (
+        "--top",
+        1,
+        "--recipe",
+        "proxy-5-epochs",
+        "--set",
+        "epochs=1",
+        "--set",
+        "batch_size=32",
+        "--data",
+        "shapes:300@32",
+    )
+    status, out, err = search(capfd, "retrain", "--study", study, "--output", tmp_path / "r", *options, "--json")
+    assert status == 0, err
+    (network,) = json.loads(out)["networks"]
+    results = json.loads((tmp_path / "r" / "results.json").read_text())
+    assert results["tested_on"] == "the data's test split"
+    assert results["networks"][0]["test_accuracy"] == network["test_accuracies"][0]
+    assert os.path.isfile(os.path.join(network["folders"][0], "model.safetensors"))
+    assert search(capfd, "retrain", "--study", study, "--output", tmp_path / "r", *options, "--json")[0] == 0
+
+
+def test_rescore_needs_no_training(toy, capfd):
+    status, out, _ = search(capfd, "rescore", "--study", toy, "--target-ms", 8, "--reward", "hard", "--top", 3, "--json")
+    assert status == 0
+    value = json.loads(out)
+    for row in value["best"]:
+        expected = row["accuracy"] * (1.0 if row["latency_ms"] <= 8 else 8 / row["latency_ms"])
+        assert row["reward"] == pytest.approx(expected)
+    assert [row["reward"] for row in value["best"]] == sorted((row["reward"] for row in value["best"]), reverse=True)
+    status, _, err = search(capfd, "rescore", "--study", toy, "--target-ms", 0.1)
+    assert "must be at least the latency of the study's fastest network" in err
+
+
+def test_export_for_optuna(toy, tmp_path, capfd):
+    optuna = pytest.importorskip("optuna")
+    status, out, err = search(capfd, "export-optuna", "--study", toy, "--output", tmp_path / "o.db")
+    assert status == 0, err
+    assert "wrote 12 trials" in out
+    loaded = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'o.db'}")
+    with Study.open(toy, read_only=True) as opened:
+        trials = opened.trials()
+    assert [t.params for t in loaded.trials] == [t.values for t in trials]
+    assert [t.value for t in loaded.trials] == [t.reward for t in trials]
+    assert [t.state.name for t in loaded.trials] == ["FAIL" if t.status == "failed" else "COMPLETE" for t in trials]
+    assert set(loaded.trials[0].distributions) == set(trials[0].values)
+    status, _, err = search(capfd, "export-optuna", "--study", toy, "--output", tmp_path / "o.db")
+    assert "needs a new file" in err
+    assert search(capfd, "export-optuna", "--study", toy, "--output", tmp_path / "p.db", "--objectives", "pareto")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--space", "mobile"), "The search spaces are paper, vertex, mbconv, cell, macro. Received: space='mobile'"),
+        (("--space", "nowhere:space"), "A space is a preset, or module:function"),
+        (("--algorithm", "annealing"), "`algorithm` must be one of"),
+        (("--device", "phone"), "A device must be host"),
+        (("--reward", "harsh"), "A reward is soft, hard, absolute"),
+        (("--recipe", "proxy-6-epochs"), "A recipe is one of"),
+        (("--target-ms", "0.001"), "`target_ms` must be at least the latency of the fastest network of space 'mbconv', "),
+        (("--data", "nowhere"), "nowhere"),
+        (("--trials", "0"), "`trials` and `workers` must be 1 or more"),
+        (("--executor", "ray", "--ray-address", "127.0.0.1:9", "--study"), "must answer at its address"),
+        (("--executor", "inline", "--workers", "2", "--study"), "has one worker, this process"),
+    ],
+)
+def test_bad_input_is_one_message(tmp_path, capfd, study, arguments, message):
+    if arguments[-1] == "--study":
+        pytest.importorskip("ray")
+        given = ("run", *arguments, study, "--trials", 3)
+    else:
+        given = ("run", "--study", tmp_path / "new.sqlite", *SMALL, *arguments)
+    status, out, err = search(capfd, *given)
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status == 1
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in err
+    assert not (tmp_path / "new.sqlite").exists()
+
+
+def test_the_fastest_network_is_named_and_builds(tmp_path, capfd):
+    _, _, err = search(capfd, "run", "--study", tmp_path / "n.sqlite", *SMALL, "--target-ms", "0.001")
+    call = err[err.index('MnasNet("') + len('MnasNet("') :].split('"')[0]
+    assert MnasNet(call, weights=None, input_shape=(32, 32, 3), classes=10).output_shape == (None, 10)
+
+
+def test_data_with_one_class_and_no_target(tmp_path, capfd):
+    write_folder(tmp_path / "photos", 20, size=32)
+    kept, *others = sorted((tmp_path / "photos").iterdir())
+    for other in others:
+        for image in other.iterdir():
+            image.unlink()
+        other.rmdir()
+    options = [option if option != "shapes:300@32" else tmp_path / "photos" for option in SMALL]
+    status, _, err = search(capfd, "run", "--study", tmp_path / "n.sqlite", *options)
+    assert status == 1
+    assert "class" in err
+    status, _, err = search(capfd, "run", "--study", tmp_path / "n.sqlite", "--data", "shapes:300@32")
+    assert "needs a latency target" in err
+
+
+def test_a_newer_file_is_refused(toy, capfd):
+    connection = sqlite3.connect(toy)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    for step in ("status", "rescore", "run"):
+        status, _, err = search(capfd, step, "--study", toy)
+        assert status == 1
+        assert "schema 99, of a newer keras_mnasnet" in err
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    path = tmp_path / "s.sqlite"
+    command = [sys.executable, "-m", "keras_mnasnet.cli.main", "search", "run", "--study", str(path), *SMALL]
+    process = subprocess.Popen(
+        [*command, "--executor", "inline", "--trials", "50"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    line = ""
+    for _ in range(1000):
+        line = process.stderr.readline()
+        if line.startswith("trial 0:"):
+            break
+    assert line.startswith("trial 0:")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"stopped; everything finished is kept. Go on with: mnasnet search run --study {path}" in err
+    with Study.open(path, read_only=True) as study:
+        assert study.count("done") >= 1
+        assert study.owner() is None

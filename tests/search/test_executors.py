@@ -1,0 +1,93 @@
+"""Executors: processes that crash, hang or are killed, and a driver that goes away."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from search_fakes import FakeEvaluator, go, meta_of, toy_space
+
+from keras_mnasnet.search.engine import Order
+from keras_mnasnet.search.executors.local import InProcess
+from keras_mnasnet.search.executors.pool import ProcessPool
+from keras_mnasnet.search.study import Study
+
+TESTS = Path(__file__).parents[1]
+SPACE = toy_space()
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("crash!", "crash: the worker process ended with exit code 7"),
+        ("kill!", r"crash: the worker process was killed \(SIGKILL\)"),
+        ("hang!", "timeout: a trial may take 3 s"),
+    ],
+)
+def test_a_trial_that_takes_its_process_down_is_a_failed_trial(tmp_path, how, reason):
+    with Study.create(tmp_path / "s", meta_of(SPACE)) as study:
+        executor = ProcessPool(FakeEvaluator(how=how, fails=3, folder=str(tmp_path)), 2, timeout=3.0)
+        go(study, SPACE, trials=3, order=Order("window", 2), executor=executor)
+        failed, *done = study.trials()
+        assert (failed.status, failed.attempts) == ("failed", 2)
+        assert re.match(reason, failed.reason)
+        assert [trial.status for trial in done] == ["done", "done"]
+    attempts = {name.split("-")[2] for name in os.listdir(tmp_path) if name.startswith("0-")}
+    assert len(attempts) == 2, "the second attempt ran in another process"
+
+
+def test_a_pool_keeps_its_processes(tmp_path):
+    with Study.create(tmp_path / "s", meta_of(SPACE)) as study:
+        go(study, SPACE, trials=6, executor=ProcessPool(FakeEvaluator(folder=str(tmp_path)), 1))
+    assert len({name.split("-")[2] for name in os.listdir(tmp_path) if name.startswith(tuple("012345"))}) == 1
+
+
+def test_a_time_limit_inside_one_process(tmp_path):
+    with Study.create(tmp_path / "s", meta_of(SPACE)) as study:
+        go(study, SPACE, trials=2, executor=InProcess(FakeEvaluator(how="hang!", fails=2), timeout=0.2))
+        assert study.trial(0).reason == "timeout: a trial may take 0.2 s"
+        assert study.trial(1).status == "done"
+
+
+def test_workers_end_with_their_driver(tmp_path):
+    code = (
+        "from search_fakes import *; from keras_mnasnet.search.executors.pool import ProcessPool\n"
+        "from keras_mnasnet.search.study import Study; space = toy_space()\n"
+        "if __name__ == '__main__':\n"
+        f"    with Study.create({str(tmp_path / 's')!r}, meta_of(space)) as study:\n"
+        f"        go(study, space, trials=9, executor=ProcessPool(FakeEvaluator(seconds=60, folder=''), 1))\n"
+    )
+    (tmp_path / "driver.py").write_text(code)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+    driver = subprocess.Popen([sys.executable, str(tmp_path / "driver.py")], env=environment)
+    children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children")
+    if not children.exists():
+        driver.kill()
+        pytest.skip("needs Linux's /proc")
+    workers = []
+    for _ in range(200):
+        time.sleep(0.05)
+        listed = children.read_text().split()
+        workers = [p for p in listed if "spawn_main" in Path(f"/proc/{p}/cmdline").read_text()]
+        if workers and (tmp_path / "s").exists():
+            break
+    time.sleep(1.5)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    for _ in range(200):
+        if not any(Path(f"/proc/{p}").exists() for p in workers):
+            break
+        time.sleep(0.05)
+    assert workers
+    assert not any(Path(f"/proc/{p}").exists() for p in workers)
+    with Study.open(tmp_path / "s") as study:
+        assert study.trial(0).status == "running"
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="`workers` must be an integer >= 1. Received: workers=0"):
+        ProcessPool(FakeEvaluator(), 0)
