@@ -11,7 +11,8 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "keras_mnasnet/__init__.py
 JAX = ["jax"]
 QAT = ["tensorflow-model-optimization", "tf-keras"]
 QUANTIZER = ["ai-edge-quantizer"]
-TEST = [*JAX, *QAT, *QUANTIZER, "mypy", "pillow", "pytest", "ruff", "tensorboard"]
+DETECTION = ["pycocotools", "pillow>=10.1"]
+TEST = [*JAX, *QAT, *QUANTIZER, *DETECTION, "mypy", "pytest", "ruff", "tensorboard"]
 
 setup(
     name="keras_mnasnet",
@@ -37,7 +38,7 @@ setup(
         "tensorflow",
         "tqdm",
     ],
-    extras_require={"jax": JAX, "qat": QAT, "quantizer": QUANTIZER, "test": TEST},
+    extras_require={"jax": JAX, "qat": QAT, "quantizer": QUANTIZER, "detection": DETECTION, "test": TEST},
     entry_points={"console_scripts": ["mnasnet = keras_mnasnet.cli.main:entry_point"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -29,22 +29,13 @@ ALLOWED = {
     "data": {"weights"},
     "model_card": {"model", "spec"},
     "training": {"applications", "architecture", "data", "environment", "model", "pretrained", "spec", "weights"},
-    "benchmarks": {"applications", "architecture", "data", "environment", "export", "family", "pretrained", "weights"},
+    "benchmarks": {
+        "applications", "architecture", "data", "detection", "environment", "export", "family", "pretrained", "weights",
+    },  # fmt: skip
     "detection": {
-        "applications",
-        "architecture",
-        "backbone",
-        "data",
-        "environment",
-        "export",
-        "family",
-        "model",
-        "pretrained",
-        "quiet",
-        "spec",
-        "training",
-        "weights",
-    },
+        "__version__", "applications", "architecture", "backbone", "data", "environment", "export", "family", "model",
+        "pretrained", "quiet", "spec", "training", "weights",
+    },  # fmt: skip
     "quiet": set(),
     "export": {"__version__", "architecture", "data", "environment", "model", "pretrained", "quiet", "spec", "weights"},
     "hub": {"architecture", "model", "model_card", "pretrained", "spec", "weights"},
