@@ -12,7 +12,12 @@ JAX = ["jax"]
 QAT = ["tensorflow-model-optimization", "tf-keras"]
 QUANTIZER = ["ai-edge-quantizer"]
 REPORT = ["matplotlib"]
-TEST = [*JAX, *QAT, *QUANTIZER, *REPORT, "mypy", "pillow", "pytest", "pytest-xdist", "ruff", "scipy", "tensorboard"]
+DETECTION = ["pycocotools", "pillow>=10.1"]
+RAY = ["ray[default]"]
+OPTUNA = ["optuna"]
+TEST = [
+    *JAX, *QAT, *QUANTIZER, *REPORT, *DETECTION, *RAY, *OPTUNA, "mypy", "pytest", "pytest-xdist", "ruff", "scipy", "tensorboard",
+]  # fmt: skip
 
 setup(
     name="keras_mnasnet",
@@ -42,7 +47,10 @@ setup(
         "tensorflow",
         "tqdm",
     ],
-    extras_require={"jax": JAX, "qat": QAT, "quantizer": QUANTIZER, "report": REPORT, "test": TEST},
+    extras_require={
+        "jax": JAX, "qat": QAT, "quantizer": QUANTIZER, "report": REPORT, "detection": DETECTION, "ray": RAY, "optuna": OPTUNA,
+        "test": TEST,
+    },  # fmt: skip
     entry_points={"console_scripts": ["mnasnet = keras_mnasnet.cli.main:entry_point"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

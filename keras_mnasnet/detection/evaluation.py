@@ -221,7 +221,7 @@ def _categories(truth: Truth, evaluation: Any, images: set[int]) -> list[Categor
             _mean(precision[:, :, index]),
             _mean(precision[:1, :, index]),
         )
-        for index, identity in enumerate(evaluation.params.catIds)
+        for index, identity in enumerate(map(int, evaluation.params.catIds))
     ]
 
 

@@ -29,7 +29,7 @@ def test_the_best_is_on_top_and_labels_stay_inside():
     photo = np.zeros((100, 100, 3), np.uint8)
     box = (-0.5, -0.5, 1.5, 1.5)
     drawn = draw(photo, detections((box, 0, 0.9), (box, 1, 0.4)), ["first", "second"])
-    assert tuple(drawn[99, 50]) == colour(0)
+    assert tuple(drawn[50, 99]) == colour(0)
     assert tuple(drawn[60, 0]) == colour(0)
 
 
@@ -52,3 +52,13 @@ def test_png(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         write_png(tmp_path / "file" / "a.png", pixels)
+
+
+def test_labels_do_not_cover_each_other():
+    photo = np.zeros((200, 200, 3), np.uint8)
+    box = (0.4, 0.2, 0.8, 0.8)
+    drawn = draw(photo, detections((box, 0, 0.9), (box, 1, 0.4)), ["first", "second"])
+    plates = [np.argwhere((drawn == colour(label)).all(axis=2)) for label in (0, 1)]
+    assert plates[0][:, 0].min() < 78, "the first label stands above the box"
+    assert (plates[1][:, 0] >= 79).all(), "the second one inside of it"
+    assert len(plates[1]) > 100
