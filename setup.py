@@ -13,7 +13,7 @@ QAT = ["tensorflow-model-optimization", "tf-keras"]
 QUANTIZER = ["ai-edge-quantizer"]
 REPORT = ["matplotlib"]
 DETECTION = ["pycocotools", "pillow>=10.1"]
-RAY = ["ray[default]"]
+RAY = ["ray"]
 OPTUNA = ["optuna"]
 TEST = [
     *JAX, *QAT, *QUANTIZER, *REPORT, *DETECTION, *RAY, *OPTUNA, "mypy", "pytest", "pytest-xdist", "ruff", "scipy", "tensorboard",
