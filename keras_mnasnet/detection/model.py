@@ -20,7 +20,7 @@ from keras_mnasnet.spec import describe
 from keras_mnasnet.training.start import copy_layers
 from keras_mnasnet.weights import Checkpoint
 
-__all__ = ["SCORE_BIAS", "SSDLite", "build_detector", "spec_of", "with_spec"]
+__all__ = ["SCORE_BIAS", "SSDLite", "build_detector", "detection_heads", "spec_of", "with_spec"]
 
 EXTRAS = (512, 256, 256, 128)
 HEAD_EPSILON = 1e-3
@@ -132,7 +132,19 @@ def build_detector(
         network, include_top=False, input_tensor=x, include_preprocessing=False, bn_epsilon=spec.bn_epsilon,
         bn_momentum=bn_momentum, padding=spec.padding,
     )  # fmt: skip
-    maps = [body.get_layer(f"{tap_unit(network).name}_expand_relu").output, body.output]
+    maps = (body.get_layer(f"{tap_unit(network).name}_expand_relu").output, body.output)
+    outputs = detection_heads(maps, spec, bn_momentum=bn_momentum, score_bias=score_bias)
+    return with_spec(keras.Model(inputs, outputs, name=name or f"{body.name}_ssdlite"), spec)
+
+
+def detection_heads(
+    taps: Sequence[Any], spec: DetectorSpec, *, bn_momentum: float = 0.99, score_bias: float = SCORE_BIAS
+) -> dict[str, Any]:
+    """SSDLite's extras and predictors on a backbone's maps of stride 16 and 32, whichever backbone: {"boxes", "scores"}.
+
+    Of the spec extras, anchors and classes are taken.
+    """
+    maps = list(taps)
     sides, channels = [tap.shape[1] for tap in maps], [tap.shape[-1] for tap in maps]
     for _ in spec.extras:
         sides.append(-(-sides[-1] // 2))
@@ -140,13 +152,13 @@ def build_detector(
         layer.name: layer
         for layer in head_layers((*channels, *spec.extras), tuple(sides), spec.anchors_per_cell(), spec.classes + 1)
     }
+    outputs = {}
     with keras.StatelessScope():
         for level in range(1, len(spec.extras) + 1):
             x = maps[-1]
             for part in ("reduce", "depthwise", "project"):
                 x = _conv(x, layers[f"extra{level}_{part}_conv"], bn_momentum)
             maps.append(x)
-        outputs = {}
         for kind, width, bias in (("boxes", 4, 0.0), ("scores", spec.classes + 1, score_bias)):
             parts = []
             for level, tap in enumerate(maps):
@@ -154,8 +166,7 @@ def build_detector(
                 x = _conv(x, layers[f"level{level}_{kind}"], bn_momentum, bias)
                 parts.append(keras.layers.Reshape((-1, width), dtype=x.dtype, name=f"level{level}_{kind}_rows")(x))
             outputs[kind] = keras.layers.Concatenate(axis=1, dtype=parts[0].dtype, name=kind)(parts)
-        model = keras.Model(inputs, outputs, name=name or f"{body.name}_ssdlite")
-    return with_spec(model, spec)
+    return outputs
 
 
 def _conv(x: Any, layer: Layer, bn_momentum: float, bias: float = 0.0) -> Any:

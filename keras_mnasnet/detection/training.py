@@ -87,8 +87,8 @@ class DetectionJob:
 class DetectionFacts:
     """What a detector's run found at its start and must find again when it is resumed."""
 
-    detector: str
     labels: tuple[str, ...]
+    detector: str
     train_images: int
     train_boxes: int
     validation_images: int

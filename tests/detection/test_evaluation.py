@@ -113,10 +113,7 @@ def test_category_ids_go_by_id_and_name(tmp_path):
         ({**TRUTH, "images": []}, "must have `images`, `categories` and `annotations`. Received: .* without images"),
         ({**TRUTH, "annotations": []}, "without annotations"),
         ({key: TRUTH[key] for key in ("images", "annotations")}, "without categories"),
-        (
-            {**TRUTH, "categories": [{"id": 17, "name": "cat"}]},
-            "each `category_id` from .* own list of 1. Received: 1 unknown, 3",
-        ),
+        ({**TRUTH, "categories": [CATEGORIES[0]]}, "each `category_id` from .* own list of 1. Received: 1 unknown, 3"),
         ({**TRUTH, "images": [IMAGE]}, "each `image_id` from .* Received: 1 unknown, 8"),
         ({**TRUTH, "annotations": [{"image_id": 7, "category_id": 17, "bbox": [1, 2, 3]}]}, r"the bbox \[1, 2, 3\]"),
         ({**TRUTH, "annotations": [{"image_id": 7, "category_id": 17}]}, "KeyError 'bbox'"),

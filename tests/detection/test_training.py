@@ -144,7 +144,7 @@ def test_other_classes_on_resume(tmp_path, drawn, finished):
     (tmp_path / "more.json").write_text(json.dumps(changed), "utf-8")
     run["job"]["annotations"] = str(tmp_path / "more.json")
     (folder / "run.json").write_text(json.dumps(run), "utf-8")
-    with pytest.raises(ValueError, match="resumed with the data and network.*Received: detector=.*blue"):
+    with pytest.raises(ValueError, match="resumed with the data and network.*Received: labels=.*blue"):
         resume_detector(folder, progress=False)
 
 
