@@ -12,7 +12,9 @@ JAX = ["jax"]
 QAT = ["tensorflow-model-optimization", "tf-keras"]
 QUANTIZER = ["ai-edge-quantizer"]
 REPORT = ["matplotlib"]
-TEST = [*JAX, *QAT, *QUANTIZER, *REPORT, "mypy", "pillow", "pytest", "ruff", "scipy", "tensorboard"]
+RAY = ["ray"]
+OPTUNA = ["optuna"]
+TEST = [*JAX, *QAT, *QUANTIZER, *REPORT, *RAY, *OPTUNA, "mypy", "pillow", "pytest", "ruff", "scipy", "tensorboard"]
 
 setup(
     name="keras_mnasnet",
@@ -42,7 +44,15 @@ setup(
         "tensorflow",
         "tqdm",
     ],
-    extras_require={"jax": JAX, "qat": QAT, "quantizer": QUANTIZER, "report": REPORT, "test": TEST},
+    extras_require={
+        "jax": JAX,
+        "optuna": OPTUNA,
+        "qat": QAT,
+        "quantizer": QUANTIZER,
+        "ray": RAY,
+        "report": REPORT,
+        "test": TEST,
+    },
     entry_points={"console_scripts": ["mnasnet = keras_mnasnet.cli.main:entry_point"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
