@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.search.algorithms import make_algorithm
 from keras_mnasnet.search.engine import Order, run
 from keras_mnasnet.search.executors.local import InProcess
@@ -60,9 +61,9 @@ class FakeEvaluator:
         raise RuntimeError("RESOURCE_EXHAUSTED: no room" if how == "resource" else "something else")
 
 
-def meta_of(space, algorithm="random", **changes):
+def meta_of(made, algorithm="random", **changes):
     values = {
-        "space": space.name, "fingerprint": space.fingerprint(), "algorithm": algorithm, "reward": REWARD.to_json(), "seed": 0,
+        "space": made.name, "fingerprint": made.fingerprint(), "algorithm": algorithm, "reward": REWARD.to_json(), "seed": 0,
     }  # fmt: skip
     return StudyMeta(**{**values, **changes})
 
@@ -102,3 +103,14 @@ def facts_of(study):
 
 def rng(seed):
     return np.random.default_rng(seed)
+
+
+def tiny_network(candidate):
+    kernel, filters = (3, 5)[candidate[0]], 8 * (1 + candidate[1])
+    text = f"tiny-{kernel}-{filters}: stem8 r1_k3_s11_e1_i8_o8_noskip r1_k{kernel}_s22_e2_i8_o{filters} head32"
+    return Architecture.parse(text)
+
+
+def tiny_networks():
+    """Six networks that train in a moment."""
+    return SearchSpace("tiny", (Decision("kernel", (3, 5)), Decision("filters", (8, 16, 24))), build=tiny_network)

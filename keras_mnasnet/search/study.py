@@ -137,7 +137,7 @@ class Study:
                 f"{self.path}, which is of {self.meta.space} {self.meta.space_options or ''}. Name another --study file."
             )
         for name in ("algorithm", "algorithm_options", "reward", "seed", "device", "data", "recipe", "evaluation"):
-            was, now = getattr(self.meta, name), getattr(meta, name)
+            was, now = getattr(self.meta, name), json.loads(_json(getattr(meta, name)))  # JSON knows no tuples
             if was != now:
                 raise ValueError(
                     f"A study goes on with the settings of its start. Received: {name}={_shown(now, was)}, {self.path} has "

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from search_fakes import FakeEvaluator, go, meta_of, toy_space
@@ -16,10 +17,14 @@ from keras_mnasnet.cli import main
 from keras_mnasnet.data import write_folder
 from keras_mnasnet.search.study import Study
 
+ROOT = Path(__file__).parents[2]
 SMALL = (
-    "--data", "shapes:300@32", "--space", "mbconv", "--space-set", "width=0.25", "--space-set", "stem_stride=1",
-    "--device", "madds", "--target-ms", "3", "--set", "epochs=1", "--set", "batch_size=32",
+    "--data", "shapes:300@32", "--space", "search_fakes:tiny_networks", "--device", "madds", "--target-ms", "0.2",
+    "--set", "epochs=1", "--set", "batch_size=32",
 )  # fmt: skip
+
+
+PATHS = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
 
 def search(capfd, *arguments):
@@ -36,13 +41,17 @@ def study(tmp_path_factory):
     path = tmp_path_factory.mktemp("search") / "s.sqlite"
     command = [sys.executable, "-m", "keras_mnasnet.cli.main", "search", "run", "--study", str(path), *SMALL]
     found = subprocess.run(
-        [*command, "--executor", "inline", "--trials", "2", "--seed", "1"], capture_output=True, text=True, timeout=600
+        [*command, "--executor", "inline", "--trials", "2", "--seed", "1"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=PATHS,
     )
     assert found.returncode == 0, found.stderr[-3000:]
     assert "estimate: 2 trials of about" in found.stdout
     assert "2 of 2 done" in found.stderr
     assert "trials/h" in found.stderr
-    assert 'MnasNet("mbconv-' in found.stdout
+    assert 'MnasNet("tiny-' in found.stdout
     return path
 
 
@@ -69,14 +78,15 @@ def test_status_says_what_a_trial_costs_beyond_its_steps(study, capfd):
 
 def test_the_same_command_goes_on_and_other_settings_are_refused(study, capfd):
     status, out, err = search(capfd, "run", "--study", study, *SMALL, "--executor", "inline", "--trials", 2, "--json")
-    assert (status, json.loads(out)["done"]) == (0, 2), err
+    assert status == 0, err
+    assert json.loads(out)["done"] == 2
     status, _, err = search(capfd, "run", "--study", study, "--target-ms", "9")
     assert status == 1
     assert "Received: reward={'target_ms': 9.0}" in err
     status, _, err = search(capfd, "run", "--study", study, "--space", "paper")
     assert "goes on in the space it was begun in" in err
-    status, out, _ = search(capfd, "run", "--study", study, "--trials", 50, "--estimate")
-    assert "estimate: 48 trials of about" in out
+    status, out, _ = search(capfd, "run", "--study", study, "--trials", 6, "--estimate")
+    assert "estimate: 4 trials of about" in out
 
 
 def test_found_networks_build(study):
@@ -111,11 +121,11 @@ def test_retrain_reports_on_images_nothing_was_chosen_by(study, tmp_path, capfd)
 
 
 def test_rescore_needs_no_training(toy, capfd):
-    status, out, _ = search(capfd, "rescore", "--study", toy, "--target-ms", 8, "--reward", "hard", "--top", 3, "--json")
+    status, out, _ = search(capfd, "rescore", "--study", toy, "--target-ms", 11, "--reward", "hard", "--top", 3, "--json")
     assert status == 0
     value = json.loads(out)
     for row in value["best"]:
-        expected = row["accuracy"] * (1.0 if row["latency_ms"] <= 8 else 8 / row["latency_ms"])
+        expected = row["accuracy"] * (1.0 if row["latency_ms"] <= 11 else 11 / row["latency_ms"])
         assert row["reward"] == pytest.approx(expected)
     assert [row["reward"] for row in value["best"]] == sorted((row["reward"] for row in value["best"]), reverse=True)
     status, _, err = search(capfd, "rescore", "--study", toy, "--target-ms", 0.1)
@@ -148,7 +158,7 @@ def test_export_for_optuna(toy, tmp_path, capfd):
         (("--device", "phone"), "A device must be host"),
         (("--reward", "harsh"), "A reward is soft, hard, absolute"),
         (("--recipe", "proxy-6-epochs"), "A recipe is one of"),
-        (("--target-ms", "0.001"), "`target_ms` must be at least the latency of the fastest network of space 'mbconv', "),
+        (("--target-ms", "0.001"), "`target_ms` must be at least the latency of the fastest network of space 'tiny', "),
         (("--data", "nowhere"), "nowhere"),
         (("--trials", "0"), "`trials` and `workers` must be 1 or more"),
         (("--executor", "ray", "--ray-address", "127.0.0.1:9", "--study"), "must answer at its address"),
@@ -161,7 +171,7 @@ def test_bad_input_is_one_message(tmp_path, capfd, study, arguments, message):
         given = ("run", *arguments, study, "--trials", 3)
     else:
         given = ("run", "--study", tmp_path / "new.sqlite", *SMALL, *arguments)
-    status, out, err = search(capfd, *given)
+    status, _, err = search(capfd, *given)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert status == 1
     assert len(lines) == 1
@@ -178,7 +188,7 @@ def test_the_fastest_network_is_named_and_builds(tmp_path, capfd):
 
 def test_data_with_one_class_and_no_target(tmp_path, capfd):
     write_folder(tmp_path / "photos", 20, size=32)
-    kept, *others = sorted((tmp_path / "photos").iterdir())
+    _, *others = sorted((tmp_path / "photos").iterdir())
     for other in others:
         for image in other.iterdir():
             image.unlink()
@@ -205,7 +215,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     path = tmp_path / "s.sqlite"
     command = [sys.executable, "-m", "keras_mnasnet.cli.main", "search", "run", "--study", str(path), *SMALL]
     process = subprocess.Popen(
-        [*command, "--executor", "inline", "--trials", "50"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--executor", "inline", "--trials", "6"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=PATHS,
     )
     line = ""
     for _ in range(1000):
