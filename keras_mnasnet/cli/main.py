@@ -79,6 +79,10 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", metavar="DATA", help="photos to verify the file on (default: calibration's, else drawn ones)"
     )
+    parser.add_argument(
+        "--input", choices=("pixels", "unit", "signed", "imagenet"),
+        help="how a .keras model takes photos (default: pixels 0..255 where it normalises them itself)",
+    )  # fmt: skip
     parser.add_argument("--verification-images", type=int, default=32, metavar="N", help="at most (default %(default)s)")
     parser.add_argument("--labels", metavar="FILE", help="class names, one a line (default: the checkpoint's, if it has any)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images a call, fixed (default %(default)s)")

@@ -66,6 +66,46 @@ def bundled_keras(tmp_path):
     return tmp_path / "model.keras"
 
 
+def photos(folder):
+    import keras
+
+    from keras_mnasnet.export.verify import drawn_images
+
+    folder.mkdir()
+    for number, pixels in enumerate(drawn_images(4, 40, 48, 3)):
+        keras.utils.save_img(folder / f"{number}.png", pixels, scale=False)
+    return folder
+
+
+def test_a_keras_file_that_takes_no_pixels(capfd, tmp_path):
+    """Photos are given to it only as --input says; the file then carries it."""
+    import keras
+
+    from keras_mnasnet.benchmarks.tflite import normalization
+
+    image = keras.Input((32, 32, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
+    keras.Model(image, keras.layers.Dense(3)(pooled)).save(tmp_path / "plain.keras")
+    given = ("export", "--weights", tmp_path / "plain.keras", "--output", tmp_path / "a.tflite", "--json")
+    assert run(*given, "--images", photos(tmp_path / "photos")) == 1
+    assert "`--input` must say how the model takes photos, one of pixels, unit, signed, imagenet" in capfd.readouterr().err
+    assert run(*given) == 0
+    assert run(*given, "--images", tmp_path / "photos", "--input", "signed") == 0
+    assert normalization((tmp_path / "a.tflite").read_bytes()) == ((127.5,), (127.5,))
+    capfd.readouterr()
+    assert run(*given, "--quantize", "int8", "--calibrate", tmp_path / "photos", "--input", "unit") == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["calibration"]["images"] == 4
+
+
+def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
+    assert run("export", "--weights", bundled_keras, "--output", tmp_path / "a.tflite", "--input", "signed") == 1
+    assert "`--input` must be pixels for a model that normalises them itself" in capfd.readouterr().err
+    assert run("export", "--weights", bundled_keras, "--output", tmp_path / "a.tflite", "--input", "pixels", "--json") == 0
+    assert run("export", "--weights", "cifar10", "--output", tmp_path / "b.tflite", "--input", "pixels") == 1
+    assert "`--input` is for .keras files" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
