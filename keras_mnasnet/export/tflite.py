@@ -23,7 +23,7 @@ from keras_mnasnet.weights.files import check_writable
 from keras_mnasnet.weights.load import preprocessing_of
 from keras_mnasnet.weights.registry import Preprocessing
 
-__all__ = ["DIRECT", "check_options", "export_checkpoint", "export_tflite"]
+__all__ = ["DIRECT", "check_labels", "check_options", "export_checkpoint", "export_tflite"]
 
 PRECISIONS = (None, "float16", "weight-int8", "dynamic", "int8")
 DIRECT = {None: "float32", "float16": "float16", "weight-int8": "weight-int8"}
@@ -81,7 +81,7 @@ def export_tflite(
         name=model.name,
         description=f"{model.name}, {quantize or 'float32'}, made by keras_mnasnet {__version__}",
         origin=origin or Origin(),
-        labels=_labels(labels, model.output.shape if hasattr(model.output, "shape") else None),
+        labels=check_labels(labels, model.output.shape if hasattr(model.output, "shape") else None),
         normalization=normalization,
         preprocessing=preprocessing,
     )
@@ -158,7 +158,7 @@ def export_checkpoint(
         name=name,
         description=f"{name}, {quantize or 'float32'}, made by keras_mnasnet {__version__}",
         origin=origin or Origin(),
-        labels=_labels(labels or checkpoint.labels, (None, checkpoint.classes)),
+        labels=check_labels(labels or checkpoint.labels, (None, checkpoint.classes)),
         normalization=Normalization(),
         preprocessing=preprocessing or (preprocessing_of(checkpoint, height) if height == width else None),
     )
@@ -232,7 +232,8 @@ def _size(resolution: tuple[int, int] | int) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _labels(labels: Sequence[str] | None, shape: Sequence[int | None] | None) -> tuple[str, ...] | None:
+def check_labels(labels: Sequence[str] | None, shape: Sequence[int | None] | None) -> tuple[str, ...] | None:
+    """The names of the classes of an output of that shape; ValueError where they are not one per class."""
     if labels is None:
         return None
     if isinstance(labels, str) or shape is None or len(shape) != 2 or len(labels) != shape[1]:

@@ -117,6 +117,7 @@ def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
         (("--weights", "x.keras", "--output", "{tmp}/a.tflite"), "A .keras file must exist"),
         (("--weights", "cifar10", "--model", "b7", "--output", "{tmp}/a.tflite"), "b7"),
         (("--weights", "cifar10", "--labels", "{tmp}/file", "--output", "{tmp}/a.tflite"), "1 names for 10 classes"),
+        (("--weights", "cifar10", "--labels", "{tmp}/none", "--output", "{tmp}/a.tflite"), "{tmp}/none, which names none"),
         (("--weights", "cifar10", "--resolution", "0", "--output", "{tmp}/a.tflite"), "Received: resolution=0"),
         (("--weights", "cifar10", "--resolution", "8", "--output", "{tmp}/a.tflite"), "must be integers >= 32"),
         (("--weights", "cifar10", "--batch", "0", "--output", "{tmp}/a.tflite"), "`batch` must be an integer >= 1"),
@@ -128,10 +129,11 @@ def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
 )
 def test_failures_are_one_line_and_leave_nothing(capfd, tmp_path, arguments, message):
     (tmp_path / "file").write_text("one\n")
+    (tmp_path / "none").write_text("\n \n")
     assert run("export", *(argument.format(tmp=tmp_path) for argument in arguments)) == 1
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
-    assert message in error
+    assert message.format(tmp=tmp_path) in error
     assert not list(tmp_path.glob("*.tflite*"))
 
 
@@ -141,5 +143,8 @@ def test_qat_arguments(capfd, tmp_path):
     common = ("qat", "cifar10", "--data", "shapes", "--output", tmp_path / "a.tflite")
     assert run(*common, "--prune", "0.5", "--input-dtype", "int8") == 1
     assert "`--prune` writes a float32 file" in capfd.readouterr().err
+    (tmp_path / "two.txt").write_text("one\ntwo\n")
+    assert run(*common, "--labels", tmp_path / "two.txt") == 1
+    assert "Received: 2 names for 10 classes" in capfd.readouterr().err
     assert run(*common, "--prune", "2") == 1
     assert "`sparsity` must be between 0 and 1" in capfd.readouterr().err
