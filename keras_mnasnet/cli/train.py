@@ -58,6 +58,10 @@ def train(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: mnasnet train --resume {folder}", file=sys.stderr)
         return 130
+    except SystemExit as stop:  # SIGTERM
+        if cluster.processes > 1:
+            os._exit(int(stop.code or 0))  # JAX would wait for the other processes, and they for this one
+        raise
     if cluster.index == 0:
         _report(folder, rows, arguments.json)
     return 0
