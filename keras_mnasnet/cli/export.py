@@ -174,6 +174,8 @@ def print_report(report: ExportReport) -> None:
     print(f"XNNPACK  {whole}{f' ({report.outside_reason})' if report.outside_reason else ''}")
     if report.calibration:
         print(f"calibrated on {report.calibration.images} images, seed {report.calibration.seed}")
+    if report.silent_layers:
+        print(f"silent in calibration, constant in the file: {', '.join(report.silent_layers)}")
     print(f"verified against {report.verified_against} on {report.verified_on}:")
     print_table(
         ("output", "max difference", "mean difference", "max / largest", "cosine", "top-1 agreement"),

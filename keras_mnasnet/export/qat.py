@@ -147,7 +147,7 @@ class _Run:
             name=network, description=f"{network}, {what}, made by keras_mnasnet {__version__}", origin=origin or Origin(),
             labels=names, normalization=Normalization(), preprocessing=preprocessing_of(self.checkpoint, size),
         )  # fmt: skip
-        content = rewritten(
+        content, silent = rewritten(
             content, input_name="image", output_names=["scores"], description=card.description,
             metadata=card.metadata("image", ["scores"], (size, size)),
         )  # fmt: skip
@@ -157,7 +157,7 @@ class _Run:
             route="quantization-aware training" if sparsity is None else "pruning", seconds=seconds, calibration=None,
             oracle=lambda chunk: {"scores": np.stack([position[image.tobytes()] for image in chunk])},
             against="the fake-quantized twin" if sparsity is None else "the pruned twin", images=images,
-            images_name=f"{len(images)} validation images", progress=False,
+            images_name=f"{len(images)} validation images", progress=False, silent_layers=silent,
         )  # fmt: skip
         own: dict[str, Any] = {}
         if dense is not None:

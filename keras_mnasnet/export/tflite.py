@@ -85,6 +85,7 @@ def export_tflite(
         normalization=normalization,
         preprocessing=preprocessing,
     )
+    silent: tuple[str, ...] = ()
     if spec is not None:
         from keras_mnasnet.pretrained import checkpoint_of
 
@@ -106,7 +107,7 @@ def export_tflite(
             model, (batch, height, width, channels), quantize=None if quantize == "weight-int8" else quantize,
             images=calibrated, input_dtype=input_dtype, progress=progress,
         )  # fmt: skip
-        content = rewritten(
+        content, silent = rewritten(
             content, input_name="image", output_names=names, description=card.description,
             metadata=card.metadata("image", names, (height, width)),
         )  # fmt: skip
@@ -118,7 +119,7 @@ def export_tflite(
     return publish(
         content, path, card, quantize=quantize, route=route, seconds=seconds, calibration=calibration,
         oracle=_keras_oracle(model, names), against=f"Keras {model.name}", images=shown, images_name=shown_name,
-        progress=progress,
+        progress=progress, silent_layers=silent,
     )  # fmt: skip
 
 
