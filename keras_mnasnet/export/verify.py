@@ -15,7 +15,7 @@ from keras_mnasnet.quiet import held_stderr
 
 __all__ = ["TOLERANCES", "Comparison", "Runner", "compare", "drawn_images", "judge"]
 
-TOLERANCES = {None: 1e-4, "float16": 2e-2}
+TOLERANCES = {None: 3e-5, "float16": 2e-2}
 LEAST_COSINE = 0.8
 SAME = 1e-6  # of the largest output: float32's own rounding
 
