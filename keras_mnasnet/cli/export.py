@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ def export(arguments: argparse.Namespace) -> None:
         )
     if not arguments.output.endswith(".tflite"):
         raise ValueError(f"`--output` must end in .tflite. Received: {arguments.output}")
+    for option in ("calibration_images", "verification_images"):
+        if getattr(arguments, option) < 1:
+            name = f"--{option.replace('_', '-')}"
+            raise ValueError(f"`{name}` must be an integer >= 1. Received: {name} {getattr(arguments, option)}")
     quantize = None if arguments.quantize == "float32" else arguments.quantize
     if quantize == "int8" and arguments.calibrate is None:
         raise ValueError(
@@ -104,13 +109,8 @@ def _export_keras_file(
     arguments: argparse.Namespace, quantize: str | None, labels: list[str] | None, progress: bool
 ) -> ExportReport:
     """A `.keras` file: any functional or Sequential model with one image input; photos are resized as timm does."""
-    with held_stderr():
-        import keras
-
     path = Path(arguments.weights).expanduser()
-    if not path.is_file():
-        raise ValueError(f"A .keras file must exist. Received: {path}, which does not")
-    model = as_functional(keras.saving.load_model(path, compile=False))
+    model = as_functional(_load_keras(path))
     how = _input(arguments, path, input_kind(model))
     size = arguments.resolution if arguments.resolution is not None else model.inputs[0].shape[1]
     preprocessing = registry.preprocessing_of("timm", size) if isinstance(size, int) else None
@@ -121,6 +121,25 @@ def _export_keras_file(
         normalization=Normalization(*INPUTS[how]) if how else None, calibration_count=arguments.calibration_images,
         seed=arguments.seed, progress=progress,
     )  # fmt: skip
+
+
+def _load_keras(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"A .keras file must exist. Received: {path}, which does not")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"A .keras file must be a model as model.save() writes it, a zip archive. Received: {path} "
+            f"({path.stat().st_size:,} bytes), which is something else or cut short"
+        )
+    with held_stderr():
+        import keras
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"A .keras file must be a whole model of Keras's and this package's layers. Received: {path} "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0][:300]})"
+        ) from error
 
 
 def _input(arguments: argparse.Namespace, path: Path, kind: str | None) -> str | None:

@@ -1,6 +1,7 @@
 """`mnasnet export` and `mnasnet qat`: arguments, messages, and files that the other commands take."""
 
 import json
+import zipfile
 
 import pytest
 
@@ -115,6 +116,13 @@ def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
         (("--weights", "cifar10", "--output", "{tmp}/file/a.tflite"), "folder that allows it"),
         (("--weights", "cifar1", "--output", "{tmp}/a.tflite"), "cifar1"),
         (("--weights", "x.keras", "--output", "{tmp}/a.tflite"), "A .keras file must exist"),
+        (("--weights", "{tmp}/bad.keras", "--output", "{tmp}/a.tflite"), "bad.keras (5 bytes), which is something else or cut"),
+        (("--weights", "{tmp}/zip.keras", "--output", "{tmp}/a.tflite"), "must be a whole model of Keras's"),
+        (("--weights", "cifar10", "--calibration-images", "0", "--output", "{tmp}/a.tflite"), "Received: --calibration-images 0"),
+        (
+            ("--weights", "cifar10", "--verification-images", "0", "--output", "{tmp}/a.tflite"),
+            "`--verification-images` must be an integer >= 1",
+        ),
         (("--weights", "cifar10", "--model", "b7", "--output", "{tmp}/a.tflite"), "b7"),
         (("--weights", "cifar10", "--labels", "{tmp}/file", "--output", "{tmp}/a.tflite"), "1 names for 10 classes"),
         (("--weights", "cifar10", "--labels", "{tmp}/none", "--output", "{tmp}/a.tflite"), "{tmp}/none, which names none"),
@@ -129,6 +137,9 @@ def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
 )
 def test_failures_are_one_line_and_leave_nothing(capfd, tmp_path, arguments, message):
     (tmp_path / "file").write_text("one\n")
+    (tmp_path / "bad.keras").write_text("text\n")
+    with zipfile.ZipFile(tmp_path / "zip.keras", "w") as archive:
+        archive.writestr("notes.txt", "none")
     (tmp_path / "none").write_text("\n \n")
     assert run("export", *(argument.format(tmp=tmp_path) for argument in arguments)) == 1
     error = capfd.readouterr().err.strip().splitlines()[-1]
