@@ -32,8 +32,8 @@ def calibration_images(
 ) -> tuple[np.ndarray, Calibration]:
     """`count` images of `data` (FORMS), `[n, H, W, C]` float32: of an array a seeded choice, of a stream the first.
 
-    `kind`: what the model takes, as `inputs.input_kind` says it. ValueError for another shape, values that are not numbers or out of range, or none;
-    fewer than ENOUGH are logged.
+    `kind`: what the model takes, as `inputs.input_kind` says it. ValueError for another shape, values that are not numbers or
+    out of range, or none; fewer than ENOUGH are logged.
     """
     if count < 1:
         raise ValueError(f"`calibration_images` must be 1 or more. Received: calibration_images={count!r}")

@@ -118,7 +118,10 @@ def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
         (("--weights", "x.keras", "--output", "{tmp}/a.tflite"), "A .keras file must exist"),
         (("--weights", "{tmp}/bad.keras", "--output", "{tmp}/a.tflite"), "bad.keras (5 bytes), which is something else or cut"),
         (("--weights", "{tmp}/zip.keras", "--output", "{tmp}/a.tflite"), "must be a whole model of Keras's"),
-        (("--weights", "cifar10", "--calibration-images", "0", "--output", "{tmp}/a.tflite"), "Received: --calibration-images 0"),
+        (
+            ("--weights", "cifar10", "--calibration-images", "0", "--output", "{tmp}/a.tflite"),
+            "Received: --calibration-images 0",
+        ),
         (
             ("--weights", "cifar10", "--verification-images", "0", "--output", "{tmp}/a.tflite"),
             "`--verification-images` must be an integer >= 1",
