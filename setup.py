@@ -15,9 +15,8 @@ REPORT = ["matplotlib"]
 DETECTION = ["pycocotools", "pillow>=10.1"]
 RAY = ["ray"]
 OPTUNA = ["optuna"]
-TEST = [
-    *JAX, *QAT, *QUANTIZER, *REPORT, *DETECTION, *RAY, *OPTUNA, "mypy", "pytest", "pytest-xdist", "ruff", "scipy", "tensorboard",
-]  # fmt: skip
+TEST = [*JAX, *QAT, *QUANTIZER, *REPORT, *DETECTION, *RAY, *OPTUNA]
+TEST += ["mypy", "pytest", "pytest-xdist", "ruff", "scipy", "tensorboard"]
 
 setup(
     name="keras_mnasnet",
@@ -48,9 +47,15 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "jax": JAX, "qat": QAT, "quantizer": QUANTIZER, "report": REPORT, "detection": DETECTION, "ray": RAY, "optuna": OPTUNA,
+        "detection": DETECTION,
+        "jax": JAX,
+        "optuna": OPTUNA,
+        "qat": QAT,
+        "quantizer": QUANTIZER,
+        "ray": RAY,
+        "report": REPORT,
         "test": TEST,
-    },  # fmt: skip
+    },
     entry_points={"console_scripts": ["mnasnet = keras_mnasnet.cli.main:entry_point"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -66,7 +66,7 @@ def files(folder: Path, *, int8: bool) -> tuple[list[str], dict[str, int]]:
                     print(f"exporting {name} {precision} {tail}", file=shown, flush=True)
                     quantized = {"quantize": "int8", "images": images} if precision == "int8" else {"quantize": None}
                     content = convert(model, (1, SIZE, SIZE, 3), **quantized)
-                    body = rewritten(
+                    body, _ = rewritten(
                         content, input_names=["image"], output_names=["codes", "logits"], description=name, metadata={}
                     )
                     path = folder / f"{name}-{precision}-{'network' if tail == 'none' else 'postprocess'}.tflite"

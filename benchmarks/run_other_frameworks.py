@@ -76,7 +76,8 @@ def our_files(folder: Path) -> dict[str, Path]:
         model = MnasNet(name, weights=None, include_preprocessing=False)
         content = convert(model, (1, 224, 224, 3), quantize=None)
         path = folder / f"{name}-converter.tflite"
-        path.write_bytes(rewritten(content, input_names=["image"], output_names=["scores"], description=name, metadata={}))
+        content, _ = rewritten(content, input_names=["image"], output_names=["scores"], description=name, metadata={})
+        path.write_bytes(content)
         files[f"{name}, TensorFlow's converter"] = path
     return files
 

@@ -93,9 +93,8 @@ def application_files(names: list[str], folder: Path) -> dict[tuple[str, str], s
                 quantize = None if precision == "float32" else precision
                 content = convert(model, (1, 224, 224, 3), quantize=quantize, images=given if quantize else None)
                 path = folder / f"{name}-{precision}.tflite"
-                path.write_bytes(
-                    rewritten(content, input_names=["image"], output_names=["scores"], description=name, metadata={})
-                )
+                content, _ = rewritten(content, input_names=["image"], output_names=["scores"], description=name, metadata={})
+                path.write_bytes(content)
                 files[name, precision] = str(path)
     return files
 

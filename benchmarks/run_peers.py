@@ -52,9 +52,10 @@ def files(folder: Path, *, int8: bool, routes: bool) -> list[str]:
                     export_tflite(model, path, images=images_of.get(name, images)[:2])
                 else:  # an untrained network in 8 bits is right for timing, and would not pass the export's verification
                     content = convert(model, (1, 224, 224, 3), quantize="int8", images=images_of.get(name, images))
-                    path.write_bytes(
-                        rewritten(content, input_names=["image"], output_names=["scores"], description=name, metadata={})
-                    )
+                    content, _ = rewritten(
+                        content, input_names=["image"], output_names=["scores"], description=name, metadata={}
+                    )  # fmt: skip
+                    path.write_bytes(content)
                 written.append(str(path))
         if routes:
             written += _other_routes(applications["mnasnet_a1"], folder, shown)

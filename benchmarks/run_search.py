@@ -95,7 +95,9 @@ def reach_tpe(space: Any, observe: Any, good: frozenset, seed: int, most: int) -
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(n_startup_trials=20, seed=seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    distributions = {each.name: optuna.distributions.CategoricalDistribution(each.choices) for each in space.decisions}
+    distributions: dict[str, Any] = {
+        each.name: optuna.distributions.CategoricalDistribution(each.choices) for each in space.decisions
+    }
     trained = set()
     for draw in range(1, most + 1):
         trial = study.ask(distributions)

@@ -242,11 +242,7 @@ class Architecture:
         )
 
     def scaled(
-        self,
-        width_multiplier: float | None = None,
-        depth_multiplier: float | None = None,
-        *,
-        scale_stem: bool = True,
+        self, width_multiplier: float | None = None, depth_multiplier: float | None = None, *, scale_stem: bool = True
     ) -> Architecture:
         """Scale channels (Google's name for this is `depth_multiplier`) and repeats; the head is never scaled.
 
@@ -417,5 +413,5 @@ def _layers(architecture: Architecture, height: int, width: int, classes: int) -
             yield conv(f"{unit.name}_project", 1, 1, unit.expanded, unit.filters)
     yield conv("head", 1, 1, unit.filters, architecture.head)
     if classes:
-        head = architecture.head
-        yield Layer("predictions", "dense", 1, 1, head, classes, 1, 1, None, head * classes + classes, head * classes)
+        weights = architecture.head * classes
+        yield Layer("predictions", "dense", 1, 1, architecture.head, classes, 1, 1, None, weights + classes, weights)

@@ -86,7 +86,8 @@ class AdbDevice:
         status, output = self.shell(command, timeout=timeout)
         if status:
             raise OSError(
-                f"A command on the phone must succeed. Received: exit status {status} of `{command}`: {output.strip()[-300:]}"
+                f"A command on the phone must succeed. Received: exit status {status} of `{command}`: "
+                f"{output.strip()[-300:] or 'nothing said'}"
             )
         return output
 
@@ -156,7 +157,8 @@ def connect(serial: str | None = None) -> AdbDevice:
     """The phone of that serial, of ANDROID_SERIAL, or the only one."""
     done = _adb("devices", "-l", timeout=SHELL_SECONDS)
     if done.returncode:
-        raise OSError(f"`adb devices` must succeed. Received: exit status {done.returncode}: {done.stderr.strip()[-300:]}")
+        said = (done.stderr + done.stdout).strip()[-300:] or "nothing said"
+        raise OSError(f"`adb devices` must succeed. Received: exit status {done.returncode}: {said}")
     return AdbDevice(choose_device(done.stdout, serial or os.environ.get("ANDROID_SERIAL") or None))
 
 
@@ -214,6 +216,11 @@ def _adb(*arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
         raise TimeoutError(
             f"The phone must answer within {timeout:g} s. Received: nothing (adb {verb}). Reconnect it, or run "
             f"`adb kill-server`"
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f"adb must be a program that this machine can run. Received: {program} ({error.strerror or error}). Install "
+            f"Debian's package adb, or Android's platform-tools for this machine, and put it first in PATH"
         ) from error
 
 

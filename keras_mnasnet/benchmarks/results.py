@@ -7,9 +7,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCHEMA", "write_json"]
+__all__ = ["SCHEMA", "check_output", "write_json"]
 
 SCHEMA = 1
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """OSError, before any work is done, where `write_json` could not write."""
+    from keras_mnasnet.weights.files import check_writable
+
+    check_writable(path)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -9,12 +9,11 @@ from typing import Any
 
 from keras_mnasnet.benchmarks.classifiers import open_classifier
 from keras_mnasnet.benchmarks.imagenet import Result, evaluate, evaluation_split, open_evaluation
-from keras_mnasnet.benchmarks.results import SCHEMA, write_json
+from keras_mnasnet.benchmarks.results import SCHEMA, check_output, write_json
 from keras_mnasnet.benchmarks.scoring import TIE_RULE
 from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.environment import environment
 from keras_mnasnet.quiet import held_stderr
-from keras_mnasnet.weights.files import check_writable
 
 __all__ = ["imagenet"]
 
@@ -27,7 +26,7 @@ TIMING = "images/s: inference alone, from input tensor to scores, while the next
 def imagenet(arguments: argparse.Namespace) -> None:
     """Print top-1 and top-5 of every model on labelled photos."""
     if arguments.output:
-        check_writable(arguments.output)
+        check_output(arguments.output)
     with held_stderr():
         classifiers = [
             open_classifier(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_mnasnet.benchmarks.tflite import INPUTS, input_of
 from keras_mnasnet.cli.info import network
 from keras_mnasnet.cli.labels import read_labels
 from keras_mnasnet.cli.output import print_json, print_table
+from keras_mnasnet.export.inputs import PIXELS, as_functional, input_kind
+from keras_mnasnet.export.metadata import Normalization
 from keras_mnasnet.export.publish import ExportReport, Origin
 from keras_mnasnet.export.tflite import DIRECT, export_checkpoint, export_tflite
 from keras_mnasnet.family import as_architecture
@@ -32,6 +36,10 @@ def export(arguments: argparse.Namespace) -> None:
         )
     if not arguments.output.endswith(".tflite"):
         raise ValueError(f"`--output` must end in .tflite. Received: {arguments.output}")
+    for option in ("calibration_images", "verification_images"):
+        if getattr(arguments, option) < 1:
+            name = f"--{option.replace('_', '-')}"
+            raise ValueError(f"`{name}` must be an integer >= 1. Received: {name} {getattr(arguments, option)}")
     quantize = None if arguments.quantize == "float32" else arguments.quantize
     if quantize == "int8" and arguments.calibrate is None:
         raise ValueError(
@@ -47,6 +55,11 @@ def export(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace, quantize: str | None) -> ExportReport:
     labels = read_labels(arguments.labels)
     progress = not arguments.json and sys.stderr.isatty()
+    if arguments.input is not None and not arguments.weights.endswith(KERAS_MODEL):
+        raise ValueError(
+            f"`--input` is for .keras files; the networks of checkpoints take pixels 0..255. "
+            f"Received: --input {arguments.input} with --weights {arguments.weights}"
+        )
     if arguments.weights.endswith(KERAS_MODEL):
         return _export_keras_file(arguments, quantize, labels, progress)
     checkpoint, record = _checkpoint(arguments)
@@ -95,26 +108,60 @@ def _checkpoint(arguments: argparse.Namespace) -> tuple[Checkpoint, registry.Rec
 def _export_keras_file(
     arguments: argparse.Namespace, quantize: str | None, labels: list[str] | None, progress: bool
 ) -> ExportReport:
-    """A `.keras` file: any functional model with one image input; photos are resized as timm does."""
-    with held_stderr():
-        import keras
-
+    """A `.keras` file: any functional or Sequential model with one image input; photos are resized as timm does."""
     path = Path(arguments.weights).expanduser()
-    if not path.is_file():
-        raise ValueError(f"A .keras file must exist. Received: {path}, which does not")
-    model = keras.saving.load_model(path, compile=False)
+    model = as_functional(_load_keras(path))
+    how = _input(arguments, path, input_kind(model))
     size = arguments.resolution if arguments.resolution is not None else model.inputs[0].shape[1]
     preprocessing = registry.preprocessing_of("timm", size) if isinstance(size, int) else None
     return export_tflite(
-        model, arguments.output, quantize=quantize, representative_data=_photos(arguments, "calibrate", preprocessing),
-        images=_photos(arguments, "images", preprocessing), input_dtype=arguments.input_dtype, labels=labels,
+        model, arguments.output, quantize=quantize, representative_data=_photos(arguments, "calibrate", preprocessing, how),
+        images=_photos(arguments, "images", preprocessing, how), input_dtype=arguments.input_dtype, labels=labels,
         batch=arguments.batch, resolution=arguments.resolution, origin=Origin(str(path.name)),
-        calibration_count=arguments.calibration_images, seed=arguments.seed, progress=progress,
+        normalization=Normalization(*INPUTS[how]) if how else None, calibration_count=arguments.calibration_images,
+        seed=arguments.seed, progress=progress,
     )  # fmt: skip
 
 
-def _photos(arguments: argparse.Namespace, option: str, preprocessing: registry.Preprocessing | None) -> np.ndarray | None:
-    """Photos of `--calibrate` or `--images`, preprocessed: a seeded choice, `[n, S, S, 3]`, pixels 0..255."""
+def _load_keras(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"A .keras file must exist. Received: {path}, which does not")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"A .keras file must be a model as model.save() writes it, a zip archive. Received: {path} "
+            f"({path.stat().st_size:,} bytes), which is something else or cut short"
+        )
+    with held_stderr():
+        import keras
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"A .keras file must be a whole model of Keras's and this package's layers. Received: {path} "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0][:300]})"
+        ) from error
+
+
+def _input(arguments: argparse.Namespace, path: Path, kind: str | None) -> str | None:
+    """`--input`, which must not contradict the model; `pixels` where the model normalises; None where nothing needs it."""
+    if kind == PIXELS and arguments.input not in (None, "pixels"):
+        raise ValueError(
+            f"`--input` must be pixels for a model that normalises them itself. Received: --input {arguments.input} for {path}"
+        )
+    if kind == PIXELS or arguments.input is not None:
+        return arguments.input or "pixels"
+    if arguments.calibrate is not None or arguments.images is not None:
+        raise ValueError(
+            f"`--input` must say how the model takes photos, one of {', '.join(INPUTS)}. Received: none, and {path}, in which "
+            f"no layer normalises pixels 0..255"
+        )
+    return None
+
+
+def _photos(
+    arguments: argparse.Namespace, option: str, preprocessing: registry.Preprocessing | None, how: str | None = "pixels"
+) -> np.ndarray | None:
+    """Photos of `--calibrate` or `--images`, preprocessed: a seeded choice, `[n, S, S, 3]`, as `how` of INPUTS says."""
     data = getattr(arguments, option)
     if data is None:
         return None
@@ -124,7 +171,8 @@ def _photos(arguments: argparse.Namespace, option: str, preprocessing: registry.
         from keras_mnasnet.data.sample import sample_photos
 
     count = arguments.calibration_images if option == "calibrate" else arguments.verification_images
-    return sample_photos(data, preprocessing, count, seed=arguments.seed, max_bad=arguments.max_bad)
+    photos = sample_photos(data, preprocessing, count, seed=arguments.seed, max_bad=arguments.max_bad)
+    return input_of(option, np.float32, (0.0, 0), how=how)(photos)
 
 
 def print_report(report: ExportReport) -> None:
@@ -156,6 +204,8 @@ def print_comparisons(report: Any) -> None:
     """How it compares with the model, output by output."""
     if report.calibration:
         print(f"calibrated on {report.calibration.images} images, seed {report.calibration.seed}")
+    if report.silent_layers:
+        print(f"silent in calibration, constant in the file: {', '.join(report.silent_layers)}")
     print(f"verified against {report.verified_against} on {report.verified_on}:")
     print_table(
         ("output", "max difference", "mean difference", "max / largest", "cosine", "top-1 agreement"),

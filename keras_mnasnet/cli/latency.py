@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_mnasnet.benchmarks.latency import LatencyReport, ModelLatency, measure_latency
-from keras_mnasnet.benchmarks.results import write_json
+from keras_mnasnet.benchmarks.results import check_output, write_json
 from keras_mnasnet.benchmarks.timing import Times
 from keras_mnasnet.cli.output import print_json, print_table
 
@@ -19,6 +19,8 @@ __all__ = ["latency", "print_latency"]
 
 def latency(arguments: argparse.Namespace) -> None:
     """Print the latency of every model, and of its stages."""
+    if arguments.output:
+        check_output(arguments.output)
     report = measure_latency(
         arguments.models,
         device=arguments.device,

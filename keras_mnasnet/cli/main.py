@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from absl import app, flags, logging
 from absl.flags import argparse_flags
@@ -83,6 +86,10 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", metavar="DATA", help="photos to verify the file on (default: calibration's, else drawn ones)"
     )
+    parser.add_argument(
+        "--input", choices=("pixels", "unit", "signed", "imagenet"),
+        help="how a .keras model takes photos (default: pixels 0..255 where it normalises them itself)",
+    )  # fmt: skip
     parser.add_argument("--verification-images", type=int, default=32, metavar="N", help="at most (default %(default)s)")
     parser.add_argument("--labels", metavar="FILE", help="class names, one a line (default: the checkpoint's, if it has any)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images a call, fixed (default %(default)s)")
@@ -242,11 +249,12 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Exception as error:
-        if type(error).__name__ != "ResourceExhaustedError":
+        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
             raise
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         print(
-            f"error: There must be memory for the tensors. Received: {str(error).splitlines()[0][:200]}. "
-            f"Use a smaller --resolution or --batch-size.",
+            f"error: There must be memory for the tensors. Received: {said}. "
+            f"Use a smaller --resolution or --batch-size, or fewer images.",
             file=sys.stderr,
         )
         return 1
@@ -256,13 +264,43 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return _parser().parse_args(argv[1:])
 
 
-def entry_point() -> None:
-    """Run the command line; exit status 0, 1 for a failure, 2 for wrong usage."""
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM as SystemExit(143) in this process, so that temporary files are removed; a second one ends it at once.
+
+    Forked children keep the system's way, and a caller that ignores or handles SIGTERM its own.
+    """
+    usual = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if os.getpid() != process:
+            os.kill(os.getpid(), signal.SIGTERM)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
     try:
-        app.run(_run, flags_parser=_parse)
+        yield
+    finally:
+        if os.getpid() == process:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def entry_point() -> None:
+    """Run the command line; exit status 0, 1 for a failure, 2 for wrong usage, 130 and 143 when interrupted or terminated."""
+    try:
+        with _terminable():
+            app.run(_run, flags_parser=_parse)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,10 @@ def drive(
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: {command} --resume {folder}", file=sys.stderr)
         return 130
+    except SystemExit as stop:  # SIGTERM
+        if cluster.processes > 1:
+            os._exit(int(stop.code or 0))  # JAX would wait for the other processes, and they for this one
+        raise
     if cluster.index == 0:
         report(folder, rows, arguments.json)
     return 0

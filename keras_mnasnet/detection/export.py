@@ -25,6 +25,7 @@ from keras_mnasnet.detection.tails import OPERATOR, OUTPUTS, SUPPRESSION, TAILS
 from keras_mnasnet.detection.tflite_detect import TfliteDetector
 from keras_mnasnet.export.calibration import Calibration, calibration_images
 from keras_mnasnet.export.convert import convert
+from keras_mnasnet.export.inputs import NORMALIZED, PIXELS
 from keras_mnasnet.export.inspect import ExportError, GraphFacts, check_promise, inspect_tflite
 from keras_mnasnet.export.join import joined
 from keras_mnasnet.export.metadata import METADATA_NAME, Normalization, detector_metadata
@@ -126,7 +127,11 @@ def export_detector(
     calibrated, calibration = None, None
     if quantize == "int8":
         calibrated, calibration = calibration_images(
-            representative_data, shape=shape, count=calibration_count, seed=seed, pixels=spec.include_preprocessing
+            representative_data,
+            shape=shape,
+            count=calibration_count,
+            seed=seed,
+            kind=PIXELS if spec.include_preprocessing else NORMALIZED,
         )
     shown, shown_name = _verification_images(images, calibrated, spec)
     name = f"{model.name}_{spec.input_size}"
@@ -136,7 +141,7 @@ def export_detector(
         model, (1, *shape), quantize=quantize, input_dtype=input_dtype, output_dtype="float32", progress=progress,
         images=with_extremes(calibrated) if calibrated is not None and spec.include_preprocessing else calibrated,
     )  # fmt: skip
-    body = rewritten(content, input_names=["image"], output_names=["codes", "logits"], description=description, metadata={})
+    body, _ = rewritten(content, input_names=["image"], output_names=["codes", "logits"], description=description, metadata={})
     check_promise(inspect_tflite(body), quantize)
     comparisons = compare(body, _raw_oracle(model), shown, progress=progress)
     judge(comparisons, quantize)

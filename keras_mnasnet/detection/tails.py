@@ -108,7 +108,7 @@ def builtin_tail(spec: DetectorSpec, settings: PostProcess) -> bytes:
         tf.TensorSpec((1, count, classes + 1), tf.float32, name="logits"),
     ]
     content = converted(tf.function(forward, autograph=False, input_signature=signature))
-    return rewritten(content, input_names=("codes", "logits"), output_names=OUTPUTS, description="", metadata={})
+    return rewritten(content, input_names=("codes", "logits"), output_names=OUTPUTS, description="", metadata={})[0]
 
 
 TAILS: dict[str, Callable[[DetectorSpec, PostProcess], bytes]] = {

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from keras_mnasnet.export.inputs import NORMALIZED, PIXELS
+
 __all__ = ["ENOUGH", "Calibration", "calibration_images"]
 
 ENOUGH = 100
+LARGEST = 4.0  # of a normalised input: ImageNet's is -2.12..2.64
 FORMS = "an array [N, H, W, C], a tf.data.Dataset, or an iterable of images or batches (labels beside them are ignored)"
 
 
@@ -25,12 +28,12 @@ class Calibration:
 
 
 def calibration_images(
-    data: Any, *, shape: tuple[int, int, int], count: int, seed: int, pixels: bool
+    data: Any, *, shape: tuple[int, int, int], count: int, seed: int, kind: str | None
 ) -> tuple[np.ndarray, Calibration]:
     """`count` images of `data` (FORMS), `[n, H, W, C]` float32: of an array a seeded choice, of a stream the first.
 
-    `pixels`: the model takes 0..255. ValueError for another shape, values that are not numbers or out of range, or none;
-    fewer than ENOUGH are logged.
+    `kind`: what the model takes, as `inputs.input_kind` says it. ValueError for another shape, values that are not numbers or
+    out of range, or none; fewer than ENOUGH are logged.
     """
     if count < 1:
         raise ValueError(f"`calibration_images` must be 1 or more. Received: calibration_images={count!r}")
@@ -47,7 +50,7 @@ def calibration_images(
     if wrong is not None:
         raise ValueError(f"`representative_data` must hold images {list(shape)}, as the model takes. Received: {list(wrong)}")
     values = np.stack([np.asarray(image, np.float32) for image in images])
-    _check_values(values, pixels)
+    _check_values(values, kind)
     if len(values) < ENOUGH:
         logging.warning(
             "Only %d images to calibrate on: ranges may be too narrow. %d or more of the kind the model will see are better.",
@@ -56,17 +59,23 @@ def calibration_images(
     return values, Calibration(len(values), chosen)
 
 
-def _check_values(values: np.ndarray, pixels: bool) -> None:
+def _check_values(values: np.ndarray, kind: str | None) -> None:
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise ValueError("`representative_data` must hold finite numbers. Received: NaN or infinity")
     if low == high:
         raise ValueError(f"`representative_data` must hold pictures. Received: images whose pixels are all {low:g}")
-    if pixels and (low < 0 or high > 255):
+    if kind == PIXELS and (low < 0 or high > 255):
         raise ValueError(
             f"`representative_data` must hold pixels 0..255, as the model takes. Received: values {low:g}..{high:g}"
         )
-    if pixels and high <= 1:
+    if kind == NORMALIZED and max(-low, high) > LARGEST:
+        raise ValueError(
+            f"`representative_data` must hold normalised images, within -{LARGEST:g}..{LARGEST:g}, as a MnasNet with "
+            f"include_preprocessing=False takes. Received: values {low:g}..{high:g}. Pass what keras_mnasnet.preprocess_input "
+            f"gives (mnasnet export: --input imagenet), or build the model with include_preprocessing=True"
+        )
+    if kind == PIXELS and high <= 1:
         raise ValueError(
             f"`representative_data` must hold pixels 0..255, as the model takes. Received: values {low:g}..{high:g}, which "
             f"look divided by 255"

@@ -43,7 +43,8 @@ class ExportReport:
 
     `route`: direct (written straight into a flatbuffer), converter (TensorFlow's) or converter + ai-edge-quantizer. `seconds`
     are for writing, calibration included, verification not. `preprocessing` is how photos become its input, where that is
-    known; `mnasnet bench imagenet` goes by it.
+    known; `mnasnet bench imagenet` goes by it. `silent_layers`: those that gave nothing but zero on the calibration images;
+    they are constant in the file.
     """
 
     path: str
@@ -61,6 +62,7 @@ class ExportReport:
     origin: Origin
     description: str
     preprocessing: Preprocessing | None
+    silent_layers: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """One JSON value, with the schema's version, the package's, and the date."""
@@ -102,6 +104,7 @@ class Card:
 def publish(
     content: bytes, path: str | os.PathLike[str], card: Card, *, quantize: str | None, route: str, seconds: float,
     calibration: Calibration | None, oracle: Oracle, against: str, images: np.ndarray, images_name: str, progress: bool,
+    silent_layers: tuple[str, ...] = (),
 ) -> ExportReport:  # fmt: skip
     """Check and compare, then write the file and its report, each whole or not at all."""
     target = Path(path).expanduser()
@@ -114,6 +117,7 @@ def publish(
         path=str(target), quantize=quantize, route=route, seconds=round(seconds, 3), sha256="", facts=facts, partitions=taken,
         outside_reason=_reason(taken, quantize), comparisons=comparisons, verified_against=against, verified_on=images_name,
         calibration=calibration, origin=card.origin, description=card.description, preprocessing=card.preprocessing,
+        silent_layers=silent_layers,
     )  # fmt: skip
     return write_export(content, target, report, card.labels)
 

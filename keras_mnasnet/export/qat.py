@@ -26,7 +26,7 @@ from keras_mnasnet import __version__
 from keras_mnasnet.export.metadata import Normalization
 from keras_mnasnet.export.publish import Card, ExportReport, Origin, publish
 from keras_mnasnet.export.rewrite import rewritten
-from keras_mnasnet.export.tflite import check_options
+from keras_mnasnet.export.tflite import check_labels, check_options
 from keras_mnasnet.model import resolve_input_shape
 from keras_mnasnet.weights import Checkpoint
 from keras_mnasnet.weights.files import check_writable, replaced
@@ -119,6 +119,8 @@ class _Run:
     ) -> TrainingReport:
         """Train in a child process, then verify and write."""
         self._check()
+        names = (self.checkpoint.labels or None) if labels is None else labels
+        names = check_labels(names, (None, self.checkpoint.classes))
         started = time.perf_counter()
         size = (self.checkpoint.resolution or 224) if self.resolution is None else self.resolution
         with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as temporary:
@@ -141,13 +143,11 @@ class _Run:
         seconds = time.perf_counter() - started
         network = f"mnasnet_{self.checkpoint.architecture.name}"
         what = "int8, quantization-aware training" if sparsity is None else f"float32, pruned to {sparsity:.0%}"
-        names = labels or self.checkpoint.labels
         card = Card(
             name=network, description=f"{network}, {what}, made by keras_mnasnet {__version__}", origin=origin or Origin(),
-            labels=tuple(names) if names else None, normalization=Normalization(),
-            preprocessing=preprocessing_of(self.checkpoint, size),
+            labels=names, normalization=Normalization(), preprocessing=preprocessing_of(self.checkpoint, size),
         )  # fmt: skip
-        content = rewritten(
+        content, silent = rewritten(
             content, input_names=["image"], output_names=["scores"], description=card.description,
             metadata=card.metadata("image", ["scores"], (size, size)),
         )  # fmt: skip
@@ -157,7 +157,7 @@ class _Run:
             route="quantization-aware training" if sparsity is None else "pruning", seconds=seconds, calibration=None,
             oracle=lambda chunk: {"scores": np.stack([position[image.tobytes()] for image in chunk])},
             against="the fake-quantized twin" if sparsity is None else "the pruned twin", images=images,
-            images_name=f"{len(images)} validation images", progress=False,
+            images_name=f"{len(images)} validation images", progress=False, silent_layers=silent,
         )  # fmt: skip
         own: dict[str, Any] = {}
         if dense is not None:
@@ -178,6 +178,11 @@ class _Run:
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"`{key}` must be an integer >= {least}. Received: {key}={value!r}")
+        steps = self.steps_per_epoch
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise ValueError(
+                f"`steps_per_epoch` must be an integer >= 1, or None for all images. Received: steps_per_epoch={steps!r}"
+            )
         if self.resolution is not None:
             resolve_input_shape((self.resolution, self.resolution, 3))
         if not 0 < self.learning_rate < 1:

@@ -187,7 +187,7 @@ class _Data:
             raise ValueError(f"`augment` must hold values of data.Augment. Received: {job['augment']} ({error})") from error
         self.preprocessing = preprocessing_of(checkpoint, self.size)
         self.steps = images.steps_per_epoch(self.batch)
-        if job["steps_per_epoch"]:
+        if job["steps_per_epoch"] is not None:
             self.steps = min(self.steps, job["steps_per_epoch"])
 
     def training(self) -> Any:

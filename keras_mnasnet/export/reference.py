@@ -65,15 +65,18 @@ class Reference:
         values = self.tensors[f"{name}_conv/kernel"]
         x = self._pad(x, kernel, stride)
         height, width = ((side - kernel) // stride + 1 for side in x.shape[1:3])
-        total = np.zeros((len(x), height, width, values.shape[2] if depthwise else values.shape[3]), np.float32)
-        part = np.empty_like(total)
-        for row in range(kernel):
-            for column in range(kernel):
-                window = x[:, row : row + stride * height : stride, column : column + stride * width : stride]
-                if depthwise:
-                    np.multiply(window, values[row, column, :, 0], out=part)
-                else:
-                    np.matmul(window, values[row, column], out=part)
+        total = np.empty((len(x), height, width, values.shape[2] if depthwise else values.shape[3]), np.float32)
+        part = np.empty_like(total) if kernel > 1 else total
+        for tap in range(kernel * kernel):
+            row, column = divmod(tap, kernel)
+            made = part if tap else total
+            window = x[:, row : row + stride * height : stride, column : column + stride * width : stride]
+            if depthwise:
+                np.multiply(window, values[row, column, :, 0], out=made)
+            else:  # one matrix product a tap; NumPy would call BLAS for every row of a picture
+                flat = window.reshape(-1, window.shape[-1])
+                np.matmul(flat, values[row, column], out=made.reshape(-1, made.shape[-1]))
+            if tap:
                 total += part
         gamma, beta, mean, variance = (
             self.tensors[f"{name}_bn/{leaf}"] for leaf in ("gamma", "beta", "moving_mean", "moving_variance")

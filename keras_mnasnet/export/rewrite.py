@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_mnasnet.export.flatbuffer import aligned, attach, pack, signature_of
@@ -15,6 +16,13 @@ __all__ = ["renamed", "rewritten"]
 
 ARITHMETIC = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("ADD", "SUB", "MUL", "DIV"))
 WEIGHTED = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
+KEEPING = tuple(  # operators whose output has the scale and zero point of their first input
+    getattr(schema.BuiltinOperator, kind)
+    for kind in (
+        "AVERAGE_POOL_2D", "DEPTH_TO_SPACE", "EXPAND_DIMS", "MAX_POOL_2D", "MIRROR_PAD", "PAD", "REDUCE_MAX", "RESHAPE",
+        "RESIZE_NEAREST_NEIGHBOR", "SLICE", "SPACE_TO_DEPTH", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE",
+    )
+)  # fmt: skip
 FEW_CHANNELS = 4
 MOST_REQUANTIZATION = 256.0  # XNNPACK refuses a layer whose input scale x weight scale / output scale reaches this
 MOST_PARTS = 5  # that XNNPACK concatenates at once
@@ -22,8 +30,11 @@ MOST_PARTS = 5  # that XNNPACK concatenates at once
 
 def rewritten(
     content: bytes, *, input_names: Sequence[str], output_names: Sequence[str], description: str, metadata: Mapping[str, bytes]
-) -> bytes:
-    """The same graph; its inputs and outputs, in their order, get the names, and a signature `serving_default` with them."""
+) -> tuple[bytes, tuple[str, ...]]:
+    """The same graph; its inputs and outputs, in their order, get the names, and a signature `serving_default` with them.
+
+    With it the names of the layers that were silent in calibration, which are logged.
+    """
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     graph = model.subgraphs[0]
     if len(graph.inputs) != len(input_names) or len(graph.outputs) != len(output_names):
@@ -38,11 +49,16 @@ def rewritten(
     model.signatureDefs = [signature_of("serving_default", inputs, outputs)]
     model.description = description
     _widen_rows(model)
-    _widen_dead_ranges(model)
+    silent = _widen_dead_ranges(model)
+    if silent:
+        logging.warning(
+            "Silent on every calibration image, so constant in the file whatever it is shown: %s. Calibrate on more varied "
+            "images if these layers matter.", ", ".join(silent),
+        )  # fmt: skip
     _split_concatenations(model)
     model.buffers = [aligned(None if buffer.data is None else np.asarray(buffer.data, np.uint8)) for buffer in model.buffers]
     attach(model, metadata)
-    return pack(model)
+    return pack(model), silent
 
 
 def _kinds(model: Any) -> list[int]:
@@ -55,33 +71,58 @@ def _scales(tensor: Any) -> np.ndarray:
     return np.asarray([] if scales is None else scales, np.float64)
 
 
-def _widen_dead_ranges(model: Any) -> None:
-    """Give layers that were silent on every calibration image a range that XNNPACK accepts.
+def _widen_dead_ranges(model: Any) -> tuple[str, ...]:
+    """Give layers that were silent on every calibration image a range that XNNPACK accepts; the layers' names.
 
-    Calibration gives an output that was always zero, such as a squeeze that training switched off, a range of 2e-6. XNNPACK
-    cannot create that layer, and a picture that does excite it would be clipped to nothing. Its scale becomes the largest
-    input scale x weight scale; biases of the layers that read it follow.
+    Calibration gives an output that was always zero, such as a squeeze that training switched off, a range of 2e-6, with which
+    XNNPACK cannot create the layer. Its scale becomes the largest input scale x weight scale. That is still a tiny range: the
+    layer stays what it was in calibration, constant, for a picture that would excite it too. Operators that keep a scale pass
+    the new one on, and biases of the layers that read it follow.
     """
     graph, kinds = model.subgraphs[0], _kinds(model)
-    layers = [operator for operator in graph.operators if kinds[operator.opcodeIndex] in WEIGHTED]
-    for operator in layers:
-        taken, weights, made = (
-            graph.tensors[int(index)] for index in (operator.inputs[0], operator.inputs[1], operator.outputs[0])
-        )
+    ratios: dict[int, float] = {}  # of the tensors that changed: new scale / old scale
+    silent = []
+    for operator in graph.operators:
+        kind = kinds[operator.opcodeIndex]
+        if kind not in (*KEEPING, *WEIGHTED):
+            continue
+        source, target = int(operator.inputs[0]), int(operator.outputs[0])
+        taken, made = graph.tensors[source], graph.tensors[target]
+        if kind in KEEPING:
+            if source in ratios and len(_scales(made)) and np.isclose(_scales(made)[0] * ratios[source], _scales(taken)[0]):
+                made.quantization.scale = [float(_scales(taken)[0])]
+                ratios[target] = ratios[source]
+            continue
+        if source in ratios:
+            _rescale_bias(model, operator, ratios[source])
+        weights = graph.tensors[int(operator.inputs[1])]
         if not all(len(_scales(tensor)) for tensor in (taken, weights, made)):
             continue
         product = float(_scales(taken)[0] * _scales(weights).max())
         ratio = product / _scales(made)[0]
-        if ratio < MOST_REQUANTIZATION:
-            continue
-        made.quantization.scale = [product]
-        for reader in layers:
-            if int(reader.inputs[0]) == int(operator.outputs[0]) and len(reader.inputs) > 2 and int(reader.inputs[2]) >= 0:
-                _rescale_bias(model, graph.tensors[int(reader.inputs[2])], ratio)
+        if ratio >= MOST_REQUANTIZATION:
+            made.quantization.scale = [product]
+            ratios[target] = ratio
+            silent.append(_text(made.name))
+    return tuple(silent)
 
 
-def _rescale_bias(model: Any, bias: Any, factor: float) -> None:
-    """The same int32 bias `[C]` in units `factor` times as large, in a buffer of its own."""
+def _text(name: str | bytes) -> str:
+    return (name.decode("utf-8", "replace") if isinstance(name, bytes) else name).partition(";")[0]
+
+
+def _rescale_bias(model: Any, operator: Any, factor: float) -> None:
+    """Give a layer the same int32 bias `[C]` in units `factor` times as large; what others read stays as it is."""
+    graph = model.subgraphs[0]
+    index = int(operator.inputs[2]) if len(operator.inputs) > 2 else -1
+    if index < 0:
+        return
+    bias = graph.tensors[index]
+    if sum(int(read) == index for other in graph.operators for read in other.inputs) > 1:
+        bias = copy.deepcopy(bias)
+        bias.name = f"{_text(bias.name)}_{len(graph.tensors)}"
+        operator.inputs = [*(int(read) for read in operator.inputs[:2]), len(graph.tensors)]
+        graph.tensors.append(bias)
     values = np.frombuffer(np.asarray(model.buffers[bias.buffer].data, np.uint8).tobytes(), np.int32)
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(np.rint(values / factor).astype(np.int32).tobytes(), np.uint8)

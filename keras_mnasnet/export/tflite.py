@@ -13,6 +13,7 @@ from keras_mnasnet import __version__
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.export.calibration import calibration_images
 from keras_mnasnet.export.graph import write_graph
+from keras_mnasnet.export.inputs import PIXELS, as_functional, input_kind
 from keras_mnasnet.export.metadata import Normalization
 from keras_mnasnet.export.publish import Card, ExportReport, Oracle, Origin, publish
 from keras_mnasnet.export.verify import drawn_images
@@ -22,7 +23,7 @@ from keras_mnasnet.weights.files import check_writable
 from keras_mnasnet.weights.load import preprocessing_of
 from keras_mnasnet.weights.registry import Preprocessing
 
-__all__ = ["DIRECT", "check_options", "export_checkpoint", "export_tflite", "with_extremes"]
+__all__ = ["DIRECT", "check_labels", "check_options", "export_checkpoint", "export_tflite", "with_extremes"]
 
 PRECISIONS = (None, "float16", "weight-int8", "dynamic", "int8")
 DIRECT = {None: "float32", "float16": "float16", "weight-int8": "weight-int8"}
@@ -49,35 +50,42 @@ def export_tflite(
     seed: int = 0,
     progress: bool = False,
 ) -> ExportReport:
-    """Export a MnasNet, or any functional Keras model with one image input, to `.tflite`, and verify the file.
+    """Export a MnasNet, or any functional or Sequential Keras model with one image input, to `.tflite`, and verify the file.
 
     `quantize`: None (float32), float16, weight-int8 (int8 weights, float speed), int8 (int8 throughout, needs
     `representative_data`: images as the model takes them, an array `[N, H, W, C]`, a Dataset or an iterable) or dynamic (small,
     slower than float32). `input_dtype` uint8 or int8 is for int8: input and output are then of that type. `labels` are the
     class names. `images` `[N, H, W, C]` verify the file (default: the first calibration images, else drawn ones). `resolution`
-    fixes a model's free height and width. The file is [batch, H, W, C] with named input, outputs and signature; report and
-    metadata say how it was made. ValueError for bad arguments; ExportError, and no file, when the result is not what was asked.
+    fixes a model's free height and width; `normalization` says how pixels become the input of a model that does not normalise
+    them itself. The file is [batch, H, W, C] with named input, outputs and signature; report and metadata say how it was made.
+    ValueError for bad arguments; ExportError, and no file, when the result is not what was asked.
     """
     started = time.perf_counter()
     check_options(quantize, input_dtype, batch, representative_data)
     check_writable(path)
+    model = as_functional(model)
     height, width, channels = _input_shape(model, resolution)
-    pixels = any(layer.name == "imagenet_normalization" for layer in model.layers)
+    kind = input_kind(model)
+    if normalization is None and kind == PIXELS:
+        normalization = Normalization()
+    pixels = kind == PIXELS or (kind is None and normalization == Normalization())
     calibration, calibrated = None, None
     if quantize == "int8":
         calibrated, calibration = calibration_images(
-            representative_data, shape=(height, width, channels), count=calibration_count, seed=seed, pixels=pixels
-        )
-    shown, shown_name = _verification_images(images, calibrated, (height, width, channels), pixels)
+            representative_data, shape=(height, width, channels), count=calibration_count, seed=seed,
+            kind=PIXELS if pixels else kind,
+        )  # fmt: skip
+    shown, shown_name = _verification_images(images, calibrated, (height, width, channels), normalization)
     spec = _plain(model) if quantize in DIRECT else None
     card = Card(
         name=model.name,
         description=f"{model.name}, {quantize or 'float32'}, made by keras_mnasnet {__version__}",
         origin=origin or Origin(),
-        labels=_labels(labels, model.output.shape if hasattr(model.output, "shape") else None),
-        normalization=normalization or (Normalization() if pixels else None),
+        labels=check_labels(labels, model.output.shape if hasattr(model.output, "shape") else None),
+        normalization=normalization,
         preprocessing=preprocessing,
     )
+    silent: tuple[str, ...] = ()
     if spec is not None:
         from keras_mnasnet.pretrained import checkpoint_of
 
@@ -99,7 +107,7 @@ def export_tflite(
             model, (batch, height, width, channels), quantize=None if quantize == "weight-int8" else quantize,
             images=calibrated, input_dtype=input_dtype, progress=progress,
         )  # fmt: skip
-        content = rewritten(
+        content, silent = rewritten(
             content, input_names=["image"], output_names=names, description=card.description,
             metadata=card.metadata("image", names, (height, width)),
         )  # fmt: skip
@@ -111,7 +119,7 @@ def export_tflite(
     return publish(
         content, path, card, quantize=quantize, route=route, seconds=seconds, calibration=calibration,
         oracle=_keras_oracle(model, names), against=f"Keras {model.name}", images=shown, images_name=shown_name,
-        progress=progress,
+        progress=progress, silent_layers=silent,
     )  # fmt: skip
 
 
@@ -144,14 +152,14 @@ def export_checkpoint(
         raise ValueError("`checkpoint` must have a classifier. Received: one without")
     height, width = _size((checkpoint.resolution or 224) if resolution is None else resolution)
     resolve_input_shape((height, width, 3))
-    shown, shown_name = _verification_images(images, None, (height, width, 3), True, QUICK_IMAGES)
+    shown, shown_name = _verification_images(images, None, (height, width, 3), Normalization(), QUICK_IMAGES)
     architecture: Architecture = checkpoint.architecture
     name = f"mnasnet_{architecture.name}"
     card = Card(
         name=name,
         description=f"{name}, {quantize or 'float32'}, made by keras_mnasnet {__version__}",
         origin=origin or Origin(),
-        labels=_labels(labels or checkpoint.labels, (None, checkpoint.classes)),
+        labels=check_labels(labels or checkpoint.labels, (None, checkpoint.classes)),
         normalization=Normalization(),
         preprocessing=preprocessing or (preprocessing_of(checkpoint, height) if height == width else None),
     )
@@ -225,7 +233,8 @@ def _size(resolution: tuple[int, int] | int) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _labels(labels: Sequence[str] | None, shape: Sequence[int | None] | None) -> tuple[str, ...] | None:
+def check_labels(labels: Sequence[str] | None, shape: Sequence[int | None] | None) -> tuple[str, ...] | None:
+    """The names of the classes of an output of that shape; ValueError where they are not one per class."""
     if labels is None:
         return None
     if isinstance(labels, str) or shape is None or len(shape) != 2 or len(labels) != shape[1]:
@@ -249,8 +258,9 @@ def _plain(model: Any) -> Any:
 
 
 def _verification_images(
-    images: np.ndarray | None, calibrated: np.ndarray | None, shape: tuple[int, int, int], pixels: bool, drawn: int = 8
-) -> tuple[np.ndarray, str]:
+    images: np.ndarray | None, calibrated: np.ndarray | None, shape: tuple[int, int, int], normalization: Normalization | None,
+    drawn: int = 8,
+) -> tuple[np.ndarray, str]:  # fmt: skip
     if images is not None:
         values = np.asarray(images, np.float32)
         if values.ndim != 4 or not len(values) or values.shape[1:] != shape:
@@ -261,7 +271,12 @@ def _verification_images(
         return values, f"the first {len(values)} calibration images"
     values = drawn_images(drawn, *shape)
     name = f"{drawn} drawn image{'s' * (drawn > 1)}"
-    return (values, name) if pixels else (values / 127.5 - 1, f"{name}, -1..1")
+    if normalization == Normalization():
+        return values, name
+    if normalization is None:
+        return values / 127.5 - 1, f"{name}, -1..1"
+    mean, std = (np.array(side, np.float32) for side in (normalization.mean, normalization.std))
+    return (values - mean) / std, f"{name}, normalised"
 
 
 def with_extremes(images: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import difflib
 import json
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, overload
 
 from keras_mnasnet.data import Augment
 
@@ -186,7 +186,11 @@ def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
     return {"schema": SCHEMA, **dataclasses.asdict(recipe)}
 
 
-def recipe_from_json(value: Any, kind: type[R] = Recipe) -> R:  # type: ignore[assignment]
+@overload
+def recipe_from_json(value: Any) -> Recipe: ...
+@overload
+def recipe_from_json(value: Any, kind: type[R]) -> R: ...
+def recipe_from_json(value: Any, kind: Any = Recipe) -> Any:
     """The inverse of `recipe_to_json`; ValueError for another schema, an unknown key or a value out of range."""
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
@@ -212,7 +216,11 @@ def _complete(values: dict[str, Any], kind: type[R]) -> R:
     return kind(**values)
 
 
-def parse_recipe(text: str, kind: type[R] = Recipe) -> R:  # type: ignore[assignment]
+@overload
+def parse_recipe(text: str) -> Recipe: ...
+@overload
+def parse_recipe(text: str, kind: type[R]) -> R: ...
+def parse_recipe(text: str, kind: Any = Recipe) -> Any:
     """A named recipe, `name key=value ...` (values as JSON), or the path of a `.json` file."""
     if text.endswith(".json"):
         path = Path(text).expanduser()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_mnasnet.benchmarks.adb_device import AdbDevice, choose_device, mask_of
+from keras_mnasnet.benchmarks.adb_device import AdbDevice, choose_device, connect, mask_of
 from keras_mnasnet.benchmarks.benchmark_model import find_binary, parse_output
 from keras_mnasnet.benchmarks.latency import measure_latency
 
@@ -395,6 +395,22 @@ def test_without_adb(tiny, tool, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(FileNotFoundError, match="adb must be installed and in PATH"):
         measure_latency([tiny], device="adb", benchmark_model=tool)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"#!/bin/sh\nexit 1\n", "`adb devices` must succeed. Received: exit status 1: nothing said"),
+        (b"\x00\x01\x02", r"must be a program that this machine can run. Received: .*/adb \(Exec format error\)"),
+        (b"#!/no/such/shell\n", r"must be a program that this machine can run. Received: .*/adb \(No such file"),
+    ],
+)
+def test_an_adb_that_is_none(tmp_path, monkeypatch, content, message):
+    (tmp_path / "adb").write_bytes(content)
+    (tmp_path / "adb").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(OSError, match=message):
+        connect()
 
 
 @pytest.mark.skipif(shutil.which("adb") is None, reason="adb is not installed (Debian's package adb)")

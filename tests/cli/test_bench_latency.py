@@ -84,6 +84,17 @@ def test_failures_are_one_message_and_status_1(capfd, files, tmp_path):
     assert run(capfd)[0] == 2
 
 
+def test_an_output_that_cannot_be_written_is_told_before_measuring(capfd, files, tmp_path, monkeypatch):
+    from keras_mnasnet.cli import latency
+
+    monkeypatch.setattr(latency, "measure_latency", None)
+    (tmp_path / "file").write_text("x")
+    for output, message in ((tmp_path, "which is a folder"), (tmp_path / "file" / "x.json", "folder that allows it")):
+        status, out, err = run(capfd, files[0], "--output", str(output))
+        assert (status, out) == (1, "")
+        assert message in err
+
+
 def test_starts_within_half_a_second(files):
     """The best of ten: other work on the machine only ever adds to it."""
     delays = []

@@ -1,6 +1,7 @@
 """`mnasnet export` and `mnasnet qat`: arguments, messages, and files that the other commands take."""
 
 import json
+import zipfile
 
 import pytest
 
@@ -66,6 +67,46 @@ def bundled_keras(tmp_path):
     return tmp_path / "model.keras"
 
 
+def photos(folder):
+    import keras
+
+    from keras_mnasnet.export.verify import drawn_images
+
+    folder.mkdir()
+    for number, pixels in enumerate(drawn_images(4, 40, 48, 3)):
+        keras.utils.save_img(folder / f"{number}.png", pixels, scale=False)
+    return folder
+
+
+def test_a_keras_file_that_takes_no_pixels(capfd, tmp_path):
+    """Photos are given to it only as --input says; the file then carries it."""
+    import keras
+
+    from keras_mnasnet.benchmarks.tflite import normalization
+
+    image = keras.Input((32, 32, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
+    keras.Model(image, keras.layers.Dense(3)(pooled)).save(tmp_path / "plain.keras")
+    given = ("export", "--weights", tmp_path / "plain.keras", "--output", tmp_path / "a.tflite", "--json")
+    assert run(*given, "--images", photos(tmp_path / "photos")) == 1
+    assert "`--input` must say how the model takes photos, one of pixels, unit, signed, imagenet" in capfd.readouterr().err
+    assert run(*given) == 0
+    assert run(*given, "--images", tmp_path / "photos", "--input", "signed") == 0
+    assert normalization((tmp_path / "a.tflite").read_bytes()) == ((127.5,), (127.5,))
+    capfd.readouterr()
+    assert run(*given, "--quantize", "int8", "--calibrate", tmp_path / "photos", "--input", "unit") == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["calibration"]["images"] == 4
+
+
+def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
+    assert run("export", "--weights", bundled_keras, "--output", tmp_path / "a.tflite", "--input", "signed") == 1
+    assert "`--input` must be pixels for a model that normalises them itself" in capfd.readouterr().err
+    assert run("export", "--weights", bundled_keras, "--output", tmp_path / "a.tflite", "--input", "pixels", "--json") == 0
+    assert run("export", "--weights", "cifar10", "--output", tmp_path / "b.tflite", "--input", "pixels") == 1
+    assert "`--input` is for .keras files" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -75,8 +116,19 @@ def bundled_keras(tmp_path):
         (("--weights", "cifar10", "--output", "{tmp}/file/a.tflite"), "folder that allows it"),
         (("--weights", "cifar1", "--output", "{tmp}/a.tflite"), "cifar1"),
         (("--weights", "x.keras", "--output", "{tmp}/a.tflite"), "A .keras file must exist"),
+        (("--weights", "{tmp}/bad.keras", "--output", "{tmp}/a.tflite"), "bad.keras (5 bytes), which is something else or cut"),
+        (("--weights", "{tmp}/zip.keras", "--output", "{tmp}/a.tflite"), "must be a whole model of Keras's"),
+        (
+            ("--weights", "cifar10", "--calibration-images", "0", "--output", "{tmp}/a.tflite"),
+            "Received: --calibration-images 0",
+        ),
+        (
+            ("--weights", "cifar10", "--verification-images", "0", "--output", "{tmp}/a.tflite"),
+            "`--verification-images` must be an integer >= 1",
+        ),
         (("--weights", "cifar10", "--model", "b7", "--output", "{tmp}/a.tflite"), "b7"),
         (("--weights", "cifar10", "--labels", "{tmp}/file", "--output", "{tmp}/a.tflite"), "1 names for 10 classes"),
+        (("--weights", "cifar10", "--labels", "{tmp}/none", "--output", "{tmp}/a.tflite"), "{tmp}/none, which names none"),
         (("--weights", "cifar10", "--resolution", "0", "--output", "{tmp}/a.tflite"), "Received: resolution=0"),
         (("--weights", "cifar10", "--resolution", "8", "--output", "{tmp}/a.tflite"), "must be integers >= 32"),
         (("--weights", "cifar10", "--batch", "0", "--output", "{tmp}/a.tflite"), "`batch` must be an integer >= 1"),
@@ -88,10 +140,14 @@ def bundled_keras(tmp_path):
 )
 def test_failures_are_one_line_and_leave_nothing(capfd, tmp_path, arguments, message):
     (tmp_path / "file").write_text("one\n")
+    (tmp_path / "bad.keras").write_text("text\n")
+    with zipfile.ZipFile(tmp_path / "zip.keras", "w") as archive:
+        archive.writestr("notes.txt", "none")
+    (tmp_path / "none").write_text("\n \n")
     assert run("export", *(argument.format(tmp=tmp_path) for argument in arguments)) == 1
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
-    assert message in error
+    assert message.format(tmp=tmp_path) in error
     assert not list(tmp_path.glob("*.tflite*"))
 
 
@@ -101,5 +157,8 @@ def test_qat_arguments(capfd, tmp_path):
     common = ("qat", "cifar10", "--data", "shapes", "--output", tmp_path / "a.tflite")
     assert run(*common, "--prune", "0.5", "--input-dtype", "int8") == 1
     assert "`--prune` writes a float32 file" in capfd.readouterr().err
+    (tmp_path / "two.txt").write_text("one\ntwo\n")
+    assert run(*common, "--labels", tmp_path / "two.txt") == 1
+    assert "Received: 2 names for 10 classes" in capfd.readouterr().err
     assert run(*common, "--prune", "2") == 1
     assert "`sparsity` must be between 0 and 1" in capfd.readouterr().err

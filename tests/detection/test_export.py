@@ -158,7 +158,7 @@ def test_a_graph_without_its_weights_is_caught(detector, pictures):
     content = converter.convert()
     names = {4: "codes", 5: "logits"}
     order = [names[port.shape[-1]] for port in inspect_tflite(content).outputs]
-    body = rewritten(content, input_names=["image"], output_names=order, description="", metadata={})
+    body, _ = rewritten(content, input_names=["image"], output_names=order, description="", metadata={})
     content = joined(body, operator_tail(spec_of(detector), EXPORT_SETTINGS), description="", metadata={})
     with pytest.raises(ExportError, match="must hold its weights. Received: one that reads variables"):
         verify_detector(content, detector, pictures[:1])

@@ -82,6 +82,9 @@ def test_pruning(checkpoint, tmp_path):
     ("options", "error", "message"),
     [
         ({"epochs": 0}, ValueError, "`epochs` must be an integer >= 1. Received: epochs=0"),
+        ({"steps_per_epoch": 0}, ValueError, "`steps_per_epoch` must be an integer >= 1, or None.*steps_per_epoch=0"),
+        ({"steps_per_epoch": -1}, ValueError, "`steps_per_epoch` must be an integer >= 1, or None.*steps_per_epoch=-1"),
+        ({"labels": ["one", "two"]}, ValueError, "Received: 2 names for 10 classes"),
         ({"batch_size": True}, ValueError, "`batch_size` must be an integer >= 1"),
         ({"learning_rate": 0.0}, ValueError, "`learning_rate` must be between 0 and 1"),
         ({"learning_rate": float("nan")}, ValueError, "`learning_rate` must be between 0 and 1"),

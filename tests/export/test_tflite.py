@@ -93,19 +93,6 @@ def test_other_models_go_through_the_converter(bundled, pictures, tmp_path):
     assert normalization((tmp_path / "two.tflite").read_bytes()) is None
 
 
-def test_layer_that_is_silent_in_calibration(tmp_path):
-    """Its range of 2e-6 would keep XNNPACK from creating the layer; the layer behind it still gets its bias."""
-    layers = keras.layers
-    image = keras.Input((8, 8, 3))
-    silent = layers.Conv2D(4, 3, bias_initializer=keras.initializers.Constant(-100), activation="relu")(image)
-    mixed = layers.Conv2D(5, 1, bias_initializer=keras.initializers.RandomNormal(seed=1))(silent)
-    model = keras.Model(image, layers.GlobalAveragePooling2D()(mixed))
-    pictures = np.random.default_rng(0).uniform(0, 1, (8, 8, 8, 3)).astype(np.float32)
-    report = export_tflite(model, tmp_path / "x.tflite", quantize="int8", representative_data=pictures)
-    assert report.comparisons[0].max_relative < 0.01
-    assert report.partitions.whole
-
-
 def test_weight_int8_of_another_model(bundled, pictures, tmp_path):
     pytest.importorskip("ai_edge_quantizer")
     model = keras.Model(bundled.input, keras.layers.Dense(3, name="other")(bundled.get_layer("avg_pool").output), name="three")
@@ -269,7 +256,7 @@ def test_a_file_that_is_not_the_model_is_no_file(bundled, tmp_path, monkeypatch)
         return weights
 
     monkeypatch.setattr(tflite, "folded_weights", confused)
-    with pytest.raises(ExportError, match="must equal the model within 0.0001 of its largest output"):
+    with pytest.raises(ExportError, match="must equal the model within 3e-05 of its largest output"):
         export_tflite(bundled, tmp_path / "a.tflite")
     assert not (tmp_path / "a.tflite").exists()
 

@@ -73,7 +73,8 @@ class Controller:
         by_input = weights["embedding"] @ weights["input_kernel"] + weights["bias"]
         h = c = np.zeros((count, units), by_input.dtype)
         inputs = np.zeros((len(self.counts), count), np.int64)
-        logs, tape = [], []
+        logs: list[np.ndarray] = []
+        tape: list[tuple[np.ndarray, ...]] = []
         for t in range(len(self.counts)):
             columns = slice(self.offsets[t], self.offsets[t + 1])
             gates = by_input[inputs[t]] + h @ weights["hidden_kernel"]

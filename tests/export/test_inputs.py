@@ -1,0 +1,92 @@
+"""What a model takes, from its layers: nested, Sequential, with Keras's own normalising layers, or not known."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_mnasnet import MnasNet, preprocess_input
+from keras_mnasnet.benchmarks.tflite import normalization
+from keras_mnasnet.export import Normalization, export_tflite
+from keras_mnasnet.export.inputs import NORMALIZED, PIXELS, as_functional, input_kind
+from keras_mnasnet.export.verify import drawn_images
+
+layers = keras.layers
+
+
+def small(**options):
+    image = keras.Input((8, 8, 3))
+    before = options.pop("before", ())
+    x = image
+    for layer in before:
+        x = layer(x)
+    return keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(x))), name="small")
+
+
+@pytest.fixture(scope="module")
+def bare():
+    return MnasNet("small", weights=None, input_shape=(32, 32, 3), classes=4, include_preprocessing=False)
+
+
+@pytest.fixture
+def nested(bundled):
+    image = keras.Input((32, 32, 3))
+    return keras.Model(image, bundled(image), name="nested")
+
+
+def test_kinds(bundled, nested, bare):
+    twice = keras.Input((32, 32, 3))
+    assert input_kind(bundled) == input_kind(nested) == input_kind(keras.Model(twice, nested(twice))) == PIXELS
+    assert input_kind(bare) == NORMALIZED
+    inner = keras.Model(twice, bare(twice))
+    assert input_kind(inner) == NORMALIZED
+    assert input_kind(keras.Model(twice, bare(twice / 255.0))) is None
+    assert input_kind(small()) is None
+    assert input_kind(small(before=[layers.Rescaling(1 / 127.5, -1)])) == PIXELS
+    assert input_kind(small(before=[layers.RandomFlip(), layers.Rescaling([1 / 255] * 3)])) == PIXELS
+    assert input_kind(small(before=[layers.Rescaling(2.0, -1)])) is None
+    assert input_kind(small(before=[layers.Normalization(mean=[120.0] * 3, variance=[3000.0] * 3)])) == PIXELS
+    assert input_kind(small(before=[layers.Normalization(mean=[0.5] * 3, variance=[0.1] * 3)])) is None
+    assert input_kind(small(before=[layers.Conv2D(3, 1), layers.Rescaling(1 / 255)])) is None
+    assert input_kind(keras.Sequential([keras.Input((32, 32, 3)), bundled])) == PIXELS
+
+
+def test_a_nested_model_is_fed_pixels(nested, pictures, tmp_path):
+    with pytest.raises(ValueError, match="must hold pixels 0..255.*look divided by 255"):
+        export_tflite(nested, tmp_path / "a.tflite", quantize="int8", representative_data=pictures / 255)
+    report = export_tflite(nested, tmp_path / "a.tflite")
+    assert report.verified_on == "8 drawn images"
+    assert normalization((tmp_path / "a.tflite").read_bytes()) == ((0.0,), (1.0,))
+
+
+def test_pixels_for_a_normalised_input_are_refused(bare, tmp_path):
+    pictures = drawn_images(3, 32, 32, 3)
+    with pytest.raises(
+        ValueError, match=r"must hold normalised images, within -4..4.*Received: values 0..255.*preprocess_input"
+    ):
+        export_tflite(bare, tmp_path / "a.tflite", quantize="int8", representative_data=pictures)
+    assert np.abs(preprocess_input(pictures)).max() < 4
+    assert not list(tmp_path.glob("*.tflite*"))
+
+
+def test_a_given_normalization_feeds_the_verification(tmp_path):
+    path = tmp_path / "a.tflite"
+    report = export_tflite(small(), path, normalization=Normalization((127.5,), (127.5,)))
+    assert report.verified_on == "8 drawn images, normalised"
+    assert normalization(path.read_bytes()) == ((127.5,), (127.5,))
+    assert export_tflite(small(), path, normalization=Normalization()).verified_on == "8 drawn images"
+    assert export_tflite(small(), path).verified_on == "8 drawn images, -1..1"
+
+
+def test_sequential(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(3)], name="row"
+    )
+    report = export_tflite(model, tmp_path / "a.tflite", labels=["a", "b", "c"])
+    assert [port.name for port in report.facts.outputs] == ["scores"]
+    assert report.verified_against == "Keras row"
+    assert report.comparisons[0].max_relative < 1e-5
+    with pytest.raises(ValueError, match="Received: 2 names for 3 classes"):
+        export_tflite(model, tmp_path / "a.tflite", labels=["a", "b"])
+    with pytest.raises(ValueError, match="A Sequential model must be built. Received: 'open'"):
+        export_tflite(keras.Sequential([layers.Dense(3)], name="open"), tmp_path / "a.tflite")
+    assert as_functional(model).name == "row"
