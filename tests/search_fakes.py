@@ -15,6 +15,7 @@ from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Decision, SearchSpace
 
 REWARD = Reward("soft", 10.0)
+LEAKED = []
 
 
 def toy_space(name="toy", decisions=6):
@@ -27,14 +28,17 @@ def accuracy_of(values):
 
 @dataclasses.dataclass(frozen=True)
 class FakeEvaluator:
-    """Accuracy and latency follow from the values; `seconds` a trial; every `fails`-th trial misbehaves as `how` says."""
+    """Accuracy and latency follow from the values; `seconds` a trial; every `fails`-th trial misbehaves as `how` says;
+    `leaks` MB are kept."""
 
     seconds: float = 0.0
     how: str = "none"
     fails: int = 0
     folder: str = ""
+    leaks: int = 0
 
     def __call__(self, request):
+        LEAKED.append(bytearray(b"x") * (self.leaks << 20))
         if self.seconds:
             time.sleep(self.seconds)
         if self.folder:

@@ -14,31 +14,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
 from keras_mnasnet.search.records import Failure, Measurement, StudyMeta, Trial, TrialResult
+from keras_mnasnet.search.study_file import SCHEMA, as_json, check_kind, connect_read_only, created, translated
 
 __all__ = ["SCHEMA", "Study", "Writer"]
 
-SCHEMA = 1
-APPLICATION_ID = 0x4D4E4153  # "MNAS", in the header of the file
-TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE trials (
-  number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, candidate TEXT NOT NULL, "values" TEXT NOT NULL, architecture TEXT,
-  extra TEXT NOT NULL, status TEXT NOT NULL CHECK (status IN ('pending', 'running', 'done', 'failed')),
-  accuracy REAL, latency_ms REAL, latency_source TEXT, reward REAL, params INTEGER, madds INTEGER, seconds TEXT NOT NULL,
-  started REAL, finished REAL, worker TEXT, reason TEXT, attempts INTEGER NOT NULL, told INTEGER UNIQUE, facts TEXT
-);
-CREATE TABLE measurements (
-  trial INTEGER NOT NULL REFERENCES trials (number), attempt INTEGER NOT NULL, worker TEXT NOT NULL,
-  started REAL NOT NULL, finished REAL NOT NULL, accuracy REAL, latency_ms REAL, latency_source TEXT, params INTEGER,
-  madds INTEGER, seconds TEXT NOT NULL, failure TEXT, reason TEXT, details TEXT NOT NULL, PRIMARY KEY (trial, attempt)
-);
-CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), algorithm BLOB NOT NULL);
-"""
 TRIAL_FIELDS = tuple(field.name for field in dataclasses.fields(Trial))
 TRIAL_COLUMNS = ", ".join(f'"{name}"' for name in TRIAL_FIELDS)
 RESULT_FIELDS = ("accuracy", "latency_ms", "latency_source", "params", "madds")
@@ -67,14 +50,7 @@ class Study:
         try:
             beside.unlink(missing_ok=True)
             with translated(path):
-                connection = sqlite3.connect(beside, isolation_level=None)
-                try:
-                    connection.executescript(
-                        f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA}; BEGIN; {TABLES} COMMIT;"
-                    )
-                    connection.execute("INSERT INTO meta VALUES ('study', ?)", (_json(dataclasses.asdict(meta)),))
-                finally:
-                    connection.close()
+                created(beside, as_json(dataclasses.asdict(meta)))
                 os.replace(beside, path)  # a study is whole from its first moment
         except BaseException:
             beside.unlink(missing_ok=True)
@@ -93,7 +69,7 @@ class Study:
         if not read_only:
             return cls._writable(path, _locked(path))
         with translated(path):
-            return cls(path, _connect_read_only(path), None)
+            return cls(path, connect_read_only(path), None)
 
     @classmethod
     def at(cls, path: str | os.PathLike[str], meta: StudyMeta) -> Study:
@@ -114,12 +90,12 @@ class Study:
             with translated(path):
                 connection = sqlite3.connect(path, isolation_level=None, timeout=60)
                 try:
-                    _check_kind(path, connection)
+                    check_kind(path, connection)
                     connection.execute("PRAGMA journal_mode = WAL")
                     connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last trials, never the file
                     connection.execute(
                         "INSERT INTO meta VALUES ('owner', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                        (_json(_owner()),),
+                        (as_json(_owner()),),
                     )
                     return cls(path, connection, lock)
                 except BaseException:
@@ -137,7 +113,7 @@ class Study:
                 f"{self.path}, which is of {self.meta.space} {self.meta.space_options or ''}. Name another --study file."
             )
         for name in ("algorithm", "algorithm_options", "reward", "seed", "device", "data", "recipe", "evaluation"):
-            was, now = getattr(self.meta, name), json.loads(_json(getattr(meta, name)))  # JSON knows no tuples
+            was, now = getattr(self.meta, name), json.loads(as_json(getattr(meta, name)))  # JSON knows no tuples
             if was != now:
                 raise ValueError(
                     f"A study goes on with the settings of its start. Received: {name}={_shown(now, was)}, {self.path} has "
@@ -249,8 +225,15 @@ class Writer:
             self._connection.execute(
                 'INSERT INTO trials (number, key, candidate, "values", architecture, extra, status, seconds, attempts) '
                 "VALUES (?, ?, ?, ?, ?, ?, 'pending', '{}', 0)",
-                (trial.number, trial.key, _json(trial.candidate), _json(trial.values), trial.architecture, _json(trial.extra)),
-            )
+                (
+                    trial.number,
+                    trial.key,
+                    as_json(trial.candidate),
+                    as_json(trial.values),
+                    trial.architecture,
+                    as_json(trial.extra),
+                ),
+            )  # fmt: skip
         except sqlite3.IntegrityError as error:
             raise ValueError(
                 f"An algorithm may ask for a network once. Received: trial {trial.number}, {trial.values}, again ({error})"
@@ -276,8 +259,8 @@ class Writer:
             "INSERT OR REPLACE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 measurement.trial, measurement.attempt, measurement.worker, measurement.started, measurement.finished,
-                result.accuracy, result.latency_ms, result.latency_source, result.params, result.madds, _json(result.seconds),
-                failure.kind or None, failure.reason or None, _json(result.details),
+                result.accuracy, result.latency_ms, result.latency_source, result.params, result.madds, as_json(result.seconds),
+                failure.kind or None, failure.reason or None, as_json(result.details),
             ),
         )  # fmt: skip
 
@@ -291,7 +274,7 @@ class Writer:
             "madds = ?, seconds = ?, started = ?, finished = ?, worker = ?, reason = ?, attempts = ? WHERE number = ?",
             (
                 "failed" if failed else "done", None if failed else result.accuracy, latency_ms, result.latency_source, reward,
-                result.params, result.madds, _json(result.seconds), measurement.started, measurement.finished,
+                result.params, result.madds, as_json(result.seconds), measurement.started, measurement.finished,
                 measurement.worker, reason, measurement.attempt, number,
             ),
         )  # fmt: skip
@@ -300,13 +283,13 @@ class Writer:
         """The algorithm learned of these trials, in this order; `facts` are what it says of itself after the last."""
         last = self._connection.execute("SELECT COALESCE(MAX(told), -1) FROM trials").fetchone()[0]
         for place, number in enumerate(numbers, start=last + 1):
-            own = _json(facts) if facts is not None and number == numbers[-1] else None
+            own = as_json(facts) if facts is not None and number == numbers[-1] else None
             self._connection.execute("UPDATE trials SET told = ?, facts = ? WHERE number = ?", (place, own, number))
 
     def plan(self, plan: dict[str, Any]) -> None:
         """How a run is to go, for `status` and for going on."""
         self._connection.execute(
-            "INSERT INTO meta VALUES ('plan', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (_json(plan),)
+            "INSERT INTO meta VALUES ('plan', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (as_json(plan),)
         )
 
     def state(self, state: bytes) -> None:
@@ -316,59 +299,8 @@ class Writer:
         )
 
 
-@contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as the house's."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        text = str(error)
-        if "full" in text or "disk I/O" in text:
-            raise OSError(
-                f"The study must be written to disk. Received: {text}, for {path}. What was finished is kept: make room and "
-                f"start the same command again."
-            ) from error
-        if "readonly" in text or "unable to open" in text:
-            raise OSError(f"The study's file and folder must be writable. Received: {text}, for {path}") from error
-        if isinstance(error, sqlite3.OperationalError) and "locked" in text:
-            raise ValueError(
-                f"A study is written by one process at a time. Received: {path}, which is locked ({text})"
-            ) from error
-        raise ValueError(f"A study must be a file of `mnasnet search run`. Received: {path} ({text})") from error
-
-
 def _absolute(path: str | os.PathLike[str]) -> Path:
     return Path(path).expanduser().absolute()
-
-
-def _connect_read_only(path: Path) -> sqlite3.Connection:
-    """Without a lock; a file that nobody writes may lie in a folder that cannot be written."""
-    uri = f"file:{quote(str(path))}"
-    for options in ("?mode=ro", "?mode=ro&immutable=1"):
-        connection = sqlite3.connect(uri + options, uri=True, isolation_level=None, timeout=60)
-        try:
-            _check_kind(path, connection)
-            return connection
-        except sqlite3.OperationalError:
-            connection.close()
-            if "immutable" in options or Path(f"{path}-wal").exists():
-                raise
-        except BaseException:
-            connection.close()
-            raise
-    raise AssertionError("unreachable")
-
-
-def _check_kind(path: Path, connection: sqlite3.Connection) -> None:
-    kind = connection.execute("PRAGMA application_id").fetchone()[0]
-    schema = connection.execute("PRAGMA user_version").fetchone()[0]
-    connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-    if kind != APPLICATION_ID:
-        raise ValueError(f"A study must be a file of `mnasnet search run`. Received: {path}, which is another SQLite file")
-    if schema != SCHEMA:
-        raise ValueError(
-            f"A study's schema must be {SCHEMA}. Received: {path} with schema {schema}, of a newer keras_mnasnet: update it."
-        )
 
 
 def _read_meta(path: Path, connection: sqlite3.Connection) -> StudyMeta:
@@ -407,10 +339,6 @@ def _owner() -> dict[str, Any]:
         "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv)[:300],
     }
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def _shown(value: Any, other: Any) -> str:

@@ -46,6 +46,15 @@ def test_a_pool_keeps_its_processes(tmp_path):
     assert len({name.split("-")[2] for name in os.listdir(tmp_path) if name.startswith(tuple("012345"))}) == 1
 
 
+def test_a_process_that_grows_is_replaced(tmp_path):
+    """TensorFlow keeps some of every graph; here 60 MB a trial, of which 100 MB are let pass."""
+    with Study.create(tmp_path / "s", meta_of(SPACE)) as study:
+        go(study, SPACE, trials=8, executor=ProcessPool(FakeEvaluator(folder=str(tmp_path), leaks=60), 1, growth_mb=100.0))
+        assert study.count("done") == 8
+    processes = [name.split("-")[2] for number in range(8) for name in os.listdir(tmp_path) if name.startswith(f"{number}-")]
+    assert [processes.count(each) for each in dict.fromkeys(processes)] == [3, 3, 2]
+
+
 def test_a_time_limit_inside_one_process(tmp_path):
     with Study.create(tmp_path / "s", meta_of(SPACE)) as study:
         go(study, SPACE, trials=2, executor=InProcess(FakeEvaluator(how="hang!", fails=2), timeout=0.2))

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-__all__ = ["Posterior", "Rows", "standardized"]
+__all__ = ["Posterior", "Rows", "covariance", "standardized"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,23 +22,29 @@ class Posterior:
 
     @classmethod
     def of(cls, rows: np.ndarray, *, noise: float, prior: float) -> Posterior:
-        precision = rows.T @ rows / noise**2
-        precision[np.diag_indices_from(precision)] += 1 / prior**2
-        inverse = np.linalg.inv(precision)
-        return cls(rows, (inverse + inverse.T) / 2, noise)
+        return cls(rows, covariance(rows, noise=noise, prior=prior), noise)
 
     def mean(self, y: np.ndarray) -> np.ndarray:
         """The mean of the weights, `[F]`."""
         return self.covariance @ (self.rows.T @ y) / self.noise**2
 
-    def draw(self, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Weights drawn from the posterior, `[F]`."""
-        return self.mean(y) + np.linalg.cholesky(self.covariance) @ rng.standard_normal(len(self.covariance))
+    def draw(self, y: np.ndarray, rng: np.random.Generator, spread: np.ndarray | None = None) -> np.ndarray:
+        """Weights drawn from the posterior, `[F]`; `spread` `[F, F]` is another covariance's Cholesky factor."""
+        factor = np.linalg.cholesky(self.covariance) if spread is None else spread
+        return self.mean(y) + factor @ rng.standard_normal(len(factor))
 
     def left_out(self, *targets: np.ndarray) -> list[np.ndarray]:
         """For each target, every row's prediction from all the other rows: y - (y - Hy) / (1 - diag H)."""
         leverage = np.einsum("nf,nf->n", self.rows @ self.covariance, self.rows) / self.noise**2
         return [y - (y - self.rows @ self.mean(y)) / (1 - leverage) for y in targets]
+
+
+def covariance(rows: np.ndarray, *, noise: float, prior: float) -> np.ndarray:
+    """A^-1 of `Posterior`, `[F, F]`."""
+    precision = rows.T @ rows / noise**2
+    precision[np.diag_indices_from(precision)] += 1 / prior**2
+    inverse = np.linalg.inv(precision)
+    return (inverse + inverse.T) / 2
 
 
 def standardized(values: np.ndarray, clip: float) -> tuple[np.ndarray, float, float]:

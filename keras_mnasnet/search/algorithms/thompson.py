@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_mnasnet.search.algorithms.ascent import Scorer, ascend
 from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, reward_of
-from keras_mnasnet.search.algorithms.bayes import Posterior, Rows, standardized
+from keras_mnasnet.search.algorithms.bayes import Posterior, Rows, covariance, standardized
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 
@@ -24,20 +24,22 @@ __all__ = ["Thompson"]
 MODES = ("auto", "reward", "cost")
 COST_POOL = 1_000  # networks whose known cost is computed to model it, in a space too large to list
 LEAST_COST = 1e-9
+SPREAD = 64  # random networks of which the start takes the one that tells most
 
 
 class Thompson(Searcher):
     """Bayesian linear surrogate with Thompson sampling.
 
-    `start` networks are drawn at random first. `noise` and `prior` are deviations on standardized targets; results below
-    the quantile `clip` are raised to it, so that bad networks do not bend the surrogate. `mode` is `auto` (the smaller
+    The first `start` networks are spread: each is the one of 64 random ones that tells most. `noise` and `prior` are
+    deviations on standardized targets; results below the quantile `clip` are raised to it, so that bad networks do not bend
+    the surrogate. `mode` is `auto` (the smaller
     leave-one-out error decides), `reward` (model the reward) or `cost` (model accuracy, put the cost in).
     """
 
     name = "thompson"
 
     def __init__(
-        self, space: SearchSpace, reward: Reward, *, seed: int, start: int = 20, noise: float = 0.1, prior: float = 1.0,
+        self, space: SearchSpace, reward: Reward, *, seed: int, start: int = 20, noise: float = 0.3, prior: float = 0.5,
         clip: float = 0.15, mode: str = "auto", restarts: int = 8,
     ) -> None:  # fmt: skip
         super().__init__(space, reward, seed=seed)
@@ -82,7 +84,7 @@ class Thompson(Searcher):
 
     def _propose(self, count: int) -> list[Proposal]:
         if len(self.seen) < self.start or len(self.told) < 2:
-            return [Proposal(candidate) for candidate in self.unseen(min(count, max(1, self.start - len(self.seen))))]
+            return [Proposal(candidate) for candidate in self._spread()]
         draw = self._surrogate()
         taken: dict[Candidate, None] = {}
         for _ in range(count):
@@ -92,10 +94,29 @@ class Thompson(Searcher):
             taken[candidate] = None
         return [Proposal(candidate) for candidate in taken]
 
+    def _spread(self) -> list[Candidate]:
+        """Of some random networks the one of which those asked before say least: the largest posterior variance."""
+        drawn = self.unseen(SPREAD)
+        if not drawn:
+            return []
+        rows = self.space.features(drawn)
+        known = self.space.features(list(self.seen)) if self.seen else rows[:0]
+        variance = np.einsum("nf,nf->n", rows @ covariance(known, noise=self.noise, prior=self.prior), rows)
+        return [drawn[int(np.argmax(variance))]]
+
     def _surrogate(self) -> Callable[[], Scorer]:
-        """A function that draws a scorer of candidates from the posterior."""
+        """A function that draws a scorer of candidates from the posterior.
+
+        Pending networks count in its covariance, as if they had come out as expected: they spread no further.
+        """
         accuracy, latency, rewards = self._numbers.array.T
-        posterior = Posterior.of(self._rows.array, noise=self.noise, prior=self.prior)
+        rows = self._rows.array
+        posterior = Posterior.of(rows, noise=self.noise, prior=self.prior)
+        spread = posterior.covariance
+        if self.pending:
+            both = np.concatenate([rows, self.space.features(list(self.pending))])
+            spread = covariance(both, noise=self.noise, prior=self.prior)
+        factor = np.linalg.cholesky(spread)
         z_reward, mean_reward, deviation_reward = standardized(rewards, self.clip)
         mode = self._mode_possible(accuracy, latency)
         cost_weights = None
@@ -110,15 +131,14 @@ class Thompson(Searcher):
                 if self.space.cost is None:
                     latency = np.exp(posterior.left_out(z_cost)[0] * deviation_cost + mean_cost)
                 from_parts = self.reward.of(out_accuracy * deviation + mean, latency)
-                errors = (
-                    ((from_parts - rewards) ** 2).sum(),
-                    ((out_reward * deviation_reward + mean_reward - rewards) ** 2).sum(),
-                )
-                mode = "cost" if errors[0] <= errors[1] else "reward"
+                direct = out_reward * deviation_reward + mean_reward
+                mode = "cost" if ((from_parts - rewards) ** 2).sum() <= ((direct - rewards) ** 2).sum() else "reward"
         self._last_mode = mode
         if mode == "reward":
-            return lambda: Scorer(_rescaled(posterior.draw(z_reward, self.rng), mean_reward, deviation_reward), None, None)
-        return lambda: Scorer(_rescaled(posterior.draw(z, self.rng), mean, deviation), cost_weights, self.reward)
+            return lambda: Scorer(
+                _rescaled(posterior.draw(z_reward, self.rng, factor), mean_reward, deviation_reward), None, None
+            )
+        return lambda: Scorer(_rescaled(posterior.draw(z, self.rng, factor), mean, deviation), cost_weights, self.reward)
 
     def _mode_possible(self, accuracy: np.ndarray, latency: np.ndarray) -> str:
         """`mode`, or `reward` where accuracy and latency say nothing more than the reward or are not known."""

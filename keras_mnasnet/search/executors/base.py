@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from keras_mnasnet.search.records import Failure, TrialRequest, TrialResult
 
-__all__ = ["Evaluator", "Executor", "Outcome", "evaluated"]
+__all__ = ["GROWTH_MB", "Evaluator", "Executor", "Growth", "Outcome", "evaluated"]
+
+GROWTH_MB = 1000.0  # TensorFlow keeps some of every traced graph: 20 to 150 MB of a network, measured
 
 Evaluator = Callable[[TrialRequest], TrialResult]
 """Runs one trial. Workers in other processes get a pickled copy each, once."""
@@ -57,6 +61,24 @@ def evaluated(evaluator: Evaluator, request: TrialRequest) -> TrialResult:
     except Exception as error:
         kind = "memory" if _out_of_memory(error) else "error"
         return TrialResult(failure=Failure(kind, f"{type(error).__name__}: {_line(error)}"))
+
+
+class Growth:
+    """How much a process has grown since its first trial; the driver replaces one that has grown too much."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+
+    def megabytes(self) -> float:
+        """The growth of the largest resident size since the first call; 0 where the system does not say."""
+        try:
+            resource: Any = importlib.import_module("resource")
+        except ImportError:  # Windows
+            return 0.0
+        unit = 1e6 if sys.platform == "darwin" else 1e3
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        self._first = peak if self._first is None else self._first
+        return peak - self._first
 
 
 def _out_of_memory(error: Exception) -> bool:

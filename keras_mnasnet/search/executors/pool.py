@@ -15,7 +15,7 @@ from typing import Any
 
 from keras_mnasnet.environment import available_cores
 from keras_mnasnet.quiet import held_stderr
-from keras_mnasnet.search.executors.base import Evaluator, Outcome, evaluated
+from keras_mnasnet.search.executors.base import GROWTH_MB, Evaluator, Growth, Outcome, evaluated
 from keras_mnasnet.search.records import Failure, TrialRequest, TrialResult
 
 __all__ = ["ProcessPool"]
@@ -30,6 +30,7 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         self.request: TrialRequest | None = None
         self.started = 0.0
+        self.grown_mb = 0.0
         self.deadline = float("inf")
         self.process = context.Process(
             target=_work, args=(theirs, pickle.dumps(evaluator), dict(environment)), name=name, daemon=True
@@ -47,14 +48,17 @@ class _Worker:
 class ProcessPool:
     """`workers` processes. `timeout` (seconds a trial) and a dead process are failures of the trial; the process is replaced.
 
-    A worker on which a trial failed is started anew before its next one. Each computes on its share of the cores.
+    A worker on which a trial failed, or that has grown by `growth_mb` since its first, is started anew before its next one.
+    Each computes on its share of the cores.
     """
 
-    def __init__(self, evaluator: Evaluator, workers: int, *, timeout: float | None = None) -> None:
+    def __init__(
+        self, evaluator: Evaluator, workers: int, *, timeout: float | None = None, growth_mb: float = GROWTH_MB
+    ) -> None:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"`workers` must be an integer >= 1. Received: workers={workers!r}")
         self.workers = workers
-        self.evaluator, self._timeout = evaluator, timeout
+        self.evaluator, self._timeout, self._growth_mb = evaluator, timeout, growth_mb
         threads = str(max(1, available_cores() // workers))
         self._environment = {"TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "3"}
         self._pool: dict[str, _Worker | None] = {f"process {number}": None for number in range(workers)}
@@ -95,7 +99,7 @@ class ProcessPool:
             if result is not None and worker.request is not None:
                 outcomes.append(Outcome(worker.request, worker.name, worker.started, time.time(), result))
                 worker.request, worker.deadline = None, float("inf")
-                if result.failure is not None:
+                if result.failure is not None or worker.grown_mb > self._growth_mb:
                     worker.stop()
                     self._pool[worker.name] = None
         return outcomes
@@ -103,7 +107,8 @@ class ProcessPool:
     def _result(self, worker: _Worker, ready: list[Any]) -> TrialResult | None:
         if worker.pipe in ready:
             try:
-                return worker.pipe.recv()
+                result, worker.grown_mb = worker.pipe.recv()
+                return result
             except (EOFError, OSError):
                 pass
         if worker.pipe in ready or worker.process.sentinel in ready:
@@ -138,12 +143,14 @@ def _work(pipe: Any, pickled: bytes, environment: Mapping[str, str]) -> None:
     threading.Thread(target=_follow_the_driver, daemon=True).start()
     with held_stderr():
         evaluator = pickle.loads(pickled)  # after the environment, which decides how its libraries start
+    growth = Growth()
     while True:
         try:
             request = pipe.recv()
         except (EOFError, OSError):
             return
-        pipe.send(evaluated(evaluator, request))
+        result = evaluated(evaluator, request)
+        pipe.send((result, growth.megabytes()))
 
 
 def _follow_the_driver() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import keras_mnasnet
-from keras_mnasnet.search.executors.base import Evaluator, Outcome, evaluated
+from keras_mnasnet.search.executors.base import GROWTH_MB, Evaluator, Growth, Outcome, evaluated
 from keras_mnasnet.search.records import Failure, TrialRequest, TrialResult
 
 __all__ = ["RayActors"]
@@ -26,6 +26,7 @@ class _Trials:
 
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
+        self._growth = Growth()
 
     def node(self) -> str:
         """On which node it runs, once it runs."""
@@ -33,9 +34,9 @@ class _Trials:
 
         return ray.get_runtime_context().get_node_id()
 
-    def evaluate(self, request: TrialRequest) -> TrialResult:
-        """One trial."""
-        return evaluated(self._evaluator, request)
+    def evaluate(self, request: TrialRequest) -> tuple[TrialResult, float]:
+        """One trial, and by how many MB the process has grown since its first."""
+        return evaluated(self._evaluator, request), self._growth.megabytes()
 
 
 @dataclasses.dataclass(slots=True)
@@ -51,6 +52,7 @@ class _Slot:
     started: float = 0.0
     deadline: float = float("inf")
     since: float = 0.0
+    grown_mb: float = 0.0
 
     @property
     def name(self) -> str:
@@ -142,7 +144,7 @@ class RayActors:
             result = self._result(slot, slot.answer in ready or bool(self._ray.wait([slot.answer], timeout=0)[0]))
             if result is not None and slot.request is not None:
                 outcomes.append(Outcome(slot.request, slot.name, slot.started, time.time(), result))
-                if result.failure is None:
+                if result.failure is None and slot.grown_mb <= GROWTH_MB:
                     slot.request, slot.answer, slot.deadline = None, None, float("inf")
                 else:
                     self._ray.kill(slot.actor)
@@ -153,7 +155,8 @@ class RayActors:
         exceptions = self._ray.exceptions
         if through:
             try:
-                return self._ray.get(slot.answer)
+                result, slot.grown_mb = self._ray.get(slot.answer)
+                return result
             except exceptions.OutOfMemoryError as error:
                 return TrialResult(failure=Failure("memory", _line(error)))
             except (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.NodeDiedError) as error:
