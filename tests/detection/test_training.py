@@ -17,7 +17,7 @@ from keras_mnasnet.detection import SSDLite, load_detector, spec_of
 from keras_mnasnet.detection.augment import BoxAugment
 from keras_mnasnet.detection.losses import FocalLoss, MinedLoss
 from keras_mnasnet.detection.recipes import DETECTION_RECIPES, DetectionRecipe
-from keras_mnasnet.detection.training import DetectionJob, Trainee, resume_detector, train_detector
+from keras_mnasnet.detection.training import DetectionJob, DetectorRun, Trainee, resume_detector, train_detector
 from keras_mnasnet.training import Job, engine, learning_rate, parse_recipe, recipe_from_json, recipe_to_json, resume, train
 from keras_mnasnet.training.state import write_state
 
@@ -157,13 +157,24 @@ def test_runs_of_the_other_kind(tmp_path, finished):
         resume_detector(tmp_path / "c", progress=False)
 
 
-def test_validation_early_stopping_and_the_mined_loss(tmp_path, drawn):
-    """The rate is 0, so that no epoch is better than the first: the run stops after 1 + patience epochs."""
-    recipe = FAST.changed(epochs=6, patience=2, loss="mined", score_bias=0.0, learning_rate=0.0, ema=0.0, bn_momentum=0.99)
+def test_validation_with_the_mined_loss(tmp_path, drawn):
+    recipe = FAST.changed(epochs=1, loss="mined", score_bias=0.0)
+    (row,) = train_detector(tmp_path / "run", job(drawn, recipe, validation=str(drawn), measure_ap=False), progress=False)
+    assert "val_ap" not in row
+    found = {key: float(row[key]) for key in ("val_loss", "val_score_loss", "val_box_loss")}
+    assert found["val_loss"] == pytest.approx(found["val_score_loss"] + found["val_box_loss"], rel=1e-5)
+    assert found["val_score_loss"] > 4 * np.log(2)  # a positive and at least three negatives for each, of three slots
+
+
+def test_early_stopping_keeps_the_best_epoch(tmp_path, drawn, monkeypatch):
+    """Losses of 3, 2, 2.5, 2.6: the second epoch is the best, and with a patience of two the fourth is the last."""
+    measured, saved = iter((3.0, 2.0, 2.5, 2.6, 2.7)), []
+    monkeypatch.setattr(DetectorRun, "measure", lambda self, model: {"val_loss": next(measured)})
+    monkeypatch.setattr(DetectorRun, "save", lambda self, model, path: saved.append(int(model.optimizer.iterations)))
+    recipe = FAST.changed(epochs=5, patience=2, ema=0.0)
     rows = train_detector(tmp_path / "run", job(drawn, recipe, validation=str(drawn), measure_ap=False), progress=False)
-    losses = [float(row["val_loss"]) for row in rows]
-    assert len(rows) < 6 or losses == sorted(losses, reverse=True)
-    assert all("val_ap" not in row for row in rows)
+    assert [float(row["val_loss"]) for row in rows] == [3.0, 2.0, 2.5, 2.6]
+    assert saved == [3, 6]
 
 
 def test_fine_tuning_a_detector(tmp_path, drawn, finished):
