@@ -22,7 +22,11 @@ from keras_mnasnet.training import Job, engine, learning_rate, parse_recipe, rec
 from keras_mnasnet.training.state import write_state
 
 FAST = DETECTION_RECIPES["finetune-detector"].changed(epochs=3, batch_size=2, base_batch=2, size=96, ema=0.9, warmup_epochs=1)
-NETWORK = {"model": "small", "width": 0.35}
+BACKBONE = (
+    "tiny: stem8 r1_k3_s11_e1_i8_o8_noskip r1_k3_s22_e3_i8_o16 r1_k3_s22_e3_i16_o16 r1_k3_s22_e3_i16_o24 r1_k3_s22_e3_i24_o32 "
+    "head64"
+)
+NETWORK = {"model": BACKBONE}
 COLOURS = {"red": (255, 40, 40), "green": (40, 255, 40)}
 TIMES = ("images_per_second", "seconds")
 
@@ -181,7 +185,7 @@ def test_fine_tuning_a_detector(tmp_path, drawn, finished):
     """Other classes: all but the score predictors is kept. The same classes: everything is."""
     model = str(finished / "model.safetensors")
     still = FAST.changed(epochs=1, learning_rate=0.0, ema=0.0)
-    options = {"model": None, "width": None, "weights": model}
+    options = {"model": None, "weights": model}
     train_detector(tmp_path / "one", job(drawn, still, **options, classes=("green",)), progress=False)
     before, after = load_detector(finished), load_detector(tmp_path / "one")
     assert spec_of(after).labels == ("green",)
@@ -224,14 +228,14 @@ def test_two_replicas_of_one_machine(tmp_path, drawn):
         "from keras_mnasnet.detection.training import DetectionJob, train_detector\n"
         "from keras_mnasnet.training import parse_recipe\n"
         "path, recipe = Path(sys.argv[2]), parse_recipe(sys.argv[3], DetectionRecipe)\n"
-        "job = DetectionJob(annotations=str(path), images=str(path.parent), recipe=recipe, model='small', width=0.35)\n"
+        "job = DetectionJob(annotations=str(path), images=str(path.parent), recipe=recipe, model=sys.argv[4])\n"
         "rows = train_detector(sys.argv[1], job, devices=['CPU:0', 'CPU:1'], progress=False)\n"
         "print(rows[-1]['loss'])\n"
     )
     recipe = FAST.changed(epochs=1, batch_size=6, base_batch=6)
     plain = train_detector(tmp_path / "plain", job(drawn, recipe), progress=False)
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run"), str(drawn), str(recipe)],
+        [sys.executable, "-c", code, str(tmp_path / "run"), str(drawn), str(recipe), BACKBONE],
         capture_output=True,
         text=True,
         timeout=280,
