@@ -26,7 +26,7 @@ from keras_mnasnet.training.engine import ALONE, Run, parts_of, resume_run, star
 from keras_mnasnet.training.job import RunKind, anchored_path
 from keras_mnasnet.training.optimizers import make_optimizer
 
-__all__ = ["DetectionJob", "Trainee", "resume_detector", "train_detector"]
+__all__ = ["DetectionJob", "DetectorRun", "Trainee", "resume_detector", "train_detector"]
 
 DEFAULT_SIZE = 320
 DEFAULT_NETWORK = "a1"

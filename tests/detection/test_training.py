@@ -17,12 +17,16 @@ from keras_mnasnet.detection import SSDLite, load_detector, spec_of
 from keras_mnasnet.detection.augment import BoxAugment
 from keras_mnasnet.detection.losses import FocalLoss, MinedLoss
 from keras_mnasnet.detection.recipes import DETECTION_RECIPES, DetectionRecipe
-from keras_mnasnet.detection.training import DetectionJob, Trainee, resume_detector, train_detector
+from keras_mnasnet.detection.training import DetectionJob, DetectorRun, Trainee, resume_detector, train_detector
 from keras_mnasnet.training import Job, engine, learning_rate, parse_recipe, recipe_from_json, recipe_to_json, resume, train
 from keras_mnasnet.training.state import write_state
 
 FAST = DETECTION_RECIPES["finetune-detector"].changed(epochs=3, batch_size=2, base_batch=2, size=96, ema=0.9, warmup_epochs=1)
-NETWORK = {"model": "small", "width": 0.35}
+BACKBONE = (
+    "tiny: stem8 r1_k3_s11_e1_i8_o8_noskip r1_k3_s22_e3_i8_o16 r1_k3_s22_e3_i16_o16 r1_k3_s22_e3_i16_o24 r1_k3_s22_e3_i24_o32 "
+    "head64"
+)
+NETWORK = {"model": BACKBONE}
 COLOURS = {"red": (255, 40, 40), "green": (40, 255, 40)}
 TIMES = ("images_per_second", "seconds")
 
@@ -157,20 +161,31 @@ def test_runs_of_the_other_kind(tmp_path, finished):
         resume_detector(tmp_path / "c", progress=False)
 
 
-def test_validation_early_stopping_and_the_mined_loss(tmp_path, drawn):
-    """The rate is 0, so that no epoch is better than the first: the run stops after 1 + patience epochs."""
-    recipe = FAST.changed(epochs=6, patience=2, loss="mined", score_bias=0.0, learning_rate=0.0, ema=0.0, bn_momentum=0.99)
+def test_validation_with_the_mined_loss(tmp_path, drawn):
+    recipe = FAST.changed(epochs=1, loss="mined", score_bias=0.0)
+    (row,) = train_detector(tmp_path / "run", job(drawn, recipe, validation=str(drawn), measure_ap=False), progress=False)
+    assert "val_ap" not in row
+    found = {key: float(row[key]) for key in ("val_loss", "val_score_loss", "val_box_loss")}
+    assert found["val_loss"] == pytest.approx(found["val_score_loss"] + found["val_box_loss"], rel=1e-5)
+    assert found["val_score_loss"] > 4 * np.log(2)  # a positive and at least three negatives for each, of three slots
+
+
+def test_early_stopping_keeps_the_best_epoch(tmp_path, drawn, monkeypatch):
+    """Losses of 3, 2, 2.5, 2.6: the second epoch is the best, and with a patience of two the fourth is the last."""
+    measured, saved = iter((3.0, 2.0, 2.5, 2.6, 2.7)), []
+    monkeypatch.setattr(DetectorRun, "measure", lambda self, model: {"val_loss": next(measured)})
+    monkeypatch.setattr(DetectorRun, "save", lambda self, model, path: saved.append(int(model.optimizer.iterations)))
+    recipe = FAST.changed(epochs=5, patience=2, ema=0.0)
     rows = train_detector(tmp_path / "run", job(drawn, recipe, validation=str(drawn), measure_ap=False), progress=False)
-    losses = [float(row["val_loss"]) for row in rows]
-    assert len(rows) < 6 or losses == sorted(losses, reverse=True)
-    assert all("val_ap" not in row for row in rows)
+    assert [float(row["val_loss"]) for row in rows] == [3.0, 2.0, 2.5, 2.6]
+    assert saved == [3, 6]
 
 
 def test_fine_tuning_a_detector(tmp_path, drawn, finished):
     """Other classes: all but the score predictors is kept. The same classes: everything is."""
     model = str(finished / "model.safetensors")
     still = FAST.changed(epochs=1, learning_rate=0.0, ema=0.0)
-    options = {"model": None, "width": None, "weights": model}
+    options = {"model": None, "weights": model}
     train_detector(tmp_path / "one", job(drawn, still, **options, classes=("green",)), progress=False)
     before, after = load_detector(finished), load_detector(tmp_path / "one")
     assert spec_of(after).labels == ("green",)
@@ -213,14 +228,14 @@ def test_two_replicas_of_one_machine(tmp_path, drawn):
         "from keras_mnasnet.detection.training import DetectionJob, train_detector\n"
         "from keras_mnasnet.training import parse_recipe\n"
         "path, recipe = Path(sys.argv[2]), parse_recipe(sys.argv[3], DetectionRecipe)\n"
-        "job = DetectionJob(annotations=str(path), images=str(path.parent), recipe=recipe, model='small', width=0.35)\n"
+        "job = DetectionJob(annotations=str(path), images=str(path.parent), recipe=recipe, model=sys.argv[4])\n"
         "rows = train_detector(sys.argv[1], job, devices=['CPU:0', 'CPU:1'], progress=False)\n"
         "print(rows[-1]['loss'])\n"
     )
     recipe = FAST.changed(epochs=1, batch_size=6, base_batch=6)
     plain = train_detector(tmp_path / "plain", job(drawn, recipe), progress=False)
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run"), str(drawn), str(recipe)],
+        [sys.executable, "-c", code, str(tmp_path / "run"), str(drawn), str(recipe), BACKBONE],
         capture_output=True,
         text=True,
         timeout=280,
