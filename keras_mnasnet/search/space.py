@@ -87,7 +87,7 @@ class SearchSpace:
     def check(self, candidate: Candidate) -> Candidate:
         """The candidate, if it is one of this space; ValueError otherwise."""
         fits = len(candidate) == len(self.counts) and all(
-            0 <= index < count for index, count in zip(candidate, self.counts, strict=True)
+            0 <= index < count and index == int(index) for index, count in zip(candidate, self.counts, strict=True)
         )
         if not fits:
             raise ValueError(
