@@ -95,7 +95,7 @@ def parse_reward(text: str, target_ms: float | None) -> Reward:
         return Reward(kind, target_ms, values[0], values[0])
     if kind == "hard" and len(values) == 1 and math.isfinite(values[0]):
         return Reward(kind, target_ms, 0.0, values[0])
-    if len(values) == 2 and (kind == "exponents" or kind not in KINDS):
+    if len(values) == 2 and (kind == "exponents" or not (colon or kind in KINDS)):
         return Reward("exponents", target_ms, *values)
     raise ValueError(
         f"A reward is soft, hard, absolute (each optionally with its exponent, soft:-0.15), two exponents -0.07,-1, "
