@@ -14,6 +14,7 @@ from keras_mnasnet.detection.evaluation import METRICS
 from keras_mnasnet.detection.export import DetectorReport, export_detector
 from keras_mnasnet.detection.inference import sample_inputs
 from keras_mnasnet.detection.model import spec_of
+from keras_mnasnet.detection.tails import OPERATOR
 from keras_mnasnet.export.publish import Origin
 
 __all__ = ["export"]
@@ -82,4 +83,6 @@ def _print_report(report: DetectorReport) -> None:
         print_table(("", *METRICS), [[name, *map(rounded, values.values())] for name, values in rows])
         if measured.ap_drop is not None:
             print(f"AP drops by {measured.ap_drop:.6f}")
+    if report.postprocess == "operator" and report.detector.classes > 2:
+        print(f"run it in one thread: in T threads {OPERATOR} loses the class of index T (tensorflow/tensorflow#56058)")
     print(f"report: {report.path}.json")

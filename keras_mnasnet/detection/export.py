@@ -58,7 +58,8 @@ class MeasuredDrop:
 class DetectorReport:
     """What was written and how it compares with the model. `comparisons` are of the network's raw outputs, `agreement` of the
     detections; `evaluation` where annotated photos were given. `network_partitions` are those up to the suppression of boxes.
-    `detector` is the DetectorSpec.
+    `detector` is the DetectorSpec; `silent_layers` are zero on every
+    calibration image, and constant in the file.
     """
 
     path: str
@@ -79,6 +80,7 @@ class DetectorReport:
     origin: Origin
     description: str
     detector: DetectorSpec
+    silent_layers: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """One JSON value, with the schema's version, the package's, and the date."""
@@ -141,7 +143,9 @@ def export_detector(
         model, (1, *shape), quantize=quantize, input_dtype=input_dtype, output_dtype="float32", progress=progress,
         images=with_extremes(calibrated) if calibrated is not None and spec.include_preprocessing else calibrated,
     )  # fmt: skip
-    body, _ = rewritten(content, input_names=["image"], output_names=["codes", "logits"], description=description, metadata={})
+    body, silent = rewritten(
+        content, input_names=["image"], output_names=["codes", "logits"], description=description, metadata={}
+    )
     check_promise(inspect_tflite(body), quantize)
     comparisons = compare(body, _raw_oracle(model), shown, progress=progress)
     judge(comparisons, quantize)
@@ -161,7 +165,7 @@ def export_detector(
         network_partitions=partitions(content, until=SUPPRESSION[postprocess]), comparisons=comparisons, agreement=agreed,
         evaluation=_measured(model, content, settings, evaluation, progress),
         verified_against=f"Keras {model.name}", verified_on=shown_name, calibration=calibration, origin=origin,
-        description=description, detector=spec,
+        description=description, detector=spec, silent_layers=tuple(silent),
     )  # fmt: skip
     return write_export(content, Path(path).expanduser(), report, spec.labels)
 

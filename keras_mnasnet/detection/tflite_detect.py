@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_mnasnet.detection.postprocess import Detections, PostProcess, detections_of
 from keras_mnasnet.detection.spec import DetectorSpec
+from keras_mnasnet.detection.tails import OPERATOR
 from keras_mnasnet.environment import available_cores
 from keras_mnasnet.export.inspect import inspect_tflite
 from keras_mnasnet.export.metadata import read_files
@@ -24,7 +25,9 @@ SLACK = 1e-6
 class TfliteDetector:
     """Reads outputs by their position, as phones' task libraries do; ValueError for a file that is no detector.
 
-    A file with raw outputs needs `spec`, by default the one that it carries, and `settings`.
+    A file with raw outputs needs `spec`, by default the one that it carries, and `settings`. `threads` is all cores by default,
+    and one for a file with TFLite_Detection_PostProcess: with T threads that operator leaves out the class of index T where
+    there are more than T classes (tensorflow/tensorflow#56058).
     """
 
     def __init__(
@@ -35,12 +38,19 @@ class TfliteDetector:
 
         if threads is not None and threads < 1:
             raise ValueError(f"`threads` must be 1 or more. Received: threads={threads!r}")
-        inspect_tflite(content, name)
+        alone = f"CUSTOM:{OPERATOR}" in inspect_tflite(content, name).custom
+        if alone and threads not in (None, 1):
+            raise ValueError(
+                f"A file with {OPERATOR} must run in one thread: in several the operator loses a class "
+                f"(tensorflow/tensorflow#56058). Received: threads={threads} for {name}. Files exported with --builtin-nms or "
+                f"--no-postprocess may take more."
+            )
+        threads = 1 if alone else threads or available_cores()
         self.name, self.spec, self.settings = name, spec or spec_in(content), settings
         self.labels = tuple(read_files(content).get("labels.txt", "").splitlines()) or None
         try:
             with held_stderr():
-                self._interpreter = Interpreter(model_content=content, num_threads=threads or available_cores())
+                self._interpreter = Interpreter(model_content=content, num_threads=threads)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"A .tflite file must be one that LiteRT can run. Received: {name}: {error}") from error

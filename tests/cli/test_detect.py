@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from models import shaken
+from models import distinct
 
 from keras_mnasnet.cli import main
 
@@ -17,10 +17,15 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    from keras_mnasnet.detection import SSDLite, save_detector
+    import keras
 
+    from keras_mnasnet.detection import SSDLite, save_detector
+    from keras_mnasnet.export.verify import drawn_images
+
+    keras.utils.set_random_seed(0)
     path = tmp_path_factory.mktemp("detector") / "model.safetensors"
-    save_detector(shaken(SSDLite("b1", LABELS, category_ids=(1, 18, 3), width_multiplier=0.35, input_size=96)), path)
+    detector = SSDLite("b1", LABELS, category_ids=(1, 18, 3), width_multiplier=0.35, input_size=96)
+    save_detector(distinct(detector, drawn_images(32, 96, 96, 3, seed=3)), path)
     return path
 
 

@@ -5,10 +5,11 @@ import json
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from models import shaken
+from models import distinct, shaken
 
 from keras_mnasnet.benchmarks.tflite import normalization
 from keras_mnasnet.detection import SSDLite, spec_of
@@ -32,18 +33,23 @@ OPERATOR = "TFLite_Detection_PostProcess"
 
 
 def made(**options):
-    return shaken(SSDLite("b1", LABELS, category_ids=(17, 18, 19, 16), width_multiplier=0.35, input_size=96, **options))
-
-
-@pytest.fixture(scope="module")
-def detector():
-    """A detector with weights that are not trained, whose scores differ: it finds a hundred boxes anywhere."""
-    return made()
+    keras.utils.set_random_seed(0)
+    return SSDLite("b1", LABELS, category_ids=(17, 18, 19, 16), width_multiplier=0.35, input_size=96, **options)
 
 
 @pytest.fixture(scope="module")
 def pictures():
     return drawn_images(100, 96, 96, 3, seed=3)
+
+
+@pytest.fixture(scope="module")
+def detector(pictures):
+    """A detector with weights that are not trained; what it finds depends on the image."""
+    model = distinct(made(), pictures)
+    find = KerasDetector(model, EXPORT_SETTINGS).of_input
+    compared = agreement(find(pictures[:4]), find(pictures[:4, :, :, ::-1]))
+    assert compared.close < 0.7 * compared.expected, "other colours give other detections"
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +103,7 @@ def check_file(content, report, postprocess, dtype):
     assert report.facts.custom == ((f"CUSTOM:{OPERATOR}",) if postprocess == "operator" else ())
     assert report.network_partitions.delegates == 1
     assert report.network_partitions.outside == ({"QUANTIZE": 1} if dtype == "uint8" else {})
-    assert report.agreement.expected == 400
+    assert 4 * 20 < report.agreement.expected < 4 * 90, "enough to tell, and fewer than the file may give"
     assert report.agreement.threshold == 0.3
     assert spec_in(content) == report.detector
     inside = read_files(content)
@@ -117,7 +123,7 @@ def test_the_file_equals_the_model(detector, exported, pictures, data):
     found = TfliteDetector(content)(photos)
     compared = agreement(KerasDetector(detector, EXPORT_SETTINGS).of_input(photos), found)
     assert compared.threshold == 0.3
-    assert compared.expected == compared.found == compared.matched == compared.confirmed == compared.close == 800
+    assert compared.expected == compared.found == compared.matched == compared.confirmed == compared.close > 8 * 20
     assert compared.max_box_difference <= 1e-3
     assert compared.max_score_difference <= 1e-4
 
@@ -135,9 +141,9 @@ def test_what_ap_loses_is_measured(detector, data, tmp_path):
 
 
 def test_without_normalisation_inside(pictures, tmp_path):
-    model = made(include_preprocessing=False)
+    model = distinct(made(include_preprocessing=False), pictures / 127.5 - 1)
     report = export_detector(model, tmp_path / "a.tflite", images=pictures[:2] / 127.5 - 1)
-    assert report.agreement.close == 200
+    assert report.agreement.close == report.agreement.expected > 2 * 20
     assert normalization((tmp_path / "a.tflite").read_bytes()) == ((127.5,) * 3, (127.5,) * 3)
     with pytest.raises(ValueError, match="takes pixels: build the detector with include_preprocessing=True"):
         export_detector(
@@ -194,7 +200,7 @@ def test_outputs_in_another_order_are_caught(detector, exported, pictures):
 def test_other_weights_and_other_anchors_are_caught(detector, exported, pictures):
     content, _ = exported
     other = shaken(made(), seed=1)
-    with pytest.raises(ExportError, match="must find what the model finds: .* Received: 100 detections of the model"):
+    with pytest.raises(ExportError, match=r"must find what the model finds: .* Received: \d+ detections of the model"):
         verify_detector(content, other, pictures[:1])
     spec = spec_of(detector)
     moved = dataclasses.replace(spec, anchors=dataclasses.replace(spec.anchors, min_scale=0.25))
@@ -220,7 +226,7 @@ def without_tail(content):
 
 def test_a_graph_that_litert_refuses_is_an_export_error(exported):
     content, _ = exported
-    with pytest.raises(ExportError, match="must be one that LiteRT can run. Received: "):
+    with pytest.raises(ExportError, match="LiteRT must be able to prepare the file. Received: |must be one that LiteRT can run. Received: "):
         Runner(content.replace(OPERATOR.encode(), b"X" * len(OPERATOR)))
 
 
@@ -326,3 +332,25 @@ def test_mediapipe_accepts_the_files(detector, exported, pictures, tmp_path):
         assert len(rows) == 5
         np.testing.assert_allclose([score for _, score in rows], expected.scores[:5], atol=0.05)
         assert {name for name, _ in rows} <= set(LABELS)
+
+
+def test_the_operator_runs_in_one_thread(exported):
+    """In two it loses the class of index 2."""
+    content, _ = exported
+    with pytest.raises(ValueError, match="must run in one thread.*#56058.*Received: threads=2 for a.tflite.*--builtin-nms"):
+        TfliteDetector(content, name="a.tflite", threads=2)
+
+
+@pytest.mark.parametrize(("tail", "threads"), [(operator_tail, 1), (builtin_tail, 1), (builtin_tail, 4)])
+def test_every_class_passes_the_post_processing(tail, threads):
+    """One sure box in each of 12 classes."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    spec = spec_of(SSDLite("b1", 12, width_multiplier=0.35, input_size=96))
+    codes, logits = np.zeros((1, 204, 4), np.float32), np.full((1, 204, 13), -9.0, np.float32)
+    logits[0, 17 * np.arange(12), 1 + np.arange(12)] = 5 - 0.1 * np.arange(12)
+    interpreter = Interpreter(model_content=tail(spec, EXPORT_SETTINGS), num_threads=threads)
+    run = interpreter.get_signature_runner()
+    found = run(codes=codes, logits=logits)
+    assert found["count"] == [12]
+    assert found["classes"][0, :12].tolist() == list(range(12))
