@@ -76,8 +76,8 @@ def main():
         with Study.open(path, read_only=True) as study:
             equal += facts_of(study) == expected
 
-    slow = FakeEvaluator(seconds=0.001, how="nan", fails=50)
-    trials = 60 + 4 * int(signal_kills)
+    slow = FakeEvaluator(seconds=0.005, how="nan", fails=50)
+    trials = 20 + 8 * int(signal_kills)  # more than all lives together can finish, on the fastest machine
     path, killed, lives = folder / "signals.sqlite", 0, 0
     while killed < int(signal_kills):
         child = forked(lambda: live(path, algorithm, order, trials, slow))

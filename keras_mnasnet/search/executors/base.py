@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from keras_mnasnet.search.records import Failure, TrialRequest, TrialResult
@@ -70,15 +72,24 @@ class Growth:
         self._first: float | None = None
 
     def megabytes(self) -> float:
-        """The growth of the largest resident size since the first call; 0 where the system does not say."""
-        try:
-            resource: Any = importlib.import_module("resource")
-        except ImportError:  # Windows
-            return 0.0
-        unit = 1e6 if sys.platform == "darwin" else 1e3
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-        self._first = peak if self._first is None else self._first
-        return peak - self._first
+        """The growth of the resident size since the first call; 0 where the system does not say."""
+        size = _resident_megabytes()
+        self._first = size if self._first is None else self._first
+        return size - self._first
+
+
+def _resident_megabytes() -> float:
+    """On Linux the present size: the largest one, ru_maxrss, begins with that of the process which started this one."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except OSError:
+        pass
+    try:
+        resource: Any = importlib.import_module("resource")
+    except ImportError:  # Windows
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def _out_of_memory(error: Exception) -> bool:
