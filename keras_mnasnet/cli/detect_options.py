@@ -22,7 +22,7 @@ def _selection(parser: argparse.ArgumentParser, score: float, subject: str) -> N
 def _files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", metavar="FILE", help="class names, one a line, for .tflite files without them")
     parser.add_argument("--tflite-input", choices=("pixels", "unit", "signed", "imagenet"), help="default: as the file says")
-    parser.add_argument("--threads", type=int, metavar="N", help="of .tflite models (default: all cores; one for files with the post-processing operator)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of .tflite models (default: all cores; 1 with the operator)")
 
 
 def eval_options(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_mnasnet.cli.output import print_json
+from keras_mnasnet.quiet import held_stderr
 
 __all__ = ["changed_recipe", "drive", "log_numbers", "named_weights", "train"]
 
@@ -51,7 +52,8 @@ def drive(
     if arguments.processes > 1 or arguments.coordinator:
         os.environ.setdefault("KERAS_BACKEND", "jax")
 
-    from keras_mnasnet.training import Cluster, Diverged, LostProcess
+    with held_stderr():  # TensorFlow's start-up lines
+        from keras_mnasnet.training import Cluster, Diverged, LostProcess
 
     folder = Path(arguments.resume or arguments.output)
     cluster = Cluster(arguments.coordinator, arguments.processes, arguments.process_index)

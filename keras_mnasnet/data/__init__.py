@@ -5,12 +5,13 @@ from keras_mnasnet.data.opening import open_images
 from keras_mnasnet.data.pipeline import evaluation_batches, training_batches
 from keras_mnasnet.data.preprocessing import load_image, prepare, read_image
 from keras_mnasnet.data.shapes import SHAPE_CLASSES, shapes, write_folder
-from keras_mnasnet.data.sources import ImageSet, missing, refuse_bad, train_validation
+from keras_mnasnet.data.sources import ImageSet, check_classes, missing, refuse_bad, train_validation
 
 __all__ = [
     "SHAPE_CLASSES",
     "Augment",
     "ImageSet",
+    "check_classes",
     "evaluation_batches",
     "load_image",
     "missing",

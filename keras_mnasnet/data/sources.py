@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +16,10 @@ from absl import logging
 
 from keras_mnasnet.data.preprocessing import decode, within_aspect
 
-__all__ = ["Arrays", "Files", "ImageSet", "Segments", "Source", "missing", "refuse_bad", "shard_size", "train_validation"]
+__all__ = [
+    "Arrays", "Files", "ImageSet", "Segments", "Source", "check_classes", "missing", "refuse_bad", "shard_size",
+    "train_validation",
+]  # fmt: skip
 
 CHUNK = 64
 ORDER = 0x5E7  # the third word of the shuffle's seed: other random draws of the same seed stay independent of it
@@ -254,6 +258,18 @@ def shard_size(batch: int, shard: tuple[int, int]) -> int:
             f"`shard` must be (i, n) with 0 <= i < n, and n must divide the batch size. Received: shard={shard}, batch={batch}"
         )
     return batch // shards
+
+
+def check_classes(known: Sequence[str] | None, labels: Sequence[str], what: str, way_out: str) -> None:
+    """ValueError where a checkpoint names its classes and the data has others, or has them in another order."""
+    if known and tuple(labels) != tuple(known):
+        place, (theirs, ours) = next(
+            (place, pair) for place, pair in enumerate(zip_longest(known, labels)) if pair[0] != pair[1]
+        )
+        raise ValueError(
+            f"{what} needs data with the checkpoint's classes, in its order. Received: class {place} is {ours!r} in the data "
+            f"and {theirs!r} in the checkpoint ({len(labels)} and {len(known)} classes). {way_out}"
+        )
 
 
 def missing(images: ImageSet, seen: Any) -> list[str]:

@@ -18,7 +18,15 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
-from keras_mnasnet.data import Augment, ImageSet, evaluation_batches, open_images, train_validation, training_batches
+from keras_mnasnet.data import (
+    Augment,
+    ImageSet,
+    check_classes,
+    evaluation_batches,
+    open_images,
+    train_validation,
+    training_batches,
+)
 from keras_mnasnet.data.splits import splits_of
 from keras_mnasnet.model import IMAGENET_MEAN, IMAGENET_STD, build
 from keras_mnasnet.weights import Checkpoint
@@ -179,6 +187,7 @@ class _Data:
                 f"The data must have the checkpoint's {checkpoint.classes} classes. Received: {len(images.labels)} in "
                 f"{images.name}"
             )
+        check_classes(checkpoint.labels, images.labels, "Quantization-aware training", "Fine-tune on this data first.")
         self.classes, self.size, self.batch, self.seed = checkpoint.classes, job["size"], job["batch_size"], job["seed"]
         self.images, self.validation = images, validation
         try:

@@ -88,6 +88,7 @@ class ClassifierRun(Run):
             stem_stride=job.stem_stride,
             dropout=recipe.dropout,
             bn_momentum=recipe.bn_momentum,
+            labels=self.images.labels,
         )
 
     def make_facts(self, model: keras.Model) -> Facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,13 +11,15 @@ import numpy as np
 
 from keras_mnasnet.applications import MnasNet
 from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.data import check_classes
 from keras_mnasnet.model import build
 from keras_mnasnet.pretrained import open_weights
-from keras_mnasnet.spec import describe
+from keras_mnasnet.spec import Spec, describe
 from keras_mnasnet.training.distribution import accelerators
 from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import Recipe
 from keras_mnasnet.weights import Checkpoint, get, names
+from keras_mnasnet.weights.load import load_named
 from keras_mnasnet.weights.registry import datasets
 
 __all__ = ["HEADS", "compile_model", "copy_layers", "freeze", "jit_choice", "starting_model", "training_model"]
@@ -38,11 +41,13 @@ def starting_model(
     stem_stride: int | None = None,
     dropout: float = 0.2,
     bn_momentum: float = 0.99,
+    labels: Sequence[str] | None = None,
 ) -> keras.Model:
     """A model for training: `[B, size, size, 3]`, RGB pixels 0..255 -> logits `[B, classes]`.
 
     `network` None is the checkpoint's own, A1 without one. `weights` fills all but the classifier, which starts at zero, so
-    that the first loss is ln(classes); head="keep" keeps the checkpoint's, and raises ValueError unless it has as many classes.
+    that the first loss is ln(classes); head="keep" keeps the checkpoint's, and raises ValueError unless it has as many classes,
+    and of the same names where both are known (`labels` are the data's).
     """
     if head not in HEADS:
         raise ValueError(f"`head` must be one of {HEADS}. Received: head={head!r}")
@@ -66,6 +71,8 @@ def starting_model(
             f"head='keep' needs a checkpoint with the classes of the data. Received: {spec.classes} classes in {weights}, "
             f"{classes} in the data. Use head='new'."
         )
+    if head == "keep" and labels is not None:
+        check_classes(_labels_of(weights, network, width_multiplier, spec), labels, "head='keep'", "Use head='new'.")
     model = training_model(
         spec.architecture, classes, size=spec.input_shape[0] or 224, bn_epsilon=spec.bn_epsilon, padding=spec.padding,
         dropout=dropout, bn_momentum=bn_momentum,
@@ -126,6 +133,18 @@ def _network(network: Architecture | str | None, weights: Any) -> tuple[Architec
     if not isinstance(opened, Checkpoint):
         raise ValueError(f"A .weights.h5 file does not name its network. Received: weights={str(weights)!r} without a model")
     return opened.architecture, opened
+
+
+def _labels_of(weights: Any, network: Architecture | str, width: float | None, spec: Spec) -> tuple[str, ...] | None:
+    """The classes that a checkpoint names; None where it names none, as `.keras` and `.weights.h5` files do."""
+    if isinstance(weights, Checkpoint):
+        return weights.labels
+    if weights in datasets() or weights in names():
+        name = network if isinstance(network, str) else network.name
+        found, _ = load_named(weights, network=name, width=width, size=spec.input_shape[0] or 224)
+        return found.labels
+    opened = open_weights(weights)
+    return opened.labels if isinstance(opened, Checkpoint) else None
 
 
 def copy_layers(source: Any, target: Any) -> None:

@@ -226,7 +226,7 @@ def without_tail(content):
 
 def test_a_graph_that_litert_refuses_is_an_export_error(exported):
     content, _ = exported
-    with pytest.raises(ExportError, match="LiteRT must be able to prepare the file. Received: |must be one that LiteRT can run. Received: "):
+    with pytest.raises(ExportError, match="LiteRT must be able to prepare the file. Received: "):
         Runner(content.replace(OPERATOR.encode(), b"X" * len(OPERATOR)))
 
 

@@ -25,12 +25,21 @@ SHAPES = "shapes:160@32"
 
 @pytest.fixture(scope="module")
 def checkpoint():
-    return load_named("cifar10")[0]
+    """The bundled A1 without the names of its classes: it trains on drawn shapes here."""
+    return dataclasses.replace(load_named("cifar10")[0], labels=None)
+
+
+def test_other_classes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="checkpoint's classes, in its order. Received: class 0 is .* and 'airplane' in"):
+        train_quantized(load_named("cifar10")[0], SHAPES, tmp_path / "x.tflite", epochs=1, batch_size=16)
+    assert not list(tmp_path.glob("*.tflite*"))
 
 
 def test_the_file_has_the_operators_of_post_training_quantization(checkpoint, bundled, pictures, tmp_path):
-    path = tmp_path / "qat.tflite"
-    report = train_quantized(checkpoint, SHAPES, path, epochs=1, batch_size=16, steps_per_epoch=3, input_dtype="uint8")
+    path, names = tmp_path / "qat.tflite", [f"shape {number}" for number in range(10)]
+    report = train_quantized(
+        checkpoint, SHAPES, path, epochs=1, batch_size=16, steps_per_epoch=3, input_dtype="uint8", labels=names
+    )
     after = export_tflite(bundled, tmp_path / "ptq.tflite", quantize="int8", input_dtype="uint8", representative_data=pictures)
     assert report.export.facts.operators == after.facts.operators
     assert report.export.facts.floating == ()
@@ -43,7 +52,7 @@ def test_the_file_has_the_operators_of_post_training_quantization(checkpoint, bu
     assert [row["epoch"] for row in report.epochs] == [1]
     written = json.loads((tmp_path / "qat.tflite.json").read_text("utf-8"))
     assert written["route"] == "quantization-aware training"
-    assert read_files(path.read_bytes())["labels.txt"].split() == list(checkpoint.labels)
+    assert read_files(path.read_bytes())["labels.txt"].splitlines() == names
 
 
 def test_this_process_never_loads_keras_2():

@@ -195,6 +195,8 @@ def test_refusals(finished, tmp_path):
     kept = job(data=photos(tmp_path / "photos"), weights=str(finished / "model.safetensors"), head="keep")
     with pytest.raises(ValueError, match="head='keep' needs a checkpoint with the classes of the data. Received: 10 classes"):
         train(tmp_path / "b", kept, progress=False)
+    with pytest.raises(ValueError, match="checkpoint's classes, in its order. Received: class 0 is .* 'airplane' in the"):
+        train(tmp_path / "b", job(weights="cifar10", head="keep", model="a1", width=None), progress=False)
     blocked = tmp_path / "file"
     blocked.write_text("x", "utf-8")
     with pytest.raises((ValueError, OSError), match="file"):
