@@ -23,7 +23,7 @@ from keras_mnasnet.detection.evaluation import Truth, read_truth
 from keras_mnasnet.detection.matching import CROWD, PADDING
 from keras_mnasnet.detection.voc import read_voc
 
-__all__ = ["CocoDataset", "evaluation_batches", "open_dataset", "resize_photo", "training_batches"]
+__all__ = ["CocoDataset", "evaluation_batches", "open_dataset", "open_truth", "resize_photo", "training_batches"]
 
 ORDER, CROP, FLIP = range(16, 19)  # streams of random numbers
 ENDLESS = np.iinfo(np.int64).max
@@ -109,6 +109,14 @@ class CocoDataset:
             return tf.constant(self.boxes), tf.constant(self.classes), tf.constant(self.splits)
 
 
+def open_truth(annotations: str | os.PathLike[str]) -> Truth:
+    """The annotations of a COCO file or a folder of VOC's .xml files; OSError where there are none."""
+    source = Path(annotations).expanduser()
+    if not source.exists():
+        raise OSError(f"Annotations must exist: a COCO .json file, or a folder of VOC's .xml files. Received: {source}")
+    return read_voc(source) if source.is_dir() else read_truth(source)
+
+
 def open_dataset(
     annotations: str | os.PathLike[str],
     images: str | os.PathLike[str],
@@ -123,11 +131,9 @@ def open_dataset(
     ValueError for annotations that cannot be used, OSError for missing files.
     """
     source, folder = Path(annotations).expanduser(), Path(images).expanduser()
-    if not source.exists():
-        raise OSError(f"Annotations must exist: a COCO .json file, or a folder of VOC's .xml files. Received: {source}")
+    truth = open_truth(source)
     if not folder.is_dir():
         raise OSError(f"The photos must be in a folder. Received: {folder}, which is none")
-    truth = read_voc(source) if source.is_dir() else read_truth(source)
     names, ids = _chosen(truth, classes, category_ids)
     numbers = {category: number for number, category in enumerate(ids)}
     by_image: dict[int, list[Any]] = {image: [] for image in truth.images}
@@ -226,7 +232,7 @@ def _photo(truth: Truth, image: int, folder: Path) -> tuple[Path, tuple[int, int
     entry = truth.images[image]
     try:
         path, height, width = folder / str(entry["file_name"]), int(entry["height"]), int(entry["width"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"Every image of an annotation file has `file_name`, `height` and `width`. "
             f"Received: {truth.name}, image {image}: {error!r}"

@@ -70,13 +70,19 @@ def read_truth(path: str | os.PathLike[str]) -> Truth:
             )
     try:
         images = {int(image["id"]): image for image in value["images"]}
-        categories = {int(category["id"]): str(category["name"]) for category in value["categories"]}
+        categories = {int(category["id"]): _name(category["name"]) for category in value["categories"]}
         annotations = [_annotation(number, each) for number, each in enumerate(value["annotations"], 1)]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"An annotation file has images with `id`, categories with `id` and `name`, annotations with `image_id`, "
             f"`category_id` and `bbox` [x, y, width, height]. Received: {path}: {type(error).__name__} {error}"
         ) from error
+    for what, found in (("images", images), ("categories", categories)):
+        if len(found) < len(value[what]):
+            raise ValueError(f"The {what} of an annotation file must have different ids. Received: {path} with one id twice")
+    names = list(categories.values())
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"The categories of an annotation file must have different names. Received: {path} with {twice} twice")
     _check_ids(annotations, images, categories, f"The annotations of {path}")
     return Truth(str(path), images, categories, annotations)
 
@@ -98,6 +104,12 @@ def _box(value: Any) -> list[float]:
     if len(box) != 4 or not all(math.isfinite(side) for side in box):
         raise ValueError(f"the bbox {value!r}")
     return box
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"a category's name is a text, not {value!r}")
+    return value
 
 
 def _check_ids(

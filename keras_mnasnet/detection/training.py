@@ -216,7 +216,7 @@ class DetectorRun(Run):
         )
 
     def _continued(self, path: str) -> keras.Model:
-        """A trained detector for this run's classes; predictors of another number of classes start anew."""
+        """A trained detector for this run's classes; score predictors of other classes start anew."""
         spec, tensors = read_detector(path)
         given = [name for name in ("model", "width", "depth", "se") if getattr(self.job, name) is not None]
         if given:
@@ -224,19 +224,16 @@ class DetectorRun(Run):
                 f"A detector's file says which network it is. Received: {', '.join(given)} with weights={path!r}. "
                 f"Leave them out."
             )
+        same = spec.labels == self.data.labels
         spec = dataclasses.replace(
             spec, labels=self.data.labels, category_ids=self.data.category_ids, loss=self.recipe.loss,
             input_size=self.recipe.size or spec.input_size,
         )  # fmt: skip
         model = build_detector(spec, bn_momentum=self.recipe.bn_momentum, score_bias=self.recipe.score_bias)
-        anew = set()
-        for name, value in tensors.items():
-            layer = name.rpartition("/")[0]
-            if value.shape[-1:] != model.get_layer(layer).get_weights()[-1].shape[-1:] and layer.endswith("_scores"):
-                anew.add(layer)
-        if anew:
+        if not same:
             logging.warning("%s has other classes than the data: its score predictors start anew", path)
-        assign_tensors(model, {name: value for name, value in tensors.items() if name.rpartition("/")[0] not in anew})
+            tensors = {name: value for name, value in tensors.items() if not name.rpartition("/")[0].endswith("_scores")}
+        assign_tensors(model, tensors)
         return model
 
     def make_facts(self, model: keras.Model) -> DetectionFacts:

@@ -110,7 +110,7 @@ def test_predict_draws(capfd, weights, coco, tmp_path):
         (("eval", "nothing", "--annotations", "{truth}"), "A model must be a detector's .safetensors file, "),
         (("eval", "{weights}", "--annotations", "{truth}"), "Detectors need the folder of the photos. Received: no images"),
         (("eval", "{weights}", "--annotations", "{truth}", "--images", "{tmp}/none"), "The photos must be in a folder"),
-        (("eval", "{results}", "--annotations", "{tmp}/none.json"), "An annotation file must exist"),
+        (("eval", "{results}", "--annotations", "{tmp}/none.json"), "Annotations must exist"),
         (("eval", "{results}", "--annotations", "{results}"), "An annotation file must hold a JSON object"),
         (("eval", "{results}", "--annotations", "{truth}", "--limit", "0"), "`limit` must be 1 or more. Received: limit=0"),
         (("eval", "{results}", "--annotations", "{truth}", "--iou-threshold", "2"), "Received: iou_threshold=2.0"),

@@ -192,6 +192,9 @@ def test_fine_tuning_a_detector(tmp_path, drawn, finished):
     for name, kept in (("stem_conv", True), ("extra2_project_conv", True), ("level1_boxes", True), ("level1_scores", False)):
         ours, theirs = after.get_layer(name).get_weights()[0], before.get_layer(name).get_weights()[0]
         assert (ours.shape == theirs.shape and np.array_equal(ours, theirs)) == kept
+    train_detector(tmp_path / "turned", job(drawn, still, **options, classes=spec_of(before).labels[::-1]), progress=False)
+    turned = load_detector(tmp_path / "turned").get_layer("level1_scores").get_weights()[0]
+    assert not np.array_equal(turned, before.get_layer("level1_scores").get_weights()[0]), "the same classes in another order"
     train_detector(tmp_path / "two", job(drawn, still, **options), progress=False)
     for a, b in zip(load_detector(tmp_path / "two").trainable_variables, before.trainable_variables, strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
