@@ -140,7 +140,10 @@ class NetworkCost:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """A constraint: parameters, multiply-adds and cost of a candidate's network stay within what is stated."""
+    """A constraint: parameters, multiply-adds and cost of a candidate's network stay within what is stated.
+
+    `also` is the constraint that the space had before.
+    """
 
     build: Callable[[Candidate], Architecture]
     cost: Callable[[Candidate], float] | None
@@ -149,8 +152,11 @@ class Limits:
     max_cost: float | None
     resolution: int
     classes: int
+    also: Callable[[Candidate], bool] | None = None
 
     def __call__(self, candidate: Candidate) -> bool:
+        if self.also is not None and not self.also(candidate):
+            return False
         if self.max_cost is not None and self.cost is not None and self.cost(candidate) > self.max_cost:
             return False
         if self.max_params is None and self.max_madds is None:
@@ -171,7 +177,7 @@ def constrained(
     space: SearchSpace, *, max_params: int | None = None, max_madds: int | None = None, max_latency_ms: float | None = None,
     resolution: int = 224, classes: int = 1000,
 ) -> SearchSpace:  # fmt: skip
-    """The space of the networks within limits; a latency limit needs a space with a cost."""
+    """The space of the networks within limits, and within those it had; a latency limit needs a space with a cost."""
     limits = {"max_params": max_params, "max_madds": max_madds, "max_latency_ms": max_latency_ms}
     stated = {name: limit for name, limit in limits.items() if limit is not None}
     for name, limit in stated.items():
@@ -184,7 +190,7 @@ def constrained(
             f"A limit on latency needs a space whose cost is known without training. "
             f"Received: max_latency_ms={max_latency_ms!r} for {space.name!r} without a cost. Use with_cost."
         )
-    allowed = Limits(_builder(space), space.cost, max_params, max_madds, max_latency_ms, resolution, classes)
+    allowed = Limits(_builder(space), space.cost, max_params, max_madds, max_latency_ms, resolution, classes, space.allowed)
     options = {**space.options, **stated, "resolution": resolution, "classes": classes}
     return dataclasses.replace(space, allowed=allowed, options=options)
 
@@ -267,7 +273,7 @@ def cell(*, width: float | None = None, stem_stride: int = 2) -> SearchSpace:
         Decision("cell.kernel", (3, 5)),
         Decision("cell.se", (0.0, 0.25)),
         Decision("cell.skip", ("none", "identity", "pool")),
-        Decision("cell.filters", RATIOS),
+        Decision("cell.filters", _ratios(width)),
         Decision("cell.repeats", (-1, 0, 1)),
     ]
     return _of_templates("cell", decisions, _ends(width), width, stem_stride)
@@ -328,6 +334,14 @@ def _ends(width: float | None) -> dict[int, Values]:
 
 def _widths(filters: Iterable[int], width: float | None) -> tuple[int, ...]:
     return tuple(sorted({round_filters(each, width) for each in filters}))
+
+
+def _ratios(width: float | None) -> tuple[float, ...]:
+    """The ratios without those that round to the same filters, in every searched stage, as one before."""
+    found: dict[tuple[int, ...], float] = {}
+    for ratio in RATIOS:
+        found.setdefault(tuple(round_filters(int(V2_FILTERS[stage - 1] * ratio), width) for stage in SEARCHED), ratio)
+    return tuple(found.values())
 
 
 def _digest(candidate: Candidate) -> str:
