@@ -1,6 +1,7 @@
 """What each precision costs and keeps: size, latency and top-1 of the bundled networks as `.tflite`, evaluated from the files.
 
-    python benchmarks/run_export.py --data DIR --output benchmarks/results/NAME/export.json [--qat-epochs 2] [--files FOLDER]
+    python benchmarks/run_export.py --data DIR --output benchmarks/results/NAME/export.json [--qat-epochs 2] [--networks small]
+        [--files FOLDER]
 
 DIR holds train.tfrecord, test.tfrecord and labels.txt of CIFAR-10. int8 is calibrated on 500 training photos; quantization-
 aware training (with --qat-epochs) sees all of them. Every file is scored on the 10,000 test photos; all files of a network are
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
-NETWORKS = ("a1", "b1")
+NETWORKS = ("a1", "b1", "small")
 PRECISIONS = (None, "float16", "weight-int8", "dynamic", "int8")
 CALIBRATION_IMAGES = 500
 
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--qat-epochs", type=int, default=0, metavar="N", help="0 leaves quantization-aware training out")
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--files", type=Path, metavar="FOLDER", help="keep the files here")
     arguments = parser.parse_args()
 
@@ -90,7 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.files or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = [row for name in NETWORKS for row in network_rows(name, arguments.data, folder, arguments.qat_epochs)]
+        rows = [row for name in arguments.networks for row in network_rows(name, arguments.data, folder, arguments.qat_epochs)]
     value = {
         "schema": SCHEMA, "benchmark": "export", "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "environment": environment(), "calibration_images": CALIBRATION_IMAGES, "rows": rows,
