@@ -319,7 +319,9 @@ print(json.dumps(rows))
 
 def test_mediapipe_accepts_the_files(detector, exported, pictures, tmp_path):
     """In a process of its own: MediaPipe brings its own LiteRT."""
-    pytest.importorskip("mediapipe", reason="mediapipe is not installed: it needs absl-py 2, and tensorflow-model-optimization absl-py 1")
+    pytest.importorskip(
+        "mediapipe", reason="mediapipe is not installed: it needs absl-py 2, and tensorflow-model-optimization absl-py 1"
+    )
     paths = [tmp_path / name for name in ("float32.tflite", "builtin.tflite", "uint8.tflite")]
     paths[0].write_bytes(exported[0])
     export_detector(detector, paths[1], postprocess="builtin")

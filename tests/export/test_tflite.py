@@ -295,7 +295,9 @@ for path in sys.argv[2:]:
 
 def test_mediapipe_accepts_the_files(bundled, pictures, tmp_path):
     """In a process of its own: MediaPipe brings its own LiteRT."""
-    pytest.importorskip("mediapipe", reason="mediapipe is not installed: it needs absl-py 2, and tensorflow-model-optimization absl-py 1")
+    pytest.importorskip(
+        "mediapipe", reason="mediapipe is not installed: it needs absl-py 2, and tensorflow-model-optimization absl-py 1"
+    )
     paths = [tmp_path / f"{name}.tflite" for name in ("float32", "float", "uint8")]
     for path, quantize in zip(paths, (None, "float16", "int8"), strict=True):
         given = {"representative_data": pictures, "input_dtype": "uint8"} if quantize == "int8" else {}

@@ -8,7 +8,7 @@ from search_fakes import REWARD, toy_space
 
 from keras_mnasnet.search.algorithms import Observation, make_algorithm
 from keras_mnasnet.search.algorithms.lstm import Adam, Controller
-from keras_mnasnet.search.algorithms.ppo import PRESETS, PPO, advantages, ppo_loss
+from keras_mnasnet.search.algorithms.ppo import PPO, PRESETS, advantages, ppo_loss
 
 
 def test_the_loss_by_hand():
