@@ -10,6 +10,7 @@ any calibration). --routes adds A1 through the other ways to a `.tflite` that Te
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -89,11 +90,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         written = files(Path(folder), int8=arguments.int8, routes=arguments.routes)
         report = measure_latency(written, runs=arguments.runs, progress=sys.stderr.isatty())
+    named = tuple(dataclasses.replace(row, model=Path(row.model).name) for row in report.results)
+    report = dataclasses.replace(report, results=named)
     print_latency(report)
     if arguments.output:
         value = report.to_json()
-        for row in value["results"]:
-            row["model"] = Path(row["model"]).name
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from keras_mnasnet.benchmarks.latency import LatencyReport, measure_latency
@@ -27,7 +26,7 @@ def qat(arguments: argparse.Namespace) -> None:
         "epochs": arguments.epochs, "batch_size": arguments.batch_size, "seed": arguments.seed,
         "resolution": arguments.resolution, "labels": read_labels(arguments.labels), "max_bad": arguments.max_bad,
         "origin": named_origin(arguments.model, checkpoint, record), "steps_per_epoch": arguments.steps_per_epoch,
-        "progress": not arguments.json and sys.stderr.isatty(),
+        "progress": not arguments.json,
     }  # fmt: skip
     if arguments.learning_rate is not None:
         options["learning_rate"] = arguments.learning_rate

@@ -5,6 +5,7 @@ tensorflow-model-optimization needs Keras 2 (extra `[qat]`). This process never 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -152,18 +153,19 @@ class _Run:
             metadata=card.metadata("image", ["scores"], (size, size)),
         )  # fmt: skip
         position = {image.tobytes(): row for image, row in zip(images, expected, strict=True)}
-        report = publish(
-            content, self.path, card, quantize="int8" if sparsity is None else None,
-            route="quantization-aware training" if sparsity is None else "pruning", seconds=seconds, calibration=None,
-            oracle=lambda chunk: {"scores": np.stack([position[image.tobytes()] for image in chunk])},
-            against="the fake-quantized twin" if sparsity is None else "the pruned twin", images=images,
-            images_name=f"{len(images)} validation images", progress=False, silent_layers=silent,
-        )  # fmt: skip
+        beside = Path(self.path).expanduser().with_suffix(".dense.tflite")
+        with contextlib.ExitStack() as both:  # both files, or none
+            if dense is not None:
+                both.enter_context(replaced(beside)).write_bytes(dense)
+            report = publish(
+                content, self.path, card, quantize="int8" if sparsity is None else None,
+                route="quantization-aware training" if sparsity is None else "pruning", seconds=seconds, calibration=None,
+                oracle=lambda chunk: {"scores": np.stack([position[image.tobytes()] for image in chunk])},
+                against="the fake-quantized twin" if sparsity is None else "the pruned twin", images=images,
+                images_name=f"{len(images)} validation images", progress=False, silent_layers=silent,
+            )  # fmt: skip
         own: dict[str, Any] = {}
         if dense is not None:
-            beside = Path(self.path).expanduser().with_suffix(".dense.tflite")
-            with replaced(beside) as written:
-                written.write_bytes(dense)
             own = {
                 "dense_path": str(beside), "sparsity": events["done"]["sparsity"], "dense_bytes": len(dense),
                 "compressed_bytes": len(zlib.compress(content)), "dense_compressed_bytes": len(zlib.compress(dense)),
@@ -208,12 +210,14 @@ def _work(job: Path, epochs: int, progress: bool) -> dict[str, Any]:
             [sys.executable, "-m", WORKER, str(job)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
             env=environment, text=True,
         ) as child,
-        tqdm.tqdm(desc="preparing", unit="step", disable=not progress, leave=False) as bar,
+        tqdm.tqdm(desc="preparing", unit="step", disable=not (progress and sys.stderr.isatty()), leave=False) as bar,
     ):  # fmt: skip
         try:
             for line in child.stdout or ():
                 event = json.loads(line)
                 _follow(event, found, bar, epochs)
+                if progress and not sys.stderr.isatty() and "val_accuracy" in event:
+                    print(f"epoch {event['epoch']}/{epochs}: val accuracy {event['val_accuracy']:.4f}", file=sys.stderr)
         except BaseException:
             child.kill()
             raise

@@ -51,7 +51,10 @@ def start_run(
             f"{kind.KIND.command} --resume {folder}"
         )
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"A run must be written where a folder can be made. Received: {folder} ({error})") from error
     try:
         with _locked(folder):
             return kind(folder, job, None, cluster, devices, progress).go()

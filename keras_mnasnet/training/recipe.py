@@ -228,6 +228,8 @@ def parse_recipe(text: str, kind: Any = Recipe) -> Any:
             raise ValueError(f"A recipe file must exist. Received: {path}, which does not")
         try:
             return recipe_from_json(json.loads(path.read_text("utf-8")), kind)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"A recipe file must hold JSON. Received: {path}: {error}") from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     name, *pairs = text.split() or [""]

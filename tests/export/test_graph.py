@@ -9,7 +9,11 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from models import shaken
 
+from keras_mnasnet.export import export_tflite
+from keras_mnasnet.export.convert import convert
 from keras_mnasnet.export.graph import PRECISIONS, write_graph
+from keras_mnasnet.export.inspect import inspect_tflite
+from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.weights import Folded, folded_weights, random_weights
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.model import build
@@ -20,6 +24,9 @@ CASES = [
     (name, {"width": 0.35, "shape": (96, 96, 3)}) for name in FAMILY
 ] + [
     ("a1", {"width": 1.4, "shape": (64, 64, 3)}),
+    *((name, {"width": width, "shape": (64, 64, 3)}) for name, width in (
+        ("a1", 0.75), ("a1", 1.0), ("a2", 0.5), ("a3", 0.75), ("b1", 0.5), ("b1", 1.4), ("small", 1.4), ("d1", 0.5),
+    )),
     ("a1", {"width": 0.5, "depth": 1.2, "shape": (97, 65, 3), "padding": "symmetric"}),
     ("b1", {"width": 0.75, "shape": (33, 47, 3), "padding": "symmetric", "stem_stride": 1, "bn_epsilon": 1e-5}),
     ("small", {"shape": (65, 65, 3), "se": False, "preprocessing": False}),
@@ -78,6 +85,16 @@ def in_int8(kernel):
     axes = (0, 1, 2) if kernel.shape[0] == 1 and kernel.ndim == 4 else tuple(range(1, kernel.ndim))
     scale = np.abs(kernel).max(axis=axes, keepdims=True) / 127
     return (np.round(kernel / scale) * scale).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["a1", "b1"])
+def test_its_operators_are_the_converters(name, tmp_path):
+    model = shaken(build(FAMILY[name].scaled(0.35), input_shape=(64, 64, 3), classes=10))
+    content = convert(model, (1, 64, 64, 3), quantize=None)
+    content, _ = rewritten(content, input_names=["image"], output_names=["scores"], description="", metadata={})
+    report = export_tflite(model, tmp_path / "direct.tflite")
+    assert report.route == "direct"
+    assert report.facts.operators == inspect_tflite(content).operators
 
 
 def test_files():
