@@ -102,14 +102,14 @@ class Searcher(abc.ABC):
         taken = []
         for observation in observations:
             candidate = self.space.canonical(self.space.check(observation.candidate))
-            self.pending.pop(candidate, None)
-            self.seen[candidate] = None
-            observation = dataclasses.replace(observation, candidate=candidate)
+            if observation.reward is not None and not np.isfinite(observation.reward):
+                raise ValueError(f"A reward must be finite, or None. Received: reward={observation.reward!r}")
+            taken.append(dataclasses.replace(observation, candidate=candidate))
+        for observation in taken:
+            self.pending.pop(observation.candidate, None)
+            self.seen[observation.candidate] = None
             if observation.reward is not None:
-                if not np.isfinite(observation.reward):
-                    raise ValueError(f"A reward must be finite, or None. Received: reward={observation.reward!r}")
                 self.told.append(observation)
-            taken.append(observation)
         self._learn(taken)
 
     def _register(self, proposal: Proposal) -> None:
@@ -138,6 +138,8 @@ class Searcher(abc.ABC):
                 if candidate not in self.seen and candidate not in found:
                     found[candidate] = None
                     break
+            else:
+                break
         return list(found)
 
     # state

@@ -18,9 +18,11 @@ class Evolution(Searcher):
 
     def __init__(self, space: SearchSpace, reward: Reward, *, seed: int, population: int = 20, sample: int = 5) -> None:
         super().__init__(space, reward, seed=seed)
-        if not 1 <= sample <= population:
+        whole = all(isinstance(each, int) and not isinstance(each, bool) for each in (population, sample))
+        if not (whole and 1 <= sample <= population):
             raise ValueError(
-                f"`sample` must be between 1 and `population`. Received: sample={sample!r}, population={population!r}"
+                f"`sample` and `population` must be integers, 1 <= sample <= population. "
+                f"Received: sample={sample!r}, population={population!r}"
             )
         self.population = population
         self.sample = sample
