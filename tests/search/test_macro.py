@@ -1,16 +1,20 @@
-"""NAS-Bench-Macro's table, and the benchmark of the algorithms on it, scaled down."""
+"""NAS-Bench-Macro: its table, its networks, and how few trainings a search of it takes."""
 
 import importlib.util
+import json
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keras_mnasnet.search.macro import MacroTable
-from keras_mnasnet.search.networks import macro_canonical
-from keras_mnasnet.search.rewards import parse_reward
+from keras_mnasnet.search.networks import space
+from keras_mnasnet.search.rewards import Reward, parse_reward
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "run_search.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "run_search.py"
+ACCURACY = Reward("exponents", 1, 0, 0)
+SPACE = space("macro")
 
 
 @pytest.fixture
@@ -19,50 +23,108 @@ def path(data):
 
 
 @pytest.fixture
-def benchmark():
-    spec = importlib.util.spec_from_file_location("run_search", BENCHMARK)
+def table(path):
+    return MacroTable.read(path)
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("run_search", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_table(path):
-    """The reference's figures: best mean 93.127 at 22212202, the seventh 93.057, 3,969 networks, median 55.4 MFLOPs."""
-    table = MacroTable.read(path)
-    assert len(table.runs) == 6_561
-    assert len({macro_canonical(candidate) for candidate in table.runs}) == 3_969
-    accuracy = table.truth(parse_reward("accuracy", None))
-    best = max(accuracy, key=accuracy.get)
-    assert macro_canonical(best) == macro_canonical((2, 2, 2, 1, 2, 2, 0, 2))
-    assert 100 * accuracy[best] == pytest.approx(93.127, abs=5e-4)
-    assert 100 * sorted(accuracy.values())[-7] == pytest.approx(93.057, abs=5e-4)
-    assert table.median_mflops() == pytest.approx(55.4, abs=0.05)
-    assert macro_canonical(best) in table.best(parse_reward("accuracy", None))
-    assert {table.trained(best, seed) for seed in range(20)} == set(table.runs[best]), "every run is drawn for some seed"
-    assert table.trained(best, 3) == table.trained(best, 3)
+def digits(text):
+    return tuple(map(int, text))
 
 
-def test_other_files_are_refused(tmp_path):
-    (tmp_path / "a.json").write_text('{"00000000": {"test_acc": [90, 91, 92], "flops": 1, "params": 2}}')
-    with pytest.raises(ValueError, match="has 6,561 networks. Received: 1 in"):
-        MacroTable.read(tmp_path / "a.json")
-    (tmp_path / "b.json").write_text('{"00000000": {"flops": 1}}')
-    with pytest.raises(ValueError, match="is read from nas-bench-macro_cifar10.json. Received: .*b.json"):
-        MacroTable.read(tmp_path / "b.json")
-    with pytest.raises(ValueError, match="is read from nas-bench-macro_cifar10.json. Received: .*none"):
-        MacroTable.read(tmp_path / "none")
+def test_the_table_is_the_published_one(table):
+    assert (len(table.runs), len(table.mflops), len(table.params)) == (6_561, 6_561, 6_561)
+    assert {len(runs) for runs in table.runs.values()} == {3}
+    truth = table.truth(ACCURACY)
+    assert truth[digits("22212202")] == max(truth.values())
+    assert round(100 * max(truth.values()), 3) == 93.127
+    assert round(100 * sorted(truth.values())[-7], 3) == 93.057
+    assert round(100 * float(np.median(list(truth.values()))), 2) == 90.99
+    assert round(table.median_mflops(), 1) == 55.4
+
+
+def test_equal_networks_share_a_record(table):
+    groups = {}
+    for candidate, runs in table.runs.items():
+        groups.setdefault(SPACE.canonical(candidate), set()).add((runs, table.mflops[candidate], table.params[candidate]))
+    assert set(groups) == set(SPACE.members)
+    assert len(groups) == 3_969
+    assert {len(records) for records in groups.values()} == {1}
+
+
+def test_counts_are_those_of_the_networks(table):
+    random = np.random.default_rng(0)
+    for index in random.choice(3_969, 40, replace=False):
+        candidate = SPACE.members[index]
+        assert SPACE.build(candidate).params(classes=10) == table.params[candidate]
+
+
+def test_the_cost_is_the_tables(table):
+    made = table.space()
+    assert made.fingerprint() == SPACE.fingerprint()
+    assert [made.cost(candidate) for candidate in made.members[:5]] == [table.mflops[c] for c in made.members[:5]]
+
+
+def test_the_best_seven(table):
+    best = table.best(ACCURACY)
+    assert 0 < len(best) <= 7
+    assert digits("22212220") in best, "22212202 in canonical form"
+    assert best <= set(SPACE.members)
+    threshold = min(table.truth(ACCURACY)[candidate] for candidate in best)
+    assert sum(value >= threshold for value in table.truth(ACCURACY).values()) >= 7
+    hard = table.best(parse_reward("hard", table.median_mflops()))
+    assert not hard & best
+    assert max(table.mflops[candidate] for candidate in hard) < 1.1 * table.median_mflops()
+    assert len(table.best(ACCURACY, 100)) > len(best)
+
+
+def test_one_training_is_one_of_three_runs(table):
+    candidate = digits("22212220")
+    drawn = {seed: table.trained(candidate, seed) for seed in range(30)}
+    assert set(drawn.values()) == set(table.runs[candidate])
+    assert drawn == {seed: table.trained(candidate, seed) for seed in range(30)}, "the same whenever it is asked"
+    assert len({table.trained(c, 0) - np.mean(table.runs[c]) for c in SPACE.members[:20]}) > 10
 
 
 @pytest.mark.parametrize("objective", ["accuracy", "soft", "hard"])
-def test_thompson_needs_few_trainings(path, benchmark, objective):
+def test_thompson_needs_few_trainings(script, path, objective):
     """Nine seeds of the benchmark's fifty: the median is within its target for fifty with some room, and all are below 100."""
-    trainings = [benchmark.reach(str(path), "thompson", objective, seed)[0] for seed in range(9)]
-    assert statistics.median(trainings) <= 60
-    assert max(trainings) <= 100
+    rows = [script.reach(str(path), "thompson", objective, seed) for seed in range(9)]
+    trainings = [row[0] for row in rows]
+    assert statistics.median(trainings) <= 60, trainings
+    assert max(trainings) <= 100, trainings
+    assert all(trainings == draws for trainings, draws in rows), "it never repeats itself"
+    summary = script.summary("thompson", objective, rows)
+    assert summary["median_trainings"] == statistics.median(trainings)
+    assert summary["within_100"] == 1
 
 
-def test_the_others_take_longer(path, benchmark):
-    """One seed each: what they return is a count of different networks, and the controller's draws are at least as many."""
+def test_other_searches_of_the_benchmark(script, path, monkeypatch):
+    monkeypatch.setitem(script.SEARCHES, "short", ("random", {}, 5, 1))
+    assert script.reach(str(path), "short", "hard", 0) == (6, 6), "one more than the most: it has not arrived"
+    trainings, draws = script.reach(str(path), "thompson, 10 workers", "accuracy", 0)
+    assert 10 <= trainings == draws <= 150
     for name in ("evolution", "random", "ppo tuned"):
-        trainings, draws = benchmark.reach(str(path), name, "hard", 1)
-        assert 1 <= trainings <= draws <= benchmark.SEARCHES[name][2] + 1
+        trainings, draws = script.reach(str(path), name, "hard", 1)
+        assert 1 <= trainings <= draws <= script.SEARCHES[name][2] + 1
+        assert trainings == draws or name == "ppo tuned", "the controller alone repeats itself"
+
+
+def test_another_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="read from nas-bench-macro_cifar10.json. Received: .*none.json: .*No such file"):
+        MacroTable.read(tmp_path / "none.json")
+    file = tmp_path / "table.json"
+    for text in ("[1, 2]", "{", '{"0a": {}}', '{"00000000": {"test_acc": [90], "flops": 1}}', '{"00000000": 3}'):
+        file.write_text(text, "utf-8")
+        with pytest.raises(ValueError, match="read from nas-bench-macro_cifar10.json. Received: .*table.json: "):
+            MacroTable.read(file)
+    file.write_text(json.dumps({"00000000": {"test_acc": [90, 91, 92], "flops": 1e6, "params": 3}}), "utf-8")
+    with pytest.raises(ValueError, match="NAS-Bench-Macro has 6,561 networks. Received: 1 in .*table.json"):
+        MacroTable.read(file)
