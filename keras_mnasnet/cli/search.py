@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from keras_mnasnet.cli.interrupts import Interrupts
 from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.quiet import held_stderr
 from keras_mnasnet.search.engine import Order
@@ -226,11 +227,15 @@ def _run(study: Study, meta: StudyMeta, plan: dict[str, Any], order: Order, argu
         meter, close = meter_of(meta)
     executor = _executor(evaluator_of(meta, device=meter is None), plan, arguments)
     try:
-        return run_study(
-            study, space, algorithm_of(meta, space), executor, trials=plan["trials"], reward=Reward.from_json(meta.reward),
-            order=order, meter=meter, watch=_Watch(study, plan) if shown else None,
-            seconds=None if arguments.minutes is None else 60 * arguments.minutes,
-        )  # fmt: skip
+        with Interrupts() as interrupts:
+            whole = run_study(
+                study, space, algorithm_of(meta, space), executor, trials=plan["trials"],
+                reward=Reward.from_json(meta.reward), order=order, meter=meter,
+                watch=_Watch(study, plan, interrupts, shown=shown),
+                seconds=None if arguments.minutes is None else 60 * arguments.minutes,
+            )  # fmt: skip
+            interrupts.check()
+            return whole
     finally:
         executor.close()
         if close is not None:
@@ -265,15 +270,16 @@ def _only_estimate(path: Path, meta: StudyMeta, plan: dict[str, Any], arguments:
 
 
 class _Watch:
-    """One line for each finished trial; on a terminal it stays in place."""
+    """One line for each finished trial, if it is shown; on a terminal it stays in place."""
 
-    def __init__(self, study: Study, plan: dict[str, Any]) -> None:
-        self.study, self.plan = study, plan
+    def __init__(self, study: Study, plan: dict[str, Any], interrupts: Interrupts, *, shown: bool) -> None:
+        self.study, self.plan, self.interrupts, self.shown = study, plan, interrupts, shown
         self.last = 0.0
 
     def __call__(self, trial: Trial) -> None:
+        self.interrupts.check()
         terminal = sys.stderr.isatty()
-        if terminal and time.monotonic() - self.last < 0.2:
+        if not self.shown or (terminal and time.monotonic() - self.last < 0.2):
             return
         self.last = time.monotonic()
         progress = progress_of(self.study.trials(), planned=self.plan["trials"], workers=self.plan["workers"])

@@ -220,6 +220,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env=PATHS,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the suite runs in the background
     )
     line = ""
     for _ in range(1000):
