@@ -3,6 +3,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the controller's matrices are small: threads only wait for each other
 
 import pytest
 
