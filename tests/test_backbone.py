@@ -34,7 +34,7 @@ def test_taps_and_weights_are_the_classifiers(tmp_path):
     assert {key: value.shape for key, value in maps.items()} == {
         "C4": (1, 4, 4, 40), "block6a_expand_relu": (1, 4, 4, 240), "head_relu": (1, 2, 2, 1280),
     }  # fmt: skip
-    np.testing.assert_allclose(np.asarray(maps["head_relu"]), np.asarray(model(x)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(maps["head_relu"]), np.asarray(model(x)), rtol=1e-4, atol=1e-4)
 
 
 def test_bad_levels_and_taps():

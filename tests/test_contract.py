@@ -163,7 +163,7 @@ def test_preprocessing_inside_equals_preprocess_input_outside():
     outside.set_weights(inside.get_weights())
     x = pixels(2, 64, 64, 3)
     kept = x.copy()
-    np.testing.assert_allclose(np.asarray(inside(x)), np.asarray(outside(keras_mnasnet.preprocess_input(x))), atol=1e-6)
+    np.testing.assert_allclose(np.asarray(inside(x)), np.asarray(outside(keras_mnasnet.preprocess_input(x))), atol=1e-4)
     np.testing.assert_array_equal(x, kept)
 
 
@@ -172,9 +172,9 @@ def test_preprocess_input_scales():
     np.testing.assert_allclose(black[0, 0, 0], [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], rtol=1e-6)
     x = pixels(1, 4, 4, 3)
     tensor = keras_mnasnet.preprocess_input(keras.ops.convert_to_tensor(x))
-    np.testing.assert_allclose(np.asarray(tensor), keras_mnasnet.preprocess_input(x), atol=1e-6)
+    np.testing.assert_allclose(np.asarray(tensor), keras_mnasnet.preprocess_input(x), atol=1e-5)
     first = keras_mnasnet.preprocess_input(x.transpose(0, 3, 1, 2), data_format="channels_first")
-    np.testing.assert_allclose(first.transpose(0, 2, 3, 1), keras_mnasnet.preprocess_input(x), atol=1e-6)
+    np.testing.assert_allclose(first.transpose(0, 2, 3, 1), keras_mnasnet.preprocess_input(x), atol=1e-5)
     for bad in (np.zeros((1, 4, 4, 1)), np.zeros(3), [1, 2, 3]):
         with pytest.raises(ValueError, match="3 channels"):
             keras_mnasnet.preprocess_input(bad)

@@ -49,7 +49,6 @@ def test_a_node_removed_in_the_middle_of_a_trial_loses_nothing(cluster, tmp_path
         time.sleep(0.3)
         cluster.remove_node(node, allow_graceful=False)
         removed.append(time.time())
-        cluster.add_node(num_cpus=1)
 
     thread = threading.Thread(target=remove)
     thread.start()
