@@ -6,6 +6,8 @@
 Ours are written by the direct writer and by TensorFlow's converter, with and without normalisation inside. All at 224 px, batch
 1, random weights, float32, one thread pinned to one core, in turns in one process; thread CPU time. The peak is that of
 fused multiply-adds on registers (fma_peak.c), in turns with the networks; beside it what NumPy's matrix product reaches.
+Depthwise convolutions of B1 are timed alone in both runtimes: half the difference of three in a row and one, with ReLU, between
+two 1x1 convolutions.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import numpy as np
 SCHEMA = 1
 TIMM = {"a1": "semnasnet_100", "b1": "mnasnet_100"}
 PEAK_ROUNDS = 400_000
+DEPTHWISE = ((56, 72, 3), (28, 120, 5), (14, 480, 5), (14, 576, 3), (7, 1152, 5))  # (side, channels, kernel) in B1
 Invocation = Callable[[], None]
 
 
@@ -103,6 +106,42 @@ def timm_files(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     return tflite, onnx
 
 
+def depthwise_files(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """One and three depthwise convolutions between two 1x1 ones, from PyTorch: by litert-torch and as ONNX."""
+    import litert_torch
+    import torch
+
+    files = {}
+    for side, channels, kernel in DEPTHWISE:
+        made: dict[str, list[Path]] = {"LiteRT": [], "ONNX Runtime": []}
+        for count in (1, 3):
+            layers: list[Any] = [torch.nn.Conv2d(16, channels, 1), torch.nn.ReLU()]
+            for _ in range(count):
+                layers += [torch.nn.Conv2d(channels, channels, kernel, 1, kernel // 2, groups=channels), torch.nn.ReLU()]
+            model = torch.nn.Sequential(*layers, torch.nn.Conv2d(channels, 16, 1)).eval()
+            example = torch.zeros(1, 16, side, side)
+            stem = folder / f"depthwise-{side}-{channels}-{kernel}-{count}"
+            last = litert_torch.to_channel_last_io(model, args=[0], outputs=[0]).eval()
+            litert_torch.convert(last, (example.permute(0, 2, 3, 1).contiguous(),)).export(f"{stem}.tflite")
+            torch.onnx.export(model, (example,), f"{stem}.onnx", dynamo=True, verbose=False)
+            made["LiteRT"].append(Path(f"{stem}.tflite"))
+            made["ONNX Runtime"].append(Path(f"{stem}.onnx"))
+        for runtime, (one, three) in made.items():
+            files[f"{side}x{side}, {channels} channels, {kernel}x{kernel}, {runtime}"] = (one, three)
+    return files
+
+
+def depthwise_us(files: dict[str, tuple[Path, Path]], rounds: int) -> dict[str, float]:
+    """Microseconds of one depthwise convolution with its ReLU, by layer and runtime."""
+    opened = {
+        name: tuple((litert if path.suffix == ".tflite" else onnx_runtime)(path) for path in pair)
+        for name, pair in files.items()
+    }
+    times, _ = measure({f"{name}/{i}": pair[i] for name, pair in opened.items() for i in (0, 1)}, rounds, lambda: 0.0)
+    medians = {name: statistics.median(value for one in taken for value in one) for name, taken in times.items()}
+    return {name: (medians[f"{name}/1"] - medians[f"{name}/0"]) / 2 * 1e6 for name in files}
+
+
 def litert(path: Path) -> Invocation:
     from ai_edge_litert.interpreter import Interpreter
 
@@ -157,6 +196,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tflite, onnx = timm_files(folder)
+        layers = depthwise_files(folder)
         files = our_files(folder) | tflite
         os.sched_setaffinity(0, {arguments.core})
         peak_now, lanes = peak(folder)
@@ -164,6 +204,7 @@ def main() -> None:
             each: onnx_runtime(path) for each, path in onnx.items()
         }
         times, peaks = measure(candidates, arguments.rounds, peak_now)
+        depthwise = depthwise_us(layers, arguments.rounds)
         product = matrix_product()
 
     from keras_mnasnet.benchmarks.timing import Times, ratio_of_medians
@@ -189,6 +230,8 @@ def main() -> None:
         )
     print(f"peak of the core: {gflops:.1f} GFLOP/s, vectors of {lanes} floats, {min(peaks):.1f}..{max(peaks):.1f}")
     print(f"NumPy's matrix product, one thread: {product:.1f} GFLOP/s")
+    for each, microseconds in depthwise.items():
+        print(f"depthwise convolution, {each}: {microseconds:.0f} us")
     if arguments.output:
         versions = {package: __import__(package).__version__ for package in ("litert_torch", "onnxruntime", "timm", "torch")}
         value = {
@@ -196,7 +239,7 @@ def main() -> None:
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "environment": environment() | versions, "core": arguments.core, "rounds": arguments.rounds,
             "peak_gflops": {"median": gflops, "min": min(peaks), "max": max(peaks), "lanes": lanes},
-            "matrix_product_gflops": product, "rows": rows,
+            "matrix_product_gflops": product, "depthwise_us": depthwise, "rows": rows,
         }  # fmt: skip
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(value, indent=1) + "\n", "utf-8")

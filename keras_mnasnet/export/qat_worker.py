@@ -176,10 +176,11 @@ class _Data:
 
     def __init__(self, job: dict[str, Any], checkpoint: Checkpoint) -> None:
         splits = splits_of(job["data"])
-        images = open_images(job["data"], split="train" if "train" in splits else None).checked(job["max_bad"])
+        how = "auto" if checkpoint.classes == 1000 else "folder"  # a few folders named by wnids are those classes
+        images = open_images(job["data"], split="train" if "train" in splits else None, classes=how).checked(job["max_bad"])
         beside = next((split for split in ("validation", "test") if split in splits), None)
         if beside and "train" in splits:
-            validation = open_images(job["data"], split=beside).checked(job["max_bad"])
+            validation = open_images(job["data"], split=beside, classes=how).checked(job["max_bad"])
         else:
             images, validation = train_validation(images, VALIDATION_FRACTION, job["seed"])
         if len(images.labels) != checkpoint.classes:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import PIL.Image
 import pytest
 
 from keras_mnasnet.export import export_tflite, prune, train_quantized
@@ -33,6 +34,16 @@ def test_other_classes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="checkpoint's classes, in its order. Received: class 0 is .* and 'airplane' in"):
         train_quantized(load_named("cifar10")[0], SHAPES, tmp_path / "x.tflite", epochs=1, batch_size=16)
     assert not list(tmp_path.glob("*.tflite*"))
+
+
+def test_a_few_folders_named_by_wnids_are_these_classes(checkpoint, tmp_path):
+    """As in fine-tuning: not ImageNet's thousand."""
+    for label, wnid in enumerate(("n01440764", "n02102040")):
+        (tmp_path / "data" / wnid).mkdir(parents=True)
+        for number in range(3):
+            PIL.Image.new("RGB", (32, 32), (90 * label, 40 * number, 0)).save(tmp_path / "data" / wnid / f"{number}.png")
+    with pytest.raises(ValueError, match="the checkpoint's 10 classes. Received: 2 in"):
+        train_quantized(checkpoint, tmp_path / "data", tmp_path / "x.tflite", epochs=1, batch_size=1)
 
 
 def test_the_file_has_the_operators_of_post_training_quantization(checkpoint, bundled, pictures, tmp_path):
