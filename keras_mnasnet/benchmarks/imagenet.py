@@ -13,7 +13,7 @@ from absl import logging
 
 from keras_mnasnet.benchmarks.classifiers import Classifier, open_classifier
 from keras_mnasnet.benchmarks.scoring import label_outputs, ranks
-from keras_mnasnet.data import ImageSet, evaluation_batches, open_images, refuse_bad
+from keras_mnasnet.data import ImageSet, evaluation_batches, numbering, open_images, refuse_bad
 from keras_mnasnet.data.splits import splits_of
 from keras_mnasnet.weights.registry import Preprocessing
 
@@ -77,7 +77,8 @@ def evaluate_models(
         open_classifier(model, resolution=resolution, preprocessing=preprocessing, tflite_input=tflite_input, threads=threads)
         for model in models
     ]
-    images = open_evaluation(data, split=split, ground_truth=ground_truth, synsets=synsets, limit=limit)
+    how = numbering([classifier.outputs for classifier in classifiers])
+    images = open_evaluation(data, split=split, ground_truth=ground_truth, synsets=synsets, limit=limit, classes=how)
     return evaluate(classifiers, images, batch_size=batch_size, labels_offset=labels_offset, max_bad=max_bad, progress=progress)
 
 
@@ -89,12 +90,14 @@ def evaluation_split(data: str | os.PathLike[str]) -> str | None:
 
 def open_evaluation(
     data: str | os.PathLike[str], *, split: str | None = None, ground_truth: str | os.PathLike[str] | None = None,
-    synsets: str | os.PathLike[str] | None = None, limit: int | None = None,
+    synsets: str | os.PathLike[str] | None = None, limit: int | None = None, classes: str = "auto",
 ) -> ImageSet:  # fmt: skip
     """The photos to evaluate (see `open_images`); with `limit`, that many of them, spread evenly over the whole set."""
     if limit is not None and limit < 1:
         raise ValueError(f"`limit` must be 1 or more. Received: limit={limit!r}")
-    images = open_images(data, split=split or evaluation_split(data), ground_truth=ground_truth, synsets=synsets, min_classes=1)
+    images = open_images(
+        data, split=split or evaluation_split(data), ground_truth=ground_truth, synsets=synsets, classes=classes, min_classes=1
+    )
     if limit is None or limit >= images.count:
         return images
     return images.subset(np.arange(limit) * images.count // limit)

@@ -12,6 +12,7 @@ from keras_mnasnet.benchmarks.imagenet import Result, evaluate, evaluation_split
 from keras_mnasnet.benchmarks.results import SCHEMA, check_output, write_json
 from keras_mnasnet.benchmarks.scoring import TIE_RULE
 from keras_mnasnet.cli.output import print_json, print_table
+from keras_mnasnet.data import numbering
 from keras_mnasnet.environment import environment
 from keras_mnasnet.quiet import held_stderr
 
@@ -45,6 +46,7 @@ def imagenet(arguments: argparse.Namespace) -> None:
         ground_truth=arguments.ground_truth,
         synsets=arguments.synsets,
         limit=arguments.limit,
+        classes=numbering([classifier.outputs for classifier in classifiers]),
     )
     results = evaluate(
         classifiers,

@@ -1,7 +1,7 @@
 """Images into tensors: sets of labelled images, batches for training and evaluation, and each checkpoint's preprocessing."""
 
 from keras_mnasnet.data.augment import Augment
-from keras_mnasnet.data.opening import open_images
+from keras_mnasnet.data.opening import numbering, open_images
 from keras_mnasnet.data.pipeline import evaluation_batches, training_batches
 from keras_mnasnet.data.preprocessing import load_image, prepare, read_image
 from keras_mnasnet.data.shapes import SHAPE_CLASSES, shapes, write_folder
@@ -15,6 +15,7 @@ __all__ = [
     "evaluation_batches",
     "load_image",
     "missing",
+    "numbering",
     "open_images",
     "prepare",
     "read_image",

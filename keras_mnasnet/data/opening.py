@@ -17,7 +17,7 @@ from keras_mnasnet.data.shapes import SHAPE_CLASSES, shapes
 from keras_mnasnet.data.sources import Arrays, ImageSet
 from keras_mnasnet.data.tfrecord import EAGER_BYTES, SHARD, SPLITS, is_tfrecord, open_tfrecords, split_of, whole_sets
 
-__all__ = ["KINDS", "open_images"]
+__all__ = ["KINDS", "numbering", "open_images"]
 
 KINDS = (
     "a folder with one sub-folder of images per class, the ILSVRC-2012 validation photos (folder or tar) with ground_truth=, "
@@ -25,6 +25,11 @@ KINDS = (
 )
 SHAPES = re.compile(r"shapes(?::(\d+)(?:@(\d+))?)?")
 SHAPES_COUNT, SHAPES_SIZE, SHAPES_BYTES = 2000, 64, 1 << 30
+
+
+def numbering(outputs: Sequence[int]) -> str:
+    """`classes` of `open_images` for models of so many outputs: wnids number ImageNet's classes if a model has all 1000."""
+    return "auto" if any(count >= 1000 for count in outputs) else "folder"
 
 
 def open_images(

@@ -23,6 +23,7 @@ from keras_mnasnet.data import (
     ImageSet,
     check_classes,
     evaluation_batches,
+    numbering,
     open_images,
     train_validation,
     training_batches,
@@ -176,7 +177,7 @@ class _Data:
 
     def __init__(self, job: dict[str, Any], checkpoint: Checkpoint) -> None:
         splits = splits_of(job["data"])
-        how = "auto" if checkpoint.classes == 1000 else "folder"  # a few folders named by wnids are those classes
+        how = numbering([checkpoint.classes])
         images = open_images(job["data"], split="train" if "train" in splits else None, classes=how).checked(job["max_bad"])
         beside = next((split for split in ("validation", "test") if split in splits), None)
         if beside and "train" in splits:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mnasnet.data import Augment, ImageSet, evaluation_batches, open_images, train_validation
+from keras_mnasnet.data import Augment, ImageSet, evaluation_batches, numbering, open_images, train_validation
 from keras_mnasnet.data.splits import splits_of
 from keras_mnasnet.training.job import Job
 from keras_mnasnet.weights.registry import Preprocessing
@@ -20,13 +20,16 @@ CROP_FRACTION = 0.875
 HOLDOUT_SEED = 1  # fixed: the same images are held out in every run and every search
 
 
-def open_pair(job: Job, excluded: tuple[str, ...] | None, shown: bool) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
+def open_pair(
+    job: Job, excluded: tuple[str, ...] | None, shown: bool, classes: int | None = None
+) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
     """(training images, validation images, damaged images left out); ValueError for more of these than `max_bad`.
 
-    `excluded` are the damaged images that an earlier start of the run found; None looks for them.
+    `excluded` are the damaged images that an earlier start of the run found; None looks for them. `classes`: of the head that
+    is kept, None where it is not known.
     """
     splits = splits_of(job.data)
-    how = "auto" if job.head == "keep" else "folder"  # folders named by a few wnids are those classes, not all of ImageNet's
+    how = "folder" if job.head == "new" else "auto" if classes is None else numbering([classes])
     images = open_images(job.data, split="train" if "train" in splits else None, classes=how)
     if job.holdout and not splits:
         images, _ = held_out(images, job.holdout)

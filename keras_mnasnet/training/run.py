@@ -21,7 +21,7 @@ from keras_mnasnet.training.datasets import evaluate, evaluation_preprocessing, 
 from keras_mnasnet.training.distribution import Cluster
 from keras_mnasnet.training.engine import ALONE, STATE_FILE, Diverged, Run, parts_of, resume_run, start_run
 from keras_mnasnet.training.job import CLASSIFICATION, Facts, Job
-from keras_mnasnet.training.start import compile_model, starting_model, training_model
+from keras_mnasnet.training.start import compile_model, kept_classes, starting_model, training_model
 from keras_mnasnet.weights.store import write_native
 
 __all__ = ["STATE_FILE", "Diverged", "resume", "train"]
@@ -64,7 +64,10 @@ class ClassifierRun(Run):
 
     def open_data(self) -> None:
         excluded = self.known.excluded if self.known else None
-        opened = open_pair(self.job, excluded, self.shown and sys.stderr.isatty())
+        kept = None
+        if self.job.head == "keep":
+            kept = len(self.known.labels) if self.known else kept_classes(self.job.weights)
+        opened = open_pair(self.job, excluded, self.shown and sys.stderr.isatty(), kept)
         self.images, self.validation, self.excluded = opened
         self.labels = self.images.labels
 

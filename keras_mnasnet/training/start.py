@@ -22,7 +22,7 @@ from keras_mnasnet.weights import Checkpoint, get, names
 from keras_mnasnet.weights.load import load_named
 from keras_mnasnet.weights.registry import datasets
 
-__all__ = ["HEADS", "compile_model", "copy_layers", "freeze", "jit_choice", "starting_model", "training_model"]
+__all__ = ["HEADS", "compile_model", "copy_layers", "freeze", "jit_choice", "kept_classes", "starting_model", "training_model"]
 
 HEADS = ("new", "keep")
 DEFAULT_NETWORK = "a1"
@@ -133,6 +133,14 @@ def _network(network: Architecture | str | None, weights: Any) -> tuple[Architec
     if not isinstance(opened, Checkpoint):
         raise ValueError(f"A .weights.h5 file does not name its network. Received: weights={str(weights)!r} without a model")
     return opened.architecture, opened
+
+
+def kept_classes(weights: Any) -> int | None:
+    """Of a checkpoint file or run; None for a name or a file that does not tell."""
+    if weights is None or weights in datasets() or weights in names():
+        return None
+    opened = open_weights(weights)
+    return opened.classes if isinstance(opened, Checkpoint) else None
 
 
 def _labels_of(weights: Any, network: Architecture | str, width: float | None, spec: Spec) -> tuple[str, ...] | None:

@@ -11,16 +11,19 @@ import time
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 from filelock import FileLock
 
 from keras_mnasnet import MnasNet
+from keras_mnasnet.benchmarks.imagenet import evaluate_models
 from keras_mnasnet.data import open_images
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.training import RECIPES, Diverged, Job, resume, train
 from keras_mnasnet.training.averages import decay_at
-from keras_mnasnet.training.datasets import evaluate
+from keras_mnasnet.training.datasets import evaluate, open_pair
 from keras_mnasnet.training.run import STATE_FILE
+from keras_mnasnet.training.start import kept_classes
 from keras_mnasnet.training.state import read_state
 from keras_mnasnet.weights import read_file
 
@@ -273,3 +276,20 @@ def test_mixed_precision_keeps_float32_weights(tmp_path, precision):
     assert keras.config.dtype_policy().name == "float32"
     tensors = read_file(tmp_path / "run" / "model.safetensors").tensors
     assert all(value.dtype == np.float32 for value in tensors.values())
+
+
+def test_a_few_folders_named_by_wnids_are_fine_tuned_on_evaluated_and_trained_on_again(tmp_path):
+    """As in Imagenette: they are the classes, and not ten of ImageNet's thousand."""
+    wnids = ("n01440764", "n02102040")
+    for label, wnid in enumerate(wnids):
+        (tmp_path / "data" / wnid).mkdir(parents=True)
+        for number in range(20):
+            PIL.Image.new("RGB", (32, 32), (200 * label, 10 * number, 30)).save(tmp_path / "data" / wnid / f"{number}.png")
+    recipe = TINY.changed(epochs=1, batch_size=16, base_batch=16)
+    train(tmp_path / "run", job(recipe, str(tmp_path / "data")), progress=False)
+    (found,) = evaluate_models([str(tmp_path / "run")], tmp_path / "data")
+    assert (found.classes, found.images, [row.label for row in found.per_class]) == (2, 40, list(wnids))
+    weights = str(tmp_path / "run" / "model.safetensors")
+    again = Job(data=str(tmp_path / "data"), recipe=recipe, weights=weights, head="keep")
+    training, validation, _ = open_pair(again, None, False, kept_classes(weights))
+    assert training.labels == validation.labels == wnids
