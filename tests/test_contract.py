@@ -163,7 +163,7 @@ def test_preprocessing_inside_equals_preprocess_input_outside():
     outside.set_weights(inside.get_weights())
     x = pixels(2, 64, 64, 3)
     kept = x.copy()
-    np.testing.assert_allclose(np.asarray(inside(x)), np.asarray(outside(keras_mnasnet.preprocess_input(x))), atol=1e-4)
+    np.testing.assert_allclose(np.asarray(inside(x)), np.asarray(outside(keras_mnasnet.preprocess_input(x))), atol=1e-5)
     np.testing.assert_array_equal(x, kept)
 
 

@@ -136,7 +136,7 @@ def _network(network: Architecture | str | None, weights: Any) -> tuple[Architec
 
 
 def kept_classes(weights: Any) -> int | None:
-    """Of a checkpoint file or run; None for a name or a file that does not tell."""
+    """The classes of a checkpoint file; None for a name, and for a file that does not tell."""
     if weights is None or weights in datasets() or weights in names():
         return None
     opened = open_weights(weights)
