@@ -6,9 +6,10 @@ filters {0.75, 1.0, 1.2} x MobileNetV2's rounded to 8 (never below 90 %), repeat
 stage (depthwise-separable, 16) and the last (MBConv6, 320) are A1's. This reading contains A1 and B1.
 Rule: reproduce the printed parameters and multiply-adds to the printed digits, and the printed Pixel-1 latency within 4 % by
 the package's model; no squeeze-and-excite of A1 taken away; fewest decisions changed from A1. What is left are the finalists;
-the first is the one with the smallest |params / printed - 1| + |madds / printed - 1|, then the first in text order.
---proxy-trainings N also trains every finalist N times on CIFAR-10, in turns, and ranks them by accuracy. Another finalist than
-the first would have to be ahead of it by two standard errors of the difference.
+the first is the one with the smallest |params / printed - 1| + |madds / printed - 1|, then the first in text order. Trained on
+CIFAR-10 with the same seeds, the finalist with the best mean accuracy of those that are ahead of the first by two standard
+errors of their difference takes its place; the trainings are in search/runs/a2-a3/proxy-NAME.json.
+--proxy-trainings N trains every finalist N times, in turns; --proxy-results joins the results of earlier runs.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ STAGES = range(1, 6)  # positions of the searched stages in Architecture.blocks
 NETWORKS = {"a2": A2, "a3": A3}
 LATENCY_TOLERANCE = 0.04
 RECIPE = "proxy-5-epochs"
+RECORDS = Path(__file__).parent / "runs" / "a2-a3"
+LEAST_TRAININGS = 3  # of each, to tell two networks apart
 NEVER = 100  # counted as a change: squeeze-and-excite taken away from A1
 
 
@@ -192,46 +195,82 @@ def finalists(name: str, members: Members) -> tuple[int, list[Architecture]]:
     return fewest, sorted((decoded(name, int(code)) for code in codes), key=rank)
 
 
-def ranked_by_training(
-    networks: list[Architecture], trainings: int, data: str, *, images: int, epochs: int, resolution: int
-) -> list[dict[str, Any]]:
-    """Each network trained `trainings` times on `images` photos, in turns; accuracies 0..1 on 2,000 held-out ones."""
+def train(networks: list[Architecture], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Each network trained with every seed on `images` photos, in turns; accuracies 0..1 on 2,000 held-out ones."""
     from keras_mnasnet.search.evaluator import NetworkEvaluator
     from keras_mnasnet.search.records import TrialRequest
     from keras_mnasnet.training import parse_recipe
 
-    recipe = parse_recipe(f"{RECIPE} epochs={epochs}")
-    accuracies: list[list[float]] = [[] for _ in networks]
-    for seed in range(trainings):
+    recipe = parse_recipe(f"{RECIPE} epochs={arguments.epochs}")
+    seeds = list(range(arguments.first_seed, arguments.first_seed + arguments.proxy_trainings))
+    accuracies: dict[str, list[float]] = {str(network): [] for network in networks}
+    for seed in seeds:
         evaluate = NetworkEvaluator(
-            data=data,
+            data=arguments.data,
             recipe=dataclasses.replace(recipe, seed=seed),
-            resolution=resolution,
-            images=images,
+            resolution=arguments.resolution,
+            images=arguments.images,
             validation_images=2000,
         )
-        for number, network in enumerate(networks):
-            result = evaluate(TrialRequest(number, 1, (), {}, str(network)))
+        for number, text in enumerate(accuracies):
+            result = evaluate(TrialRequest(number, 1, (), {}, text))
             if result.accuracy is None:
-                raise RuntimeError(f"A proxy training must end with an accuracy. Received: {result.failure} for {network}")
-            accuracies[number].append(result.accuracy)
-            print(f"  seed {seed} {result.accuracy:.4f} {sum(result.seconds.values()):.0f} s  {network}", file=sys.stderr)
-    rows = [
-        {
-            "text": str(network), "accuracies": found, "mean": statistics.fmean(found),
-            "standard_error": statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else None,
-        }
-        for network, found in zip(networks, accuracies, strict=True)
-    ]  # fmt: skip
+                raise RuntimeError(f"A proxy training must end with an accuracy. Received: {result.failure} for {text}")
+            accuracies[text].append(result.accuracy)
+            print(f"  seed {seed} {result.accuracy:.4f} {sum(result.seconds.values()):.0f} s  {text}", file=sys.stderr)
+    return {
+        "recipe": RECIPE, "images": arguments.images, "epochs": arguments.epochs, "resolution": arguments.resolution,
+        "seeds": seeds, "accuracies": accuracies,
+    }  # fmt: skip
+
+
+def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The results of several runs of `train` that differ in their seeds alone."""
+    first = parts[0]
+    for part in parts[1:]:
+        for key in ("recipe", "images", "epochs", "resolution"):
+            if part[key] != first[key]:
+                raise ValueError(
+                    f"Proxy trainings must be alike to be joined. Received: {key}={first[key]!r} and {part[key]!r}"
+                )
+        if part["accuracies"].keys() != first["accuracies"].keys():
+            raise ValueError("Proxy trainings must be of the same networks to be joined. Received: different ones")
+    seeds = [seed for part in parts for seed in part["seeds"]]
+    if len(seeds) > len(set(seeds)):
+        raise ValueError(f"Proxy trainings must have different seeds to be joined. Received: seeds {seeds}")
+    accuracies = {text: [each for part in parts for each in part["accuracies"][text]] for text in first["accuracies"]}
+    return {**first, "seeds": seeds, "accuracies": accuracies}
+
+
+def ranking(accuracies: dict[str, list[float]], first: str) -> list[dict[str, Any]]:
+    """The networks by mean accuracy, and how far each is ahead of the first by the rule: mean and standard error."""
+
+    def mean_and_error(values: list[float]) -> tuple[float, float | None]:
+        return statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+    rows = []
+    for text, found in accuracies.items():
+        mean, error = mean_and_error(found)
+        ahead, ahead_error = mean_and_error([one - other for one, other in zip(found, accuracies[first], strict=True)])
+        rows.append({"text": text, "mean": mean, "standard_error": error, "ahead": ahead, "ahead_standard_error": ahead_error})
     return sorted(rows, key=lambda row: -row["mean"])
 
 
-def beats(first: list[float], second: list[float]) -> bool:
-    """Whether trainings with the same seeds put one network ahead by two standard errors of their difference."""
-    differences = [one - other for one, other in zip(first, second, strict=True)]
-    if len(differences) < 3:
-        return False
-    return statistics.fmean(differences) > 2 * statistics.stdev(differences) / len(differences) ** 0.5
+def is_ahead(row: dict[str, Any], trainings: int) -> bool:
+    """Whether three trainings or more put a network ahead of the first by two standard errors of their difference."""
+    return trainings >= LEAST_TRAININGS and row["ahead"] > 2 * row["ahead_standard_error"]
+
+
+def proxy(name: str, networks: list[Architecture], arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """The trainings asked for and those on record."""
+    files = arguments.proxy_results
+    if files is None:
+        files = [] if arguments.proxy_trainings else [RECORDS / f"proxy-{name}.json"]
+    networks_of = [json.loads(Path(file).read_text("utf-8"))["networks"] for file in files]
+    parts = [found[name]["proxy"] for found in networks_of if name in found]
+    if arguments.proxy_trainings:
+        parts.append(train(networks, arguments))
+    return joined(parts) if parts else None
 
 
 def examined(name: str, members: Members, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -254,21 +293,18 @@ def examined(name: str, members: Members, arguments: argparse.Namespace) -> dict
             for network in networks
         ],
         "shipped": str(shipped),
-        "shipped_is_first": networks[0] == shipped,
     }  # fmt: skip
-    if arguments.proxy_trainings:
-        rows = ranked_by_training(
-            networks, arguments.proxy_trainings, arguments.data, images=arguments.images, epochs=arguments.epochs,
-            resolution=arguments.resolution,
-        )  # fmt: skip
-        by_rule = next(row for row in rows if row["text"] == str(networks[0]))
-        result["proxy"] = {
-            "trainings": arguments.proxy_trainings, "images": arguments.images, "epochs": arguments.epochs,
-            "resolution": arguments.resolution, "recipe": RECIPE, "ranking": rows,
-            "ahead_of_the_first_by_two_standard_errors": [
-                row["text"] for row in rows if beats(row["accuracies"], by_rule["accuracies"])
-            ],
-        }  # fmt: skip
+    chosen = str(networks[0])
+    trained = proxy(name, networks, arguments)
+    if trained is not None:
+        if set(trained["accuracies"]) != set(map(str, networks)):
+            raise ValueError(f"The proxy trainings of {name!r} must be of its finalists. Received: trainings of other networks")
+        rows = ranking(trained["accuracies"], chosen)
+        ahead = [row["text"] for row in rows if is_ahead(row, len(trained["seeds"]))]
+        chosen = ahead[0] if ahead else chosen
+        result["proxy"] = {**trained, "ranking": rows, "ahead_of_the_first_by_two_standard_errors": ahead}
+    result["chosen"] = chosen
+    result["shipped_is_chosen"] = chosen == str(shipped)
     return result
 
 
@@ -282,9 +318,15 @@ def show(name: str, result: dict[str, Any], limit: int) -> None:
     print(f"  {len(result['candidates'])} of them change only {result['changed_decisions']} decisions of A1")
     for row in result["candidates"][:limit]:
         print(f"  {row['params']:>9,} {row['madds'] / 1e6:7.2f}M {row['pixel1_ms']:6.1f} ms  {row['text']}")
-    for row in result.get("proxy", {}).get("ranking", []):
-        error = "" if row["standard_error"] is None else f" +- {100 * row['standard_error']:.2f}"
-        print(f"  {100 * row['mean']:.2f}{error} % of {len(row['accuracies'])} trainings  {row['text']}")
+    if "proxy" in result:
+        print(f"  by {len(result['proxy']['seeds'])} trainings of each, and ahead of the first:")
+        for row in result["proxy"]["ranking"]:
+            print(f"  {percent(row['mean'], row['standard_error'])} %, {percent(row['ahead'], row['ahead_standard_error'])}")
+            print(f"    {row['text']}")
+
+
+def percent(mean: float, error: float | None) -> str:
+    return f"{100 * mean:.2f}" + ("" if error is None else f" +- {100 * error:.2f}")
 
 
 def main() -> int:
@@ -294,6 +336,11 @@ def main() -> int:
     parser.add_argument(
         "--proxy-trainings", type=int, default=0, metavar="N", help="train every finalist N times (default: none)"
     )
+    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="of the proxy trainings (default %(default)s)")
+    parser.add_argument(
+        "--proxy-results", nargs="+", metavar="FILE.json",
+        help="outputs of earlier proxy trainings to count (default: with --proxy-trainings none, else those on record)",
+    )  # fmt: skip
     parser.add_argument("--only", choices=tuple(NETWORKS), help="one of the two networks (default: both)")
     parser.add_argument("--data", metavar="DIR", help="CIFAR-10, or other labelled images, for the proxy trainings")
     parser.add_argument("--images", type=int, default=10_000, metavar="N", help="to train on (default %(default)s)")
@@ -319,10 +366,10 @@ def main() -> int:
             show(name, result, arguments.show)
         print()
         for result in results.values():
-            print(result["candidates"][0]["text"])
-    wrong = [name for name, result in results.items() if not result["shipped_is_first"]]
+            print(result["chosen"])
+    wrong = [name for name, result in results.items() if not result["shipped_is_chosen"]]
     if wrong:
-        print(f"error: keras_mnasnet/family.py must hold the first candidate. Received: another network for {wrong}")
+        print(f"error: keras_mnasnet/family.py must hold the chosen candidate. Received: another network for {wrong}")
     return 1 if wrong else 0
 
 

@@ -78,7 +78,8 @@ class Controller:
         for t in range(len(self.counts)):
             columns = slice(self.offsets[t], self.offsets[t + 1])
             gates = by_input[inputs[t]] + h @ weights["hidden_kernel"]
-            i, f, o = np.split(1 / (1 + np.exp(-gates[:, : 3 * units])), 3, axis=1)
+            opened = 1 / (1 + np.exp(-gates[:, : 3 * units]))
+            i, f, o = opened[:, :units], opened[:, units : 2 * units], opened[:, 2 * units :]
             g = np.tanh(gates[:, 3 * units :])
             h_before, c_before = h, c
             c = f * c + i * g
