@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
         check_target(space, Reward.from_json(meta.reward), model_of(meta), **_shape(meta))
     if arguments.estimate:
         return _only_estimate(path, meta, plan, arguments)
-    with Study.at(path, meta) as study:
+    begun = not path.exists()
+    with Study.at(path, meta) as study, _kept_unless_empty(study, begun):
         with study.transaction() as writer:
             writer.plan(plan)
         go_on = f"mnasnet search run --study {shlex.quote(str(arguments.study))}"
@@ -85,8 +88,9 @@ def run(arguments: argparse.Namespace) -> int:
 def status(arguments: argparse.Namespace) -> None:
     """How far a study is."""
     with Study.open(arguments.study, read_only=True) as study:
-        meta, plan, trials, owner = study.meta, {**PLAN, **study.plan()}, study.trials(), study.owner()
+        meta, plan, trials, owner = study.meta, study.plan(), study.trials(), study.owner()
         failures = [m for m in study.measurements() if m.result.failure]
+    plan = {**PLAN, "trials": len(trials), **plan}
     progress = progress_of(trials, planned=plan["trials"], workers=plan["workers"])
     failed = [{"trial": m.trial, "attempt": m.attempt, "worker": m.worker, "reason": _reason(m)} for m in failures]
     if arguments.json:
@@ -111,6 +115,18 @@ def status(arguments: argparse.Namespace) -> None:
     for failure in failed[-10:]:
         print(f"trial {failure['trial']}, attempt {failure['attempt']} on {failure['worker']} failed: {failure['reason']}")
     return None
+
+
+@contextlib.contextmanager
+def _kept_unless_empty(study: Study, begun: bool) -> Iterator[None]:
+    """A study begun here that fails before its first trial, as without its cluster, leaves no file."""
+    try:
+        yield
+    except Exception:
+        if begun and not study.count():
+            study.close()
+            study.path.unlink()
+        raise
 
 
 def _wanted(arguments: argparse.Namespace, known: StudyMeta | None) -> StudyMeta:
@@ -225,8 +241,9 @@ def _run(study: Study, meta: StudyMeta, plan: dict[str, Any], order: Order, argu
     meter, close = None, None
     if plan["executor"] == "ray":
         meter, close = meter_of(meta)
-    executor = _executor(evaluator_of(meta, device=meter is None), plan, arguments)
+    executor = None
     try:
+        executor = _executor(evaluator_of(meta, device=meter is None), plan, arguments)
         with Interrupts() as interrupts:
             whole = run_study(
                 study, space, algorithm_of(meta, space), executor, trials=plan["trials"],
@@ -237,7 +254,8 @@ def _run(study: Study, meta: StudyMeta, plan: dict[str, Any], order: Order, argu
             interrupts.check()
             return whole
     finally:
-        executor.close()
+        if executor is not None:
+            executor.close()
         if close is not None:
             close()
 

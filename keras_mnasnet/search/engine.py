@@ -65,6 +65,8 @@ def run(
         raise ValueError(f"`trials` must be an integer >= 1. Received: trials={trials!r}")
     if study.meta.fingerprint != space.fingerprint():
         raise ValueError(f"A study goes on in the space it was begun in. Received: space {space.name} for {study.path}")
+    with study.transaction() as writer:
+        writer.plan({**study.plan(), "trials": trials})
     return _Driver(study, space, algorithm, executor, trials, reward, order, meter, watch, seconds).go()
 
 

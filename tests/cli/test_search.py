@@ -132,6 +132,12 @@ def test_rescore_needs_no_training(toy, capfd):
     assert "must be at least the latency of the study's fastest network" in err
 
 
+def test_status_of_a_study_that_a_script_made(toy, capfd):
+    status, out, _ = search(capfd, "status", "--study", toy)
+    assert status == 0
+    assert "9 of 12 done, 3 failed" in out
+
+
 def test_export_for_optuna(toy, tmp_path, capfd):
     optuna = pytest.importorskip("optuna")
     status, out, err = search(capfd, "export-optuna", "--study", toy, "--output", tmp_path / "o.db")
@@ -161,23 +167,20 @@ def test_export_for_optuna(toy, tmp_path, capfd):
         (("--target-ms", "0.001"), "`target_ms` must be at least the latency of the fastest network of space 'tiny', "),
         (("--data", "nowhere"), "nowhere"),
         (("--trials", "0"), "`trials` and `workers` must be 1 or more"),
-        (("--executor", "ray", "--ray-address", "127.0.0.1:9", "--study"), "must answer at its address"),
-        (("--executor", "inline", "--workers", "2", "--study"), "has one worker, this process"),
+        (("--executor", "ray", "--ray-address", "127.0.0.1:9", "--json"), "must answer at its address"),
+        (("--executor", "inline", "--workers", "2", "--json"), "has one worker, this process"),
     ],
 )
-def test_bad_input_is_one_message(tmp_path, capfd, study, arguments, message):
-    if arguments[-1] == "--study":
+def test_bad_input_is_one_message(tmp_path, capfd, arguments, message):
+    if "ray" in arguments:
         pytest.importorskip("ray")
-        given = ("run", *arguments, study, "--trials", 3)
-    else:
-        given = ("run", "--study", tmp_path / "new.sqlite", *SMALL, *arguments)
-    status, _, err = search(capfd, *given)
+    status, _, err = search(capfd, "run", "--study", tmp_path / "new.sqlite", *SMALL, *arguments)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert status == 1
     assert len(lines) == 1
     assert message in lines[0]
     assert "Traceback" not in err
-    assert not (tmp_path / "new.sqlite").exists()
+    assert not list(tmp_path.iterdir()), "no study is begun"
 
 
 def test_the_fastest_network_is_named_and_builds(tmp_path, capfd):
