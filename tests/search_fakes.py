@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.search.algorithms import make_algorithm
+from keras_mnasnet.search.algorithms import Observation, make_algorithm
 from keras_mnasnet.search.engine import Order, run
 from keras_mnasnet.search.executors.local import InProcess
 from keras_mnasnet.search.records import StudyMeta, TrialResult
@@ -24,6 +24,10 @@ def toy_space(name="toy", decisions=6):
 
 def accuracy_of(values):
     return 0.5 + sum((index + 1) * value for index, value in enumerate(values.values())) / 100
+
+
+SPACE = toy_space()  # 729 networks; the best is the last of every choice
+ACCURACY = Reward("exponents", 1, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,3 +122,30 @@ def tiny_network(candidate):
 def tiny_networks():
     """Six networks that train in a moment."""
     return SearchSpace("tiny", (Decision("kernel", (3, 5)), Decision("filters", (8, 16, 24))), build=tiny_network)
+
+
+# asking and telling
+
+
+def make(name, made=SPACE, reward=REWARD, seed=0, **options):
+    return make_algorithm(name, made, reward, seed=seed, **options)
+
+
+def observed(made, proposal, reward=REWARD):
+    accuracy = accuracy_of(made.values(proposal.candidate))
+    latency = 5.0 + sum(proposal.candidate)
+    return Observation(proposal.candidate, proposal.extra, accuracy, latency, reward(accuracy, latency))
+
+
+def failed(proposal):
+    return Observation(proposal.candidate, proposal.extra)
+
+
+def advance(search, rounds, count=3):
+    """Asks with every seventh trial failed; what was asked."""
+    asked = []
+    for number in range(rounds):
+        proposals = search.ask(count)
+        asked += [proposal.candidate for proposal in proposals]
+        search.tell([failed(p) if (number * count + k) % 7 == 6 else observed(SPACE, p) for k, p in enumerate(proposals)])
+    return asked
