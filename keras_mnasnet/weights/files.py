@@ -46,8 +46,9 @@ def open_tensors(path: str | os.PathLike[str]) -> Iterator[TensorFile]:
         yield _tf1(path)
         return
     if path.is_dir():
-        prefixes = sorted(str(index)[: -len(".index")] for index in path.glob("*.index"))
-        hint = f" Name one of the checkpoints in it: {', '.join(prefixes)}." if prefixes else ""
+        inside = sorted(str(index)[: -len(".index")] for index in path.glob("*.index"))
+        inside += [str(each) for each in path.glob("model.safetensors")]
+        hint = f" Name one of the checkpoints in it: {', '.join(inside)}." if inside else ""
         raise CheckpointError(f"A checkpoint must be a file or a TF1 prefix. Received: the folder {path}.{hint}")
     if not path.is_file():
         raise CheckpointError(f"A checkpoint file must exist. Received: {path}, which does not")

@@ -84,6 +84,13 @@ def test_paths_that_are_not_files(google, tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(CheckpointError, match="must end in .safetensors"):
         MnasNetA1(weights=tmp_path / "notes.txt")
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(CheckpointError, match=r"Received: the folder .*run\.$"):
+        MnasNetA1(weights=run)
+    (run / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"Name one of the checkpoints in it: .*run/model.safetensors"):
+        MnasNetA1(weights=run)
 
 
 def test_a_truncated_tf1_checkpoint(google, tmp_path):
