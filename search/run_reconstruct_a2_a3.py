@@ -5,10 +5,10 @@ Space: paper section 4.1 with five searched stages; per stage expansion {3, 6}, 
 filters {0.75, 1.0, 1.2} x MobileNetV2's rounded to 8 (never below 90 %), repeats {-1, 0, +1} on MobileNetV2's. The first
 stage (depthwise-separable, 16) and the last (MBConv6, 320) are A1's. This reading contains A1 and B1.
 Rule: reproduce the printed parameters and multiply-adds to the printed digits, and the printed Pixel-1 latency within 4 % by
-the package's model; no squeeze-and-excite of A1 taken away; fewest decisions changed from A1. What is left are the finalists;
-the first is the one with the smallest |params / printed - 1| + |madds / printed - 1|, then the first in text order. Trained on
-CIFAR-10 with the same seeds, the finalist with the best mean accuracy of those that are ahead of the first by two standard
-errors of their difference takes its place; the trainings are in search/runs/a2-a3/proxy-NAME.json.
+the package's model; no squeeze-and-excite of A1 taken away; fewest decisions changed from A1. What is left are the finalists,
+in the order of |params / printed - 1| + |madds / printed - 1|, then of their text. Trained on CIFAR-10 with the same seeds (the
+trainings are in search/runs/a2-a3/proxy-NAME.json), the first finalist that no other is ahead of, by two standard errors of
+their difference in accuracy, is the one.
 --proxy-trainings N trains every finalist N times, in turns; --proxy-results joins the results of earlier runs.
 """
 
@@ -242,23 +242,26 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {**first, "seeds": seeds, "accuracies": accuracies}
 
 
-def ranking(accuracies: dict[str, list[float]], first: str) -> list[dict[str, Any]]:
-    """The networks by mean accuracy, and how far each is ahead of the first by the rule: mean and standard error."""
-
-    def mean_and_error(values: list[float]) -> tuple[float, float | None]:
-        return statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-
-    rows = []
-    for text, found in accuracies.items():
-        mean, error = mean_and_error(found)
-        ahead, ahead_error = mean_and_error([one - other for one, other in zip(found, accuracies[first], strict=True)])
-        rows.append({"text": text, "mean": mean, "standard_error": error, "ahead": ahead, "ahead_standard_error": ahead_error})
+def ranking(accuracies: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """The networks by mean accuracy, each with its standard error and with the networks that are ahead of it."""
+    rows = [
+        {
+            "text": text, "mean": statistics.fmean(found), "standard_error": standard_error(found),
+            "behind": [other for other, theirs in accuracies.items() if is_ahead(theirs, found)],
+        }
+        for text, found in accuracies.items()
+    ]  # fmt: skip
     return sorted(rows, key=lambda row: -row["mean"])
 
 
-def is_ahead(row: dict[str, Any], trainings: int) -> bool:
-    """Whether three trainings or more put a network ahead of the first by two standard errors of their difference."""
-    return trainings >= LEAST_TRAININGS and row["ahead"] > 2 * row["ahead_standard_error"]
+def standard_error(values: list[float]) -> float | None:
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def is_ahead(ours: list[float], theirs: list[float]) -> bool:
+    """Whether trainings with the same seeds put one network ahead by two standard errors of their difference."""
+    differences = [one - other for one, other in zip(ours, theirs, strict=True)]
+    return len(differences) >= LEAST_TRAININGS and statistics.fmean(differences) > 2 * (standard_error(differences) or 0)
 
 
 def proxy(name: str, networks: list[Architecture], arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -266,8 +269,15 @@ def proxy(name: str, networks: list[Architecture], arguments: argparse.Namespace
     files = arguments.proxy_results
     if files is None:
         files = [] if arguments.proxy_trainings else [RECORDS / f"proxy-{name}.json"]
-    networks_of = [json.loads(Path(file).read_text("utf-8"))["networks"] for file in files]
-    parts = [found[name]["proxy"] for found in networks_of if name in found]
+    parts = []
+    for file in files:
+        try:
+            found = json.loads(Path(file).read_text("utf-8"))["networks"]
+            parts += [found[name]["proxy"]] if name in found else []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"Proxy trainings must be an output of this script. Received: {file}: {type(error).__name__}: {error}"
+            ) from None
     if arguments.proxy_trainings:
         parts.append(train(networks, arguments))
     return joined(parts) if parts else None
@@ -299,10 +309,10 @@ def examined(name: str, members: Members, arguments: argparse.Namespace) -> dict
     if trained is not None:
         if set(trained["accuracies"]) != set(map(str, networks)):
             raise ValueError(f"The proxy trainings of {name!r} must be of its finalists. Received: trainings of other networks")
-        rows = ranking(trained["accuracies"], chosen)
-        ahead = [row["text"] for row in rows if is_ahead(row, len(trained["seeds"]))]
-        chosen = ahead[0] if ahead else chosen
-        result["proxy"] = {**trained, "ranking": rows, "ahead_of_the_first_by_two_standard_errors": ahead}
+        rows = ranking(trained["accuracies"])
+        beaten = {row["text"] for row in rows if row["behind"]}
+        chosen = next(text for text in map(str, networks) if text not in beaten)
+        result["proxy"] = {**trained, "ranking": rows}
     result["chosen"] = chosen
     result["shipped_is_chosen"] = chosen == str(shipped)
     return result
@@ -319,14 +329,10 @@ def show(name: str, result: dict[str, Any], limit: int) -> None:
     for row in result["candidates"][:limit]:
         print(f"  {row['params']:>9,} {row['madds'] / 1e6:7.2f}M {row['pixel1_ms']:6.1f} ms  {row['text']}")
     if "proxy" in result:
-        print(f"  by {len(result['proxy']['seeds'])} trainings of each, and ahead of the first:")
+        print(f"  by {len(result['proxy']['seeds'])} trainings of each:")
         for row in result["proxy"]["ranking"]:
-            print(f"  {percent(row['mean'], row['standard_error'])} %, {percent(row['ahead'], row['ahead_standard_error'])}")
-            print(f"    {row['text']}")
-
-
-def percent(mean: float, error: float | None) -> str:
-    return f"{100 * mean:.2f}" + ("" if error is None else f" +- {100 * error:.2f}")
+            error = "" if row["standard_error"] is None else f" +- {100 * row['standard_error']:.2f}"
+            print(f"  {100 * row['mean']:.2f}{error} %, {len(row['behind'])} others are ahead of it  {row['text']}")
 
 
 def main() -> int:
@@ -353,7 +359,12 @@ def main() -> int:
     if arguments.proxy_trainings and not arguments.data:
         parser.error(f"--proxy-trainings needs --data. Received: --proxy-trainings {arguments.proxy_trainings} alone")
     found = members_with_printed_totals()
-    results = {name: examined(name, members, arguments) for name, members in found.items() if arguments.only in (None, name)}
+    try:
+        results = {
+            name: examined(name, members, arguments) for name, members in found.items() if arguments.only in (None, name)
+        }
+    except ValueError as error:
+        parser.error(str(error))
     if arguments.output:
         from keras_mnasnet.benchmarks.results import write_json
         from keras_mnasnet.environment import environment

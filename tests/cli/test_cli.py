@@ -61,7 +61,7 @@ def test_tables_load_no_tensorflow():
 def test_models(capfd):
     status, out, _ = run(capfd, "models")
     assert status == 0
-    assert "a2      reconstructed    224  4,803,812   340.16" in out
+    assert "a2      reconstructed    224  4,827,380   340.28" in out
     status, out, _ = run(capfd, "models", "--json")
     rows = json.loads(out)
     assert [row["name"] for row in rows] == ["a1", "a2", "a3", "b1", "small", "d1", "d1-320"]
