@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import base64
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -78,7 +79,7 @@ class Searcher(abc.ABC):
         self.seen: dict[Candidate, None] = {}  # asked or told, in order
         self.pending: dict[Candidate, dict[str, Any]] = {}  # asked and not told, with their `extra`
         self.told: list[Observation] = []  # the successful ones, in order
-        self._left: list[Candidate] | None = None
+        self._left: _Left | None = None
         self._dtype = np.uint8 if max(space.counts) <= 256 else np.uint16
 
     # ask and tell
@@ -128,9 +129,10 @@ class Searcher(abc.ABC):
     def unseen(self, count: int) -> list[Candidate]:
         """At most `count` different unseen candidates, drawn uniformly from what is left."""
         if self.space.members is not None:
-            self._left = [each for each in self._left or self.space.members if each not in self.seen]
-            chosen = self.rng.permutation(len(self._left))[:count]
-            return [self._left[index] for index in chosen]
+            if self._left is None:
+                self._left = _Left(self.space.members)
+            left = self._left.without(self.seen)
+            return [self.space.members[left[index]] for index in self.rng.permutation(len(left))[:count]]
         found: dict[Candidate, None] = {}
         for _ in range(count):
             for _ in range(TRIES):
@@ -190,6 +192,23 @@ class Searcher(abc.ABC):
     def facts(self) -> dict[str, float]:
         """Figures for the record."""
         return {}
+
+
+class _Left:
+    """Which members of a listed space are not seen yet."""
+
+    def __init__(self, members: Sequence[Candidate]) -> None:
+        self._index = {candidate: index for index, candidate in enumerate(members)}
+        self._left = np.ones(len(members), bool)
+        self._counted = 0
+
+    def without(self, seen: Mapping[Candidate, None]) -> np.ndarray:
+        """The indices of those that are left; `seen` only grows."""
+        for candidate in itertools.islice(seen, self._counted, None):
+            if candidate in self._index:
+                self._left[self._index[candidate]] = False
+        self._counted = len(seen)
+        return np.flatnonzero(self._left)
 
 
 def reward_of(observation: Observation) -> float:
