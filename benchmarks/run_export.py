@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--files", type=Path, metavar="FOLDER", help="keep the files here")
     arguments = parser.parse_args()
 
+    from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.environment import environment
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -98,7 +99,7 @@ def main() -> None:
         "environment": environment(), "calibration_images": CALIBRATION_IMAGES, "rows": rows,
     }  # fmt: skip
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+    write_json(arguments.output, value)
     for row in rows:
         print(
             f"{row['network']} {row['precision']:12} {row['bytes']:>10,} bytes  top-1 {100 * row['top1']:.2f} % "

@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -77,6 +76,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
+    from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.environment import environment
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -88,7 +88,7 @@ def main() -> None:
         "calibration_images": CALIBRATION_IMAGES, "rows": rows,
     }  # fmt: skip
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+    write_json(arguments.output, value)
     for row in rows:
         print(
             f"{row['network']} {row['tool']:18} {row['bytes']:>10,} bytes  top-1 {100 * row['top1']:.2f} %  "

@@ -16,7 +16,6 @@ import argparse
 import ctypes
 import dataclasses
 import datetime
-import json
 import logging
 import os
 import statistics
@@ -207,6 +206,7 @@ def main() -> None:
         depthwise = depthwise_us(layers, arguments.rounds)
         product = matrix_product()
 
+    from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.benchmarks.timing import Times, ratio_of_medians
     from keras_mnasnet.environment import environment
     from keras_mnasnet.family import FAMILY
@@ -242,7 +242,7 @@ def main() -> None:
             "matrix_product_gflops": product, "depthwise_us": depthwise, "rows": rows,
         }  # fmt: skip
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+        write_json(arguments.output, value)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import base64
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 
-__all__ = ["Algorithm", "Observation", "Proposal", "Searcher", "pack_array", "reward_of", "unpack_array"]
+__all__ = ["Algorithm", "Observation", "Proposal", "Searcher", "Unseen", "pack_array", "reward_of", "unpack_array"]
 
 SCHEMA = 1
 TRIES = 2_000  # draws of one unseen candidate in a space too large to list, before it counts as exhausted
@@ -79,7 +79,7 @@ class Searcher(abc.ABC):
         self.seen: dict[Candidate, None] = {}  # asked or told, in order
         self.pending: dict[Candidate, dict[str, Any]] = {}  # asked and not told, with their `extra`
         self.told: list[Observation] = []  # the successful ones, in order
-        self._left: _Left | None = None
+        self._left: Unseen | None = None
         self._dtype = np.uint8 if max(space.counts) <= 256 else np.uint16
 
     # ask and tell
@@ -130,8 +130,8 @@ class Searcher(abc.ABC):
         """At most `count` different unseen candidates, drawn uniformly from what is left."""
         if self.space.members is not None:
             if self._left is None:
-                self._left = _Left(self.space.members)
-            left = self._left.without(self.seen)
+                self._left = Unseen(self.space.members)
+            left = np.flatnonzero(self._left.mask(self.seen))
             return [self.space.members[left[index]] for index in self.rng.permutation(len(left))[:count]]
         found: dict[Candidate, None] = {}
         for _ in range(count):
@@ -194,21 +194,26 @@ class Searcher(abc.ABC):
         return {}
 
 
-class _Left:
-    """Which members of a listed space are not seen yet."""
+class Unseen:
+    """Which members of a listed space are left."""
 
     def __init__(self, members: Sequence[Candidate]) -> None:
         self._index = {candidate: index for index, candidate in enumerate(members)}
         self._left = np.ones(len(members), bool)
         self._counted = 0
 
-    def without(self, seen: Mapping[Candidate, None]) -> np.ndarray:
-        """The indices of those that are left; `seen` only grows."""
-        for candidate in itertools.islice(seen, self._counted, None):
-            if candidate in self._index:
-                self._left[self._index[candidate]] = False
+    def mask(self, seen: Mapping[Candidate, None], taken: Iterable[Candidate] = ()) -> np.ndarray:
+        """`[N]`, True for members neither in `seen`, which only grows, nor in `taken`."""
+        self._drop(self._left, itertools.islice(seen, self._counted, None))
         self._counted = len(seen)
-        return np.flatnonzero(self._left)
+        left = self._left.copy()
+        self._drop(left, taken)
+        return left
+
+    def _drop(self, left: np.ndarray, candidates: Iterable[Candidate]) -> None:
+        for candidate in candidates:
+            if candidate in self._index:
+                left[self._index[candidate]] = False
 
 
 def reward_of(observation: Observation) -> float:

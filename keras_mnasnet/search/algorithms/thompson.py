@@ -7,14 +7,13 @@ weights is maximised over every unseen network of a space that can be listed, an
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_mnasnet.search.algorithms.ascent import Scorer, ascend
-from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, reward_of
+from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, Unseen, reward_of
 from keras_mnasnet.search.algorithms.bayes import Posterior, Rows, covariance, standardized
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
@@ -169,21 +168,15 @@ class _Members:
     def __init__(self, space: SearchSpace) -> None:
         assert space.members is not None
         self.members = space.members
-        self.index = {candidate: index for index, candidate in enumerate(self.members)}
+        self.unseen = Unseen(space.members)
         self.features = space.features(list(self.members))
         self.costs = None if space.cost is None else np.array([space.cost(candidate) for candidate in self.members])
-        self.left = np.ones(len(self.members), bool)
-        self.counted = 0
 
     def best(self, scorer: Scorer, seen: Mapping[Candidate, None], taken: Mapping[Candidate, None]) -> Candidate | None:
-        for candidate in itertools.chain(itertools.islice(seen, self.counted, None), taken):
-            if candidate in self.index:
-                self.left[self.index[candidate]] = False
-        self.counted = len(seen)
-        if not self.left.any():
+        left = self.unseen.mask(seen, taken)
+        if not left.any():
             return None
-        scores = np.where(self.left, scorer(self.features, self.costs), -np.inf)
-        return self.members[int(np.argmax(scores))]
+        return self.members[int(np.argmax(np.where(left, scorer(self.features, self.costs), -np.inf)))]
 
 
 def _rescaled(weights: np.ndarray, mean: float, deviation: float) -> np.ndarray:
