@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "keras_mnasnet/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "keras_mnasnet/_version.py").read_text("utf-8"), re.MULTILINE)[1]
 
 JAX = ["jax"]
 QAT = ["tensorflow-model-optimization", "tf-keras"]
@@ -41,6 +41,7 @@ setup(
         "flatbuffers",
         "huggingface_hub>=1.0,<3",
         "keras>=3.12",
+        "lazy_loader",
         "numpy",
         "safetensors",
         "tensorflow",

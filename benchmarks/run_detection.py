@@ -158,7 +158,7 @@ def main() -> None:
 def report(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write what was measured so far."""
     from keras_mnasnet.benchmarks.results import write_json
-    from keras_mnasnet.environment import environment
+    from keras_mnasnet.utils.system import environment
 
     value = {
         "schema": SCHEMA, "benchmark": "detection", "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -45,7 +45,7 @@ def detectors() -> dict[str, Any]:
 
 def files(folder: Path, *, int8: bool) -> tuple[list[str], dict[str, int]]:
     """Write every file; their paths, and the trainable parameters of each network."""
-    from keras_mnasnet.quiet import held_output
+    from keras_mnasnet.utils.system import held_output
 
     with held_output() as shown:
         from keras_mnasnet.detection import spec_of

@@ -88,7 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from keras_mnasnet.benchmarks.results import write_json
-    from keras_mnasnet.environment import environment
+    from keras_mnasnet.utils.system import environment
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.files or Path(scratch)

@@ -26,7 +26,7 @@ def quantize_static(source: Path, target: Path, photos: Any) -> None:
     """int8 weights and activations by ai-edge-quantizer."""
     from ai_edge_quantizer import quantizer, recipe
 
-    from keras_mnasnet.quiet import held_output
+    from keras_mnasnet.utils.system import held_output
 
     with held_output():
         maker = quantizer.Quantizer(str(source), recipe.static_wi8_ai8())
@@ -77,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from keras_mnasnet.benchmarks.results import write_json
-    from keras_mnasnet.environment import environment
+    from keras_mnasnet.utils.system import environment
 
     with tempfile.TemporaryDirectory() as scratch:
         rows = [row for name in NETWORKS for row in network_rows(name, arguments.data, Path(scratch))]

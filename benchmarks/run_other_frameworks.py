@@ -208,8 +208,8 @@ def main() -> None:
 
     from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.benchmarks.timing import Times, ratio_of_medians
-    from keras_mnasnet.environment import environment
     from keras_mnasnet.family import FAMILY
+    from keras_mnasnet.utils.system import environment
 
     gflops = statistics.median(peaks)
     rows: list[dict[str, Any]] = []

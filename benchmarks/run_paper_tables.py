@@ -74,7 +74,7 @@ def entries() -> list[Entry]:
 
 def application_files(names: list[str], folder: Path) -> dict[tuple[str, str], str]:
     """Files of keras.applications' networks by (name, precision), random weights."""
-    from keras_mnasnet.quiet import held_output
+    from keras_mnasnet.utils.system import held_output
 
     with held_output() as shown:
         import keras

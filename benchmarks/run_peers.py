@@ -24,7 +24,7 @@ CALIBRATION_IMAGES = 8
 
 def files(folder: Path, *, int8: bool, routes: bool) -> list[str]:
     """Write every network's file."""
-    from keras_mnasnet.quiet import held_output
+    from keras_mnasnet.utils.system import held_output
 
     with held_output() as shown:
         import keras

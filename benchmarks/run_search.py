@@ -242,7 +242,7 @@ def main() -> int:
     arguments = parser.parse_args()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are small; the processes use the cores
     from keras_mnasnet.benchmarks.results import write_json
-    from keras_mnasnet.environment import environment
+    from keras_mnasnet.utils.system import environment
 
     start = time.perf_counter()
     searches, distinct = run(arguments.table, arguments.searches, arguments.seeds, arguments.processes, arguments.asks)

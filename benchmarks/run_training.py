@@ -72,7 +72,8 @@ def training_steps(size: int, batch_size: int, rounds: int) -> dict[str, dict[st
 
 def pipelines(data: str, size: int, batch_size: int, seconds: float) -> dict[str, float]:
     """Images per second of the training pipelines alone."""
-    from keras_mnasnet.data import Augment, open_images, training_batches
+    from keras_mnasnet.data import open_images, training_batches
+    from keras_mnasnet.preprocessing import Augment
 
     sources = {
         f"JPEG files, Inception crop and flip, {size} px": (open_images(data), Augment(crop="inception"), size),
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of each pipeline")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
-    from keras_mnasnet.environment import environment
+    from keras_mnasnet.utils.system import environment
 
     steps = training_steps(arguments.size, arguments.batch_size, arguments.rounds)
     data = pipelines(arguments.data, arguments.size, arguments.batch_size, arguments.seconds)

@@ -18,6 +18,7 @@ from absl import logging
 from keras_mnasnet import model as models
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
+from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_mnasnet.pretrained import Candidates, open_weights, restore_h5
 from keras_mnasnet.weights import Checkpoint, CheckpointError, Numerics, Record, assign, get, load_record, names, select
 from keras_mnasnet.weights.registry import datasets
@@ -304,8 +305,8 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     if len(x.shape) < 3 or x.shape[axis] != 3:
         raise ValueError(f"`preprocess_input` takes RGB images, 3 channels. Received: shape={tuple(x.shape)}")
     shape = (3, 1, 1) if axis == -3 else (3,)
-    mean = 255 * np.array(models.IMAGENET_MEAN, np.float32).reshape(shape)
-    std = 255 * np.array(models.IMAGENET_STD, np.float32).reshape(shape)
+    mean = 255 * np.array(IMAGENET_MEAN, np.float32).reshape(shape)
+    std = 255 * np.array(IMAGENET_STD, np.float32).reshape(shape)
     if isinstance(x, np.ndarray):
         return (x.astype(np.float32) - mean) / std
     return (keras.ops.cast(x, "float32") - mean) / std

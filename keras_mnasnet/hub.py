@@ -16,13 +16,12 @@ from absl import logging
 from keras_mnasnet import __version__
 from keras_mnasnet import model as models
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.model import IMAGENET_MEAN, IMAGENET_STD
 from keras_mnasnet.model_card import CONFIG_FILE, LABELS_FILE, LIBRARY, WEIGHTS_FILE, input_range, make_card
+from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_mnasnet.pretrained import save_weights
 from keras_mnasnet.spec import Spec, check_plain, rebuild
 from keras_mnasnet.weights import CheckpointError, DownloadError, assign, read_file
 from keras_mnasnet.weights.fetch import fetch_hub
-from keras_mnasnet.weights.files import read_json
 
 __all__ = ["from_hub", "labels_from_hub", "push_to_hub"]
 
@@ -224,7 +223,13 @@ def _fetch_config(repo_id: str, revision: str | None, token: str | bool | None) 
     """(config.json, commit it is at): huggingface_hub keeps a file in a folder named by its commit, offline too."""
     _check_repo_id(repo_id)
     path = fetch_hub(repo_id, CONFIG_FILE, revision, token=token)
-    return read_json(path), path.parent.name
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} must hold a JSON object. Received: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold a JSON object. Received: {type(value).__name__}")
+    return value, path.parent.name
 
 
 def _upload(

@@ -12,12 +12,9 @@ from types import ModuleType
 from typing import Any
 
 from keras_mnasnet.architecture import Architecture, Unit
+from keras_mnasnet.preprocessing import IMAGENET
 
 __all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "PIXEL_MEAN",
-    "PIXEL_STD",
     "build",
     "default_name",
     "normalization",
@@ -25,10 +22,6 @@ __all__ = [
     "resolve_input_shape",
 ]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-PIXEL_MEAN = tuple(255 * value for value in IMAGENET_MEAN)
-PIXEL_STD = tuple(255 * value for value in IMAGENET_STD)
 MIN_SIZE = 32
 PADDINGS = ("same", "symmetric")
 POOLINGS = (None, "avg", "max")
@@ -241,8 +234,8 @@ def _rgb(x: Any) -> Any:
 
 def normalization(
     layers: Any,
-    mean: Sequence[float] = PIXEL_MEAN,
-    std: Sequence[float] = PIXEL_STD,
+    mean: Sequence[float] = IMAGENET.mean,
+    std: Sequence[float] = IMAGENET.std,
     name: str = "imagenet_normalization",
 ) -> Any:
     """The layer that takes RGB pixels 0..255 to (x - mean) / std in float32; by default with ImageNet's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from keras_mnasnet import __version__
-from keras_mnasnet.model import IMAGENET_MEAN, IMAGENET_STD
+from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_mnasnet.spec import Spec
 
 __all__ = ["CONFIG_FILE", "LABELS_FILE", "LIBRARY", "WEIGHTS_FILE", "input_range", "make_card"]

@@ -31,14 +31,14 @@ from typing import Any
 import numpy as np
 
 from keras_mnasnet.benchmarks.results import write_json
-from keras_mnasnet.environment import environment
 from keras_mnasnet.search.algorithms import Observation, make_algorithm
 from keras_mnasnet.search.macro import MacroTable
 from keras_mnasnet.search.networks import MACRO_CHOICES, MACRO_STAGES, macro_canonical, macro_network
 from keras_mnasnet.search.pixel1 import pixel1_ms
 from keras_mnasnet.search.rewards import Reward, parse_reward
 from keras_mnasnet.search.space import Candidate, Decision, SearchSpace
-from keras_mnasnet.weights.files import replaced
+from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.system import environment
 
 SCHEMA = 1
 COSTS = ("mflops", "pixel1_ms")

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 
 from keras_mnasnet.architecture import Architecture, Block, round_filters
-from keras_mnasnet.environment import machine
 from keras_mnasnet.family import A1
 from keras_mnasnet.search.algorithms import make_algorithm
 from keras_mnasnet.search.engine import Order, run
@@ -42,7 +41,8 @@ from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, Decision, SearchSpace
 from keras_mnasnet.search.study import Study
 from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_to_json
-from keras_mnasnet.weights.files import replaced
+from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.system import machine
 
 SCHEMA = 1
 SIZE, CLASSES = 32, 10

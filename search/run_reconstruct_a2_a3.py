@@ -367,7 +367,7 @@ def main() -> int:
         parser.error(str(error))
     if arguments.output:
         from keras_mnasnet.benchmarks.results import write_json
-        from keras_mnasnet.environment import environment
+        from keras_mnasnet.utils.system import environment
 
         write_json(arguments.output, {"schema": 1, "environment": environment(), "networks": results})
     if arguments.json:

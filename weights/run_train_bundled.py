@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from keras_mnasnet.weights.registry import Preprocessing
+from keras_mnasnet.preprocessing import Preprocessing
 
 NETWORKS = {"a1": 0.5, "b1": 0.5, "small": 1.0}
 STAGES = (

@@ -16,10 +16,11 @@ import numpy as np
 from keras_mnasnet.applications import MnasNet
 from keras_mnasnet.benchmarks.tflite import TfliteModel
 from keras_mnasnet.export.metadata import read_files
+from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.pretrained import KERAS_SUFFIXES, open_weights
 from keras_mnasnet.weights import Checkpoint, CheckpointError, registry
 from keras_mnasnet.weights.load import RUN_MODEL, load_named, preprocessing_of
-from keras_mnasnet.weights.registry import Preprocessing, Record, rescaled
+from keras_mnasnet.weights.registry import Record
 
 __all__ = ["KINDS", "RECIPES", "Classifier", "named_preprocessing", "open_classifier"]
 
@@ -98,7 +99,7 @@ def named_preprocessing(preprocessing: Preprocessing | str, size: int) -> Prepro
     `pillow`: the shorter side to size / 0.875 (bilinear), then the central crop: what most ImageNet evaluations do.
     """
     if isinstance(preprocessing, Preprocessing):
-        return rescaled(preprocessing, size)
+        return preprocessing.at(size)
     if preprocessing not in RECIPES:
         raise ValueError(
             f"`preprocessing` must be a Preprocessing or one of {', '.join(RECIPES)}. Received: preprocessing={preprocessing!r}"

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
-from keras_mnasnet.environment import available_cores, core_state
 from keras_mnasnet.export.partitions import Partitions
+from keras_mnasnet.utils.system import available_cores, core_state
 
 __all__ = ["TIMED", "HostMeter", "HostSamples", "choose_cores"]
 

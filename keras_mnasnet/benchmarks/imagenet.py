@@ -15,7 +15,7 @@ from keras_mnasnet.benchmarks.classifiers import Classifier, open_classifier
 from keras_mnasnet.benchmarks.scoring import label_outputs, ranks
 from keras_mnasnet.data import ImageSet, evaluation_batches, numbering, open_images, refuse_bad
 from keras_mnasnet.data.splits import splits_of
-from keras_mnasnet.weights.registry import Preprocessing
+from keras_mnasnet.preprocessing import Preprocessing
 
 __all__ = ["ClassResult", "Result", "evaluate", "evaluate_models", "evaluation_split", "open_evaluation"]
 

@@ -15,7 +15,7 @@ from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_
 from keras_mnasnet.benchmarks.results import SCHEMA
 from keras_mnasnet.benchmarks.targets import Target, parse_target, stages
 from keras_mnasnet.benchmarks.timing import Ratio, Times, ratio_of_medians
-from keras_mnasnet.environment import core_state, machine
+from keras_mnasnet.utils.system import core_state, machine
 
 __all__ = ["LatencyReport", "ModelLatency", "StageLatency", "measure_latency"]
 

@@ -14,14 +14,14 @@ SCHEMA = 1
 
 def check_output(path: str | os.PathLike[str]) -> None:
     """OSError, before any work is done, where `write_json` could not write."""
-    from keras_mnasnet.weights.files import check_writable
+    from keras_mnasnet.utils.files import check_writable
 
     check_writable(path)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write one JSON value, whole or not at all."""
-    from keras_mnasnet.weights.files import replaced
+    from keras_mnasnet.utils.files import replaced
 
     with replaced(Path(path).expanduser()) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -12,17 +12,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from keras_mnasnet.environment import available_cores
+from keras_mnasnet.preprocessing import NORMALIZATIONS as INPUTS
+from keras_mnasnet.utils.system import available_cores
 
 __all__ = ["INPUTS", "Input", "TfliteModel", "input_of", "normalization"]
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-INPUTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "pixels": ((0.0,), (1.0,)),
-    "unit": ((0.0,), (255.0,)),
-    "signed": ((127.5,), (127.5,)),
-    "imagenet": (tuple(255 * value for value in MEAN), tuple(255 * value for value in STD)),
-}
 TITLES = {
     "pixels": "pixels 0..255",
     "unit": "pixels / 255",
@@ -77,8 +71,8 @@ def input_of(
         raise ValueError(f"`tflite_input` must be one of {', '.join(INPUTS)}. Received: tflite_input={how!r}")
     real: dict[str, Any] = {"scale": scale, "zero": zero} if dtype != np.float32 else {}
     if how is not None:
-        mean, std = INPUTS[how]
-        return Input(dtype, f"{dtype} {TITLES[how]} (as asked)", mean=mean, std=std, **real)
+        given = INPUTS[how]
+        return Input(dtype, f"{dtype} {TITLES[how]} (as asked)", mean=given.mean, std=given.std, **real)
     if dtype in ZEROS:
         shown = "pixels 0..255" if dtype == np.uint8 else "pixels - 128"
         low, high = (scale * (limit - zero) for limit in (np.iinfo(dtype).min, np.iinfo(dtype).max))

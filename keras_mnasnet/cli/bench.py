@@ -13,8 +13,7 @@ from keras_mnasnet.benchmarks.results import SCHEMA, check_output, write_json
 from keras_mnasnet.benchmarks.scoring import TIE_RULE
 from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.data import numbering
-from keras_mnasnet.environment import environment
-from keras_mnasnet.quiet import held_stderr
+from keras_mnasnet.utils.system import environment, held_stderr
 
 __all__ = ["imagenet"]
 

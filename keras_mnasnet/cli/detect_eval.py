@@ -13,8 +13,8 @@ from keras_mnasnet.cli.labels import read_labels
 from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.detection.evaluation import METRICS
 from keras_mnasnet.detection.postprocess import PostProcess
-from keras_mnasnet.environment import environment
-from keras_mnasnet.weights.files import check_writable
+from keras_mnasnet.utils.files import check_writable
+from keras_mnasnet.utils.system import environment
 
 __all__ = ["evaluate", "rounded", "settings_of"]
 

@@ -18,7 +18,7 @@ from keras_mnasnet import __version__
 from keras_mnasnet.cli import detect_options
 from keras_mnasnet.cli.detect_train_options import train_options
 from keras_mnasnet.cli.search_options import add_search
-from keras_mnasnet.quiet import held_stderr
+from keras_mnasnet.utils.system import held_stderr
 
 __all__ = ["entry_point"]
 

@@ -15,6 +15,7 @@ from keras_mnasnet.cli.labels import read_labels
 from keras_mnasnet.cli.output import print_json
 from keras_mnasnet.data import load_image
 from keras_mnasnet.family import as_architecture
+from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.pretrained import open_weights
 from keras_mnasnet.weights import Checkpoint, CheckpointError, get, load_record, names, registry
 from keras_mnasnet.weights.load import RUN_MODEL, preprocessing_of
@@ -64,7 +65,7 @@ def _named(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "predictions": [dict(zip(("id", "name", "score"), best, strict=True)) for best in row["predictions"]]}
 
 
-def _open(arguments: argparse.Namespace) -> tuple[Any, registry.Preprocessing, str, list[str] | None]:
+def _open(arguments: argparse.Namespace) -> tuple[Any, Preprocessing, str, list[str] | None]:
     """(model, preprocessing, what the weights are, class names; None for ImageNet's)."""
     labels = read_labels(arguments.labels)
     multipliers = {

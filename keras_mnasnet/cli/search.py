@@ -14,7 +14,6 @@ from typing import Any
 
 from keras_mnasnet.cli.interrupts import Interrupts
 from keras_mnasnet.cli.output import print_json, print_table
-from keras_mnasnet.quiet import held_stderr
 from keras_mnasnet.search.engine import Order
 from keras_mnasnet.search.engine import run as run_study
 from keras_mnasnet.search.progress import Progress, estimate, estimate_from, progress_of, shown_time
@@ -31,6 +30,7 @@ from keras_mnasnet.search.setup import (
     space_of,
 )  # fmt: skip
 from keras_mnasnet.search.study import Study
+from keras_mnasnet.utils.system import held_stderr
 
 __all__ = ["print_best", "run", "status"]
 

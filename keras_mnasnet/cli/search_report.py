@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from keras_mnasnet.cli.output import print_json, print_table
-from keras_mnasnet.quiet import held_stderr
 from keras_mnasnet.search.report import gather, write_report
 from keras_mnasnet.search.study import Study
+from keras_mnasnet.utils.system import held_stderr
 
 __all__ = ["report"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_mnasnet.cli.output import print_json
-from keras_mnasnet.quiet import held_stderr
+from keras_mnasnet.utils.system import held_stderr
 
 __all__ = ["changed_recipe", "drive", "log_numbers", "named_weights", "train"]
 

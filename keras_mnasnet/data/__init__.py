@@ -1,6 +1,5 @@
 """Images into tensors: sets of labelled images, batches for training and evaluation, and each checkpoint's preprocessing."""
 
-from keras_mnasnet.data.augment import Augment
 from keras_mnasnet.data.opening import numbering, open_images
 from keras_mnasnet.data.pipeline import evaluation_batches, training_batches
 from keras_mnasnet.data.preprocessing import load_image, prepare, read_image
@@ -9,7 +8,6 @@ from keras_mnasnet.data.sources import ImageSet, check_classes, missing, refuse_
 
 __all__ = [
     "SHAPE_CLASSES",
-    "Augment",
     "ImageSet",
     "check_classes",
     "evaluation_batches",

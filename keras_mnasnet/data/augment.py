@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,71 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mnasnet.data.preprocessing import central_square, decode
+from keras_mnasnet.preprocessing import Augment
 
-__all__ = ["DRAWS", "Augment", "Mixer", "PerImage", "place", "resized", "stream_seed"]
+__all__ = ["DRAWS", "Mixer", "PerImage", "place", "resized", "stream_seed"]
 
-CROPS = ("inception", "pad", "none")
-INTERPOLATIONS = ("bilinear", "bicubic")
 DRAWS = 3  # uniform numbers per image: row and column of the padded crop, flip
 RANDAUGMENT = (
     "random_shear", "random_translation", "random_rotation", "random_brightness", "random_color_degeneration",
     "random_contrast", "random_sharpness", "random_posterization", "solarization", "auto_contrast", "equalization",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Augment:
-    """How a training image is varied; every value is plain JSON.
-
-    `crop`: `inception` takes a box of `area` (share of the image) and `aspect` (width / height), `pad` moves the central
-    square by up to `pad` pixels at the output size (reflected borders), `none` takes the central square. `randaugment_ops`
-    operations of strength up to `randaugment_factor` (0..1) per image. `mixup` and `cutmix` are the alpha of the beta
-    distribution, 0 is off; with both on, each batch gets one of them. `erasing` is the probability per image.
-    """
-
-    crop: str = "inception"
-    area: tuple[float, float] = (0.08, 1.0)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    pad: int = 4
-    flip: bool = True
-    interpolation: str = "bilinear"
-    randaugment_ops: int = 0
-    randaugment_factor: float = 0.5
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    erasing: float = 0.0
-
-    def __post_init__(self) -> None:
-        for key, choices in (("crop", CROPS), ("interpolation", INTERPOLATIONS)):
-            if getattr(self, key) not in choices:
-                raise ValueError(f"`{key}` must be one of {choices}. Received: {key}={getattr(self, key)!r}")
-        for key, limit in (("area", 1.0), ("aspect", 10.0)):
-            pair = getattr(self, key)
-            if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(_is_number(value) for value in pair)):
-                raise ValueError(f"`{key}` must be two numbers, low and high. Received: {key}={pair!r}")
-            if not 0 < pair[0] <= pair[1] <= limit:
-                raise ValueError(f"`{key}` must be two numbers, 0 < low <= high <= {limit:g}. Received: {key}={pair!r}")
-            object.__setattr__(self, key, tuple(float(value) for value in pair))
-        for key, high in (("randaugment_factor", 1), ("mixup", math.inf), ("cutmix", 1), ("erasing", 1)):
-            value = getattr(self, key)
-            if not _is_number(value) or not 0 <= value <= high or value == math.inf:
-                raise ValueError(f"`{key}` must be a number from 0 to {high:g}. Received: {key}={value!r}")
-            object.__setattr__(self, key, float(value))
-        for key in ("pad", "randaugment_ops"):
-            value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1024:
-                raise ValueError(f"`{key}` must be a whole number from 0 to 1024. Received: {key}={value!r}")
-        if not isinstance(self.flip, bool):
-            raise ValueError(f"`flip` must be true or false. Received: flip={self.flip!r}")
-
-    @property
-    def per_image(self) -> bool:
-        """Whether images are varied one by one, not as a batch."""
-        return self.crop == "inception" or self.randaugment_ops > 0 or self.erasing > 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def place(images: Any, draws: Any, index: Any, augment: Augment, size: int) -> Any:

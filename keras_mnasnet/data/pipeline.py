@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_mnasnet.data.augment import DRAWS, Augment, Mixer, PerImage, place, resized, stream_seed
+from keras_mnasnet.data.augment import DRAWS, Mixer, PerImage, place, resized, stream_seed
 from keras_mnasnet.data.preprocessing import decode, prepare
 from keras_mnasnet.data.sources import Arrays, ImageSet, missing, refuse_bad, shard_size
-from keras_mnasnet.weights.registry import Preprocessing
+from keras_mnasnet.preprocessing import Augment, Preprocessing
 
 __all__ = ["CACHE_BYTES", "decoded", "evaluation_batches", "training_batches"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_mnasnet.weights.registry import Preprocessing
+from keras_mnasnet.preprocessing import Preprocessing
 
 __all__ = ["decode", "load_image", "prepare", "read_image", "within_aspect"]
 

@@ -12,7 +12,7 @@ from keras_mnasnet.data.opening import open_images
 from keras_mnasnet.data.pipeline import evaluation_batches
 from keras_mnasnet.data.sources import Files, ImageSet, missing, refuse_bad
 from keras_mnasnet.data.splits import splits_of
-from keras_mnasnet.weights.registry import Preprocessing
+from keras_mnasnet.preprocessing import Preprocessing
 
 __all__ = ["chosen_photos", "sample_photos"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_mnasnet.detection.postprocess import Detections
-from keras_mnasnet.weights.files import replaced
+from keras_mnasnet.utils.files import replaced
 
 __all__ = ["colour", "draw", "write_png"]
 

@@ -28,13 +28,14 @@ from keras_mnasnet.export.convert import convert
 from keras_mnasnet.export.inputs import NORMALIZED, PIXELS
 from keras_mnasnet.export.inspect import ExportError, GraphFacts, check_promise, inspect_tflite
 from keras_mnasnet.export.join import joined
-from keras_mnasnet.export.metadata import METADATA_NAME, Normalization, detector_metadata
+from keras_mnasnet.export.metadata import METADATA_NAME, detector_metadata
 from keras_mnasnet.export.partitions import Partitions, partitions
 from keras_mnasnet.export.publish import Origin, stamped, write_export
 from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.tflite import check_options, with_extremes
 from keras_mnasnet.export.verify import Comparison, compare, drawn_images, judge
-from keras_mnasnet.weights.files import check_writable
+from keras_mnasnet.preprocessing import Normalization
+from keras_mnasnet.utils.files import check_writable
 
 __all__ = ["EXPORT_SETTINGS", "PRECISIONS", "DetectorReport", "MeasuredDrop", "export_detector", "verify_detector"]
 
@@ -151,7 +152,7 @@ def export_detector(
     judge(comparisons, quantize)
     metadata = {}
     if postprocess != "none":
-        normalization = Normalization() if spec.include_preprocessing else _normalization(spec)
+        normalization = Normalization() if spec.include_preprocessing else spec.normalization
         metadata[METADATA_NAME] = detector_metadata(
             name=name, description=description, licence=origin.licence, input_name="image", normalization=normalization,
             size=shape[:2],
@@ -212,10 +213,6 @@ def _verification_images(
         values = calibrated[:VERIFICATION_IMAGES]
         return values, f"the first {len(values)} calibration images"
     return as_network_takes(drawn_images(8, *shape), spec), "8 drawn images"
-
-
-def _normalization(spec: DetectorSpec) -> Normalization:
-    return Normalization(spec.normalization.mean, spec.normalization.std)
 
 
 def _raw_oracle(model: Any) -> Any:

@@ -13,9 +13,10 @@ from absl import logging
 from keras_mnasnet.applications import MnasNet
 from keras_mnasnet.architecture import Architecture, Layer, round_filters
 from keras_mnasnet.detection.anchors import AnchorSettings
-from keras_mnasnet.detection.spec import NORMALIZATIONS, DetectorSpec, Normalization, default_classes, head_layers, tap_unit
+from keras_mnasnet.detection.spec import NORMALIZATIONS, DetectorSpec, default_classes, head_layers, tap_unit
 from keras_mnasnet.family import as_architecture
 from keras_mnasnet.model import build, normalization, output_dtype
+from keras_mnasnet.preprocessing import Normalization
 from keras_mnasnet.spec import describe
 from keras_mnasnet.training.start import copy_layers
 from keras_mnasnet.weights import Checkpoint

@@ -9,9 +9,9 @@ from typing import Any
 
 from keras_mnasnet.architecture import Architecture, Layer, Unit
 from keras_mnasnet.detection.anchors import AnchorSettings, map_sizes, shapes_per_level
-from keras_mnasnet.model import PIXEL_MEAN, PIXEL_STD
+from keras_mnasnet.preprocessing import IMAGENET, Normalization
 
-__all__ = ["COCO_IDS", "COCO_LABELS", "NORMALIZATIONS", "DetectorSpec", "Normalization", "default_classes", "head_layers"]
+__all__ = ["COCO_IDS", "COCO_LABELS", "NORMALIZATIONS", "DetectorSpec", "default_classes", "head_layers"]
 
 SCHEMA = 1
 MIN_SIZE, MAX_SIZE = 96, 4096
@@ -31,25 +31,8 @@ COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 COCO_IDS = tuple(number for number in range(1, 91) if number not in COCO_GAPS)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Normalization:
-    """What the backbone sees of RGB pixels 0..255: (pixel - mean) / std, per channel."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"A normalization has three means and three positive deviations. Received: {self}")
-
-
 # `signed` is the Object Detection API's [-1, 1]; `imagenet` is what the classification checkpoints were trained with.
-NORMALIZATIONS = {
-    "signed": Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-    "imagenet": Normalization(PIXEL_MEAN, PIXEL_STD),  # type: ignore[arg-type]
-}
+NORMALIZATIONS = {"signed": Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)), "imagenet": IMAGENET}
 
 
 def default_classes(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:

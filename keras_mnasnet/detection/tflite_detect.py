@@ -10,11 +10,10 @@ import numpy as np
 from keras_mnasnet.detection.postprocess import Detections, PostProcess, detections_of
 from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.detection.tails import OPERATOR
-from keras_mnasnet.environment import available_cores
 from keras_mnasnet.export.inspect import inspect_tflite
 from keras_mnasnet.export.metadata import read_files
 from keras_mnasnet.export.verify import quantized
-from keras_mnasnet.quiet import held_stderr
+from keras_mnasnet.utils.system import available_cores, held_stderr
 
 __all__ = ["OUTPUT_ORDER", "TfliteDetector", "spec_in"]
 

@@ -20,11 +20,11 @@ from keras_mnasnet.detection.matching import targets_of
 from keras_mnasnet.detection.model import SSDLite, build_detector, spec_of
 from keras_mnasnet.detection.recipes import DetectionRecipe
 from keras_mnasnet.detection.spec import DetectorSpec
-from keras_mnasnet.environment import environment
 from keras_mnasnet.training.distribution import Cluster
 from keras_mnasnet.training.engine import ALONE, Run, parts_of, resume_run, start_run
 from keras_mnasnet.training.job import RunKind, anchored_path
 from keras_mnasnet.training.optimizers import make_optimizer
+from keras_mnasnet.utils.system import environment
 
 __all__ = ["DetectionJob", "DetectorRun", "Trainee", "resume_detector", "train_detector"]
 

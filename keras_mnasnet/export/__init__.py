@@ -9,7 +9,6 @@ _HOMES = {
     "ExportError": "inspect",
     "ExportReport": "publish",
     "GraphFacts": "inspect",
-    "Normalization": "metadata",
     "Origin": "publish",
     "Partitions": "partitions",
     "export_checkpoint": "tflite",
@@ -23,7 +22,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "ExportError", "ExportReport", "GraphFacts", "Normalization", "Origin", "Partitions", "export_checkpoint",
+    "ExportError", "ExportReport", "GraphFacts", "Origin", "Partitions", "export_checkpoint",
     "export_tflite", "folded_weights", "inspect_tflite", "prune", "random_weights",
     "train_quantized", "write_graph",
 ]  # fmt: skip
@@ -31,7 +30,6 @@ __all__ = [
 if TYPE_CHECKING:
     from keras_mnasnet.export.graph import write_graph
     from keras_mnasnet.export.inspect import ExportError, GraphFacts, inspect_tflite
-    from keras_mnasnet.export.metadata import Normalization
     from keras_mnasnet.export.partitions import Partitions
     from keras_mnasnet.export.publish import ExportReport, Origin
     from keras_mnasnet.export.qat import prune, train_quantized

@@ -10,7 +10,7 @@ import numpy as np
 import tqdm
 
 from keras_mnasnet.export.inspect import ExportError
-from keras_mnasnet.quiet import held_output
+from keras_mnasnet.utils.system import held_output
 
 __all__ = ["DTYPES", "convert", "converted", "output_names"]
 

@@ -14,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_mnasnet.architecture import Architecture, Unit
 from keras_mnasnet.export.flatbuffer import ModelWriter
 from keras_mnasnet.export.weights import Folded
-from keras_mnasnet.model import IMAGENET_MEAN, IMAGENET_STD
+from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["PRECISIONS", "write_graph"]
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import flatbuffers
 
-__all__ = ["METADATA_NAME", "Normalization", "append_files", "classifier_metadata", "detector_metadata", "read_files"]
+from keras_mnasnet.preprocessing import Normalization
+
+__all__ = ["METADATA_NAME", "append_files", "classifier_metadata", "detector_metadata", "read_files"]
 
 METADATA_NAME = "TFLITE_METADATA"
 IDENTIFIER = b"M001"
@@ -25,21 +27,6 @@ RGB = 1
 DESCRIPTIONS, TENSOR_AXIS_LABELS, TENSOR_VALUE_LABELS = 1, 2, 3
 LABELS_FILE, REPORT_FILE = "labels.txt", "export.json"
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Normalization:
-    """What an application does to pixels 0..255 before the model: (pixel - mean) / std, one value or one per channel."""
-
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-    def __post_init__(self) -> None:
-        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
-            raise ValueError(
-                f"A normalization has 1 or 3 means and as many positive standard deviations. "
-                f"Received: mean={self.mean}, std={self.std}"
-            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

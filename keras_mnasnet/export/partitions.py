@@ -29,7 +29,7 @@ def partitions(content: bytes, *, until: str | None = None) -> Partitions:
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    from keras_mnasnet.quiet import held_stderr
+    from keras_mnasnet.utils.system import held_stderr
 
     try:
         with held_stderr():

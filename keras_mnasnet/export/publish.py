@@ -16,11 +16,11 @@ import numpy as np
 from keras_mnasnet import __version__
 from keras_mnasnet.export.calibration import Calibration
 from keras_mnasnet.export.inspect import GraphFacts, check_promise, inspect_tflite
-from keras_mnasnet.export.metadata import METADATA_NAME, Normalization, append_files, classifier_metadata
+from keras_mnasnet.export.metadata import METADATA_NAME, append_files, classifier_metadata
 from keras_mnasnet.export.partitions import Partitions, partitions
 from keras_mnasnet.export.verify import Comparison, compare, judge
-from keras_mnasnet.weights.files import replaced
-from keras_mnasnet.weights.registry import Preprocessing
+from keras_mnasnet.preprocessing import Normalization, Preprocessing
+from keras_mnasnet.utils.files import replaced
 
 __all__ = ["Card", "ExportReport", "Oracle", "Origin", "publish", "stamped", "write_export"]
 

@@ -24,13 +24,13 @@ import numpy as np
 import tqdm
 
 from keras_mnasnet import __version__
-from keras_mnasnet.export.metadata import Normalization
 from keras_mnasnet.export.publish import Card, ExportReport, Origin, publish
 from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.tflite import check_labels, check_options
 from keras_mnasnet.model import resolve_input_shape
+from keras_mnasnet.preprocessing import Normalization
+from keras_mnasnet.utils.files import check_writable, replaced
 from keras_mnasnet.weights import Checkpoint
-from keras_mnasnet.weights.files import check_writable, replaced
 from keras_mnasnet.weights.load import preprocessing_of
 from keras_mnasnet.weights.store import write_native
 

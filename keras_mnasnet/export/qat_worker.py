@@ -19,7 +19,6 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 
 from keras_mnasnet.data import (
-    Augment,
     ImageSet,
     check_classes,
     evaluation_batches,
@@ -29,7 +28,8 @@ from keras_mnasnet.data import (
     training_batches,
 )
 from keras_mnasnet.data.splits import splits_of
-from keras_mnasnet.model import IMAGENET_MEAN, IMAGENET_STD, build
+from keras_mnasnet.model import build
+from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Augment
 from keras_mnasnet.weights import Checkpoint
 from keras_mnasnet.weights.load import assign, preprocessing_of, read_file
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from keras_mnasnet.quiet import held_output
+from keras_mnasnet.utils.system import held_output
 
 __all__ = ["weight_only"]
 

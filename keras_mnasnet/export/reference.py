@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras_mnasnet.architecture import Architecture, Unit
-from keras_mnasnet.model import IMAGENET_MEAN, IMAGENET_STD
+from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["Reference"]
 

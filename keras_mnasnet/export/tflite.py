@@ -14,14 +14,13 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.export.calibration import calibration_images
 from keras_mnasnet.export.graph import write_graph
 from keras_mnasnet.export.inputs import PIXELS, as_functional, input_kind
-from keras_mnasnet.export.metadata import Normalization
 from keras_mnasnet.export.publish import Card, ExportReport, Oracle, Origin, publish
 from keras_mnasnet.export.verify import drawn_images
 from keras_mnasnet.export.weights import folded_weights
 from keras_mnasnet.model import resolve_input_shape
-from keras_mnasnet.weights.files import check_writable
+from keras_mnasnet.preprocessing import Normalization, Preprocessing
+from keras_mnasnet.utils.files import check_writable
 from keras_mnasnet.weights.load import preprocessing_of
-from keras_mnasnet.weights.registry import Preprocessing
 
 __all__ = ["DIRECT", "check_labels", "check_options", "export_checkpoint", "export_tflite", "with_extremes"]
 

@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tqdm
 
-from keras_mnasnet.environment import available_cores
 from keras_mnasnet.export.inspect import ExportError
-from keras_mnasnet.quiet import held_stderr
+from keras_mnasnet.utils.system import available_cores, held_stderr
 
 __all__ = ["TOLERANCES", "Comparison", "Runner", "compare", "drawn_images", "judge", "quantized"]
 

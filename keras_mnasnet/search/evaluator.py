@@ -10,9 +10,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.quiet import held_stderr
 from keras_mnasnet.search.latency import DeviceGone, Latency, LatencyModel, parse_device
 from keras_mnasnet.search.records import Failure, TrialRequest, TrialResult
+from keras_mnasnet.utils.system import held_stderr
 
 if TYPE_CHECKING:
     from keras_mnasnet.training.recipe import Recipe

@@ -19,8 +19,8 @@ from keras_mnasnet.benchmarks import adb
 from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_cores
 from keras_mnasnet.benchmarks.targets import Target
 from keras_mnasnet.benchmarks.timing import Times
-from keras_mnasnet.environment import core_state, machine
 from keras_mnasnet.search.pixel1 import pixel1_ms, unlike_fitted
+from keras_mnasnet.utils.system import core_state, machine
 
 __all__ = [
     "SYNTAX", "CannotKnow", "ChainLatency", "DeviceGone", "HostLatency", "Latency", "LatencyModel", "MaddsLatency",

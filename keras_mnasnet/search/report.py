@@ -13,7 +13,6 @@ from typing import Any
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.benchmarks.targets import stages
-from keras_mnasnet.environment import machine
 from keras_mnasnet.family import A1, B1
 from keras_mnasnet.search.landmarks import MOBILENET_V2
 from keras_mnasnet.search.latency import LatencyModel, parse_device
@@ -22,7 +21,8 @@ from keras_mnasnet.search.pixel1 import pixel1_ms
 from keras_mnasnet.search.records import StudyMeta, Trial
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.study import Study
-from keras_mnasnet.weights.files import replaced
+from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.system import machine
 
 __all__ = ["LANDMARKS", "Best", "Landmark", "SearchReport", "Stage", "gather", "write_report"]
 

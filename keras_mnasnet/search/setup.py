@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_mnasnet.environment import machine
 from keras_mnasnet.search.algorithms import Algorithm, make_algorithm
 from keras_mnasnet.search.engine import Meter, Order
 from keras_mnasnet.search.latency import CannotKnow, DeviceGone, LatencyModel, parse_device
 from keras_mnasnet.search.records import StudyMeta, TrialRequest
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
+from keras_mnasnet.utils.system import machine
 
 __all__ = [
     "algorithm_of", "check_target", "default_order", "evaluator_of", "make_meta", "make_space", "meter_of", "model_of",

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 from tqdm import tqdm
 
-from keras_mnasnet.weights.files import replaced
+from keras_mnasnet.utils.files import replaced
 
 __all__ = ["COLUMNS", "NanStop", "Progress", "read_log", "summary_writer", "write_log"]
 

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mnasnet.data import Augment, ImageSet, evaluation_batches, numbering, open_images, train_validation
+from keras_mnasnet.data import ImageSet, evaluation_batches, numbering, open_images, train_validation
 from keras_mnasnet.data.splits import splits_of
+from keras_mnasnet.preprocessing import Augment, Preprocessing
 from keras_mnasnet.training.job import Job
-from keras_mnasnet.weights.registry import Preprocessing
 
 __all__ = ["evaluate", "evaluation_preprocessing", "held_out", "open_pair"]
 

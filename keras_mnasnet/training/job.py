@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from keras_mnasnet.training.recipe import Recipe, recipe_from_json, recipe_to_json
+from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.weights import registry
-from keras_mnasnet.weights.files import replaced
 
 __all__ = ["CLASSIFICATION", "Facts", "Job", "RunKind", "anchored_path", "read_run", "write_run"]
 

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, overload
 
-from keras_mnasnet.data import Augment
+from keras_mnasnet.preprocessing import Augment
 
 __all__ = ["Recipe", "parse_recipe", "parse_values", "recipe_from_json", "recipe_to_json"]
 

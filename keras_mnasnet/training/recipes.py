@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keras_mnasnet.data import Augment
+from keras_mnasnet.preprocessing import Augment
 from keras_mnasnet.training.recipe import Recipe
 
 __all__ = ["RECIPES", "SOURCES"]

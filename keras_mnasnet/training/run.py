@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.data import training_batches
-from keras_mnasnet.environment import environment
 from keras_mnasnet.pretrained import checkpoint_of
 from keras_mnasnet.spec import describe
 from keras_mnasnet.training.callbacks import COLUMNS
@@ -22,6 +21,7 @@ from keras_mnasnet.training.distribution import Cluster
 from keras_mnasnet.training.engine import ALONE, STATE_FILE, Diverged, Run, parts_of, resume_run, start_run
 from keras_mnasnet.training.job import CLASSIFICATION, Facts, Job
 from keras_mnasnet.training.start import compile_model, kept_classes, starting_model, training_model
+from keras_mnasnet.utils.system import environment
 from keras_mnasnet.weights.store import write_native
 
 __all__ = ["STATE_FILE", "Diverged", "resume", "train"]

@@ -17,9 +17,10 @@ import numpy as np
 
 from keras_mnasnet.architecture import Architecture, Layer
 from keras_mnasnet.family import FAMILY
+from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.weights.errors import CheckpointError
 from keras_mnasnet.weights.files import TensorFile
-from keras_mnasnet.weights.registry import Numerics, Preprocessing, source_numerics
+from keras_mnasnet.weights.registry import Numerics, source_numerics
 
 __all__ = ["Checkpoint", "convert", "expected_shapes", "layer_shapes", "recognise"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import tarfile
@@ -14,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.weights.errors import CheckpointError
 from keras_mnasnet.weights.pth import read_pth
 
-__all__ = ["SUFFIXES", "TensorFile", "check_writable", "open_tensors", "read_json", "replaced", "save_tensors"]
+__all__ = ["SUFFIXES", "TensorFile", "open_tensors", "save_tensors"]
 
 PTH_SUFFIXES = (".pth", ".pt", ".bin")
 TAR_SUFFIXES = (".tgz", ".tar.gz", ".tar")
@@ -133,36 +133,6 @@ def _unpack(archive: Path, folder: Path) -> Path:
     return max(prefixes, key=step)
 
 
-@contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """OSError, before any work is done, where `replaced` could not write a file."""
-    target = Path(path).expanduser()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
-    except OSError as error:
-        raise OSError(f"A file must be written in a folder that allows it. Received: {target} ({error})") from error
-    if target.is_dir():
-        raise OSError(f"A file must be written, not a folder. Received: {target}, which is a folder")
-
-
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write a safetensors file atomically; OSError, and the file as it was, where it cannot be written."""
     from safetensors import SafetensorError
@@ -173,14 +143,3 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[s
             save_file(dict(tensors), temporary, metadata=metadata)
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}. Nothing half-written was kept") from error
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object from a file; CheckpointError when it is something else."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} must hold a JSON object. Received: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object. Received: {type(value).__name__}")
-    return value

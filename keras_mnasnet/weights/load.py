@@ -14,6 +14,7 @@ from typing import Any
 from absl import logging
 
 from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.weights import registry
 from keras_mnasnet.weights.convert import Checkpoint, convert, expected_shapes
 from keras_mnasnet.weights.errors import CheckpointError, DownloadError
@@ -175,10 +176,10 @@ def load_named(
     return read_file(weights), None
 
 
-def preprocessing_of(checkpoint: Checkpoint, size: int) -> registry.Preprocessing:
+def preprocessing_of(checkpoint: Checkpoint, size: int) -> Preprocessing:
     """How a checkpoint is evaluated at `size` pixels: as its file says, else as its source does (timm's way if unknown)."""
     if checkpoint.preprocessing:
-        return registry.rescaled(checkpoint.preprocessing, size)
+        return checkpoint.preprocessing.at(size)
     public = checkpoint.source in registry.sources() and checkpoint.source != registry.OWN_SOURCE
     return registry.preprocessing_of(checkpoint.source if public else "timm", size)
 

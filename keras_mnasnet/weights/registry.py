@@ -11,12 +11,12 @@ from typing import Any
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY
+from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.weights.errors import CheckpointError
 
 __all__ = [
     "OWN_SOURCE",
     "Numerics",
-    "Preprocessing",
     "Record",
     "datasets",
     "get",
@@ -24,7 +24,6 @@ __all__ = [
     "preference",
     "preprocessing_of",
     "records",
-    "rescaled",
     "select",
     "source_numerics",
     "sources",
@@ -56,31 +55,6 @@ class Numerics:
         if self.first_residual is None or first.stride != 1 or architecture.stem != first.filters:
             return architecture
         return architecture.with_first_residual(self.first_residual)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """Evaluation preprocessing of a checkpoint, down to `size` x `size` pixels.
-
-    `resize` given: shorter side to that many pixels, then the central crop. `resize` None: the central square of
-    `crop_fraction` of the shorter side, then resized (Google). Normalisation: (pixel / 255 - mean) / std. `decoder` of
-    JPEGs: `pillow` (accurate DCT) or `tensorflow` (its default, up to 6 of 255 away). `offset` of a central crop that leaves
-    half a pixel: `round` (to even, as Python, timm and torchvision) or `down`.
-    """
-
-    size: int
-    interpolation: str
-    resize: int | None = None
-    crop_fraction: float | None = None
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    decoder: str = "pillow"
-    offset: str = "round"
-
-    def __str__(self) -> str:
-        if self.resize:
-            return f"resize {self.resize} ({self.interpolation}), central crop {self.size}"
-        return f"central crop {self.crop_fraction:.3f}, resize {self.size} ({self.interpolation})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -240,16 +214,7 @@ def get(record_id: str) -> Record:
 
 def preprocessing_of(source: str, size: int, record: Record | None = None) -> Preprocessing:
     """How a source evaluates at `size` pixels; of a record, its own, kept in proportion when the size is another."""
-    return rescaled((record or next(r for r in records() if r.source == source)).preprocessing, size)
-
-
-def rescaled(like: Preprocessing, size: int) -> Preprocessing:
-    """The same preprocessing down to another size, its crop in proportion."""
-    if size == like.size:
-        return like
-    if like.resize:
-        return dataclasses.replace(like, size=size, resize=round(size * like.resize / like.size))
-    return dataclasses.replace(like, size=size, crop_fraction=size / (size + 32))
+    return (record or next(r for r in records() if r.source == source)).preprocessing.at(size)
 
 
 def preference(record: Record, size: int) -> tuple:

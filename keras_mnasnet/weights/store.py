@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.weights.convert import Checkpoint, expected_shapes
 from keras_mnasnet.weights.errors import CheckpointError
 from keras_mnasnet.weights.files import TensorFile, save_tensors
-from keras_mnasnet.weights.registry import Numerics, Preprocessing
+from keras_mnasnet.weights.registry import Numerics
 
 __all__ = ["FORMAT", "is_native", "read_header", "read_native", "write_native"]
 

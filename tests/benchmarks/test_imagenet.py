@@ -12,8 +12,8 @@ from keras_mnasnet.benchmarks.classifiers import Classifier, named_preprocessing
 from keras_mnasnet.benchmarks.imagenet import evaluate, evaluate_models, open_evaluation
 from keras_mnasnet.data import evaluation_batches, load_image, open_images
 from keras_mnasnet.data.folders import imagenet_wnids
+from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.weights.load import preprocessing_of, read_file
-from keras_mnasnet.weights.registry import Preprocessing
 
 PLACES = [0] * 5 + [3] * 4 + [10] * 3
 

@@ -17,11 +17,11 @@ from keras_mnasnet.benchmarks.host import choose_cores
 from keras_mnasnet.benchmarks.latency import measure_latency
 from keras_mnasnet.benchmarks.targets import parse_target, stages
 from keras_mnasnet.benchmarks.timing import Times, quantile, ratio_of_medians, visit_order
-from keras_mnasnet.environment import available_cores
 from keras_mnasnet.export.graph import write_graph
 from keras_mnasnet.export.partitions import partitions
 from keras_mnasnet.export.weights import random_weights
 from keras_mnasnet.family import FAMILY
+from keras_mnasnet.utils.system import available_cores
 
 HEAVY = "{'keras', 'tensorflow', 'tf_keras', 'jax', 'torch'}"
 

@@ -12,7 +12,6 @@ import pytest
 import tensorflow as tf
 
 from keras_mnasnet.data import (
-    Augment,
     evaluation_batches,
     load_image,
     open_images,
@@ -23,7 +22,7 @@ from keras_mnasnet.data import (
 )
 from keras_mnasnet.data.augment import RANDAUGMENT
 from keras_mnasnet.data.pipeline import decoded
-from keras_mnasnet.weights.registry import Preprocessing
+from keras_mnasnet.preprocessing import Augment, Preprocessing
 
 STILL = Augment(crop="none", flip=False)
 AUGMENTS = {
@@ -195,7 +194,8 @@ def test_mixing_and_erasing():
 
 CODE = """
 import itertools, sys, numpy as np
-from keras_mnasnet.data import Augment, augment, open_images, training_batches
+from keras_mnasnet.preprocessing import Augment
+from keras_mnasnet.data import augment, open_images, training_batches
 augment.RANDAUGMENT = augment.RANDAUGMENT[:-1]
 augment = Augment(crop="none", randaugment_ops=1, erasing=0.5, mixup=0.3, cutmix=0.5)
 data = training_batches(open_images("shapes:16@32"), size=32, batch_size=8, augment=augment, seed=3)

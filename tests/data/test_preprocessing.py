@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_mnasnet.data import load_image, prepare, read_image
-from keras_mnasnet.weights.registry import Preprocessing
+from keras_mnasnet.preprocessing import Preprocessing
 
 PIPELINES = {
     "google_bilinear_224": Preprocessing(224, "bilinear-tf1", crop_fraction=224 / 256),

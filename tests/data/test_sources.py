@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_mnasnet.data import ImageSet, evaluation_batches, missing, open_images, shapes, train_validation
 from keras_mnasnet.data.folders import imagenet_wnids
 from keras_mnasnet.data.splits import splits_of
-from keras_mnasnet.weights.registry import Preprocessing
+from keras_mnasnet.preprocessing import Preprocessing
 
 PLAIN = Preprocessing(32, "bicubic", resize=32)
 WNIDS = imagenet_wnids()

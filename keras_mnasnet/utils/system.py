@@ -1,15 +1,19 @@
-"""On what something was measured: versions, processor, cores."""
+"""This machine: versions, processor and cores that something was measured on, and what native libraries write."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from keras_mnasnet import __version__
+from keras_mnasnet._version import __version__
 
-__all__ = ["available_cores", "core_state", "environment", "machine"]
+__all__ = ["available_cores", "core_state", "environment", "held_output", "held_stderr", "machine"]
 
 CORES = Path("/sys/devices/system/cpu")
 
@@ -92,3 +96,49 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Hardware"))]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+@contextlib.contextmanager
+def held_stderr() -> Iterator[None]:
+    """Hold back what native code writes to standard error (TensorFlow's start-up lines); show it if the block fails."""
+    with _held(sys.stderr):
+        yield
+
+
+@contextlib.contextmanager
+def held_output() -> Iterator[TextIO]:
+    """Hold back what native code writes to standard output and standard error; show it on standard error if the block fails.
+
+    Gives the standard error that is not held, for progress.
+    """
+    try:
+        saved = os.dup(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):
+        yield sys.stderr
+        return
+    with open(saved, "w", encoding="utf-8") as shown, _held(sys.stderr), _held(sys.stdout):
+        yield shown
+
+
+@contextlib.contextmanager
+def _held(stream: Any) -> Iterator[None]:
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        stream.flush()
+        saved = os.dup(descriptor)
+        os.dup2(held.fileno(), descriptor)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            stream.flush()
+            os.dup2(saved, descriptor)
+            os.close(saved)
+            if failed:
+                held.seek(0)
+                os.write(2, held.read())

@@ -1,0 +1,139 @@
+"""What is done to photos, as values: normalization, evaluation preprocessing and training augmentation. Loads nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "IMAGENET", "IMAGENET_MEAN", "IMAGENET_STD", "NORMALIZATIONS", "PIXELS", "SIGNED", "UNIT", "Augment", "Normalization",
+    "Preprocessing",
+]  # fmt: skip
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CROPS = ("inception", "pad", "none")
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Normalization:
+    """What is done to pixels 0..255: (pixel - mean) / std, with one value or one per channel."""
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
+            raise ValueError(
+                f"A normalization has 1 or 3 means and as many positive standard deviations. "
+                f"Received: mean={self.mean}, std={self.std}"
+            )
+
+
+PIXELS, UNIT, SIGNED = Normalization(), Normalization((0.0,), (255.0,)), Normalization((127.5,), (127.5,))
+IMAGENET = Normalization(tuple(255 * value for value in IMAGENET_MEAN), tuple(255 * value for value in IMAGENET_STD))
+NORMALIZATIONS = {"pixels": PIXELS, "unit": UNIT, "signed": SIGNED, "imagenet": IMAGENET}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """Evaluation preprocessing of a checkpoint, down to `size` x `size` pixels.
+
+    `resize` given: shorter side to that many pixels, then the central crop. `resize` None: the central square of
+    `crop_fraction` of the shorter side, then resized (Google). Normalisation: (pixel / 255 - mean) / std. `decoder` of
+    JPEGs: `pillow` (accurate DCT) or `tensorflow` (its default, up to 6 of 255 away). `offset` of a central crop that leaves
+    half a pixel: `round` (to even, as Python, timm and torchvision) or `down`.
+    """
+
+    size: int
+    interpolation: str
+    resize: int | None = None
+    crop_fraction: float | None = None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    decoder: str = "pillow"
+    offset: str = "round"
+
+    def __str__(self) -> str:
+        if self.resize:
+            return f"resize {self.resize} ({self.interpolation}), central crop {self.size}"
+        return f"central crop {self.crop_fraction:.3f}, resize {self.size} ({self.interpolation})"
+
+    def at(self, size: int) -> Preprocessing:
+        """The same preprocessing down to another size, its crop in proportion."""
+        if size == self.size:
+            return self
+        if self.resize:
+            return dataclasses.replace(self, size=size, resize=round(size * self.resize / self.size))
+        return dataclasses.replace(self, size=size, crop_fraction=size / (size + 32))
+
+    @property
+    def normalization(self) -> Normalization:
+        """The same mean and std for pixels 0..255."""
+        return Normalization(tuple(255 * value for value in self.mean), tuple(255 * value for value in self.std))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Preprocessing:
+        """From what `dataclasses.asdict` gave, through JSON; TypeError or ValueError for anything else."""
+        fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+        return cls(**fields)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Augment:
+    """How a training image is varied; every value is plain JSON.
+
+    `crop`: `inception` takes a box of `area` (share of the image) and `aspect` (width / height), `pad` moves the central
+    square by up to `pad` pixels at the output size (reflected borders), `none` takes the central square. `randaugment_ops`
+    operations of strength up to `randaugment_factor` (0..1) per image. `mixup` and `cutmix` are the alpha of the beta
+    distribution, 0 is off; with both on, each batch gets one of them. `erasing` is the probability per image.
+    """
+
+    crop: str = "inception"
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    pad: int = 4
+    flip: bool = True
+    interpolation: str = "bilinear"
+    randaugment_ops: int = 0
+    randaugment_factor: float = 0.5
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    erasing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key, choices in (("crop", CROPS), ("interpolation", INTERPOLATIONS)):
+            if getattr(self, key) not in choices:
+                raise ValueError(f"`{key}` must be one of {choices}. Received: {key}={getattr(self, key)!r}")
+        for key, limit in (("area", 1.0), ("aspect", 10.0)):
+            pair = getattr(self, key)
+            if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(_is_number(value) for value in pair)):
+                raise ValueError(f"`{key}` must be two numbers, low and high. Received: {key}={pair!r}")
+            if not 0 < pair[0] <= pair[1] <= limit:
+                raise ValueError(f"`{key}` must be two numbers, 0 < low <= high <= {limit:g}. Received: {key}={pair!r}")
+            object.__setattr__(self, key, tuple(float(value) for value in pair))
+        for key, high in (("randaugment_factor", 1), ("mixup", math.inf), ("cutmix", 1), ("erasing", 1)):
+            value = getattr(self, key)
+            if not _is_number(value) or not 0 <= value <= high or value == math.inf:
+                raise ValueError(f"`{key}` must be a number from 0 to {high:g}. Received: {key}={value!r}")
+            object.__setattr__(self, key, float(value))
+        for key in ("pad", "randaugment_ops"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1024:
+                raise ValueError(f"`{key}` must be a whole number from 0 to 1024. Received: {key}={value!r}")
+        if not isinstance(self.flip, bool):
+            raise ValueError(f"`flip` must be true or false. Received: flip={self.flip!r}")
+
+    @property
+    def per_image(self) -> bool:
+        """Whether images are varied one by one, not as a batch."""
+        return self.crop == "inception" or self.randaugment_ops > 0 or self.erasing > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
