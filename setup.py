@@ -30,6 +30,7 @@ setup(
     package_dir={"": "."},
     packages=find_packages(include=["keras_mnasnet", "keras_mnasnet.*"]),
     package_data={
+        "": ["*.pyi"],
         "keras_mnasnet": ["py.typed"],
         "keras_mnasnet.search": ["*.json"],
         "keras_mnasnet.weights": ["*.json", "bundled/*"],

@@ -7,8 +7,7 @@ import dataclasses
 from typing import Any
 
 from keras_mnasnet.cli.output import print_json, print_table
-from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_to_json
-from keras_mnasnet.training.recipes import SOURCES
+from keras_mnasnet.training.recipe import SOURCES, Recipe, parse_recipe, recipe_to_json
 
 __all__ = ["recipes"]
 

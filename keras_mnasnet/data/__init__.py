@@ -1,25 +1,5 @@
-"""Images into tensors: sets of labelled images, batches for training and evaluation, and each checkpoint's preprocessing."""
+"""Images into tensors: sets of labelled images and their splits, batches, preprocessing. The names load when first used."""
 
-from keras_mnasnet.data.opening import numbering, open_images
-from keras_mnasnet.data.pipeline import evaluation_batches, training_batches
-from keras_mnasnet.data.preprocessing import load_image, prepare, read_image
-from keras_mnasnet.data.shapes import SHAPE_CLASSES, shapes, write_folder
-from keras_mnasnet.data.sources import ImageSet, check_classes, missing, refuse_bad, train_validation
+import lazy_loader as lazy
 
-__all__ = [
-    "SHAPE_CLASSES",
-    "ImageSet",
-    "check_classes",
-    "evaluation_batches",
-    "load_image",
-    "missing",
-    "numbering",
-    "open_images",
-    "prepare",
-    "read_image",
-    "refuse_bad",
-    "shapes",
-    "train_validation",
-    "training_batches",
-    "write_folder",
-]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_mnasnet.data.folders import imagenet_wnids, is_image, open_folder, open_tar
-from keras_mnasnet.data.shapes import SHAPE_CLASSES, shapes
+from keras_mnasnet.data.shapes import SHAPE_CLASSES, draw_shapes
 from keras_mnasnet.data.sources import Arrays, ImageSet
 from keras_mnasnet.data.tfrecord import EAGER_BYTES, SHARD, SPLITS, is_tfrecord, open_tfrecords, split_of, whole_sets
 
@@ -171,7 +171,7 @@ def _shapes(name: str, count: int, size: int, split: str | None) -> ImageSet:
             f"Generated images must fit in {SHAPES_BYTES >> 30} GiB of memory. Received: data={name!r}. "
             f"Write them to a folder with write_folder and open that."
         )
-    images, label_ids = shapes(count, size=size, seed=_part(name, seeds, split or "train"))
+    images, label_ids = draw_shapes(count, size=size, seed=_part(name, seeds, split or "train"))
     return ImageSet(name, SHAPE_CLASSES, Arrays(name, images, label_ids))
 
 

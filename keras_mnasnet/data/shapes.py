@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["SHAPE_CLASSES", "shapes", "write_folder"]
+__all__ = ["SHAPE_CLASSES", "draw_shapes", "write_folder"]
 
 FORMATS = ("png", "jpeg")
 CONTRAST = 70.0
@@ -47,7 +47,7 @@ TEXTURES = ("checkerboard", "dots", "stripes", "waves")
 SHAPE_CLASSES = tuple(FIGURES)
 
 
-def shapes(count: int, size: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def draw_shapes(count: int, size: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 `[count, size, size, 3]` and labels int32 `[count]` in `SHAPE_CLASSES`, about equally many of each.
 
     Image `i` depends on `(seed, i, size)` alone. Textures fill an ellipse; every figure has a random place, scale, rotation,
@@ -102,7 +102,7 @@ def write_folder(folder: str | os.PathLike[str], count: int, size: int = 64, see
         raise ValueError(f"`format` must be one of {FORMATS}. Received: format={format!r}")
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ValueError(f"Images are written to a new or empty folder. Received: {folder}, which is not")
-    images, label_ids = shapes(count, size=size, seed=seed)
+    images, label_ids = draw_shapes(count, size=size, seed=seed)
     for name in SHAPE_CLASSES:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for index, (image, label) in enumerate(zip(images, label_ids, strict=True)):

@@ -1,17 +1,17 @@
-"""A training recipe as a value: text form, JSON form, and the checks that both share."""
+"""Training recipes as values: the named ones and what they rest on, text form, JSON form, checks. Loads nothing."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, overload
 
 from keras_mnasnet.preprocessing import Augment
+from keras_mnasnet.utils.text import did_you_mean
 
-__all__ = ["Recipe", "parse_recipe", "parse_values", "recipe_from_json", "recipe_to_json"]
+__all__ = ["RECIPES", "SOURCES", "Recipe", "parse_recipe", "parse_values", "recipe_from_json", "recipe_to_json"]
 
 SCHEMA = 1
 OPTIMIZERS = ("rmsprop-tf1", "sgd", "adamw")
@@ -99,8 +99,6 @@ class Recipe:
     @classmethod
     def named(cls) -> dict[str, Any]:
         """The recipes of this kind that have a name."""
-        from keras_mnasnet.training.recipes import RECIPES
-
         return RECIPES
 
     def changed(self, **values: Any) -> Self:
@@ -174,11 +172,8 @@ def _check_keys(values: dict[str, Any], kind: type, prefix: str = "") -> None:
     known = [field.name for field in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            raise ValueError(
-                f"A recipe's keys are {', '.join(known)}. Received: unknown key {prefix + key!r}."
-                + (f" Did you mean {prefix + near[0]!r}?" if near else "")
-            )
+            near = did_you_mean(prefix + key, [prefix + name for name in known], most=1)
+            raise ValueError(f"A recipe's keys are {', '.join(known)}. Received: unknown key {prefix + key!r}.{near}")
 
 
 def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
@@ -238,10 +233,9 @@ def parse_recipe(text: str, kind: Any = Recipe) -> Any:
     if name in named:
         return named[name].changed(**values)
     if not values:
-        near = difflib.get_close_matches(name, named, n=1)
         raise ValueError(
             f"A recipe is one of {', '.join(named)}, a .json file, or a new name with all its values. Received: {name!r}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
+            f"{did_you_mean(name, named, most=1)}"
         )
     own = {key: value for key, value in values.items() if not key.startswith("augment.")}
     _check_keys(own, kind)
@@ -262,3 +256,45 @@ def parse_values(pairs: list[str]) -> dict[str, Any]:
             value = text
         values[key] = tuple(value) if isinstance(value, list) else value
     return values
+
+
+_ALL = (
+    Recipe(
+        name="paper-imagenet", epochs=350, batch_size=4096, optimizer="rmsprop-tf1", learning_rate=0.256, base_batch=4096,
+        schedule="exponential", warmup_epochs=5.0, decay_rate=0.97, decay_epochs=2.4, momentum=0.9, rho=0.9, epsilon=1e-3,
+        weight_decay=1e-5, label_smoothing=0.1, dropout=0.2, bn_momentum=0.99, ema=0.9999,
+        augment=Augment(crop="inception", flip=True),
+    ),
+    Recipe(
+        name="finetune", epochs=10, batch_size=32, optimizer="adamw", learning_rate=1e-3, base_batch=32, schedule="cosine",
+        warmup_epochs=0.5, weight_decay=0.02, clip_norm=1.0, label_smoothing=0.1, dropout=0.2, bn_momentum=0.9,
+        frozen_epochs=1, frozen_learning_rate=3e-3, augment=Augment(crop="inception", area=(0.35, 1.0), flip=True),
+    ),
+    Recipe(
+        name="cifar10", epochs=40, batch_size=128, optimizer="adamw", learning_rate=6e-3, base_batch=128, schedule="cosine",
+        warmup_epochs=2.0, weight_decay=0.05, label_smoothing=0.1, dropout=0.2, bn_momentum=0.99, ema=0.9995, size=32,
+        augment=Augment(crop="pad", pad=4, flip=True),
+    ),
+    Recipe(
+        name="proxy-5-epochs", epochs=5, batch_size=128, optimizer="adamw", learning_rate=6e-3, base_batch=128,
+        schedule="cosine", warmup_epochs=0.5, weight_decay=0.05, label_smoothing=0.1, dropout=0.2, bn_momentum=0.9, size=32,
+        augment=Augment(crop="pad", pad=4, flip=True),
+    ),
+)  # fmt: skip
+RECIPES = {recipe.name: recipe for recipe in _ALL}
+
+_PAPER = "arXiv 1807.11626v3, section 5"
+_TRAINER = "tensorflow/tpu models/official/mnasnet/mnasnet_main.py and mnasnet_utils.py"
+_OURS = "keras_mnasnet"
+SOURCES = {
+    "paper-imagenet": {
+        "rho, momentum, bn_momentum, weight_decay, dropout, learning_rate, warmup_epochs, decay_rate, decay_epochs, "
+        "batch_size, augment (Inception crop)": _PAPER,
+        "epochs (437,898 steps at batch 1024), epsilon, label_smoothing, ema (statistics included), the rate's scaling with "
+        "the batch": _TRAINER,
+        "biases are spared by the weight decay (the trainer spares batch norms only)": _OURS,
+    },
+    "finetune": {"everything": _OURS},
+    "cifar10": {"everything": _OURS},
+    "proxy-5-epochs": {"5 epochs": "arXiv 1807.11626v3, section 4.2", "everything else": _OURS},
+}

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 
 from keras_mnasnet.data import (
+    draw_shapes,
     evaluation_batches,
     load_image,
     open_images,
-    shapes,
     train_validation,
     training_batches,
     write_folder,
@@ -98,7 +98,7 @@ def test_an_epoch_has_every_image_once():
     images = open_images("shapes:24@32")
     pixels = np.concatenate([batch for batch, _ in batches(images, 6)])
     targets = np.concatenate([target for _, target in batches(images, 6)])
-    expected, labels = shapes(24, size=32)
+    expected, labels = draw_shapes(24, size=32)
     rows = {image.astype(np.float32).tobytes(): label for image, label in zip(expected, labels, strict=True)}
     for epoch in range(2):
         part = slice(epoch * 24, (epoch + 1) * 24) if epoch else slice(0, 24)
@@ -109,7 +109,7 @@ def test_an_epoch_has_every_image_once():
 
 def test_padded_crop_and_flip():
     images = open_images("shapes:16@32")
-    by_hand = [np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect") for image in shapes(16, size=32)[0]]
+    by_hand = [np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect") for image in draw_shapes(16, size=32)[0]]
     views = {
         view.astype(np.float32).tobytes(): (number, top, left, flipped)
         for number, image in enumerate(by_hand)
@@ -156,15 +156,15 @@ def test_fused_jpeg_crop_is_near_the_plain_one(data):
 def test_resized_without_crop():
     images = open_images("shapes:8@64")
     pixels, targets = batches(images, 1)[0]
-    expected = tf.image.resize(shapes(8, size=64)[0], (32, 32), antialias=True).numpy()
+    expected = tf.image.resize(draw_shapes(8, size=64)[0], (32, 32), antialias=True).numpy()
     order = [int(np.abs(expected - image).sum((1, 2, 3)).argmin()) for image in pixels]
     np.testing.assert_allclose(pixels, expected[order], atol=1e-3)
-    assert targets.argmax(1).tolist() == shapes(8, size=64)[1][order].tolist()
+    assert targets.argmax(1).tolist() == draw_shapes(8, size=64)[1][order].tolist()
 
 
 def test_randaugment_varies_images_one_by_one():
     images = open_images("shapes:16@32")
-    plain = {image.astype(np.float32).tobytes() for image in shapes(16, size=32)[0]}
+    plain = {image.astype(np.float32).tobytes() for image in draw_shapes(16, size=32)[0]}
     augment = Augment(crop="none", flip=False, randaugment_ops=1, randaugment_factor=0.9)
     pixels = np.concatenate([batch for batch, _ in batches(images, 4, augment=augment)])
     changed = [image.tobytes() not in plain for image in pixels]

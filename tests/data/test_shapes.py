@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from keras_mnasnet.data import SHAPE_CLASSES, open_images, read_image, shapes, write_folder
+from keras_mnasnet.data import SHAPE_CLASSES, draw_shapes, open_images, read_image, write_folder
 
 
 def test_an_image_depends_on_seed_index_and_size_alone():
-    images, labels = shapes(60, size=32, seed=3)
+    images, labels = draw_shapes(60, size=32, seed=3)
     assert images.shape == (60, 32, 32, 3)
     assert images.dtype == np.uint8
     assert labels.dtype == np.int32
-    fewer, fewer_labels = shapes(7, size=32, seed=3)
+    fewer, fewer_labels = draw_shapes(7, size=32, seed=3)
     np.testing.assert_array_equal(fewer, images[:7])
     np.testing.assert_array_equal(fewer_labels, labels[:7])
-    assert (shapes(7, size=32, seed=4)[0] != images[:7]).any(axis=(1, 2, 3)).all()
-    larger, larger_labels = shapes(7, size=48, seed=3)
+    assert (draw_shapes(7, size=32, seed=4)[0] != images[:7]).any(axis=(1, 2, 3)).all()
+    larger, larger_labels = draw_shapes(7, size=48, seed=3)
     assert larger.shape == (7, 48, 48, 3)
     np.testing.assert_array_equal(larger_labels, labels[:7])
 
@@ -23,11 +23,11 @@ def test_an_image_depends_on_seed_index_and_size_alone():
 def test_classes():
     assert tuple(sorted(SHAPE_CLASSES)) == SHAPE_CLASSES
     assert len(SHAPE_CLASSES) == 10
-    assert np.bincount(shapes(1000, size=16)[1], minlength=10).min() >= 70
+    assert np.bincount(draw_shapes(1000, size=16)[1], minlength=10).min() >= 70
 
 
 def test_a_linear_model_on_pixels_fails():
-    images, labels = shapes(2500, size=32, seed=1)
+    images, labels = draw_shapes(2500, size=32, seed=1)
     pixels = images.reshape(2500, -1) / np.float32(127.5) - 1
     train, test = pixels[:2000] - pixels[:2000].mean(0), pixels[2000:] - pixels[:2000].mean(0)
     targets = np.eye(10, dtype=np.float32)[labels[:2000]] - 0.1
@@ -39,7 +39,7 @@ def test_a_linear_model_on_pixels_fails():
 
 def test_written_folder_reads_back(tmp_path):
     write_folder(tmp_path / "s", 20, size=24, seed=5)
-    images, labels = shapes(20, size=24, seed=5)
+    images, labels = draw_shapes(20, size=24, seed=5)
     found = open_images(tmp_path / "s", min_classes=1, classes="folder") if len(set(labels)) == 10 else None
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = tmp_path / "s" / SHAPE_CLASSES[label] / f"{index:06d}.png"
@@ -51,8 +51,8 @@ def test_written_folder_reads_back(tmp_path):
 
 def test_errors(tmp_path):
     with pytest.raises(ValueError, match=r"`count` must be 1 or more.*count=0, size=64"):
-        shapes(0)
+        draw_shapes(0)
     with pytest.raises(ValueError, match=r"`size` 16..2048 pixels. Received: count=2, size=4"):
-        shapes(2, size=4)
+        draw_shapes(2, size=4)
     with pytest.raises(ValueError, match="`format` must be one of .*format='webp'"):
         write_folder(tmp_path, 2, format="webp")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mnasnet.data import ImageSet, evaluation_batches, missing, open_images, shapes, train_validation
+from keras_mnasnet.data import ImageSet, draw_shapes, evaluation_batches, missing, open_images, train_validation
 from keras_mnasnet.data.folders import imagenet_wnids
 from keras_mnasnet.data.splits import splits_of
 from keras_mnasnet.preprocessing import Preprocessing
@@ -21,7 +21,7 @@ WNIDS = imagenet_wnids()
 
 def photo(path: Path, seed: int = 0, size: int = 40) -> bytes:
     """A small JPEG at `path`."""
-    data = tf.io.encode_jpeg(shapes(seed + 1, size=size, seed=9)[0][seed]).numpy()
+    data = tf.io.encode_jpeg(draw_shapes(seed + 1, size=size, seed=9)[0][seed]).numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return data
@@ -348,7 +348,7 @@ def test_tfds(tmp_path, monkeypatch):
 
 def test_shapes():
     images = open_images("shapes:30@32")
-    pixels, labels = shapes(30, size=32)
+    pixels, labels = draw_shapes(30, size=32)
     np.testing.assert_array_equal([image for image, _ in contents(images)], pixels)
     np.testing.assert_array_equal(images.label_ids, labels)
     assert images.where(3) == "shapes:30@32#3"

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -94,3 +96,15 @@ def test_values():
     assert parse_values(["a=1", "b=0.5", "c=[0.1,1]", "d=true", "e=word", "f=null"]) == {
         "a": 1, "b": 0.5, "c": (0.1, 1), "d": True, "e": "word", "f": None,
     }  # fmt: skip
+
+
+def test_recipes_load_nothing():
+    code = (
+        "import sys\n"
+        "from keras_mnasnet.training.recipe import parse_recipe\n"
+        "from keras_mnasnet.training import RECIPES, parse_values\n"
+        "import keras_mnasnet.data\n"
+        "assert parse_recipe('cifar10 epochs=3').changed(**parse_values(['ema=0'])).ema == 0 and RECIPES\n"
+        "loaded = {'tensorflow', 'keras', 'numpy', 'absl'} & set(sys.modules); assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
