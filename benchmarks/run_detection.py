@@ -62,7 +62,7 @@ def trained(settings: dict[str, Any], annotations: Path, images: str, folder: Pa
     from keras_mnasnet.detection.data import open_dataset
     from keras_mnasnet.detection.evaluation import coco_score
     from keras_mnasnet.detection.model import spec_of
-    from keras_mnasnet.detection.recipes import DETECTION_RECIPES
+    from keras_mnasnet.detection.recipe import DETECTION_RECIPES
     from keras_mnasnet.detection.training import DetectionJob, train_detector
     from keras_mnasnet.training import recipe_to_json
 

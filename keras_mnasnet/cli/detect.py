@@ -41,7 +41,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def _job(arguments: argparse.Namespace) -> Any:
-    from keras_mnasnet.detection.recipes import DetectionRecipe
+    from keras_mnasnet.detection.recipe import DetectionRecipe
     from keras_mnasnet.detection.training import DetectionJob
     from keras_mnasnet.training import parse_recipe
 

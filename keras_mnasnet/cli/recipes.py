@@ -17,7 +17,7 @@ def recipes(arguments: argparse.Namespace) -> None:
     kind: type[Recipe] = Recipe
     sources: dict[str, dict[str, str]] = SOURCES
     if arguments.detection:
-        from keras_mnasnet.detection.recipes import DETECTION_SOURCES, DetectionRecipe
+        from keras_mnasnet.detection.recipe import DETECTION_SOURCES, DetectionRecipe
 
         kind, sources = DetectionRecipe, DETECTION_SOURCES
     chosen: list[Any] = [parse_recipe(arguments.name, kind)] if arguments.name else list(kind.named().values())

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-__all__ = ["AnchorSettings", "anchors", "map_sizes", "shapes_per_level"]
+__all__ = ["AnchorSettings", "anchor_boxes", "map_sizes", "shapes_per_level"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def map_sizes(size: int, levels: int = 6) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def anchors(size: int = 320, settings: AnchorSettings | None = None) -> np.ndarray:
+def anchor_boxes(size: int = 320, settings: AnchorSettings | None = None) -> np.ndarray:
     """Anchors float32 `[N, 4]` (y centre, x centre, h, w) as fractions of the image, not clipped to it.
 
     Order: level, row, column, shape; a cell's centre is ((row + 0.5) / map size, (column + 0.5) / map size). 2,034 at 320

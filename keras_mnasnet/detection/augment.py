@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import tensorflow as tf
 
 from keras_mnasnet.detection.matching import CROWD
+from keras_mnasnet.detection.recipe import BoxAugment
 
-__all__ = ["BoxAugment", "crop_boxes", "flip", "sample_window"]
+__all__ = ["crop_boxes", "flip", "sample_window"]
 
 # object_detection core/preprocessor.py, ssd_random_crop: one of the seven, each left out with probability 0.15.
 OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 KEEP_PROBABILITY = 0.15
 ATTEMPTS = 100
 TINY = 1e-6
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class BoxAugment:
-    """The SSD random crop and a horizontal flip of half of the photos; `aspect` and `area` are the crop's."""
-
-    crop: bool = True
-    flip: bool = True
-    aspect: tuple[float, float] = (0.5, 2.0)
-    area: tuple[float, float] = (0.1, 1.0)
-
-    def __post_init__(self) -> None:
-        for name in ("crop", "flip"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"`augment.{name}` must be true or false. Received: {name}={getattr(self, name)!r}")
-        for name in ("aspect", "area"):
-            value = getattr(self, name)
-            if not isinstance(value, tuple) or len(value) != 2 or not 0 < value[0] <= value[1]:
-                raise ValueError(f"`augment.{name}` must be two numbers, low and high, above 0. Received: {name}={value!r}")
-            object.__setattr__(self, name, tuple(map(float, value)))
-        if self.area[1] > 1:
-            raise ValueError(f"`augment.area` must be at most 1, the whole photo. Received: area={self.area}")
 
 
 def sample_window(shape: Any, boxes: Any, labels: Any, seed: Any, augment: BoxAugment) -> tuple[Any, Any]:

@@ -19,6 +19,7 @@ from keras_mnasnet.weights.load import RUN_MODEL
 
 __all__ = [
     "assign_tensors",
+    "detector_in",
     "detector_path",
     "detector_tensors",
     "is_detector",
@@ -67,26 +68,31 @@ def read_detector(path: str | os.PathLike[str]) -> tuple[DetectorSpec, dict[str,
     """Spec and tensors of a detector's file; CheckpointError for another file, a newer schema or other tensors."""
     path = detector_path(path)
     with open_tensors(path) as file:
-        if FORMAT not in file.metadata:
-            raise CheckpointError(
-                f"{path} must be a detector (`mnasnet detect train` writes it). Received: a file without a detector's "
-                f"description. A classification checkpoint goes into SSDLite(weights=...)."
-            )
-        try:
-            header: dict[str, Any] = json.loads(file.metadata[FORMAT])
-            if header["schema"] != SCHEMA:
-                raise ValueError(f"schema must be {SCHEMA}, received {header['schema']}: update keras_mnasnet")
-            spec = DetectorSpec.from_json(json.dumps(header["spec"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} must describe its detector. Received: {error}") from error
-        expected = layer_shapes(spec.layers())
-        if dict(file.shapes) != expected:
-            wrong = sorted(set(expected.items()) ^ set(file.shapes.items()))[0][0]
-            raise CheckpointError(
-                f"{path} must hold the tensors of its detector. Received: tensor {wrong!r} as "
-                f"{file.shapes.get(wrong, 'missing')}, expected {expected.get(wrong, 'none')}"
-            )
-        tensors = {name: file.read(name) for name in expected}
+        return detector_in(file, path)
+
+
+def detector_in(file: Any, path: Path) -> tuple[DetectorSpec, dict[str, np.ndarray]]:
+    """Spec and tensors of an opened safetensors file (`metadata`, `shapes`, `read`); needs no Keras."""
+    if FORMAT not in file.metadata:
+        raise CheckpointError(
+            f"{path} must be a detector (`mnasnet detect train` writes it). Received: a file without a detector's "
+            f"description. A classification checkpoint goes into SSDLite(weights=...)."
+        )
+    try:
+        header: dict[str, Any] = json.loads(file.metadata[FORMAT])
+        if header["schema"] != SCHEMA:
+            raise ValueError(f"schema must be {SCHEMA}, received {header['schema']}: update keras_mnasnet")
+        spec = DetectorSpec.from_json(json.dumps(header["spec"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} must describe its detector. Received: {error}") from error
+    expected = layer_shapes(spec.layers())
+    if dict(file.shapes) != expected:
+        wrong = sorted(set(expected.items()) ^ set(file.shapes.items()))[0][0]
+        raise CheckpointError(
+            f"{path} must hold the tensors of its detector. Received: tensor {wrong!r} as "
+            f"{file.shapes.get(wrong, 'missing')}, expected {expected.get(wrong, 'none')}"
+        )
+    tensors = {name: file.read(name) for name in expected}
     for name, value in tensors.items():
         if value.dtype != np.float32 or not np.isfinite(value).all():
             raise CheckpointError(f"{path}: tensor {name!r} must be finite float32. Received: {value.dtype}, or NaN in it")

@@ -10,8 +10,9 @@ from keras import ops
 
 from keras_mnasnet.detection.boxes import decode_boxes
 from keras_mnasnet.detection.matching import Targets
+from keras_mnasnet.detection.recipe import DetectionRecipe
 
-__all__ = ["FocalLoss", "MinedLoss", "focal", "hard_examples", "sigmoid_cross_entropy", "smooth_l1"]
+__all__ = ["FocalLoss", "MinedLoss", "focal", "hard_examples", "loss_of", "sigmoid_cross_entropy", "smooth_l1"]
 
 CANDIDATES = 3000
 
@@ -112,3 +113,10 @@ class MinedLoss:
         chosen = ops.stop_gradient(hard_examples(ranking, positive, counted, self.ratio, self.minimum))
         boxes = smooth_l1(codes, targets.codes) * positive
         return ops.sum(scores * chosen) / _normalizer(targets), ops.sum(boxes) / _normalizer(targets)
+
+
+def loss_of(recipe: DetectionRecipe) -> FocalLoss | MinedLoss:
+    """The loss of a recipe, with its settings."""
+    if recipe.loss == "focal":
+        return FocalLoss(recipe.focal_alpha, recipe.focal_gamma)
+    return MinedLoss(recipe.negatives_per_positive, recipe.min_negatives, recipe.nms_iou)

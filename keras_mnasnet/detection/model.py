@@ -1,123 +1,23 @@
-"""SSDLite on a MnasNet: DetectorSpec -> functional Keras model."""
+"""The graph of SSDLite on a MnasNet: DetectorSpec -> functional Keras model. Loads no weights and knows no sources."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-from absl import logging
 
-from keras_mnasnet.applications import MnasNet
-from keras_mnasnet.architecture import Architecture, Layer, round_filters
-from keras_mnasnet.detection.anchors import AnchorSettings
-from keras_mnasnet.detection.spec import NORMALIZATIONS, DetectorSpec, default_classes, head_layers, tap_unit
-from keras_mnasnet.family import as_architecture
+from keras_mnasnet.architecture import Layer
+from keras_mnasnet.detection.spec import DetectorSpec, head_layers, tap_unit
 from keras_mnasnet.model import build, normalization, output_dtype
-from keras_mnasnet.preprocessing import Normalization
-from keras_mnasnet.spec import describe
-from keras_mnasnet.training.start import copy_layers
-from keras_mnasnet.weights import Checkpoint
 
-__all__ = ["SCORE_BIAS", "SSDLite", "build_detector", "detection_heads", "spec_of", "with_spec"]
+__all__ = ["SCORE_BIAS", "build_detector", "detection_heads", "spec_of", "with_spec"]
 
-EXTRAS = (512, 256, 256, 128)
 HEAD_EPSILON = 1e-3
 HEAD_STDDEV = 0.03
 SCORE_BIAS = -4.6
 SPEC = "detector_spec"
-
-
-def SSDLite(
-    backbone: Architecture | str = "a1",
-    classes: int | Sequence[str] = 90,
-    weights: str | os.PathLike[str] | Checkpoint | None = None,
-    *,
-    category_ids: Sequence[int] | None = None,
-    input_size: int = 320,
-    include_preprocessing: bool = True,
-    normalize: str | Normalization | None = None,
-    width_multiplier: float | None = None,
-    depth_multiplier: float | None = None,
-    se: bool | float | None = None,
-    extras: Sequence[int] | None = None,
-    anchors: AnchorSettings | None = None,
-    loss: str = "focal",
-    bn_momentum: float = 0.99,
-    score_bias: float = SCORE_BIAS,
-    name: str | None = None,
-) -> keras.Model:
-    """MnasNet + SSDLite (paper, section 4.3 and table 3): images `[B, S, S, 3]` -> {"boxes", "scores"}.
-
-    "boxes" `[B, N, 4]` are (ty, tx, th, tw) relative to `anchors.anchors(S)`; "scores" `[B, N, classes + 1]` are logits of
-    independent sigmoids, slot 0 the background. 320 px and 90 classes (91 slots) give the paper's 4.9M parameters and 0.8B
-    multiply-adds: 4,912,181 and 837,819,232.
-
-    Args:
-        backbone: a family name, an Architecture or its text form; it must end at stride 32.
-        classes: their names; or how many, which for 90 means COCO's category ids 1..90 and for 80 COCO's classes.
-        weights: of the backbone: None (fresh), "imagenet", "cifar10", a record id, a file, "hf://..." or a Checkpoint. Its
-            numerics are kept. A stem that was trained at stride 1 (cifar10) is used at stride 2, or every map would be
-            twice as high and wide, at four times the cost.
-        category_ids: of the classes in annotation files; default 1, 2, ..., and COCO's own for 80 and 90 counted classes.
-        include_preprocessing: True: the input is RGB pixels 0..255. False: normalised pixels.
-        normalize: "signed" (x / 127.5 - 1, the Object Detection API's), "imagenet" (what the classification checkpoints
-            were trained with) or a Normalization. None: "imagenet" with weights, else "signed".
-        width_multiplier, depth_multiplier, se: as in `MnasNet`.
-        extras: channels of the levels after the first two; default 512, 256, 256, 128, scaled with the backbone's width to
-            multiples of 8, at least 16.
-        loss: "focal" or "mined": what it is to be trained with; kept in the spec.
-        score_bias: initial bias of the scores; -4.6 (probability 0.01) is for the focal loss, 0 for the mined one.
-    """
-    base = as_architecture(backbone)
-    if weights is None:
-        source = None
-        network = base.scaled(width_multiplier, depth_multiplier).with_se(se).with_stem_stride(2)
-        bn_epsilon, padding = 1e-3, "same"
-    else:
-        source = MnasNet(
-            base, include_top=False, weights=weights, input_shape=(input_size, input_size, 3), include_preprocessing=False,
-            width_multiplier=width_multiplier, depth_multiplier=depth_multiplier, se=se,
-        )  # fmt: skip
-        found = describe(source)
-        network, bn_epsilon, padding = found.architecture.with_stem_stride(2), found.bn_epsilon, found.padding
-        if found.architecture.stem_stride != 2:
-            logging.warning("the stem of %s was trained at stride 1 and is used at stride 2", weights)
-    labels, ids = default_classes(classes) if isinstance(classes, int) else (tuple(classes), tuple(range(1, len(classes) + 1)))
-    if extras is None:
-        width = width_multiplier or network.blocks[-1].filters / base.blocks[-1].filters
-        extras = EXTRAS if width == 1 else tuple(max(16, round_filters(depth, width)) for depth in EXTRAS)
-    spec = DetectorSpec(
-        backbone=str(network),
-        input_size=input_size,
-        labels=labels,
-        category_ids=ids if category_ids is None else tuple(category_ids),
-        extras=tuple(extras),
-        anchors=anchors or AnchorSettings(),
-        normalization=_normalization(normalize, weights is not None),
-        include_preprocessing=include_preprocessing,
-        loss=loss,
-        bn_epsilon=bn_epsilon,
-        padding=padding,
-    )
-    model = build_detector(spec, bn_momentum=bn_momentum, score_bias=score_bias, name=name)
-    if source is not None:
-        copy_layers(source, model)
-    return model
-
-
-def _normalization(value: str | Normalization | None, has_weights: bool) -> Normalization:
-    if value is None:
-        value = "imagenet" if has_weights else "signed"
-    if isinstance(value, Normalization):
-        return value
-    if value not in NORMALIZATIONS:
-        raise ValueError(
-            f"`normalize` must be one of {tuple(NORMALIZATIONS)} or a Normalization. Received: normalize={value!r}"
-        )
-    return NORMALIZATIONS[value]
 
 
 def build_detector(

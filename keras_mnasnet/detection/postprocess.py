@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_mnasnet.detection.anchors import anchors
+from keras_mnasnet.detection.anchors import anchor_boxes
 from keras_mnasnet.detection.spec import DetectorSpec
 
 __all__ = ["Detections", "PostProcess", "detections_of", "sigmoid"]
@@ -70,7 +70,7 @@ def detections_of(
     from keras_mnasnet.detection.boxes import decode_boxes
 
     settings = settings or PostProcess()
-    placed = anchors(spec.input_size, spec.anchors)
+    placed = anchor_boxes(spec.input_size, spec.anchors)
     if codes.shape[1:] != (len(placed), 4) or scores.shape[1:] != (len(placed), spec.classes + 1):
         raise ValueError(
             f"A detector of {spec.input_size} pixels and {spec.classes} classes gives codes [B, {len(placed)}, 4] and scores "

@@ -9,9 +9,9 @@ from typing import Any
 
 from keras_mnasnet.architecture import Architecture, Layer, Unit
 from keras_mnasnet.detection.anchors import AnchorSettings, map_sizes, shapes_per_level
-from keras_mnasnet.preprocessing import IMAGENET, Normalization
+from keras_mnasnet.preprocessing import SIGNED, Normalization
 
-__all__ = ["COCO_IDS", "COCO_LABELS", "NORMALIZATIONS", "DetectorSpec", "default_classes", "head_layers"]
+__all__ = ["COCO_IDS", "COCO_LABELS", "LOSSES", "DetectorSpec", "default_classes", "head_layers", "tap_unit"]
 
 SCHEMA = 1
 MIN_SIZE, MAX_SIZE = 96, 4096
@@ -29,10 +29,6 @@ _COCO = (
 COCO_LABELS = tuple(_COCO.split(","))
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 COCO_IDS = tuple(number for number in range(1, 91) if number not in COCO_GAPS)
-
-
-# `signed` is the Object Detection API's [-1, 1]; `imagenet` is what the classification checkpoints were trained with.
-NORMALIZATIONS = {"signed": Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)), "imagenet": IMAGENET}
 
 
 def default_classes(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -56,7 +52,8 @@ class DetectorSpec:
 
     Class `c` (from 0) has the name `labels[c]`, the category id `category_ids[c]` in annotation files, and slot `c + 1` of
     the scores; slot 0 is the background, as in the Object Detection API. Scores are logits of independent sigmoids. With
-    `include_preprocessing` the input is RGB pixels 0..255, else what `normalization` makes of them.
+    `include_preprocessing` the input is RGB pixels 0..255, else what `normalization` (three means, three deviations) makes of
+    them; its default is the Object Detection API's [-1, 1].
     """
 
     backbone: str
@@ -65,7 +62,7 @@ class DetectorSpec:
     category_ids: tuple[int, ...]
     extras: tuple[int, ...] = (512, 256, 256, 128)
     anchors: AnchorSettings = dataclasses.field(default_factory=AnchorSettings)
-    normalization: Normalization = NORMALIZATIONS["signed"]
+    normalization: Normalization = SIGNED
     include_preprocessing: bool = True
     loss: str = "focal"
     bn_epsilon: float = 1e-3
@@ -74,6 +71,9 @@ class DetectorSpec:
     def __post_init__(self) -> None:
         for name in ("labels", "category_ids", "extras"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.normalization.mean) == 1:
+            mean, std = self.normalization.mean * 3, self.normalization.std * 3
+            object.__setattr__(self, "normalization", Normalization(mean, std))
         size = self.input_size
         if isinstance(size, bool) or not isinstance(size, int) or not MIN_SIZE <= size <= MAX_SIZE:
             raise ValueError(

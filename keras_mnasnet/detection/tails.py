@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_mnasnet.detection.anchors import anchors as anchors_of
+from keras_mnasnet.detection.anchors import anchor_boxes
 from keras_mnasnet.detection.postprocess import PostProcess
 from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.export.convert import converted
@@ -26,7 +26,7 @@ CELL = 1 + 2 * REACH
 
 def _start(spec: DetectorSpec) -> tuple[ModelWriter, dict[str, int], int]:
     writer = ModelWriter()
-    count, classes = len(anchors_of(spec.input_size, spec.anchors)), spec.classes
+    count, classes = len(anchor_boxes(spec.input_size, spec.anchors)), spec.classes
     inputs = {"codes": writer.tensor("codes", (1, count, 4)), "logits": writer.tensor("logits", (1, count, classes + 1))}
     scores = writer.tensor("probabilities", (1, count, classes + 1))
     writer.operator("LOGISTIC", [inputs["logits"]], [scores])
@@ -44,7 +44,7 @@ def operator_tail(spec: DetectorSpec, settings: PostProcess) -> bytes:
     from flatbuffers import flexbuffers
 
     writer, inputs, scores = _start(spec)
-    anchors = anchors_of(spec.input_size, spec.anchors)
+    anchors = anchor_boxes(spec.input_size, spec.anchors)
     constant = writer.tensor("anchors", anchors.shape, data=anchors)
     shapes = ((1, settings.total, 4), (1, settings.total), (1, settings.total), (1,))
     outputs = {name: writer.tensor(name, shape) for name, shape in zip(OUTPUTS, shapes, strict=True)}
@@ -79,7 +79,7 @@ def builtin_tail(spec: DetectorSpec, settings: PostProcess) -> bytes:
         )
     import tensorflow as tf
 
-    anchors = anchors_of(spec.input_size, spec.anchors)
+    anchors = anchor_boxes(spec.input_size, spec.anchors)
     count, classes, total = len(anchors), spec.classes, settings.total
     side = int(np.ceil(np.sqrt(classes)))
     cells = np.stack([np.arange(classes) // side, np.arange(classes) % side], axis=1).astype(np.float32) * CELL

@@ -13,13 +13,15 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from keras_mnasnet.detection.anchors import anchors
+from keras_mnasnet.detection.anchors import anchor_boxes
 from keras_mnasnet.detection.checkpoint import assign_tensors, is_detector, read_detector, save_detector
 from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, open_dataset, training_batches
+from keras_mnasnet.detection.losses import loss_of
 from keras_mnasnet.detection.matching import targets_of
-from keras_mnasnet.detection.model import SSDLite, build_detector, spec_of
-from keras_mnasnet.detection.recipes import DetectionRecipe
+from keras_mnasnet.detection.model import build_detector, spec_of
+from keras_mnasnet.detection.recipe import DetectionRecipe
 from keras_mnasnet.detection.spec import DetectorSpec
+from keras_mnasnet.detection.ssdlite import SSDLite
 from keras_mnasnet.training.distribution import Cluster
 from keras_mnasnet.training.engine import ALONE, Run, parts_of, resume_run, start_run
 from keras_mnasnet.training.job import RunKind, anchored_path
@@ -135,7 +137,7 @@ class Trainee(keras.Model):
         """The trainee of a detector made by SSDLite."""
         spec = spec_of(detector)
         model = cls(detector.inputs, detector.output, name=detector.name)
-        model.anchors = anchors(spec.input_size, spec.anchors)
+        model.anchors = anchor_boxes(spec.input_size, spec.anchors)
         model.variance = spec.anchors.variance
         model.recipe = recipe
         model.score_loss = keras.metrics.Mean(name="score_loss")
@@ -145,7 +147,7 @@ class Trainee(keras.Model):
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True):
         """Score loss + box loss of a batch; of several replicas, this one's share of their mean."""
         targets = targets_of(y["boxes"], y["labels"], self.anchors, self.variance, threshold=self.recipe.match_iou)
-        scores, boxes = self.recipe.loss_function()(targets, y_pred["boxes"], y_pred["scores"], self.anchors, self.variance)
+        scores, boxes = loss_of(self.recipe)(targets, y_pred["boxes"], y_pred["scores"], self.anchors, self.variance)
         images = keras.ops.shape(y["labels"])[0]
         self.score_loss.update_state(scores, sample_weight=images)
         self.box_loss.update_state(boxes, sample_weight=images)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from keras_mnasnet.detection.anchors import AnchorSettings, anchors, map_sizes, shapes_per_level
+from keras_mnasnet.detection.anchors import AnchorSettings, anchor_boxes, map_sizes, shapes_per_level
 
 
 @pytest.mark.parametrize(
@@ -14,13 +14,13 @@ from keras_mnasnet.detection.anchors import AnchorSettings, anchors, map_sizes, 
 )
 def test_counts(size, sides, count):
     assert map_sizes(size) == sides
-    assert anchors(size).shape == (count, 4)
+    assert anchor_boxes(size).shape == (count, 4)
     assert sides[0] ** 2 * 3 + sum(side**2 for side in sides[1:]) * 6 == count
 
 
 def test_the_first_cells_by_hand():
     """Level 0 has 20 x 20 cells, whose first centre is (0.5 / 20, 0.5 / 20); a square of 0.1, then scale 0.2."""
-    found = anchors(320)
+    found = anchor_boxes(320)
     root = math.sqrt(2)
     expected = [
         (0.025, 0.025, 0.1, 0.1),
@@ -37,14 +37,14 @@ def test_the_second_level_by_hand():
     scale = 0.35
     expected = [(scale / math.sqrt(ratio), scale * math.sqrt(ratio)) for ratio in (1, 2, 0.5, 3, 0.3333)]
     expected.append((math.sqrt(0.35 * 0.5),) * 2)
-    found = anchors(320)[1200:1206]
+    found = anchor_boxes(320)[1200:1206]
     np.testing.assert_allclose(found[:, :2], 0.05, rtol=1e-6)
     np.testing.assert_allclose(found[:, 2:], expected, rtol=1e-6)
 
 
 def test_the_last_anchor_reaches_past_the_photo():
     """Scale 0.95 and the next, 1: a square of sqrt(0.95) at the centre of the one cell; those of ratio 3 are wider than 1."""
-    found = anchors(320)
+    found = anchor_boxes(320)
     np.testing.assert_allclose(found[-1], (0.5, 0.5, math.sqrt(0.95), math.sqrt(0.95)), rtol=1e-6)
     assert found[-3, 3] == pytest.approx(0.95 * math.sqrt(3))
 
@@ -52,7 +52,7 @@ def test_the_last_anchor_reaches_past_the_photo():
 def test_settings():
     every = shapes_per_level(AnchorSettings(reduced_first=False))
     assert [len(level) for level in every] == [6] * 6  # torchvision's ssdlite320: 6 everywhere, 3,234 at 320
-    assert len(anchors(320, AnchorSettings(reduced_first=False))) == 3234
+    assert len(anchor_boxes(320, AnchorSettings(reduced_first=False))) == 3234
     with pytest.raises(ValueError, match="0 < min_scale < max_scale <= 1.*Received: levels=6, min_scale=0.9, max_scale=0.5"):
         AnchorSettings(min_scale=0.9, max_scale=0.5)
     with pytest.raises(ValueError, match="Received: aspect_ratios=\\(\\), variance="):

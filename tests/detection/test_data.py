@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mnasnet.detection.augment import BoxAugment
 from keras_mnasnet.detection.data import evaluation_batches, open_dataset, training_batches
 from keras_mnasnet.detection.matching import CROWD
+from keras_mnasnet.detection.recipe import BoxAugment
 
 
 def photo(path, height=40, width=60, shade=100):

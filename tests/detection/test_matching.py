@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from keras_mnasnet.detection.anchors import anchors
+from keras_mnasnet.detection.anchors import anchor_boxes
 from keras_mnasnet.detection.boxes import corners, decode_boxes, encode_boxes, pairwise_ioa, pairwise_iou
 from keras_mnasnet.detection.matching import CROWD, PADDING, match_anchors, targets_of
 
@@ -22,7 +22,7 @@ def test_the_code_by_hand():
 
 def test_the_code_is_its_own_inverse():
     rng = np.random.default_rng(0)
-    placed = anchors(320)
+    placed = anchor_boxes(320)
     low = rng.uniform(0, 0.7, (2, len(placed), 2))
     boxes = np.concatenate([low, low + rng.uniform(0.02, 0.3, low.shape)], -1).astype(np.float32)
     back = np.asarray(decode_boxes(encode_boxes(boxes, placed), placed))
@@ -89,7 +89,7 @@ def test_targets():
 
 def test_every_box_has_an_anchor_and_its_own_code():
     rng = np.random.default_rng(1)
-    placed = anchors(96)
+    placed = anchor_boxes(96)
     low = rng.uniform(0, 0.6, (3, 8, 2))
     boxes = np.concatenate([low, low + rng.uniform(0.1, 0.4, low.shape)], -1).astype(np.float32)
     labels = rng.integers(0, 5, (3, 8)).astype(np.int32)

@@ -12,10 +12,11 @@ from models import shaken
 from keras_mnasnet import MnasNet, save_weights
 from keras_mnasnet.architecture import Layer
 from keras_mnasnet.detection import DetectorSpec, SSDLite, load_detector, save_detector, spec_of
-from keras_mnasnet.detection.anchors import anchors
+from keras_mnasnet.detection.anchors import anchor_boxes
 from keras_mnasnet.detection.checkpoint import is_detector, read_detector
-from keras_mnasnet.detection.spec import COCO_IDS, NORMALIZATIONS, default_classes, head_layers
+from keras_mnasnet.detection.spec import COCO_IDS, default_classes, head_layers
 from keras_mnasnet.family import FAMILY
+from keras_mnasnet.preprocessing import IMAGENET, Normalization
 from keras_mnasnet.weights import CheckpointError
 
 
@@ -108,7 +109,7 @@ def test_every_network_builds_as_its_table_says(name):
     found = spec_of(model)
     assert size_of(model.trainable_variables) == found.params()
     assert found.extras == (256, 128, 128, 64)
-    assert model.output["boxes"].shape[1] == len(anchors(192)) == model.output["scores"].shape[1]
+    assert model.output["boxes"].shape[1] == len(anchor_boxes(192)) == model.output["scores"].shape[1]
     assert found.labels == ("cat", "dog")
     assert found.category_ids == (1, 2)
 
@@ -117,8 +118,8 @@ def test_every_network_builds_as_its_table_says(name):
 def test_other_inputs_run(size):
     model = SSDLite("small", 3, width_multiplier=0.5, input_size=size)
     found = model(np.zeros((2, size, size, 3), np.float32))
-    assert found["boxes"].shape == (2, len(anchors(size)), 4)
-    assert found["scores"].shape == (2, len(anchors(size)), 4)
+    assert found["boxes"].shape == (2, len(anchor_boxes(size)), 4)
+    assert found["scores"].shape == (2, len(anchor_boxes(size)), 4)
 
 
 def test_first_scores_are_the_prior():
@@ -130,7 +131,7 @@ def test_first_scores_are_the_prior():
 def test_normalization_in_and_before_the_graph(tmp_path):
     inside = shaken(SSDLite("small", 3, width_multiplier=0.35, input_size=96))
     save_detector(inside, tmp_path / "d.safetensors")
-    assert spec_of(inside).normalization == NORMALIZATIONS["signed"]
+    assert spec_of(inside).normalization == Normalization((127.5,) * 3, (127.5,) * 3)
     before = SSDLite("small", 3, width_multiplier=0.35, input_size=96, include_preprocessing=False)
     before.set_weights(inside.get_weights())
     x = np.random.default_rng(0).uniform(0, 255, (1, 96, 96, 3)).astype(np.float32)
@@ -143,7 +144,7 @@ def test_weights_of_a_classifier(tmp_path):
     save_weights(classifier, tmp_path / "c.safetensors")
     detector = SSDLite("small", 3, tmp_path / "c.safetensors", width_multiplier=0.5, input_size=96)
     found = spec_of(detector)
-    assert (found.bn_epsilon, found.padding, found.normalization) == (1e-5, "symmetric", NORMALIZATIONS["imagenet"])
+    assert (found.bn_epsilon, found.padding, found.normalization) == (1e-5, "symmetric", IMAGENET)
     for layer in ("stem_conv", "block6a_depthwise_conv", "head_bn"):
         for ours, theirs in zip(
             detector.get_layer(layer).get_weights(), classifier.get_layer(layer).get_weights(), strict=True

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_mnasnet.detection.anchors import anchors
+from keras_mnasnet.detection.anchors import anchor_boxes
 from keras_mnasnet.detection.postprocess import Detections, PostProcess, detections_of, sigmoid
 from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.family import FAMILY
@@ -13,7 +13,7 @@ SPEC = DetectorSpec(backbone=str(FAMILY["b1"]), input_size=96, labels=("cat", "d
 
 def outputs(*objects):
     """Codes and probabilities of one image; every object is (anchor, class, score, box or None for the anchor itself)."""
-    placed = anchors(96)
+    placed = anchor_boxes(96)
     codes, scores = np.zeros((1, len(placed), 4), np.float32), np.zeros((1, len(placed), 3), np.float32)
     scores[:, :, 0] = 0.99  # the background takes no part
     for number, label, score, box in objects:
@@ -34,7 +34,7 @@ def test_sigmoid_does_not_overflow():
 
 
 def test_an_anchor_with_code_zero_is_its_own_box():
-    y, x, h, w = anchors(96)[7]
+    y, x, h, w = anchor_boxes(96)[7]
     (found,) = detections_of(*outputs((7, 1, 0.8, None)), SPEC)
     np.testing.assert_allclose(found.boxes, [[y - h / 2, x - w / 2, y + h / 2, x + w / 2]], atol=1e-6)
     assert found.classes.tolist() == [1]

@@ -14,9 +14,8 @@ import tensorflow as tf
 
 from keras_mnasnet.cli import main
 from keras_mnasnet.detection import SSDLite, load_detector, spec_of
-from keras_mnasnet.detection.augment import BoxAugment
-from keras_mnasnet.detection.losses import FocalLoss, MinedLoss
-from keras_mnasnet.detection.recipes import DETECTION_RECIPES, DetectionRecipe
+from keras_mnasnet.detection.losses import FocalLoss, MinedLoss, loss_of
+from keras_mnasnet.detection.recipe import DETECTION_RECIPES, BoxAugment, DetectionRecipe
 from keras_mnasnet.detection.training import DetectionJob, DetectorRun, Trainee, resume_detector, train_detector
 from keras_mnasnet.training import Job, engine, learning_rate, parse_recipe, recipe_from_json, recipe_to_json, resume, train
 from keras_mnasnet.training.state import write_state
@@ -227,7 +226,7 @@ def test_two_replicas_of_one_machine(tmp_path, drawn):
         "cpu = tf.config.list_physical_devices('CPU')[0]\n"
         "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
         "from pathlib import Path\n"
-        "from keras_mnasnet.detection.recipes import DetectionRecipe\n"
+        "from keras_mnasnet.detection.recipe import DetectionRecipe\n"
         "from keras_mnasnet.detection.training import DetectionJob, train_detector\n"
         "from keras_mnasnet.training import parse_recipe\n"
         "path, recipe = Path(sys.argv[2]), parse_recipe(sys.argv[3], DetectionRecipe)\n"
@@ -256,8 +255,8 @@ def test_recipes_are_what_the_configs_say():
     assert float(learning_rate(v3, 0, steps)) == pytest.approx(0.13333)
     assert float(learning_rate(v3, 2000, steps)) == pytest.approx(0.4, rel=1e-3)
     assert (mobiledet.peak_learning_rate, v3.nesterov, v3.weight_decay, v3.bn_momentum) == (0.8, False, 4e-5, 0.97)
-    assert isinstance(v3.loss_function(), FocalLoss)
-    assert v2.loss_function() == MinedLoss(3.0, 3, 0.99)
+    assert isinstance(loss_of(v3), FocalLoss)
+    assert loss_of(v2) == MinedLoss(3.0, 3, 0.99)
     assert (v2.optimizer, v2.epsilon, v2.size, v3.size) == ("rmsprop-tf1", 1.0, 300, 320)
 
 

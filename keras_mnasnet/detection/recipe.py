@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from keras_mnasnet.detection.augment import BoxAugment
-from keras_mnasnet.detection.losses import FocalLoss, MinedLoss
 from keras_mnasnet.detection.spec import LOSSES
 from keras_mnasnet.training.recipe import Recipe
 
-__all__ = ["DETECTION_RECIPES", "DETECTION_SOURCES", "DetectionRecipe"]
+__all__ = ["DETECTION_RECIPES", "DETECTION_SOURCES", "BoxAugment", "DetectionRecipe"]
 
 UNUSED = ("label_smoothing", "dropout", "frozen_epochs", "frozen_learning_rate")
 OF_LOSS = {"focal": ("focal_alpha", "focal_gamma"), "mined": ("negatives_per_positive", "min_negatives", "nms_iou")}
@@ -20,6 +18,28 @@ BETWEEN = (
     ("match_iou", 0, 1),
     ("passes", 1, 10**6),
 )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BoxAugment:
+    """The SSD random crop and a horizontal flip of half of the photos; `aspect` and `area` are the crop's."""
+
+    crop: bool = True
+    flip: bool = True
+    aspect: tuple[float, float] = (0.5, 2.0)
+    area: tuple[float, float] = (0.1, 1.0)
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "flip"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"`augment.{name}` must be true or false. Received: {name}={getattr(self, name)!r}")
+        for name in ("aspect", "area"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or len(value) != 2 or not 0 < value[0] <= value[1]:
+                raise ValueError(f"`augment.{name}` must be two numbers, low and high, above 0. Received: {name}={value!r}")
+            object.__setattr__(self, name, tuple(map(float, value)))
+        if self.area[1] > 1:
+            raise ValueError(f"`augment.area` must be at most 1, the whole photo. Received: area={self.area}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,12 +90,6 @@ class DetectionRecipe(Recipe):
     def named(cls) -> dict[str, Any]:
         """The recipes of this kind that have a name."""
         return DETECTION_RECIPES
-
-    def loss_function(self) -> FocalLoss | MinedLoss:
-        """The loss with this recipe's settings."""
-        if self.loss == "focal":
-            return FocalLoss(self.focal_alpha, self.focal_gamma)
-        return MinedLoss(self.negatives_per_positive, self.min_negatives, self.nms_iou)
 
 
 COCO_PHOTOS = 118_287  # train2017
