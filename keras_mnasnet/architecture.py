@@ -17,7 +17,7 @@ PROVENANCES = ("published", "reconstructed", "custom")
 OPS = ("mbconv", "conv", "linear")
 DEFAULT_SE_RATIO = 0.25
 
-_WORDS = ("noskip", "pool", "conv", "linear")
+_WORDS = ("noskip", "nofirstskip", "pool", "conv", "linear")
 _BLOCK_TOKEN = re.compile(r"(se|[rkseio])(\d+(?:\.\d+)?)$")
 _HEADER = re.compile(r"\s*(?:(?P<name>[A-Za-z0-9][\w.+-]*)(?:\[(?P<provenance>\w*)\])?\s*:)?(?P<body>.*)$", re.DOTALL)
 
@@ -41,9 +41,9 @@ class Block:
 
     `op` is `mbconv`, the inverted residual (with `expand=1` a depthwise-separable convolution), `conv`, a convolution with
     ReLU, or `linear`, one without. With `pool` the skip is a 3x3 max pooling with the layer's stride, added wherever the
-    channels are as many; without, it is the identity, at stride 1. `se` is the squeeze-and-excite ratio relative to the layer's
-    INPUT channels (0 means none). `input_filters` is stated, not derived, because Google's text form states it and the
-    first stage of the small network uses it only to decide against a residual.
+    channels are as many; without, it is the identity, at stride 1. `first_skip=False` leaves out the skip of the first layer
+    alone. `se` is the squeeze-and-excite ratio relative to the layer's INPUT channels (0 means none). `input_filters` is
+    stated, not derived, because Google's text form states it.
     """
 
     repeats: int
@@ -56,6 +56,7 @@ class Block:
     skip: bool = True
     pool: bool = False
     op: str = "mbconv"
+    first_skip: bool = True
 
     def __post_init__(self) -> None:
         for field in ("repeats", "kernel", "expand", "input_filters", "filters"):
@@ -72,12 +73,14 @@ class Block:
             raise ValueError(f"A block of op {self.op!r} does not expand. Received: expand={self.expand}")
         if self.pool and not self.skip:
             raise ValueError(f"A block's pooling is a skip. Received: pool={self.pool!r}, skip={self.skip!r}")
+        if not self.first_skip and not self.skip:
+            raise ValueError("A block without skips has no first skip to leave out. Received: first_skip=False, skip=False")
 
     def __str__(self) -> str:
         text = f"r{self.repeats}_k{self.kernel}_s{self.stride}{self.stride}_e{self.expand}"
         text += f"_i{self.input_filters}_o{self.filters}"
         ratio = format(Decimal(repr(self.se)), "f")
-        skip = "_pool" if self.pool else "" if self.skip else "_noskip"
+        skip = ("_pool" if self.pool else "" if self.skip else "_noskip") + ("" if self.first_skip else "_nofirstskip")
         return text + (f"_se{ratio}" if self.se else "") + skip + ("" if self.op == "mbconv" else f"_{self.op}")
 
     @classmethod
@@ -90,7 +93,7 @@ class Block:
             if not key or (key != "se" and "." in value):
                 raise ValueError(
                     f"A block is written as r<repeats>_k<kernel>_s<stride twice>_e<expand>_i<in>_o<out>[_se<ratio>]"
-                    f"[_noskip|_pool][_conv|_linear]. Received: unknown token {token!r} in {text!r}"
+                    f"[_noskip|_pool][_nofirstskip][_conv|_linear]. Received: unknown token {token!r} in {text!r}"
                 )
             if key in found:
                 raise ValueError(f"A token may stand once in a block. Received: {key!r} twice in {text!r}")
@@ -111,7 +114,15 @@ class Block:
             skip="noskip" not in found,
             pool="pool" in found,
             op=next((op for op in OPS if op in found), "mbconv"),
+            first_skip="nofirstskip" not in found,
         )
+
+
+def _first_block(stem: int, block: Block) -> Block:
+    """The first block in words of ours: Google's small states 16 channels after a stem of 8, which only says "no residual"."""
+    if block.input_filters in (stem, block.filters) or block.expand > 1 or block.se:
+        return block
+    return dataclasses.replace(block, input_filters=stem, first_skip=not block.skip)
 
 
 def _check_count(what: str, name: str, value: object) -> None:
@@ -196,14 +207,12 @@ class Architecture:
         _check_count("An architecture's `stem`", "stem", self.stem)
         _check_stride("An architecture's `stem_stride`", "stem_stride", self.stem_stride)
         _check_count("An architecture's `head`", "head", self.head)
-        object.__setattr__(self, "blocks", tuple(self.blocks))
         if not self.blocks:
             raise ValueError(f"An architecture needs at least one block. Received: blocks=() in {self.name!r}")
+        object.__setattr__(self, "blocks", (_first_block(self.stem, self.blocks[0]), *self.blocks[1:]))
         previous = self.stem
         for index, block in enumerate(self.blocks):
-            different = block.input_filters != block.filters or not block.skip
-            only_says_no_residual = index == 0 and block.expand == 1 and different
-            if block.input_filters != previous and not only_says_no_residual:
+            if block.input_filters != previous:
                 raise ValueError(
                     f"Block {index + 1} of {self.name!r} must take the {previous} channels of the layer before it. "
                     f"Received: i{block.input_filters} in '{block}'"
@@ -264,12 +273,13 @@ class Architecture:
             repeats = block.repeats
             if depth_multiplier is not None and 0 < index < last:
                 repeats = math.ceil(repeats * depth_multiplier)
+            width = None if kept else width_multiplier
+            filters = round_filters(block.filters, width)
+            # Google states twice the channels where a first layer has no residual, and compares them after rounding.
+            first_skip = block.first_skip or round_filters(2 * block.filters, width) == filters
+            changes = {"repeats": repeats, "filters": filters, "first_skip": first_skip}
             stated = round_filters(block.input_filters, None if kept_input else width_multiplier)
-            filters = round_filters(block.filters, None if kept else width_multiplier)
-            residual = block.input_filters == block.filters or stated != filters or stated == stem or index > 0
-            skip = block.skip and residual
-            scaled = dataclasses.replace(block, repeats=repeats, input_filters=stated, filters=filters)
-            blocks.append(dataclasses.replace(scaled, skip=skip, pool=block.pool and skip))
+            blocks.append(dataclasses.replace(block, input_filters=stated, **changes))
         if (stem, tuple(blocks)) == (self.stem, self.blocks):
             return self
         suffix = "" if width_multiplier is None else f"-{width_multiplier:g}"
@@ -299,20 +309,12 @@ class Architecture:
         first = self.blocks[0]
         if residual is None or self.units()[0].residual == residual:
             return self
-        if not residual and first.repeats > 1:
-            if first.expand > 1 or first.se:
-                raise ValueError(
-                    f"The first residual of a stage that expands or gates cannot be left out alone. "
-                    f"Received: first_residual=False for '{first}'"
-                )
-            changed = dataclasses.replace(first, input_filters=2 * first.filters)
-            return dataclasses.replace(self, blocks=(changed, *self.blocks[1:]))
         if residual and (first.stride != 1 or self.stem != first.filters):
             raise ValueError(
                 f"A residual over the first layer needs stride 1 and as many channels out as in. "
                 f"Received: first_residual=True for stem{self.stem} and '{first}'"
             )
-        changed = dataclasses.replace(first, skip=residual, pool=False, input_filters=self.stem)
+        changed = dataclasses.replace(first, skip=True, pool=False, first_skip=residual)
         return dataclasses.replace(self, blocks=(changed, *self.blocks[1:]))
 
     def with_stem_stride(self, stride: int | None) -> Architecture:
@@ -364,8 +366,8 @@ def _units(architecture: Architecture) -> tuple[Unit, ...]:
     channels = architecture.stem
     for stage, block in enumerate(architecture.blocks, start=1):
         for repeat in range(block.repeats):
-            stated = block.filters if repeat else block.input_filters
             stride = 1 if repeat else block.stride
+            skip = block.skip and channels == block.filters and (repeat > 0 or block.first_skip)
             units.append(
                 Unit(
                     name=f"block{stage}{_letter(repeat)}",
@@ -375,9 +377,9 @@ def _units(architecture: Architecture) -> tuple[Unit, ...]:
                     input_filters=channels,
                     expanded=channels * block.expand if block.op == "mbconv" else block.filters,
                     filters=block.filters,
-                    se_filters=max(1, int(stated * block.se)) if block.se else 0,
-                    residual=block.skip and not block.pool and stride == 1 and stated == block.filters,
-                    pooled=block.pool and stated == block.filters,
+                    se_filters=max(1, int(channels * block.se)) if block.se else 0,
+                    residual=skip and not block.pool and stride == 1,
+                    pooled=skip and block.pool,
                     op=block.op,
                 )
             )

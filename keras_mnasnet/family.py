@@ -74,7 +74,7 @@ SMALL = Architecture(
     "small",
     8,  # 224 -> 112
     _stages(
-        "r1_k3_s11_e1_i16_o8",  # 112; i16 is Google's: it keeps the layer from being residual, the stem has 8
+        "r1_k3_s11_e1_i8_o8_nofirstskip",  # 112; Google writes i16 after its stem of 8, which only says "no residual"
         "r1_k3_s22_e3_i8_o16",  # 56
         "r2_k3_s22_e6_i16_o16",  # 28
         "r4_k5_s22_e6_i16_o32_se0.25",  # 14

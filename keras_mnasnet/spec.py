@@ -79,7 +79,7 @@ def _read_architecture(layers: dict[str, Any]) -> Architecture:
 
 
 def _read_block(layers: dict[str, Any], units: list[str], channels: int) -> Block:
-    """One stage; where only its first layer lacks a possible residual, `input_filters` says so, as in Google's small."""
+    """One stage, from its layers and the channels before it."""
     op, spatial = next(
         (op, layers[f"{units[0]}_{part}_conv"])
         for op, part in (("mbconv", "depthwise"), ("conv", "plain"), ("linear", "linear"))
@@ -92,7 +92,6 @@ def _read_block(layers: dict[str, Any], units: list[str], channels: int) -> Bloc
     possible = [(pool or stride == 1) and channels == filters] + [True] * (len(units) - 1)
     residual = [f"{unit}_add" in layers for unit in units]
     skip = any(residual) or not any(possible)
-    stated = 2 * filters if skip and possible[0] and not residual[0] else channels
     widths = [
         (filters if index else channels, layers[f"{unit}_se_reduce"].filters)
         for index, unit in enumerate(units)
@@ -103,12 +102,13 @@ def _read_block(layers: dict[str, Any], units: list[str], channels: int) -> Bloc
         kernel=spatial.kernel_size[0],
         stride=stride,
         expand=expand.filters // channels if expand else 1,
-        input_filters=stated,
+        input_filters=channels,
         filters=filters,
         se=_se_ratio(widths),
         skip=skip,
         pool=pool,
         op=op,
+        first_skip=residual[0] or not (skip and possible[0]),
     )
 
 
@@ -120,7 +120,7 @@ def _named(read: Architecture) -> Architecture:
         if read.same_network(known):
             return known
         if known.stem == read.stem and known.blocks[1:] == read.blocks[1:]:
-            residual = dataclasses.replace(known.blocks[0], skip=first.skip, input_filters=first.input_filters)
+            residual = dataclasses.replace(known.blocks[0], skip=first.skip, first_skip=first.first_skip)
             known = dataclasses.replace(known, blocks=(residual, *known.blocks[1:]))
             if read.same_network(known):
                 return known

@@ -83,17 +83,31 @@ def test_a_stated_difference_stays_a_difference_after_rounding():
     assert not network.scaled(0.5).units()[0].residual
 
 
+def test_googles_text_of_the_small_network():
+    google = str(SMALL).replace("i8_o8_nofirstskip", "i16_o8")
+    assert google != str(SMALL)
+    assert Architecture.parse(google) == SMALL
+    for width, residual in ((0.35, True), (0.5, True), (0.75, False), (1.4, False)):  # i16 and o8 round to the same at 0.5
+        assert SMALL.scaled(width).units()[0].residual == residual
+
+
 def test_first_residual_of_a_longer_stage():
     network = Architecture.parse("x: stem16 r3_k3_s11_e1_i16_o16 head32")
     without = network.with_first_residual(False)
     assert [unit.residual for unit in without.units()] == [False, True, True]
     assert without.params() == network.params()
-    with pytest.raises(ValueError, match="cannot be left out alone"):
-        Architecture.parse("x: stem16 r3_k3_s11_e6_i16_o16 head32").with_first_residual(False)
+    assert without.blocks[0] == dataclasses.replace(network.blocks[0], first_skip=False)
+    assert Architecture.parse(str(without)) == without
+    expanding = Architecture.parse("x: stem16 r3_k3_s11_e6_i16_o16_se0.25 head32").with_first_residual(False)
+    assert [unit.residual for unit in expanding.units()] == [False, True, True]
+    pooling = Architecture.parse("x: stem16 r2_k3_s22_e6_i16_o16_pool_nofirstskip head32")
+    assert [unit.pooled for unit in pooling.units()] == [False, True]
 
 
 def test_google_block_strings_print_back_unchanged():
-    for text in ("r1_k3_s11_e1_i32_o16_noskip", "r3_k5_s22_e3_i24_o40_se0.25", "r4_k7_s22_e9_i24_o36"):
+    for text in (
+        "r1_k3_s11_e1_i32_o16_noskip", "r3_k5_s22_e3_i24_o40_se0.25", "r4_k7_s22_e9_i24_o36", "r2_k3_s11_e1_i8_o8_nofirstskip",
+    ):  # fmt: skip
         assert str(Block.parse(text)) == text
 
 
@@ -109,6 +123,8 @@ def test_google_block_strings_print_back_unchanged():
         ("r0_k3_s11_e6_i16_o24", "repeats=0"),
         ("r1_k4_s11_e6_i16_o24", "must be odd"),
         ("r1_k3_s11_e6_i16_o24_se1.5", "between 0 and 1"),
+        ("r2_k3_s11_e6_i16_o16_noskip_nofirstskip", "no first skip to leave out"),
+        ("r2_k3_s11_e6_i16_o16_noskip_pool", "pooling is a skip"),
         ("", "unknown token ''"),
     ],
 )

@@ -56,8 +56,8 @@ def parts(architecture: Architecture, resolution: int) -> Iterator[Part]:
         could_add = unit.stride == 1 and unit.input_filters == unit.filters
         skip = unit.pooled or unit.residual or not could_add  # what cannot be is not part of a key
         single = dataclasses.replace(
-            block, repeats=1, stride=unit.stride, input_filters=unit.input_filters, skip=skip, pool=unit.pooled
-        )
+            block, repeats=1, stride=unit.stride, input_filters=unit.input_filters, skip=skip, pool=unit.pooled, first_skip=True
+        )  # fmt: skip
         yield Part(f"{single}@{size}", _around(single), size, "stem", "block1")
         size = -(-size // unit.stride)
     last = architecture.blocks[-1].filters
