@@ -51,7 +51,7 @@ LARGEST_SLOWDOWN = 1.15  # of ten workers, in trainings
 @functools.cache
 def table(path: str) -> tuple[Any, Any]:
     """The table, and its space."""
-    from keras_mnasnet.search.macro import MacroTable
+    from keras_mnasnet.search.tables import MacroTable
 
     found = MacroTable.read(path)
     return found, found.space()
@@ -69,7 +69,8 @@ def task(path: str, objective: str) -> tuple[Any, frozenset]:
 
 def reach(path: str, name: str, objective: str, seed: int) -> tuple[int, int]:
     """(trainings, draws) up to the first of the best networks; one more than the most allowed if none was reached."""
-    from keras_mnasnet.search.algorithms import Observation, make_algorithm
+    from keras_mnasnet.search.algorithms import make_algorithm
+    from keras_mnasnet.search.algorithms.base import Observation
 
     algorithm, options, most, workers, _ = SEARCHES[name]
     known, space = table(path)
@@ -125,7 +126,8 @@ def ask_and_tell(trials: Sequence[int], rounds: int = 30) -> dict[str, float]:
     """{trials told: median ms of one ask and its tell} of `thompson` in the space `mbconv`, with costs it has to model."""
     import numpy as np
 
-    from keras_mnasnet.search.algorithms import Observation, make_algorithm
+    from keras_mnasnet.search.algorithms import make_algorithm
+    from keras_mnasnet.search.algorithms.base import Observation
     from keras_mnasnet.search.networks import space
     from keras_mnasnet.search.rewards import Reward
 
@@ -161,7 +163,8 @@ def ask_and_tell(trials: Sequence[int], rounds: int = 30) -> dict[str, float]:
 
 def distinct_asks(count: int, batch: int = 50) -> int:
     """How many different networks `count` asks of `thompson` give in the space `mbconv`, each told at once."""
-    from keras_mnasnet.search.algorithms import Observation, make_algorithm
+    from keras_mnasnet.search.algorithms import make_algorithm
+    from keras_mnasnet.search.algorithms.base import Observation
     from keras_mnasnet.search.networks import space
     from keras_mnasnet.search.rewards import Reward
 

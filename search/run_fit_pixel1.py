@@ -27,7 +27,7 @@ from keras_mnasnet.architecture import Architecture, Block, Layer
 from keras_mnasnet.benchmarks.results import write_json
 from keras_mnasnet.family import A1
 from keras_mnasnet.search.landmarks import A1_TABLE, OTHERS, PublishedLatency
-from keras_mnasnet.search.pixel1 import FEATURES, SCHEMA, features
+from keras_mnasnet.search.latency import FEATURES, SCHEMA, features
 
 SHIPPED = Path(__file__).parents[1] / "keras_mnasnet/search/pixel1.json"
 TABLE_WEIGHT = DELTA_WEIGHT = 0.2

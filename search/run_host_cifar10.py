@@ -35,11 +35,11 @@ from keras_mnasnet.search.engine import Order, run
 from keras_mnasnet.search.evaluator import NetworkEvaluator, fixed_cost
 from keras_mnasnet.search.executors.pool import ProcessPool
 from keras_mnasnet.search.latency import parse_device
-from keras_mnasnet.search.records import StudyMeta, Trial
 from keras_mnasnet.search.report import gather, write_report
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, Decision, SearchSpace
 from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.trials import StudyMeta, Trial
 from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_to_json
 from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.utils.system import machine
@@ -265,7 +265,7 @@ def _keep(path: Path, value: dict[str, Any]) -> None:
 def _images(arguments: argparse.Namespace) -> Any:
     import tensorflow as tf
 
-    from keras_mnasnet.search.images import open_search_images
+    from keras_mnasnet.search.evaluator import open_search_images
     from keras_mnasnet.training import in_memory
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})

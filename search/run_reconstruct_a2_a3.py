@@ -30,7 +30,7 @@ import numpy as np
 
 from keras_mnasnet.architecture import Architecture, Block, Layer, round_filters
 from keras_mnasnet.family import A1, A2, A3, PUBLISHED
-from keras_mnasnet.search.pixel1 import coefficients, features, pixel1_ms
+from keras_mnasnet.search.latency import coefficients, features, pixel1_ms
 
 MOBILENET_V2 = ((2, 24), (3, 32), (4, 64), (3, 96), (3, 160))  # (repeats, filters) of the searched stages
 FILTER_RATIOS = (0.75, 1.0, 1.2)
@@ -198,7 +198,7 @@ def finalists(name: str, members: Members) -> tuple[int, list[Architecture]]:
 def train(networks: list[Architecture], arguments: argparse.Namespace) -> dict[str, Any]:
     """Each network trained with every seed on `images` photos, in turns; accuracies 0..1 on 2,000 held-out ones."""
     from keras_mnasnet.search.evaluator import NetworkEvaluator
-    from keras_mnasnet.search.records import TrialRequest
+    from keras_mnasnet.search.trials import TrialRequest
     from keras_mnasnet.training import parse_recipe
 
     recipe = parse_recipe(f"{RECIPE} epochs={arguments.epochs}")

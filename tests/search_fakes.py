@@ -7,12 +7,13 @@ import time
 import numpy as np
 
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.search.algorithms import Observation, make_algorithm
+from keras_mnasnet.search.algorithms import make_algorithm
+from keras_mnasnet.search.algorithms.base import Observation
 from keras_mnasnet.search.engine import Order, run
-from keras_mnasnet.search.executors.local import InProcess
-from keras_mnasnet.search.records import StudyMeta, TrialResult
+from keras_mnasnet.search.executors import InProcess
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Decision, SearchSpace
+from keras_mnasnet.search.trials import StudyMeta, TrialResult
 
 REWARD = Reward("soft", 10.0)
 LEAKED = []

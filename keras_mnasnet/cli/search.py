@@ -17,7 +17,6 @@ from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.search.engine import Order
 from keras_mnasnet.search.engine import run as run_study
 from keras_mnasnet.search.progress import Progress, estimate, estimate_from, progress_of, shown_time
-from keras_mnasnet.search.records import StudyMeta, Trial
 from keras_mnasnet.search.rewards import Reward, parse_reward
 from keras_mnasnet.search.setup import (
     algorithm_of,
@@ -30,6 +29,7 @@ from keras_mnasnet.search.setup import (
     space_of,
 )  # fmt: skip
 from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.trials import StudyMeta, Trial
 from keras_mnasnet.utils.system import held_stderr
 
 __all__ = ["print_best", "run", "status"]
@@ -151,7 +151,7 @@ def _wanted(arguments: argparse.Namespace, known: StudyMeta | None) -> StudyMeta
     data = arguments.data or (known.data if known else None)
     if data is None:
         raise ValueError("A search needs images to train on. Received: no --data (a folder of <class>/*.jpg, cifar10, shapes)")
-    from keras_mnasnet.search.images import located
+    from keras_mnasnet.search.evaluator import located
 
     evaluation: dict[str, Any] = {
         "resolution": arguments.resolution or own.get("resolution") or recipe.size or 224,
@@ -192,7 +192,7 @@ def _data_facts(where: str, evaluation: dict[str, Any]) -> dict[str, int]:
     with held_stderr():
         import tensorflow  # noqa: F401
 
-    from keras_mnasnet.search.images import open_search_images
+    from keras_mnasnet.search.evaluator import open_search_images
 
     images = open_search_images(where, images=evaluation["images"], validation_images=evaluation["validation_images"])
     return {"classes": images.classes, "train_images": images.train.count}
@@ -221,7 +221,7 @@ def _executor(evaluator: Any, plan: dict[str, Any], arguments: argparse.Namespac
             gpus=arguments.gpus,
         )  # fmt: skip
     if plan["executor"] == "inline":
-        from keras_mnasnet.search.executors.local import InProcess
+        from keras_mnasnet.search.executors import InProcess
 
         if plan["workers"] != 1:
             raise ValueError(f"--executor inline has one worker, this process. Received: --workers {plan['workers']}")

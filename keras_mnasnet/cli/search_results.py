@@ -11,15 +11,14 @@ from typing import Any
 
 from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.cli.search import print_best
-from keras_mnasnet.search.images import located
-from keras_mnasnet.search.optuna_export import export_optuna as write_optuna
-from keras_mnasnet.search.pareto import pareto_front
-from keras_mnasnet.search.records import StudyMeta, Trial
-from keras_mnasnet.search.retrain import RESULTS, ranked
-from keras_mnasnet.search.retrain import retrain as retrain_best
-from keras_mnasnet.search.rewards import Reward, parse_reward
+from keras_mnasnet.search.evaluator import located
+from keras_mnasnet.search.results import RESULTS, ranked
+from keras_mnasnet.search.results import export_optuna as write_optuna
+from keras_mnasnet.search.results import retrain as retrain_best
+from keras_mnasnet.search.rewards import Reward, pareto_front, parse_reward
 from keras_mnasnet.search.setup import space_of
 from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.trials import StudyMeta, Trial
 from keras_mnasnet.utils.system import held_stderr
 
 __all__ = ["export_optuna", "rescore", "retrain"]

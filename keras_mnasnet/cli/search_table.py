@@ -10,7 +10,7 @@ from typing import Any, cast
 from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.search.latency import Meter, parse_device
 from keras_mnasnet.search.setup import make_space
-from keras_mnasnet.search.table import build_table, parts_of_space
+from keras_mnasnet.search.tables import build_table, parts_of_space
 from keras_mnasnet.utils.files import check_writable
 
 __all__ = ["table"]

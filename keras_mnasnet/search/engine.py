@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_mnasnet.search.algorithms.base import Algorithm, Observation
-from keras_mnasnet.search.executors.base import Executor, Outcome
-from keras_mnasnet.search.records import FATAL, Failure, Measurement, Trial, TrialRequest, TrialResult
+from keras_mnasnet.search.executors import Executor, Outcome
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.search.study import Study, Writer
+from keras_mnasnet.search.trials import FATAL, Failure, Measurement, Trial, TrialRequest, TrialResult
 
-__all__ = ["ORDERS", "Order", "StudyStopped", "run"]
+__all__ = ["Meter", "Order", "run", "StudyStopped"]
 
 ORDERS = ("batch", "window", "completion")
 ATTEMPTS = {"lost": 4}  # a lost machine says nothing of the trial; every other failure is tried once more elsewhere

@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import json
+import math
 import os
 import re
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock
 
-from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.architecture import Architecture, Layer
 from keras_mnasnet.benchmarks import adb
 from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_cores
 from keras_mnasnet.benchmarks.targets import Target
 from keras_mnasnet.benchmarks.timing import Times
-from keras_mnasnet.search.pixel1 import pixel1_ms, unlike_fitted
 from keras_mnasnet.utils.system import core_state, machine
 
 __all__ = [
-    "SYNTAX", "CannotKnow", "ChainLatency", "DeviceGone", "HostLatency", "Latency", "LatencyModel", "MaddsLatency",
-    "Meter", "PhoneLatency", "Pixel1Latency", "parse_device",
+    "CannotKnow", "ChainLatency", "coefficients", "DeviceGone", "FEATURES", "features", "HostLatency", "Latency",
+    "LatencyModel", "Meter", "parse_device", "pixel1_ms", "SCHEMA", "shipped", "unlike_fitted",
 ]  # fmt: skip
+
+SCHEMA = 1
+FEATURES = (
+    "pointwise_madds", "pointwise_outputs", "pointwise_inputs", "weights", "depthwise_madds", "depthwise_outputs", "stem_madds",
+    "gated_values", "operators",
+)  # fmt: skip
+FITTED_RESOLUTIONS = (96, 224)
+FITTED_MS = (5.4, 135.0)
+FITTED_KERNELS, FITTED_EXPANSIONS, FITTED_GATE = (3, 5), (1, 3, 6), 0.25
+GATE_STRIDE = 8  # A1 gates no map larger than an eighth of the input
 
 SYNTAX = "host, adb, adb:SERIAL, table:FILE, pixel1, madds, or several with commas: the next answers where one cannot"
 RUNS, WARMUP = 60, 3
@@ -91,7 +104,7 @@ def parse_device(
         if kind == "adb" and bool(colon) == bool(rest):
             links.append(PhoneLatency(rest or None, mask=mask, benchmark_model=benchmark_model, runs=runs))
         elif kind == "table" and rest:
-            from keras_mnasnet.search.table import TableLatency
+            from keras_mnasnet.search.tables import TableLatency
 
             links.append(TableLatency.open(rest))
         elif kind == "host" and not colon:
@@ -289,3 +302,86 @@ def _times(rounds: Sequence[Sequence[float]]) -> Times:
 def _median(rounds: Sequence[Sequence[float]]) -> float:
     """Milliseconds."""
     return 1e3 * statistics.median([second for visit in rounds for second in visit])
+
+
+def features(layers: Iterable[Layer], height: int, width: int) -> dict[str, float]:
+    """The nine features of consecutive layers whose first one takes a map of `height` x `width`.
+
+    Multiply-adds, values in and out and kernel weights; `gated_values` is the size of the maps that squeeze-and-excite pools
+    and multiplies, whose 1x1 convolutions count as pointwise. Every convolution that is neither depthwise nor the stem, and
+    the classifier, is pointwise.
+    """
+    found = dict.fromkeys(FEATURES, 0.0)
+    for layer in layers:
+        found["operators"] += 1
+        found["weights"] += layer.madds / (layer.height * layer.width)
+        outputs = layer.height * layer.width * layer.filters
+        if layer.op == "depthwise":
+            found["depthwise_madds"] += layer.madds
+            found["depthwise_outputs"] += outputs
+        elif layer.name == "stem_conv":
+            found["stem_madds"] += layer.madds
+        else:
+            found["pointwise_madds"] += layer.madds
+            if layer.name.endswith(("_se_reduce", "_se_expand")):
+                if layer.name.endswith("reduce"):
+                    found["gated_values"] += height * width * layer.input_filters
+                continue
+            found["pointwise_outputs"] += outputs
+            found["pointwise_inputs"] += layer.input_filters * (1 if layer.op == "dense" else height * width)
+        height, width = layer.height, layer.width
+    return found
+
+
+def pixel1_ms(architecture: Architecture, resolution: int = 224, *, classes: int = 1000) -> float:
+    """Milliseconds on one big core of a Pixel 1, one thread, batch 1, float32; `unlike_fitted` says how far to believe it."""
+    found = features(architecture.layers(resolution, resolution, classes=classes), resolution, resolution)
+    return math.fsum(value * found[name] for name, value in coefficients().items())
+
+
+def unlike_fitted(architecture: Architecture, resolution: int, *, classes: int = 1000) -> tuple[str, ...]:
+    """What the network has that no network of the fit had; empty where the model interpolates."""
+    reasons = []
+    for number, block in enumerate(architecture.blocks, start=1):
+        if block.op != "mbconv":
+            reasons.append(f"stage {number}: a plain convolution, counted as a pointwise one")
+        if any(unit.pooled for unit in architecture.units() if unit.stage == number):
+            reasons.append(f"stage {number}: pooling in the skip, counted as nothing")
+        if block.kernel not in FITTED_KERNELS:
+            reasons.append(f"stage {number}: kernel {block.kernel}, fitted on {FITTED_KERNELS}")
+        if block.expand not in FITTED_EXPANSIONS:
+            reasons.append(f"stage {number}: expansion {block.expand}, fitted on {FITTED_EXPANSIONS}")
+        if block.se and block.se != FITTED_GATE:
+            reasons.append(f"stage {number}: squeeze-and-excite {block.se:g}, fitted on {FITTED_GATE}")
+    largest = -(-resolution // GATE_STRIDE)
+    side = -(-resolution // architecture.stem_stride)
+    for unit in architecture.units():
+        side = -(-side // unit.stride)
+        if unit.se_filters and side > largest:
+            reasons.append(f"{unit.name}: squeeze-and-excite on {side} pixels, fitted to {largest} at this input")
+    if architecture.stem_stride != 2:
+        reasons.append(f"the stem's stride {architecture.stem_stride}, fitted on 2")
+    low, high = FITTED_RESOLUTIONS
+    if not low <= resolution <= high:
+        reasons.append(f"{resolution} pixels, fitted on {low} to {high}")
+    latency = pixel1_ms(architecture, resolution, classes=classes)
+    if not FITTED_MS[0] <= latency <= FITTED_MS[1]:
+        reasons.append(f"{latency:.1f} ms, fitted on {FITTED_MS[0]:g} to {FITTED_MS[1]:g}")
+    return tuple(reasons)
+
+
+def coefficients() -> dict[str, float]:
+    """Milliseconds per unit of each feature."""
+    return shipped()["coefficients"]
+
+
+@functools.cache
+def shipped() -> dict[str, Any]:
+    """The shipped fit: coefficients, what they were fitted on, and their held-out errors."""
+    value = json.loads(resources.files("keras_mnasnet.search").joinpath("pixel1.json").read_text("utf-8"))
+    if value.get("schema") != SCHEMA or set(value["coefficients"]) != set(FEATURES):
+        raise ValueError(
+            f"pixel1.json must have schema {SCHEMA} and a coefficient for each of {', '.join(FEATURES)}. "
+            f"Received: schema={value.get('schema')!r} with {', '.join(value['coefficients'])}"
+        )
+    return value

@@ -17,16 +17,9 @@ if TYPE_CHECKING:
     from keras_mnasnet.search.latency import LatencyModel
 
 __all__ = [
-    "PRESETS",
-    "Limits",
-    "NetworkCost",
-    "Templates",
-    "constrained",
-    "macro_canonical",
-    "macro_network",
-    "space",
+    "constrained", "macro", "macro_canonical", "MACRO_CHOICES", "macro_network", "MACRO_STAGES", "PRESETS", "space",
     "with_cost",
-]
+]  # fmt: skip
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the seven stages
 V2_REPEATS = (1, 2, 3, 4, 3, 3, 1)  # MobileNetV2's

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from keras_mnasnet.search.evaluator import NetworkEvaluator, fixed_cost
-from keras_mnasnet.search.executors.base import Executor
-from keras_mnasnet.search.pareto import pareto_front
-from keras_mnasnet.search.records import Trial, TrialRequest
+from keras_mnasnet.search.executors import Executor
+from keras_mnasnet.search.rewards import pareto_front
 from keras_mnasnet.search.space import SearchSpace
+from keras_mnasnet.search.trials import Trial, TrialRequest
 
-__all__ = ["Estimate", "Progress", "estimate", "estimate_from", "progress_of", "shown_time"]
+__all__ = ["estimate", "estimate_from", "PROBE_STEPS", "Progress", "progress_of", "shown_time"]
 
 PROBE_STEPS = 6
 PROBED = 33  # networks drawn for the middle one, by multiply-adds

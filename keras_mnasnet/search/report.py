@@ -15,16 +15,14 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.benchmarks.targets import stages
 from keras_mnasnet.family import A1, B1
 from keras_mnasnet.search.landmarks import MOBILENET_V2
-from keras_mnasnet.search.latency import LatencyModel, parse_device
-from keras_mnasnet.search.pareto import pareto_front
-from keras_mnasnet.search.pixel1 import pixel1_ms
-from keras_mnasnet.search.records import StudyMeta, Trial
-from keras_mnasnet.search.rewards import Reward
+from keras_mnasnet.search.latency import LatencyModel, parse_device, pixel1_ms
+from keras_mnasnet.search.rewards import Reward, pareto_front
 from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.trials import StudyMeta, Trial
 from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.utils.system import machine
 
-__all__ = ["LANDMARKS", "Best", "Landmark", "SearchReport", "Stage", "gather", "write_report"]
+__all__ = ["Best", "gather", "SearchReport", "write_report"]
 
 SCHEMA = 1
 LANDMARKS = {"A1": A1, "B1": B1, "MobileNetV2": MOBILENET_V2}
@@ -232,8 +230,8 @@ def _landmarks(meta: StudyMeta, done: Sequence[Trial], *, train: bool) -> tuple[
 
 def _trained(networks: dict[str, Architecture], meta: StudyMeta) -> dict[str, float]:
     """Their accuracies after the study's own proxy training; ValueError says why one has none."""
-    from keras_mnasnet.search.records import TrialRequest
     from keras_mnasnet.search.setup import evaluator_of
+    from keras_mnasnet.search.trials import TrialRequest
 
     evaluate = evaluator_of(meta, device=False)
     found = {}

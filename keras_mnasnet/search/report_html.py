@@ -6,9 +6,9 @@ import html
 import statistics
 from typing import Any
 
-from keras_mnasnet.search.records import Trial
+from keras_mnasnet.search.charts import WIDE, Chart, Mark
 from keras_mnasnet.search.report import Best, SearchReport
-from keras_mnasnet.search.report_charts import WIDE, Chart, Mark
+from keras_mnasnet.search.trials import Trial
 
 __all__ = ["page"]
 

@@ -1,15 +1,15 @@
-"""Rewards: accuracy and latency to one number (paper, section 3; TuNAS for the absolute reward)."""
+"""Rewards: accuracy and latency to one number (paper, section 3; TuNAS for the absolute reward); and the Pareto front."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["KINDS", "Reward", "parse_reward"]
+__all__ = ["pareto_front", "parse_reward", "Reward"]
 
 SCHEMA = 1
 # (alpha, beta) where nothing else is asked for: paper, section 3, and TuNAS's `abs`.
@@ -107,3 +107,13 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
         raise ValueError(f"`{name}` must be a finite number. Received: {name}={value!r}")
     return float(value)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the (accuracy, latency) pairs that are not dominated, fastest first; of equal pairs the first."""
+    order = sorted(range(len(points)), key=lambda index: (points[index][1], -points[index][0], index))
+    front: list[int] = []
+    for index in order:
+        if not front or points[index][0] > points[front[-1]][0]:
+            front.append(index)
+    return front

@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from keras_mnasnet.search.algorithms import Algorithm, make_algorithm
+from keras_mnasnet.search.algorithms import make_algorithm
+from keras_mnasnet.search.algorithms.base import Algorithm
 from keras_mnasnet.search.engine import Meter, Order
 from keras_mnasnet.search.latency import CannotKnow, DeviceGone, LatencyModel, parse_device
-from keras_mnasnet.search.records import StudyMeta, TrialRequest
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
+from keras_mnasnet.search.trials import StudyMeta, TrialRequest
 from keras_mnasnet.utils.system import machine
 
 __all__ = [
     "algorithm_of", "check_target", "default_order", "evaluator_of", "make_meta", "make_space", "meter_of", "model_of",
-    "smallest", "space_of",
+    "space_of",
 ]  # fmt: skip
 
 PPO_BATCH = 20  # NASNet, appendix A.3

@@ -6,7 +6,8 @@ import statistics
 import pytest
 from search_fakes import ACCURACY, REWARD, SPACE, accuracy_of, advance, failed, make, observed, toy_space
 
-from keras_mnasnet.search.algorithms import ALGORITHMS, Algorithm, Observation
+from keras_mnasnet.search.algorithms import ALGORITHMS
+from keras_mnasnet.search.algorithms.base import Algorithm, Observation
 from keras_mnasnet.search.space import Decision, SearchSpace
 
 EACH = pytest.mark.parametrize("name", list(ALGORITHMS))

@@ -5,10 +5,9 @@ from search_fakes import REWARD, FakeEvaluator, accuracy_of, facts_of, go, meta_
 
 from keras_mnasnet.search.algorithms import make_algorithm
 from keras_mnasnet.search.engine import Order, StudyStopped, run
-from keras_mnasnet.search.executors.base import Outcome, evaluated
-from keras_mnasnet.search.executors.local import InProcess
-from keras_mnasnet.search.records import Failure, TrialResult
+from keras_mnasnet.search.executors import InProcess, Outcome, evaluated
 from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.trials import Failure, TrialResult
 
 SPACE = toy_space()
 

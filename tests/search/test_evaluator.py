@@ -10,10 +10,9 @@ import pytest
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.data import open_images
 from keras_mnasnet.data.shapes import write_folder
-from keras_mnasnet.search.evaluator import NetworkEvaluator, fixed_cost
-from keras_mnasnet.search.images import open_search_images
+from keras_mnasnet.search.evaluator import NetworkEvaluator, fixed_cost, open_search_images
 from keras_mnasnet.search.latency import DeviceGone
-from keras_mnasnet.search.records import TrialRequest
+from keras_mnasnet.search.trials import TrialRequest
 from keras_mnasnet.training import Diverged, parse_recipe, train_short
 
 NETWORK = "tiny: stem8 r1_k3_s11_e1_i8_o8_noskip r2_k3_s22_e2_i8_o16_se0.25 head32"

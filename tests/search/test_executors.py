@@ -12,7 +12,7 @@ import pytest
 from search_fakes import FakeEvaluator, go, meta_of, toy_space
 
 from keras_mnasnet.search.engine import Order
-from keras_mnasnet.search.executors.local import InProcess
+from keras_mnasnet.search.executors import InProcess
 from keras_mnasnet.search.executors.pool import ProcessPool
 from keras_mnasnet.search.study import Study
 

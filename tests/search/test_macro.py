@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_mnasnet.search.macro import MacroTable
 from keras_mnasnet.search.networks import space
 from keras_mnasnet.search.rewards import Reward, parse_reward
+from keras_mnasnet.search.tables import MacroTable
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "run_search.py"
 ACCURACY = Reward("exponents", 1, 0, 0)

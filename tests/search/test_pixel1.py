@@ -12,7 +12,7 @@ import pytest
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import A1, B1, D1, SMALL
 from keras_mnasnet.search.landmarks import A1_TABLE, OTHERS
-from keras_mnasnet.search.pixel1 import FEATURES, coefficients, features, pixel1_ms, shipped, unlike_fitted
+from keras_mnasnet.search.latency import FEATURES, coefficients, features, pixel1_ms, shipped, unlike_fitted
 
 SCRIPT = Path(__file__).parents[2] / "search" / "run_fit_pixel1.py"
 

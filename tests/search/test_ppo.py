@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from search_fakes import REWARD, rng, toy_space
 
-from keras_mnasnet.search.algorithms import Observation, make_algorithm
-from keras_mnasnet.search.algorithms.lstm import Adam, Controller
-from keras_mnasnet.search.algorithms.ppo import PRESETS, Settings, advantages, ppo_loss
+from keras_mnasnet.search.algorithms import make_algorithm
+from keras_mnasnet.search.algorithms.base import Observation
+from keras_mnasnet.search.algorithms.ppo import PRESETS, Adam, Controller, Settings, advantages, ppo_loss
 from keras_mnasnet.search.networks import space
 from keras_mnasnet.search.rewards import Reward
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keras_mnasnet.family import A1, A2, A3, PUBLISHED
-from keras_mnasnet.search.pixel1 import pixel1_ms
+from keras_mnasnet.search.latency import pixel1_ms
 
 SCRIPT = Path(__file__).parents[2] / "search" / "run_reconstruct_a2_a3.py"
 

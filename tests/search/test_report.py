@@ -15,13 +15,12 @@ import pytest
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import A1, B1
-from keras_mnasnet.search.pareto import pareto_front
-from keras_mnasnet.search.pixel1 import pixel1_ms
-from keras_mnasnet.search.records import Failure, Measurement, StudyMeta, Trial, TrialResult
+from keras_mnasnet.search.charts import Chart, Mark, ticks
+from keras_mnasnet.search.latency import pixel1_ms
 from keras_mnasnet.search.report import gather, write_report
-from keras_mnasnet.search.report_charts import Chart, Mark, ticks
-from keras_mnasnet.search.rewards import Reward
+from keras_mnasnet.search.rewards import Reward, pareto_front
 from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.trials import Failure, Measurement, StudyMeta, Trial, TrialResult
 from keras_mnasnet.utils.system import machine
 
 REWARD = Reward("soft", 75.0)

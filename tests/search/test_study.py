@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from search_fakes import REWARD, FakeEvaluator, facts_of, go, meta_of, toy_space
 
-from keras_mnasnet.search.executors.local import InProcess
-from keras_mnasnet.search.records import StudyMeta, Trial
+from keras_mnasnet.search.executors import InProcess
 from keras_mnasnet.search.study import SCHEMA, Study
+from keras_mnasnet.search.trials import StudyMeta, Trial
 
 TESTS = Path(__file__).parents[1]
 SPACE = toy_space()

@@ -16,7 +16,7 @@ from keras_mnasnet.export.weights import random_weights
 from keras_mnasnet.family import A1, SMALL
 from keras_mnasnet.search.latency import CannotKnow, Latency, parse_device
 from keras_mnasnet.search.space import Decision, SearchSpace
-from keras_mnasnet.search.table import LANDMARKS, TableLatency, build_table, parts, parts_of_space
+from keras_mnasnet.search.tables import LANDMARKS, TableLatency, build_table, parts, parts_of_space
 
 
 def tiny(candidate):

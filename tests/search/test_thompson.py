@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from search_fakes import ACCURACY, SPACE, advance, make, observed, rng, toy_space
 
-from keras_mnasnet.search.algorithms import Observation
-from keras_mnasnet.search.algorithms.ascent import Scorer, ascend
-from keras_mnasnet.search.algorithms.bayes import Posterior, Rows, covariance, standardized
-from keras_mnasnet.search.algorithms.thompson import _cost_weights
+from keras_mnasnet.search.algorithms.base import Observation
+from keras_mnasnet.search.algorithms.thompson import Posterior, Rows, Scorer, _cost_weights, ascend, covariance, standardized
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Decision, SearchSpace
 

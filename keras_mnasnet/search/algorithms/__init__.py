@@ -1,6 +1,31 @@
-"""Search algorithms behind one ask/tell interface."""
+"""Search algorithms, by name."""
 
-from keras_mnasnet.search.algorithms.base import Algorithm, Observation, Proposal
-from keras_mnasnet.search.algorithms.registry import ALGORITHMS, make_algorithm
+from __future__ import annotations
 
-__all__ = ["ALGORITHMS", "Algorithm", "Observation", "Proposal", "make_algorithm"]
+import inspect
+from typing import Any
+
+from keras_mnasnet.search.algorithms.base import Algorithm
+from keras_mnasnet.search.algorithms.evolution import Evolution, Random
+from keras_mnasnet.search.algorithms.ppo import PPO
+from keras_mnasnet.search.algorithms.thompson import Thompson
+from keras_mnasnet.search.rewards import Reward
+from keras_mnasnet.search.space import SearchSpace
+
+__all__ = ["ALGORITHMS", "make_algorithm"]
+
+ALGORITHMS: dict[str, Any] = {"ppo": PPO, "thompson": Thompson, "evolution": Evolution, "random": Random}
+
+
+def make_algorithm(name: str, space: SearchSpace, reward: Reward, *, seed: int, **options: Any) -> Algorithm:
+    """The algorithm `ppo`, `thompson`, `evolution` or `random`; unknown names and options raise ValueError."""
+    if name not in ALGORITHMS:
+        raise ValueError(f"`algorithm` must be one of {tuple(ALGORITHMS)}. Received: algorithm={name!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"`seed` must be an integer >= 0. Received: seed={seed!r}")
+    maker = ALGORITHMS[name]
+    known = [each for each in inspect.signature(maker).parameters if each not in ("space", "reward", "seed")]
+    unknown = [each for each in options if each not in known]
+    if unknown:
+        raise ValueError(f"The options of {name!r} are {known}. Received: {unknown}")
+    return maker(space, reward, seed=seed, **options)

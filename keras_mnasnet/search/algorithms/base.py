@@ -15,7 +15,7 @@ import numpy as np
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 
-__all__ = ["Algorithm", "Observation", "Proposal", "Searcher", "Unseen", "pack_array", "reward_of", "unpack_array"]
+__all__ = ["Algorithm", "Observation", "pack_array", "Proposal", "reward_of", "Searcher", "unpack_array", "Unseen"]
 
 SCHEMA = 1
 TRIES = 2_000  # draws of one unseen candidate in a space too large to list, before it counts as exhausted

@@ -1,4 +1,4 @@
-"""Regularized evolution (Real et al., 2019): the oldest of a population dies, a child of a tournament's winner is born."""
+"""Regularized evolution (Real et al., 2019), and random search, which every other one is compared with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from keras_mnasnet.search.algorithms.base import Proposal, Searcher, reward_of
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 
-__all__ = ["Evolution"]
+__all__ = ["Evolution", "Random"]
 
 MUTATIONS = 50  # tries of an unseen child before another random network is taken
 
@@ -49,3 +49,12 @@ class Evolution(Searcher):
             return parent
         choice = (parent[position] + 1 + int(self.rng.integers(count - 1))) % count
         return self.space.canonical((*parent[:position], choice, *parent[position + 1 :]))
+
+
+class Random(Searcher):
+    """Uniform draws without repeats."""
+
+    name = "random"
+
+    def _propose(self, count: int) -> list[Proposal]:
+        return [Proposal(candidate) for candidate in self.unseen(count)]

@@ -7,18 +7,20 @@ weights is maximised over every unseen network of a space that can be listed, an
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_mnasnet.search.algorithms.ascent import Scorer, ascend
 from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, Unseen, reward_of
-from keras_mnasnet.search.algorithms.bayes import Posterior, Rows, covariance, standardized
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 
-__all__ = ["Thompson"]
+__all__ = ["ascend", "covariance", "Posterior", "Rows", "Scorer", "standardized", "Thompson"]
+
+SWEEPS = 10
+FINALISTS = 16
 
 MODES = ("auto", "reward", "cost")
 COST_POOL = 1_000  # networks whose known cost is computed to model it, in a space too large to list
@@ -193,3 +195,170 @@ def _cost_weights(space: SearchSpace, seed: int) -> np.ndarray:
     pool = [space.sample(rng) for _ in range(COST_POOL)]
     logs = np.log([max(space.cost(candidate), LEAST_COST) for candidate in pool])
     return Posterior.of(space.features(pool), noise=0.01, prior=10.0).mean(logs)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Posterior:
+    """y = x w + N(0, noise^2) with w ~ N(0, prior^2): w | X, y ~ N(A^-1 X'y / noise^2, A^-1), A = X'X / noise^2 + I / prior^2.
+
+    One posterior serves several targets `y`, because A depends on the features alone.
+    """
+
+    rows: np.ndarray  # X, [N, F]
+    covariance: np.ndarray  # A^-1, [F, F]
+    noise: float
+
+    @classmethod
+    def of(cls, rows: np.ndarray, *, noise: float, prior: float) -> Posterior:
+        return cls(rows, covariance(rows, noise=noise, prior=prior), noise)
+
+    def mean(self, y: np.ndarray) -> np.ndarray:
+        """The mean of the weights, `[F]`."""
+        return self.covariance @ (self.rows.T @ y) / self.noise**2
+
+    def draw(self, y: np.ndarray, rng: np.random.Generator, spread: np.ndarray | None = None) -> np.ndarray:
+        """Weights drawn from the posterior, `[F]`; `spread` `[F, F]` is another covariance's Cholesky factor."""
+        factor = np.linalg.cholesky(self.covariance) if spread is None else spread
+        return self.mean(y) + factor @ rng.standard_normal(len(factor))
+
+    def left_out(self, *targets: np.ndarray) -> list[np.ndarray]:
+        """For each target, every row's prediction from all the other rows: y - (y - Hy) / (1 - diag H)."""
+        leverage = np.einsum("nf,nf->n", self.rows @ self.covariance, self.rows) / self.noise**2
+        return [y - (y - self.rows @ self.mean(y)) / (1 - leverage) for y in targets]
+
+
+def covariance(rows: np.ndarray, *, noise: float, prior: float) -> np.ndarray:
+    """A^-1 of `Posterior`, `[F, F]`."""
+    precision = rows.T @ rows / noise**2
+    precision[np.diag_indices_from(precision)] += 1 / prior**2
+    inverse = np.linalg.inv(precision)
+    return (inverse + inverse.T) / 2
+
+
+def standardized(values: np.ndarray, clip: float) -> tuple[np.ndarray, float, float]:
+    """(values with mean 0 and deviation 1, mean, deviation), after those below the quantile `clip` were raised to it."""
+    clipped = np.maximum(values, np.quantile(values, clip))
+    mean, deviation = float(clipped.mean()), float(clipped.std())
+    deviation = deviation if deviation > 1e-12 else 1.0
+    return (clipped - mean) / deviation, mean, deviation
+
+
+class Rows:
+    """A matrix that grows by rows."""
+
+    def __init__(self, width: int) -> None:
+        self._buffer = np.zeros((64, width))
+        self._count = 0
+
+    def extend(self, rows: np.ndarray) -> None:
+        needed = self._count + len(rows)
+        if needed > len(self._buffer):
+            larger = np.zeros((max(needed, 2 * len(self._buffer)), self._buffer.shape[1]))
+            larger[: self._count] = self._buffer[: self._count]
+            self._buffer = larger
+        self._buffer[self._count : needed] = rows
+        self._count = needed
+
+    @property
+    def array(self) -> np.ndarray:
+        return self._buffer[: self._count]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scorer:
+    """Scores of candidates: x @ weights, or the reward of accuracy x @ weights at cost exp(x @ cost)."""
+
+    weights: np.ndarray  # [F]
+    cost: np.ndarray | None  # [F], of log cost
+    reward: Reward | None
+
+    def with_cost(self, cost: np.ndarray) -> Scorer:
+        return dataclasses.replace(self, cost=cost)
+
+    def __call__(self, rows: np.ndarray, costs: np.ndarray | None = None) -> np.ndarray:
+        """`[N]` scores of feature rows `[N, F]`; `costs` `[N]` stand in for the modelled ones."""
+        return self.joined(rows @ self.weights, costs if self.cost is None or self.reward is None else np.exp(rows @ self.cost))
+
+    def joined(self, values: np.ndarray, costs: np.ndarray | None) -> np.ndarray:
+        return values if self.reward is None else self.reward.of(values, costs)
+
+
+def ascend(
+    space: SearchSpace, scorer: Scorer, starts: Sequence[Candidate], rng: np.random.Generator, *,
+    known_cost: Callable[[Candidate], float] | None, excluded: Callable[[Candidate], bool],
+) -> Candidate | None:  # fmt: skip
+    """The best candidate found that is not `excluded`, or None.
+
+    All starts climb together, one decision at a time in an order drawn anew for each sweep, until none moves. The sums of
+    a candidate change by one weight per move, so nothing is computed twice. The ends and their neighbours are then scored
+    in canonical form, the best of them with the `known_cost`.
+    """
+    points = np.array(starts)
+    every = np.arange(len(points))
+    values, logs = _by_choice(space, scorer.weights), None if scorer.cost is None else _by_choice(space, scorer.cost)
+    positions = np.arange(len(space.counts))
+    total = sum((values[d][points[:, d]] for d in positions), np.full(len(points), scorer.weights[0]))
+    log_total = None
+    if logs is not None and scorer.cost is not None:
+        log_total = sum((logs[d][points[:, d]] for d in positions), np.full(len(points), scorer.cost[0]))
+    for _ in range(SWEEPS):
+        moved = False
+        for d in rng.permutation(positions):
+            now = points[:, d]
+            trial = (total - values[d][now])[:, None] + values[d]
+            log_trial = None if log_total is None or logs is None else (log_total - logs[d][now])[:, None] + logs[d]
+            scores = scorer.joined(trial, None if log_trial is None else np.exp(log_trial))
+            best = np.argmax(scores, axis=1)
+            better = scores[every, best] > scores[every, now] + 1e-12
+            if space.allowed is not None:
+                for row in np.nonzero(better)[0]:
+                    moved_to = (*points[row, :d].tolist(), int(best[row]), *points[row, d + 1 :].tolist())
+                    better[row] = space.is_allowed(space.canonical(moved_to))
+            if better.any():
+                moved = True
+                points[better, d] = best[better]
+                total = np.where(better, trial[every, best], total)
+                log_total = None if log_trial is None else np.where(better, log_trial[every, best], log_total)
+        if not moved:
+            break
+    return _best_of(space, scorer, points, known_cost, excluded)
+
+
+def _best_of(
+    space: SearchSpace, scorer: Scorer, points: np.ndarray, known_cost: Callable[[Candidate], float] | None,
+    excluded: Callable[[Candidate], bool],
+) -> Candidate | None:  # fmt: skip
+    """The best that is left among the points and the networks one decision away from them."""
+    ends = np.unique(points, axis=0)
+    near = [ends]
+    for d, count in enumerate(space.counts):
+        for step in range(1, count):
+            moved = ends.copy()
+            moved[:, d] = (moved[:, d] + step) % count
+            near.append(moved)
+    everyone = np.unique(np.concatenate(near), axis=0)
+    order = np.argsort(-scorer(space.features(everyone)), kind="stable")
+    finalists: dict[Candidate, None] = {}
+    for index in order:
+        candidate = space.canonical(tuple(everyone[index].tolist()))
+        if candidate not in finalists and not excluded(candidate) and space.is_allowed(candidate):
+            finalists[candidate] = None
+            if len(finalists) == FINALISTS:
+                break
+    if not finalists:
+        return None
+    candidates = list(finalists)
+    rows = space.features(candidates)
+    if known_cost is None:
+        scores = scorer(rows)
+    else:
+        scores = scorer.joined(rows @ scorer.weights, np.array([known_cost(candidate) for candidate in candidates]))
+    return candidates[int(np.argmax(scores))]
+
+
+def _by_choice(space: SearchSpace, weights: np.ndarray) -> list[np.ndarray]:
+    """Each decision's weight per choice; the first choice has none."""
+    return [
+        np.concatenate([[0.0], weights[offset : offset + count - 1]])
+        for offset, count in zip(space.offsets, space.counts, strict=True)
+    ]

@@ -1,3 +1,159 @@
-"""Where trials run: in this process, in processes of this machine, on a Ray cluster."""
+"""Where trials run: what executes them, and this process; `pool` has processes of this machine, `ray` a cluster."""
 
-__all__: list[str] = []
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from keras_mnasnet.search.trials import Failure, TrialRequest, TrialResult
+
+__all__ = ["evaluated", "Evaluator", "Executor", "Growth", "GROWTH_MB", "InProcess", "Outcome"]
+
+GROWTH_MB = 1000.0  # TensorFlow keeps some of every traced graph: 20 to 150 MB of a network, measured
+
+Evaluator = Callable[[TrialRequest], TrialResult]
+"""Runs one trial. Workers in other processes get a pickled copy each, once."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """A trial that a worker is through with; times in seconds since 1970."""
+
+    request: TrialRequest
+    worker: str
+    started: float
+    finished: float
+    result: TrialResult
+
+
+class Executor(Protocol):
+    """Workers. `submit` takes a trial while `free` is above zero and names its worker; `wait` gives what is through.
+
+    `avoid` names the worker on which the trial failed: another one takes it, or that one after starting anew. A trial that
+    takes longer than the executor's time limit, or whose worker dies, is an outcome with a failure.
+    """
+
+    workers: int
+
+    @property
+    def free(self) -> int: ...
+
+    def submit(self, request: TrialRequest, *, avoid: str | None = None) -> str: ...
+
+    def wait(self, seconds: float) -> list[Outcome]: ...
+
+    def close(self) -> None: ...
+
+
+def evaluated(evaluator: Evaluator, request: TrialRequest) -> TrialResult:
+    """What the evaluator returns; an exception as the failure it is."""
+    try:
+        return evaluator(request)
+    except MemoryError as error:
+        return TrialResult(failure=Failure("memory", _line(error) or "the process has no memory left"))
+    except TimeoutError as error:
+        return TrialResult(failure=Failure("timeout", _line(error)))
+    except ArithmeticError as error:
+        return TrialResult(failure=Failure("nan", _line(error)))
+    except Exception as error:
+        kind = "memory" if _out_of_memory(error) else "error"
+        return TrialResult(failure=Failure(kind, f"{type(error).__name__}: {_line(error)}"))
+
+
+class Growth:
+    """How much a process has grown since its first trial; the driver replaces one that has grown too much."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+
+    def megabytes(self) -> float:
+        """The growth of the resident size since the first call; 0 where the system does not say."""
+        size = _resident_megabytes()
+        self._first = size if self._first is None else self._first
+        return size - self._first
+
+
+def _resident_megabytes() -> float:
+    """On Linux the present size: the largest one, ru_maxrss, begins with that of the process which started this one."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except OSError:
+        pass
+    try:
+        resource: Any = importlib.import_module("resource")
+    except ImportError:  # Windows
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:500] if lines else ""
+
+
+class InProcess:
+    """One worker: this process. Its time limit interrupts Python code, and needs a main thread; a crash is the driver's own."""
+
+    workers = 1
+
+    def __init__(self, evaluator: Evaluator, *, timeout: float | None = None) -> None:
+        if timeout is not None and (
+            threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer")
+        ):
+            raise ValueError(f"A time limit inside one process needs its main thread, on Unix. Received: timeout={timeout}")
+        self._evaluator, self._timeout = evaluator, timeout
+        self._request: TrialRequest | None = None
+
+    @property
+    def free(self) -> int:
+        """1 between trials."""
+        return int(self._request is None)
+
+    def submit(self, request: TrialRequest, *, avoid: str | None = None) -> str:
+        """Take a trial; it runs in `wait`."""
+        self._request = request
+        return "this process"
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """Run the trial, however long it takes."""
+        if self._request is None:
+            return []
+        request, self._request, started = self._request, None, time.time()
+        with _limit(self._timeout):
+            result = evaluated(self._evaluator, request)
+        return [Outcome(request, "this process", started, time.time(), result)]
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+@contextlib.contextmanager
+def _limit(seconds: float | None) -> Iterator[None]:
+    if seconds is None:
+        yield
+        return
+
+    def late(*_: object) -> NoReturn:
+        raise TimeoutError(f"a trial may take {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from keras_mnasnet.search.executors.base import GROWTH_MB, Evaluator, Growth, Outcome, evaluated
-from keras_mnasnet.search.records import Failure, TrialRequest, TrialResult
+from keras_mnasnet.search.executors import GROWTH_MB, Evaluator, Growth, Outcome, evaluated
+from keras_mnasnet.search.trials import Failure, TrialRequest, TrialResult
 from keras_mnasnet.utils.system import available_cores, held_stderr
 
 __all__ = ["ProcessPool"]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import keras_mnasnet
-from keras_mnasnet.search.executors.base import GROWTH_MB, Evaluator, Growth, Outcome, evaluated
-from keras_mnasnet.search.records import Failure, TrialRequest, TrialResult
+from keras_mnasnet.search.executors import GROWTH_MB, Evaluator, Growth, Outcome, evaluated
+from keras_mnasnet.search.trials import Failure, TrialRequest, TrialResult
 
 __all__ = ["RayActors"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-__all__ = ["FATAL", "Failure", "Measurement", "StudyMeta", "Trial", "TrialRequest", "TrialResult"]
+__all__ = ["Failure", "FATAL", "Measurement", "StudyMeta", "Trial", "TrialRequest", "TrialResult"]
 
 FATAL = ("device", "data")  # failures that the next trial would meet as well: the study stops, the trial stays pending
 

@@ -7,7 +7,7 @@ import html
 import math
 from collections.abc import Sequence
 
-__all__ = ["SMALL", "WIDE", "Chart", "Mark", "ticks"]
+__all__ = ["Chart", "Mark", "ticks", "WIDE"]
 
 WIDE, SMALL = (760.0, 400.0), (480.0, 280.0)  # width and height, in the units of the text's 12
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 22.0, 26.0, 50.0
