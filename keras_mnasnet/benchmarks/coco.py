@@ -12,8 +12,9 @@ import numpy as np
 
 from keras_mnasnet.benchmarks.detectors import Detector, open_detector
 from keras_mnasnet.benchmarks.results import write_json
-from keras_mnasnet.detection.data import CocoDataset, open_dataset, open_truth
-from keras_mnasnet.detection.evaluation import CategoryResult, Score, coco_score, read_results
+from keras_mnasnet.detection.annotations import read_results, read_truth
+from keras_mnasnet.detection.data import CocoDataset, open_dataset
+from keras_mnasnet.detection.evaluation import CategoryResult, Score, coco_score
 from keras_mnasnet.detection.inference import category_map, results_on
 from keras_mnasnet.detection.postprocess import PostProcess
 
@@ -66,7 +67,7 @@ def evaluate_coco(
         if str(model) not in given
     }  # fmt: skip
     dataset = _photos(annotations, images, limit, max_bad, progress) if detectors or images is not None else None
-    truth = dataset.truth if dataset is not None else open_truth(annotations)
+    truth = dataset.truth if dataset is not None else read_truth(annotations)
     chosen = dataset.image_ids if dataset is not None else _spread(list(truth.images), limit)
     found = []
     for model in map(str, models):

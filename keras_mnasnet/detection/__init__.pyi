@@ -1,4 +1,3 @@
-from .anchors import AnchorSettings as AnchorSettings
 from .anchors import anchor_boxes as anchor_boxes
 from .checkpoint import load_detector as load_detector
 from .checkpoint import save_detector as save_detector
@@ -6,5 +5,6 @@ from .model import build_detector as build_detector
 from .model import spec_of as spec_of
 from .recipe import BoxAugment as BoxAugment
 from .recipe import DetectionRecipe as DetectionRecipe
+from .spec import AnchorSettings as AnchorSettings
 from .spec import DetectorSpec as DetectorSpec
 from .ssdlite import SSDLite as SSDLite

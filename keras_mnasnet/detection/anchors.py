@@ -1,66 +1,26 @@
-"""Anchors of SSDLite, as the TensorFlow Object Detection API lays them out."""
+"""Anchors, the code of boxes relative to them, and which box each anchor is to find."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from keras import ops
+from keras.utils import bounding_boxes
 
-__all__ = ["AnchorSettings", "anchor_boxes", "map_sizes", "shapes_per_level"]
+from keras_mnasnet.detection.spec import AnchorSettings, map_sizes, shapes_per_level
 
+__all__ = [
+    "CROWD", "PADDING", "Targets", "anchor_boxes", "corners", "decode_boxes", "encode_boxes", "match_anchors", "pairwise_ioa",
+    "pairwise_iou", "targets_of",
+]  # fmt: skip
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class AnchorSettings:
-    """Anchor shapes of every level: scales from `min_scale` to `max_scale` in equal steps, each with `aspect_ratios`.
-
-    A level has one more square of the geometric mean of its scale and the next (the last level's next is 1). With
-    `reduced_first` the first level has three anchors only: a square of 0.1, and ratios 2 and 1/2 of its scale. Defaults:
-    samples/configs/ssdlite_mobilenet_v2_coco.config; `variance` (y, x, h, w) is the inverse of its coder's 10, 10, 5, 5.
-    """
-
-    levels: int = 6
-    min_scale: float = 0.2
-    max_scale: float = 0.95
-    aspect_ratios: tuple[float, ...] = (1.0, 2.0, 0.5, 3.0, 0.3333)
-    reduced_first: bool = True
-    variance: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
-
-    def __post_init__(self) -> None:
-        for name in ("aspect_ratios", "variance"):
-            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
-        if self.levels < 2 or not 0 < self.min_scale < self.max_scale <= 1:
-            raise ValueError(
-                f"Anchors need at least 2 levels and scales with 0 < min_scale < max_scale <= 1. "
-                f"Received: levels={self.levels}, min_scale={self.min_scale}, max_scale={self.max_scale}"
-            )
-        if not self.aspect_ratios or min(self.aspect_ratios) <= 0 or len(self.variance) != 4 or min(self.variance) <= 0:
-            raise ValueError(
-                f"`aspect_ratios` must be positive, and `variance` four positive numbers. "
-                f"Received: aspect_ratios={self.aspect_ratios}, variance={self.variance}"
-            )
-
-
-def shapes_per_level(settings: AnchorSettings) -> tuple[tuple[tuple[float, float], ...], ...]:
-    """((h, w), ...) of every level's anchors in one cell, as fractions of the image: h = s / sqrt(ar), w = s * sqrt(ar)."""
-    step = (settings.max_scale - settings.min_scale) / (settings.levels - 1)
-    scales = [settings.min_scale + step * level for level in range(settings.levels)] + [1.0]
-    levels = []
-    for level, scale in enumerate(scales[:-1]):
-        if level == 0 and settings.reduced_first:
-            chosen = [(0.1, 1.0), (scale, 2.0), (scale, 0.5)]
-        else:
-            chosen = [(scale, ratio) for ratio in settings.aspect_ratios] + [(math.sqrt(scale * scales[level + 1]), 1.0)]
-        levels.append(tuple((s / math.sqrt(ratio), s * math.sqrt(ratio)) for s, ratio in chosen))
-    return tuple(levels)
-
-
-def map_sizes(size: int, levels: int = 6) -> tuple[int, ...]:
-    """Height (and width) of every level's map at an input of `size` pixels: stride 16, then halves, rounded up."""
-    sizes = [-(-size // 16)]
-    while len(sizes) < levels:
-        sizes.append(-(-sizes[-1] // 2))
-    return tuple(sizes)
+IOU_SCALE = 1024.0
+PADDING, CROWD = -1, -2  # labels of rows that are no box, and of regions where nothing is asked
+IOU_THRESHOLD = 0.5
+CROWD_THRESHOLD = 0.5
+NO_MATCH = -1
 
 
 def anchor_boxes(size: int = 320, settings: AnchorSettings | None = None) -> np.ndarray:
@@ -79,3 +39,95 @@ def anchor_boxes(size: int = 320, settings: AnchorSettings | None = None) -> np.
         grid[..., 2:] = shapes
         parts.append(grid.reshape(-1, 4))
     return np.concatenate(parts).astype(np.float32)
+
+
+def encode_boxes(boxes: Any, anchors: Any, variance: Sequence[float] = (0.1, 0.1, 0.2, 0.2)) -> Any:
+    """Boxes `[..., N, 4]` (y1, x1, y2, x2) against anchors `[N, 4]` (y, x, h, w) -> `[..., N, 4]` (ty, tx, th, tw).
+
+    ty = (y - ya) / ha / 0.1, th = ln(h / ha) / 0.2, and the same for x and w (faster_rcnn_box_coder with 10, 10, 5, 5).
+    """
+    return bounding_boxes.encode_box_to_deltas(
+        ops.convert_to_tensor(anchors), boxes, anchor_format="center_yxhw", box_format="yxyx",
+        encoding_format="center_yxhw", variance=list(variance),
+    )  # fmt: skip
+
+
+def decode_boxes(codes: Any, anchors: Any, variance: Sequence[float] = (0.1, 0.1, 0.2, 0.2)) -> Any:
+    """The inverse of `encode_boxes`: `[..., N, 4]` (ty, tx, th, tw) -> (y1, x1, y2, x2), not clipped to the image."""
+    return bounding_boxes.decode_deltas_to_boxes(
+        ops.convert_to_tensor(anchors), codes, anchor_format="center_yxhw", box_format="yxyx",
+        encoded_format="center_yxhw", variance=list(variance),
+    )  # fmt: skip
+
+
+def corners(anchors: Any) -> Any:
+    """(y, x, h, w) -> (y1, x1, y2, x2)."""
+    return bounding_boxes.convert_format(anchors, source="center_yxhw", target="yxyx")
+
+
+def pairwise_iou(first: Any, second: Any) -> Any:
+    """IoU `[..., M, N]` of boxes `[..., M, 4]` and `[N, 4]` (y1, x1, y2, x2), fractions of the image.
+
+    Computed on a grid of 1024: Keras adds 1e-7 to every union, which counts among fractions and not among pixels.
+    """
+    return bounding_boxes.compute_iou(first * IOU_SCALE, second * IOU_SCALE, bounding_box_format="yxyx")
+
+
+def pairwise_ioa(first: Any, second: Any) -> Any:
+    """Intersection over the area of the first, `[B, M, N]`, of boxes `[M, 4]` and `[B, N, 4]` (y1, x1, y2, x2)."""
+    first, second = first[:, None, :], second[:, None, :, :]
+    sides = ops.minimum(first[..., 2:], second[..., 2:]) - ops.maximum(first[..., :2], second[..., :2])
+    area = ops.prod(first[..., 2:] - first[..., :2], axis=-1)
+    return ops.prod(ops.maximum(sides, 0.0), axis=-1) / ops.maximum(area, 1e-12)
+
+
+class Targets(NamedTuple):
+    """What the anchors of a batch are to say: slots int32 `[B, N]` (0 background, class + 1), codes float32 `[B, N, 4]`,
+    positive and counted (of the score loss) float32 `[B, N]` of 0 and 1."""
+
+    slots: Any
+    codes: Any
+    positive: Any
+    counted: Any
+
+
+def match_anchors(iou: Any, valid: Any, threshold: float = IOU_THRESHOLD) -> Any:
+    """The box (int32 `[B, N]`) of every anchor, -1 for none, from IoU `[B, G, N]` and validity bool `[B, G]`.
+
+    An anchor takes the box of its highest IoU, if that is at least `threshold`; then every valid box takes its best anchor,
+    whatever the IoU, the first box where several want one. object_detection matchers/argmax_matcher.py with
+    `force_match_for_each_row`; padding rows take no part.
+    """
+    anchors = iou.shape[-1]
+    valid = ops.cast(valid, "bool")[..., None]
+    iou = ops.where(valid, iou, -1.0)
+    best = ops.cast(ops.argmax(iou, axis=1), "int32")
+    matches = ops.where(ops.max(iou, axis=1) >= threshold, best, NO_MATCH)
+    wanted = ops.one_hot(ops.argmax(iou, axis=2), anchors, dtype="int32") * ops.cast(valid, "int32")
+    forced = ops.cast(ops.argmax(wanted, axis=1), "int32")
+    return ops.where(ops.max(wanted, axis=1) > 0, forced, matches)
+
+
+def targets_of(
+    boxes: Any, labels: Any, anchors: Any, variance: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2), *,
+    threshold: float = IOU_THRESHOLD,
+) -> Targets:  # fmt: skip
+    """Targets of boxes float32 `[B, G, 4]` (y1, x1, y2, x2, shares of the image) and labels `[B, G]` against anchors `[N, 4]`.
+
+    Labels are classes from 0, PADDING or CROWD. Anchors without a box of which at least half lies in a crowd region count
+    neither as background nor as anything else.
+    """
+    boxes = ops.cast(boxes, "float32")
+    labels = ops.cast(labels, "int32")
+    anchors = ops.convert_to_tensor(anchors, "float32")
+    placed = corners(anchors)
+    matches = match_anchors(pairwise_iou(boxes, placed), labels >= 0, threshold)
+    found = matches >= 0
+    index = ops.maximum(matches, 0)
+    slots = ops.where(found, ops.take_along_axis(labels, index, axis=1) + 1, 0)
+    wanted = ops.take_along_axis(boxes, ops.repeat(index[..., None], 4, axis=-1), axis=1)
+    wanted = ops.where(found[..., None], wanted, placed)
+    in_crowd = ops.max(pairwise_ioa(placed, boxes) * ops.cast(labels == CROWD, "float32")[:, None, :], axis=-1)
+    counted = ops.logical_or(found, in_crowd < CROWD_THRESHOLD)
+    targets = Targets(slots, encode_boxes(wanted, anchors, variance), ops.cast(found, "float32"), ops.cast(counted, "float32"))
+    return Targets(*map(ops.stop_gradient, targets))

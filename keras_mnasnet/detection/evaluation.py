@@ -5,31 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
-import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_mnasnet.detection.annotations import Result, Truth, check_ids
 from keras_mnasnet.detection.postprocess import Detections
 
-__all__ = ["METRICS", "CategoryResult", "Score", "Truth", "coco_score", "read_results", "read_truth", "results_of"]
+__all__ = ["METRICS", "CategoryResult", "Score", "coco_score", "results_of"]
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-Result = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Truth:
-    """A COCO annotation file: images and categories by their ids, and annotations as pycocotools takes them."""
-
-    name: str
-    images: Mapping[int, Mapping[str, Any]]
-    categories: Mapping[int, str]
-    annotations: Sequence[Mapping[str, Any]] = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,113 +37,6 @@ class Score:
     images: int
     detections: int
     per_category: tuple[CategoryResult, ...] = dataclasses.field(repr=False)
-
-
-def read_truth(path: str | os.PathLike[str]) -> Truth:
-    """Read a COCO annotation file; ValueError for one without images, categories or annotations, or with ids it does not have.
-
-    Missing `area` and `iscrowd` are filled in (width * height, 0), and annotations are numbered from 1: pycocotools counts
-    a match with annotation 0 as none.
-    """
-    path = Path(path).expanduser()
-    value = _json(path, "An annotation file")
-    if not isinstance(value, dict):
-        raise ValueError(f"An annotation file must hold a JSON object. Received: {path}, a {type(value).__name__}")
-    for key in ("images", "categories", "annotations"):
-        if not isinstance(value.get(key), list) or not value[key]:
-            raise ValueError(
-                f"An annotation file must have `images`, `categories` and `annotations`. Received: {path} without {key}"
-            )
-    try:
-        images = {int(image["id"]): image for image in value["images"]}
-        categories = {int(category["id"]): _name(category["name"]) for category in value["categories"]}
-        annotations = [_annotation(number, each) for number, each in enumerate(value["annotations"], 1)]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"An annotation file has images with `id`, categories with `id` and `name`, annotations with `image_id`, "
-            f"`category_id` and `bbox` [x, y, width, height]. Received: {path}: {type(error).__name__} {error}"
-        ) from error
-    for what, found in (("images", images), ("categories", categories)):
-        if len(found) < len(value[what]):
-            raise ValueError(f"The {what} of an annotation file must have different ids. Received: {path} with one id twice")
-    names = list(categories.values())
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"The categories of an annotation file must have different names. Received: {path} with {twice} twice")
-    _check_ids(annotations, images, categories, f"The annotations of {path}")
-    return Truth(str(path), images, categories, annotations)
-
-
-def _annotation(number: int, value: Mapping[str, Any]) -> dict[str, Any]:
-    box = _box(value["bbox"])
-    return {
-        "id": number,
-        "image_id": int(value["image_id"]),
-        "category_id": int(value["category_id"]),
-        "bbox": box,
-        "area": float(value.get("area", box[2] * box[3])),
-        "iscrowd": int(value.get("iscrowd", 0)),
-    }
-
-
-def _box(value: Any) -> list[float]:
-    box = [float(side) for side in value]
-    if len(box) != 4 or not all(math.isfinite(side) for side in box):
-        raise ValueError(f"the bbox {value!r}")
-    return box
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"a category's name is a text, not {value!r}")
-    return value
-
-
-def _check_ids(
-    rows: Sequence[Mapping[str, Any]], images: Mapping[int, Any], categories: Mapping[int, Any], subject: str
-) -> None:
-    for key, known in (("image_id", images), ("category_id", categories)):
-        unknown = sorted({row[key] for row in rows} - set(known))
-        if unknown:
-            shown = ", ".join(map(str, unknown[:5]))
-            raise ValueError(
-                f"{subject} must have each `{key}` from the annotation file's own list of {len(known):,}. "
-                f"Received: {len(unknown):,} unknown, {shown}{', ...' if len(unknown) > 5 else ''}"
-            )
-
-
-def read_results(path: str | os.PathLike[str]) -> list[Result]:
-    """Read COCO results: a JSON list of {image_id, category_id, bbox [x, y, width, height], score}."""
-    path = Path(path).expanduser()
-    value = _json(path, "A result file")
-    if not isinstance(value, list):
-        raise ValueError(f"A result file must hold a JSON list of detections. Received: {path}, a {type(value).__name__}")
-    try:
-        rows: list[Result] = [
-            {
-                "image_id": int(row["image_id"]),
-                "category_id": int(row["category_id"]),
-                "bbox": _box(row["bbox"]),
-                "score": float(row["score"]),
-            }
-            for row in value
-        ]
-        if not all(math.isfinite(row["score"]) for row in rows):
-            raise ValueError("a score that is no finite number")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"A result file holds detections with `image_id`, `category_id`, `bbox` [x, y, width, height] and `score`. "
-            f"Received: {path}: {type(error).__name__} {error}"
-        ) from error
-    return rows
-
-
-def _json(path: Path, subject: str) -> Any:
-    if not path.is_file():
-        raise ValueError(f"{subject} must exist. Received: {path}, which does not")
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{subject} must be JSON. Received: {path}: {error}") from error
 
 
 def results_of(detections: Detections, image: Mapping[str, Any], category_ids: Sequence[int | None]) -> list[Result]:
@@ -189,7 +68,7 @@ def coco_score(truth: Truth, results: Sequence[Result], *, image_ids: Sequence[i
         raise ImportError(
             "COCO evaluation needs pycocotools, which is not installed. Run: pip install 'keras_mnasnet[detection]'"
         ) from error
-    _check_ids(results, truth.images, truth.categories, "The results")
+    check_ids(results, truth.images, truth.categories, "The results")
     chosen = sorted(truth.images if image_ids is None else image_ids)
     categories = [{"id": identity, "name": name} for identity, name in truth.categories.items()]
     frame = {"images": list(truth.images.values()), "categories": categories}

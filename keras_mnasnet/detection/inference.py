@@ -15,8 +15,9 @@ from keras_mnasnet.data import refuse_bad
 from keras_mnasnet.data.preprocessing import decode
 from keras_mnasnet.data.sample import chosen_photos
 from keras_mnasnet.data.sources import missing
+from keras_mnasnet.detection.annotations import Result, Truth
 from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, resize_photo
-from keras_mnasnet.detection.evaluation import Result, Truth, results_of
+from keras_mnasnet.detection.evaluation import results_of
 from keras_mnasnet.detection.model import spec_of
 from keras_mnasnet.detection.postprocess import Detections, PostProcess, detections_of, sigmoid
 from keras_mnasnet.detection.spec import DetectorSpec

@@ -8,8 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mnasnet.detection.boxes import decode_boxes
-from keras_mnasnet.detection.matching import Targets
+from keras_mnasnet.detection.anchors import Targets, decode_boxes
 from keras_mnasnet.detection.recipe import DetectionRecipe
 
 __all__ = ["FocalLoss", "MinedLoss", "focal", "hard_examples", "loss_of", "sigmoid_cross_entropy", "smooth_l1"]

@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 
-from keras_mnasnet.detection.anchors import anchor_boxes
 from keras_mnasnet.detection.spec import DetectorSpec
 
 __all__ = ["Detections", "PostProcess", "detections_of", "sigmoid"]
@@ -67,7 +66,7 @@ def detections_of(
     import keras
     import tensorflow as tf
 
-    from keras_mnasnet.detection.boxes import decode_boxes
+    from keras_mnasnet.detection.anchors import anchor_boxes, decode_boxes
 
     settings = settings or PostProcess()
     placed = anchor_boxes(spec.input_size, spec.anchors)

@@ -1,17 +1,20 @@
-"""What a detector is, as a value: everything that its model file, its export and its evaluation must agree on."""
+"""What a detector is, as a value: all that its model file, its export and its evaluation must agree on. Loads no Keras."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from keras_mnasnet.architecture import Architecture, Layer, Unit
-from keras_mnasnet.detection.anchors import AnchorSettings, map_sizes, shapes_per_level
 from keras_mnasnet.preprocessing import SIGNED, Normalization
 
-__all__ = ["COCO_IDS", "COCO_LABELS", "LOSSES", "DetectorSpec", "default_classes", "head_layers", "tap_unit"]
+__all__ = [
+    "COCO_IDS", "LOSSES", "AnchorSettings", "DetectorSpec", "default_classes", "head_layers", "map_sizes", "shapes_per_level",
+    "tap_unit",
+]  # fmt: skip
 
 SCHEMA = 1
 MIN_SIZE, MAX_SIZE = 96, 4096
@@ -29,6 +32,59 @@ _COCO = (
 COCO_LABELS = tuple(_COCO.split(","))
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 COCO_IDS = tuple(number for number in range(1, 91) if number not in COCO_GAPS)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AnchorSettings:
+    """Anchor shapes of every level: scales from `min_scale` to `max_scale` in equal steps, each with `aspect_ratios`.
+
+    A level has one more square of the geometric mean of its scale and the next (the last level's next is 1). With
+    `reduced_first` the first level has three anchors only: a square of 0.1, and ratios 2 and 1/2 of its scale. Defaults:
+    samples/configs/ssdlite_mobilenet_v2_coco.config; `variance` (y, x, h, w) is the inverse of its coder's 10, 10, 5, 5.
+    """
+
+    levels: int = 6
+    min_scale: float = 0.2
+    max_scale: float = 0.95
+    aspect_ratios: tuple[float, ...] = (1.0, 2.0, 0.5, 3.0, 0.3333)
+    reduced_first: bool = True
+    variance: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+
+    def __post_init__(self) -> None:
+        for name in ("aspect_ratios", "variance"):
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+        if self.levels < 2 or not 0 < self.min_scale < self.max_scale <= 1:
+            raise ValueError(
+                f"Anchors need at least 2 levels and scales with 0 < min_scale < max_scale <= 1. "
+                f"Received: levels={self.levels}, min_scale={self.min_scale}, max_scale={self.max_scale}"
+            )
+        if not self.aspect_ratios or min(self.aspect_ratios) <= 0 or len(self.variance) != 4 or min(self.variance) <= 0:
+            raise ValueError(
+                f"`aspect_ratios` must be positive, and `variance` four positive numbers. "
+                f"Received: aspect_ratios={self.aspect_ratios}, variance={self.variance}"
+            )
+
+
+def shapes_per_level(settings: AnchorSettings) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """((h, w), ...) of every level's anchors in one cell, as fractions of the image: h = s / sqrt(ar), w = s * sqrt(ar)."""
+    step = (settings.max_scale - settings.min_scale) / (settings.levels - 1)
+    scales = [settings.min_scale + step * level for level in range(settings.levels)] + [1.0]
+    levels = []
+    for level, scale in enumerate(scales[:-1]):
+        if level == 0 and settings.reduced_first:
+            chosen = [(0.1, 1.0), (scale, 2.0), (scale, 0.5)]
+        else:
+            chosen = [(scale, ratio) for ratio in settings.aspect_ratios] + [(math.sqrt(scale * scales[level + 1]), 1.0)]
+        levels.append(tuple((s / math.sqrt(ratio), s * math.sqrt(ratio)) for s, ratio in chosen))
+    return tuple(levels)
+
+
+def map_sizes(size: int, levels: int = 6) -> tuple[int, ...]:
+    """Height (and width) of every level's map at an input of `size` pixels: stride 16, then halves, rounded up."""
+    sizes = [-(-size // 16)]
+    while len(sizes) < levels:
+        sizes.append(-(-sizes[-1] // 2))
+    return tuple(sizes)
 
 
 def default_classes(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -10,9 +10,8 @@ from absl import logging
 
 from keras_mnasnet.applications import MnasNet
 from keras_mnasnet.architecture import Architecture, round_filters
-from keras_mnasnet.detection.anchors import AnchorSettings
 from keras_mnasnet.detection.model import SCORE_BIAS, build_detector
-from keras_mnasnet.detection.spec import DetectorSpec, default_classes
+from keras_mnasnet.detection.spec import AnchorSettings, DetectorSpec, default_classes
 from keras_mnasnet.family import as_architecture
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization
 from keras_mnasnet.spec import describe

@@ -13,11 +13,10 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from keras_mnasnet.detection.anchors import anchor_boxes
+from keras_mnasnet.detection.anchors import anchor_boxes, targets_of
 from keras_mnasnet.detection.checkpoint import assign_tensors, is_detector, read_detector, save_detector
 from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, open_dataset, training_batches
 from keras_mnasnet.detection.losses import loss_of
-from keras_mnasnet.detection.matching import targets_of
 from keras_mnasnet.detection.model import build_detector, spec_of
 from keras_mnasnet.detection.recipe import DetectionRecipe
 from keras_mnasnet.detection.spec import DetectorSpec

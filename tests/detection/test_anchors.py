@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from keras_mnasnet.detection.anchors import AnchorSettings, anchor_boxes, map_sizes, shapes_per_level
+from keras_mnasnet.detection.anchors import anchor_boxes
+from keras_mnasnet.detection.spec import AnchorSettings, map_sizes, shapes_per_level
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mnasnet.detection.augment import OVERLAPS, crop_boxes, flip, sample_window
-from keras_mnasnet.detection.data import open_dataset, training_batches
-from keras_mnasnet.detection.matching import CROWD
+from keras_mnasnet.detection.anchors import CROWD
+from keras_mnasnet.detection.data import OVERLAPS, crop_boxes, flip, open_dataset, sample_window, training_batches
 from keras_mnasnet.detection.recipe import BoxAugment
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.float32)

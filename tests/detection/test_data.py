@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_mnasnet.detection.anchors import CROWD
 from keras_mnasnet.detection.data import evaluation_batches, open_dataset, training_batches
-from keras_mnasnet.detection.matching import CROWD
 from keras_mnasnet.detection.recipe import BoxAugment
 
 

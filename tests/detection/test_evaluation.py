@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from keras_mnasnet.detection.evaluation import METRICS, coco_score, read_results, read_truth, results_of
+from keras_mnasnet.detection.annotations import read_results, read_truth
+from keras_mnasnet.detection.evaluation import METRICS, coco_score, results_of
 from keras_mnasnet.detection.inference import category_map
 from keras_mnasnet.detection.postprocess import Detections
 
@@ -143,7 +144,7 @@ def test_bad_results(tmp_path, value, message):
 
 
 def test_missing_files_and_foreign_results(tmp_path):
-    with pytest.raises(ValueError, match="An annotation file must exist. Received: .*none.json, which does not"):
+    with pytest.raises(OSError, match="Annotations must exist: a COCO .json file, or a folder of VOC's .*none.json"):
         read_truth(tmp_path / "none.json")
     with pytest.raises(ValueError, match="A result file must exist"):
         read_results(tmp_path / "none.json")

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_mnasnet.detection.anchors import Targets
 from keras_mnasnet.detection.losses import (
     FocalLoss,
     MinedLoss,
@@ -14,7 +15,6 @@ from keras_mnasnet.detection.losses import (
     sigmoid_cross_entropy,
     smooth_l1,
 )
-from keras_mnasnet.detection.matching import Targets
 
 VARIANCE = (0.1, 0.1, 0.2, 0.2)
 

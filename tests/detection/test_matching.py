@@ -5,9 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from keras_mnasnet.detection.anchors import anchor_boxes
-from keras_mnasnet.detection.boxes import corners, decode_boxes, encode_boxes, pairwise_ioa, pairwise_iou
-from keras_mnasnet.detection.matching import CROWD, PADDING, match_anchors, targets_of
+from keras_mnasnet.detection.anchors import (
+    CROWD,
+    PADDING,
+    anchor_boxes,
+    corners,
+    decode_boxes,
+    encode_boxes,
+    match_anchors,
+    pairwise_ioa,
+    pairwise_iou,
+    targets_of,
+)
 
 ONE = np.array([[0.5, 0.5, 0.2, 0.4]], np.float32)  # y, x, h, w
 
