@@ -40,8 +40,7 @@ def network_rows(name: str, data: str, folder: Path) -> list[dict[str, Any]]:
     from keras_mnasnet.benchmarks.imagenet import evaluate_models
     from keras_mnasnet.benchmarks.latency import measure_latency
     from keras_mnasnet.data.sample import sample_photos
-    from keras_mnasnet.export import export_tflite
-    from keras_mnasnet.export.inspect import inspect_tflite
+    from keras_mnasnet.export import TfliteFile, export_tflite
     from keras_mnasnet.weights.load import load_named, preprocessing_of
 
     checkpoint, record = load_named("cifar10", network=name, size=32)
@@ -59,7 +58,7 @@ def network_rows(name: str, data: str, folder: Path) -> list[dict[str, Any]]:
     paths = [str(path) for path in files.values()]
     scored = evaluate_models(paths, data, split="test", preprocessing=preprocessing, threads=1)
     timed = measure_latency(paths, runs=300)
-    facts = {tool: inspect_tflite(path.read_bytes()) for tool, path in files.items()}
+    facts = {tool: TfliteFile(path).facts for tool, path in files.items()}
     return [
         {
             "network": record.id, "tool": tool, "bytes": path.stat().st_size, "top1": score.top1, "images": score.images,

@@ -40,3 +40,19 @@ def home(tmp_path, monkeypatch) -> Path:
     path = tmp_path / "home"
     monkeypatch.setenv("KERAS_MNASNET_HOME", str(path))
     return path
+
+
+@pytest.fixture
+def metadata():
+    """metadata(mean, std): the bytes of TFLite metadata."""
+    import tiny
+
+    return tiny.metadata
+
+
+@pytest.fixture
+def write_tiny():
+    """write_tiny(path, ...): writes the smallest classifier, a `.tflite` of a few hundred bytes."""
+    import tiny
+
+    return tiny.write_tiny

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable
@@ -14,8 +13,7 @@ import keras
 import numpy as np
 
 from keras_mnasnet.applications import MnasNet
-from keras_mnasnet.benchmarks.tflite import TfliteModel
-from keras_mnasnet.export.metadata import read_files
+from keras_mnasnet.export.file import TfliteClassifier
 from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.pretrained import KERAS_SUFFIXES, open_weights
 from keras_mnasnet.weights import Checkpoint, CheckpointError, registry
@@ -62,10 +60,9 @@ def open_classifier(
     """
     text = os.fspath(model)
     if text.endswith(".tflite"):
-        lite = TfliteModel(text, resolution=resolution, threads=threads, how=tflite_input)
-        own, labels = _of_file(lite)
-        pixels = named_preprocessing(preprocessing or own or "pillow", lite.size)
-        return Classifier(text, "tflite", lite.size, lite.classes, pixels, lite.input.text, lite.run, labels)
+        lite = TfliteClassifier(text, size=resolution, threads=threads, how=tflite_input)
+        pixels = named_preprocessing(preprocessing or lite.file.preprocessing or "pillow", lite.size)
+        return Classifier(text, "tflite", lite.size, lite.classes, pixels, lite.input.text, lite.run, lite.labels)
     checkpoint, record = _checkpoint(text, resolution)
     if not checkpoint.classes:
         raise CheckpointError(f"A benchmark needs a classifier. Received: {text}, which has none")
@@ -107,21 +104,6 @@ def named_preprocessing(preprocessing: Preprocessing | str, size: int) -> Prepro
     if preprocessing == "pillow":
         return Preprocessing(size, "bilinear", resize=round(size / 0.875), offset="down")
     return registry.preprocessing_of(preprocessing, size)
-
-
-def _of_file(lite: TfliteModel) -> tuple[Preprocessing | None, tuple[str, ...] | None]:
-    """Preprocessing and class names that a `.tflite` of this package carries."""
-    inside = read_files(lite.path.read_bytes())
-    if "export.json" not in inside:
-        return None, None
-    labels = tuple(inside.get("labels.txt", "").splitlines())
-    try:
-        value = json.loads(inside["export.json"]).get("preprocessing")
-        given: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
-        own = Preprocessing(**given)
-    except (ValueError, TypeError, AttributeError):
-        own = None
-    return own, labels if len(labels) == lite.classes else None
 
 
 def _checkpoint(text: str, resolution: int | None) -> tuple[Checkpoint, Record | None]:

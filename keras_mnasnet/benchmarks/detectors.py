@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mnasnet.benchmarks.tflite import input_of, normalization
 from keras_mnasnet.detection.checkpoint import load_detector
 from keras_mnasnet.detection.inference import KerasDetector
 from keras_mnasnet.detection.postprocess import Detections, PostProcess
 from keras_mnasnet.detection.tflite_detect import TfliteDetector
+from keras_mnasnet.preprocessing import PIXELS
 
 __all__ = ["KINDS", "Detector", "open_detector"]
 
@@ -65,21 +65,17 @@ def open_detector(
 def _open_tflite(
     path: Path, name: str, settings: PostProcess | None, labels: Sequence[str] | None, how: str | None, threads: int | None
 ) -> Detector:
-    if not path.is_file():
-        raise ValueError(f"A .tflite file must exist. Received: {name}, which does not")
-    content = path.read_bytes()
-    lite = TfliteDetector(content, name=name, settings=settings, threads=threads)
+    lite = TfliteDetector(path, name=name, settings=settings, threads=threads)
     known = tuple(labels) if labels is not None else lite.spec.labels if lite.spec else lite.labels
     if not known:
         raise ValueError(
             f"A detector must name its classes. Received: {name}, which carries no labels. Pass a file with one name a line "
             f"(--labels)."
         )
-    metadata = normalization(content)
-    if metadata is None and lite.spec is not None:
-        own = lite.spec.normalization
-        metadata = ((0.0,), (1.0,)) if lite.spec.include_preprocessing else (own.mean, own.std)
-    convert = input_of(path.name, lite.input["dtype"], lite.input["quantization"], how=how, metadata=metadata)
+    own = None
+    if lite.spec is not None:
+        own = PIXELS if lite.spec.include_preprocessing else lite.spec.normalization
+    convert = lite.file.input(how, otherwise=own)
 
     def run(pixels: np.ndarray) -> list[Detections]:
         return [lite.run(convert(image[None])) for image in pixels]

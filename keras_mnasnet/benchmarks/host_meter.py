@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from keras_mnasnet.benchmarks.timing import visit_order
-from keras_mnasnet.export.partitions import partitions_of
+from keras_mnasnet.export.file import TfliteFile
 
 __all__ = ["main"]
 
@@ -50,38 +49,19 @@ class _Refused(Exception):
     """The file was refused, and that was sent."""
 
 
-def _load(job: dict[str, Any], index: int, send: Send) -> Any:
-    """An interpreter that has run once."""
+def _load(job: dict[str, Any], index: int, send: Send) -> TfliteFile:
+    """A file that has run once."""
     send("load", index=index)
     try:
-        interpreter = Interpreter(model_path=job["files"][index], num_threads=job["threads"])
-        for details in interpreter.get_input_details():
-            shape = _shape(details, job["resolutions"][index])
-            if shape != [int(side) for side in details["shape"]]:
-                interpreter.resize_tensor_input(details["index"], shape)
-        interpreter.allocate_tensors()
+        file = TfliteFile(job["files"][index], size=job["resolutions"][index], threads=job["threads"])
         rng = np.random.default_rng(job["seed"])
-        for details in interpreter.get_input_details():
-            interpreter.set_tensor(details["index"], _values(details, rng))
-        interpreter.invoke()
+        for details in file.inputs:
+            file.interpreter.set_tensor(details["index"], _values(details, rng))
+        file.interpreter.invoke()
     except (ValueError, RuntimeError, TypeError, OverflowError, MemoryError) as error:
-        send("refused", index=index, message=str(error).strip() or type(error).__name__)
+        send("refused", index=index, message=str(error.__cause__ or error).strip() or type(error).__name__)
         raise _Refused from error
-    return interpreter
-
-
-def _shape(details: dict[str, Any], resolution: int | None) -> list[int]:
-    """The input's shape with one image, and `resolution` where height and width are open."""
-    shape = [int(side) for side in details["shape_signature"]]
-    fixed = [1 if place == 0 and side < 0 else side for place, side in enumerate(shape)]
-    is_image = len(fixed) == 4
-    if min(fixed, default=0) < 0 and is_image and resolution:
-        fixed = [resolution if place in (1, 2) and side < 0 else side for place, side in enumerate(fixed)]
-    if min(fixed, default=0) < 0:
-        raise ValueError(f"the input {shape} without a size. Pass resolution= (--resolution)")
-    if is_image and resolution and fixed[1:3] != [resolution, resolution]:
-        raise ValueError(f"resolution={resolution} for the fixed input {shape}. Leave out resolution= (--resolution)")
-    return fixed
+    return file
 
 
 def _values(details: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
@@ -108,10 +88,10 @@ def _measure(job: dict[str, Any], send: Send) -> None:
     for index, model in enumerate(models):
         send("warm", index=index)
         for _ in range(job["warmup"]):
-            model.invoke()
+            model.interpreter.invoke()
     for number in range(job["rounds"]):
         for index in visit_order(len(models), number):
-            invoke = models[index].invoke
+            invoke = models[index].interpreter.invoke
             cpu[index].append([])
             wall[index].append([])
             invoke()
@@ -126,8 +106,8 @@ def _measure(job: dict[str, Any], send: Send) -> None:
     send("done", cpu=cpu, wall=wall, cores=sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
 
 
-def _counted(model: Any) -> dict[str, Any]:
-    found = partitions_of(model)
+def _counted(model: TfliteFile) -> dict[str, Any]:
+    found = model.partitions()
     return {"delegates": found.delegates, "outside": found.outside}
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from keras_mnasnet.benchmarks.tflite import INPUTS, input_of
 from keras_mnasnet.cli.info import network
 from keras_mnasnet.cli.labels import read_labels
 from keras_mnasnet.cli.output import print_json, print_table
+from keras_mnasnet.export.file import input_of
 from keras_mnasnet.export.inputs import PIXELS, as_functional, input_kind
 from keras_mnasnet.export.publish import ExportReport, Origin
 from keras_mnasnet.export.tflite import DIRECT, export_checkpoint, export_tflite
 from keras_mnasnet.family import as_architecture
-from keras_mnasnet.preprocessing import Preprocessing
+from keras_mnasnet.preprocessing import NORMALIZATIONS, Preprocessing
 from keras_mnasnet.utils.system import held_stderr
 from keras_mnasnet.weights import Checkpoint, registry
 from keras_mnasnet.weights.load import check_fits, load_named, preprocessing_of
@@ -118,7 +118,7 @@ def _export_keras_file(
         model, arguments.output, quantize=quantize, representative_data=_photos(arguments, "calibrate", preprocessing, how),
         images=_photos(arguments, "images", preprocessing, how), input_dtype=arguments.input_dtype, labels=labels,
         batch=arguments.batch, resolution=arguments.resolution, origin=Origin(str(path.name)),
-        normalization=INPUTS[how] if how else None, calibration_count=arguments.calibration_images,
+        normalization=NORMALIZATIONS[how] if how else None, calibration_count=arguments.calibration_images,
         seed=arguments.seed, progress=progress,
     )  # fmt: skip
 
@@ -152,8 +152,8 @@ def _input(arguments: argparse.Namespace, path: Path, kind: str | None) -> str |
         return arguments.input or "pixels"
     if arguments.calibrate is not None or arguments.images is not None:
         raise ValueError(
-            f"`--input` must say how the model takes photos, one of {', '.join(INPUTS)}. Received: none, and {path}, in which "
-            f"no layer normalises pixels 0..255"
+            f"`--input` must say how the model takes photos, one of {', '.join(NORMALIZATIONS)}. Received: none, and {path}, "
+            f"in which no layer normalises pixels 0..255"
         )
     return None
 
@@ -161,7 +161,7 @@ def _input(arguments: argparse.Namespace, path: Path, kind: str | None) -> str |
 def _photos(
     arguments: argparse.Namespace, option: str, preprocessing: Preprocessing | None, how: str | None = "pixels"
 ) -> np.ndarray | None:
-    """Photos of `--calibrate` or `--images`, preprocessed: a seeded choice, `[n, S, S, 3]`, as `how` of INPUTS says."""
+    """Photos of `--calibrate` or `--images`, preprocessed: a seeded choice, `[n, S, S, 3]`, as `how` of NORMALIZATIONS says."""
     data = getattr(arguments, option)
     if data is None:
         return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_mnasnet.detection.postprocess import Detections
-from keras_mnasnet.export.inspect import ExportError
+from keras_mnasnet.export.verify import ExportError
 
 __all__ = ["BOX_LIMIT", "Agreement", "agreement", "judge_detections"]
 

@@ -25,15 +25,15 @@ from keras_mnasnet.detection.tails import OPERATOR, OUTPUTS, SUPPRESSION, TAILS
 from keras_mnasnet.detection.tflite_detect import TfliteDetector
 from keras_mnasnet.export.calibration import Calibration, calibration_images
 from keras_mnasnet.export.convert import convert
+from keras_mnasnet.export.file import GraphFacts, TfliteFile
 from keras_mnasnet.export.inputs import NORMALIZED, PIXELS
-from keras_mnasnet.export.inspect import ExportError, GraphFacts, check_promise, inspect_tflite
 from keras_mnasnet.export.join import joined
 from keras_mnasnet.export.metadata import METADATA_NAME, detector_metadata
-from keras_mnasnet.export.partitions import Partitions, partitions
+from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.export.publish import Origin, stamped, write_export
 from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.tflite import check_options, with_extremes
-from keras_mnasnet.export.verify import Comparison, compare, drawn_images, judge
+from keras_mnasnet.export.verify import Comparison, ExportError, check_promise, compare, drawn_images, judge
 from keras_mnasnet.preprocessing import Normalization
 from keras_mnasnet.utils.files import check_writable
 
@@ -147,8 +147,9 @@ def export_detector(
     body, silent = rewritten(
         content, input_names=["image"], output_names=["codes", "logits"], description=description, metadata={}
     )
-    check_promise(inspect_tflite(body), quantize)
-    comparisons = compare(body, _raw_oracle(model), shown, progress=progress)
+    network = TfliteFile(body, name="the exported network")
+    check_promise(network.facts, quantize)
+    comparisons = compare(network, _raw_oracle(model), shown, progress=progress)
     judge(comparisons, quantize)
     metadata = {}
     if postprocess != "none":
@@ -159,11 +160,12 @@ def export_detector(
         )  # fmt: skip
     content = joined(body, TAILS[postprocess](spec, settings), description=description, metadata=metadata)
     seconds = time.perf_counter() - started
+    file = TfliteFile(content, name="the exported file", threads=1)
     facts, agreed = verify_detector(content, model, shown, quantize=quantize, postprocess=postprocess, settings=settings)
     report = DetectorReport(
         path=str(Path(path).expanduser()), quantize=quantize, postprocess=postprocess, settings=settings,
-        seconds=round(seconds, 3), sha256="", facts=facts, partitions=partitions(content),
-        network_partitions=partitions(content, until=SUPPRESSION[postprocess]), comparisons=comparisons, agreement=agreed,
+        seconds=round(seconds, 3), sha256="", facts=facts, partitions=file.partitions(),
+        network_partitions=file.partitions(until=SUPPRESSION[postprocess]), comparisons=comparisons, agreement=agreed,
         evaluation=_measured(model, content, settings, evaluation, progress),
         verified_against=f"Keras {model.name}", verified_on=shown_name, calibration=calibration, origin=origin,
         description=description, detector=spec, silent_layers=tuple(silent),
@@ -181,7 +183,7 @@ def verify_detector(
     the model's.
     """
     spec = spec_of(model)
-    facts = inspect_tflite(content)
+    facts = TfliteFile(content, name="the exported file").facts
     check_promise(facts, None, allowed_custom=(f"CUSTOM:{OPERATOR}",) if postprocess == "operator" else ())
     expected = ["boxes", "scores"] if postprocess == "none" else list(OUTPUTS)
     named = [port.name for port in facts.outputs]

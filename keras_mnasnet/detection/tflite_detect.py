@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import os
 
 import numpy as np
 
 from keras_mnasnet.detection.postprocess import Detections, PostProcess, detections_of
 from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.detection.tails import OPERATOR
-from keras_mnasnet.export.inspect import inspect_tflite
-from keras_mnasnet.export.metadata import read_files
-from keras_mnasnet.export.verify import quantized
-from keras_mnasnet.utils.system import available_cores, held_stderr
+from keras_mnasnet.export.file import TfliteFile
 
 __all__ = ["OUTPUT_ORDER", "TfliteDetector", "spec_in"]
 
@@ -30,37 +27,27 @@ class TfliteDetector:
     """
 
     def __init__(
-        self, content: bytes, *, name: str = "the file", spec: DetectorSpec | None = None, settings: PostProcess | None = None,
-        threads: int | None = None,
+        self, source: str | os.PathLike[str] | bytes, *, name: str | None = None, spec: DetectorSpec | None = None,
+        settings: PostProcess | None = None, threads: int | None = None,
     ) -> None:  # fmt: skip
-        from ai_edge_litert.interpreter import Interpreter
-
-        if threads is not None and threads < 1:
-            raise ValueError(f"`threads` must be 1 or more. Received: threads={threads!r}")
-        alone = f"CUSTOM:{OPERATOR}" in inspect_tflite(content, name).custom
-        if alone and threads not in (None, 1):
-            raise ValueError(
-                f"A file with {OPERATOR} must run in one thread: in several the operator loses a class "
-                f"(tensorflow/tensorflow#56058). Received: threads={threads} for {name}. Files exported with --builtin-nms or "
-                f"--no-postprocess may take more."
-            )
-        threads = 1 if alone else threads or available_cores()
-        self.name, self.spec, self.settings = name, spec or spec_in(content), settings
-        self.labels = tuple(read_files(content).get("labels.txt", "").splitlines()) or None
-        try:
-            with held_stderr():
-                self._interpreter = Interpreter(model_content=content, num_threads=threads)
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"A .tflite file must be one that LiteRT can run. Received: {name}: {error}") from error
-        inputs, self._outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        shapes = [[int(side) for side in each["shape"]] for each in self._outputs]
-        self.input = inputs[0]
-        shape = [int(side) for side in self.input["shape"]]
-        if len(inputs) != 1 or len(shape) != 4 or shape[0] != 1 or shape[1] != shape[2] or shape[3] != 3:
-            raise ValueError(f"A detector takes one image [1, size, size, 3]. Received: {name} with the input {shape}")
-        self.size = shape[1]
-        self.raw = self._is_raw(shapes)
+        self.file = TfliteFile(source, name=name, threads=threads)
+        if f"CUSTOM:{OPERATOR}" in self.file.facts.custom:
+            if threads not in (None, 1):
+                raise ValueError(
+                    f"A file with {OPERATOR} must run in one thread: in several the operator loses a class "
+                    f"(tensorflow/tensorflow#56058). Received: threads={threads} for {self.file.name}. Files exported with "
+                    f"--builtin-nms or --no-postprocess may take more."
+                )
+            self.file.threads = 1
+        self.name, self.spec, self.settings = self.file.name, spec or spec_in(self.file), settings
+        self.labels = self.file.labels
+        inputs, outputs = (
+            [[int(side) for side in each["shape"]] for each in ports] for ports in (self.file.inputs, self.file.outputs)
+        )
+        if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0] != [1, inputs[0][1], inputs[0][1], 3]:
+            raise ValueError(f"A detector takes one image [1, size, size, 3]. Received: {self.name} with the input {inputs[0]}")
+        self.size = inputs[0][1]
+        self.raw = self._is_raw(outputs)
 
     def _is_raw(self, shapes: list[list[int]]) -> bool:
         if len(shapes) == 4 and len(shapes[0]) == 3:
@@ -81,13 +68,11 @@ class TfliteDetector:
 
     def __call__(self, images: np.ndarray) -> list[Detections]:
         """Detections of float images `[n, S, S, 3]`, as the network takes them."""
-        return [self.run(quantized(image[None], self.input)) for image in images]
+        return [self.run(self.file.quantized(image[None])) for image in images]
 
     def run(self, tensor: np.ndarray) -> Detections:
         """Detections of one image `[1, S, S, 3]` in the input's own type."""
-        self._interpreter.set_tensor(self.input["index"], tensor)
-        self._interpreter.invoke()
-        found = [self._interpreter.get_tensor(each["index"]) for each in self._outputs]
+        found = self.file.run(tensor)
         if self.raw and self.spec is not None:
             return detections_of(found[0], found[1], self.spec, self.settings)[0]
         return self._checked(*found)
@@ -110,13 +95,9 @@ class TfliteDetector:
         return Detections(boxes.copy(), classes.astype(np.int64), scores.copy())
 
 
-def spec_in(content: bytes) -> DetectorSpec | None:
-    """The spec that a `.tflite` of this package carries in its report; None for another file."""
-    text = read_files(content).get("export.json")
-    if text is None:
-        return None
+def spec_in(file: TfliteFile) -> DetectorSpec | None:
+    """The spec that a file of this package carries in its report; None for another one."""
     try:
-        value: Any = json.loads(text)["detector"]
-        return DetectorSpec.from_json(json.dumps(value))
+        return DetectorSpec.from_json(json.dumps(file.report["detector"]))
     except (ValueError, KeyError, TypeError):
         return None

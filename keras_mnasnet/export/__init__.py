@@ -6,15 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
-    "ExportError": "inspect",
+    "ExportError": "verify",
     "ExportReport": "publish",
-    "GraphFacts": "inspect",
+    "GraphFacts": "file",
     "Origin": "publish",
     "Partitions": "partitions",
+    "TfliteClassifier": "file",
+    "TfliteFile": "file",
     "export_checkpoint": "tflite",
     "export_tflite": "tflite",
     "folded_weights": "weights",
-    "inspect_tflite": "inspect",
     "prune": "qat",
     "random_weights": "weights",
     "train_quantized": "qat",
@@ -23,17 +24,18 @@ _HOMES = {
 
 __all__ = [
     "ExportError", "ExportReport", "GraphFacts", "Origin", "Partitions", "export_checkpoint",
-    "export_tflite", "folded_weights", "inspect_tflite", "prune", "random_weights",
+    "TfliteClassifier", "TfliteFile", "export_tflite", "folded_weights", "prune", "random_weights",
     "train_quantized", "write_graph",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
+    from keras_mnasnet.export.file import GraphFacts, TfliteClassifier, TfliteFile
     from keras_mnasnet.export.graph import write_graph
-    from keras_mnasnet.export.inspect import ExportError, GraphFacts, inspect_tflite
     from keras_mnasnet.export.partitions import Partitions
     from keras_mnasnet.export.publish import ExportReport, Origin
     from keras_mnasnet.export.qat import prune, train_quantized
     from keras_mnasnet.export.tflite import export_checkpoint, export_tflite
+    from keras_mnasnet.export.verify import ExportError
     from keras_mnasnet.export.weights import folded_weights, random_weights
 
 

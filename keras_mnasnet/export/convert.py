@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import numpy as np
 import tqdm
 
-from keras_mnasnet.export.inspect import ExportError
+from keras_mnasnet.export.verify import ExportError
 from keras_mnasnet.utils.system import held_output
 
 __all__ = ["DTYPES", "convert", "converted", "output_names"]

@@ -13,9 +13,10 @@ from typing import Any
 
 import flatbuffers
 
+from keras_mnasnet.export.file import LABELS, REPORT
 from keras_mnasnet.preprocessing import Normalization
 
-__all__ = ["METADATA_NAME", "append_files", "classifier_metadata", "detector_metadata", "read_files"]
+__all__ = ["METADATA_NAME", "append_files", "classifier_metadata", "detector_metadata"]
 
 METADATA_NAME = "TFLITE_METADATA"
 IDENTIFIER = b"M001"
@@ -25,7 +26,6 @@ BOUNDARIES, LEFT_TOP_RIGHT_BOTTOM = 1, (1, 0, 3, 2)  # where left, top, right an
 NORMALIZATION_OPTIONS = 1
 RGB = 1
 DESCRIPTIONS, TENSOR_AXIS_LABELS, TENSOR_VALUE_LABELS = 1, 2, 3
-LABELS_FILE, REPORT_FILE = "labels.txt", "export.json"
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -44,7 +44,7 @@ def classifier_metadata(
     """The metadata of an image classifier with one input and one output; `size` is (height, width) in pixels."""
     scores: _Table = {0: output_name, 1: "One score per class", 3: _content(FEATURE, {}), 5: {0: [1.0], 1: [0.0]}}
     if labels:
-        scores[6] = [_file(LABELS_FILE, "Class names, one a line", TENSOR_AXIS_LABELS)]
+        scores[6] = [_file(LABELS, "Class names, one a line", TENSOR_AXIS_LABELS)]
     graph: _Table = {0: name, 2: [_image(input_name, normalization, size)], 3: [scores]}
     return _finished(name, description, licence, graph, PARSER_VERSION)
 
@@ -62,7 +62,7 @@ def detector_metadata(
         {0: "location", 1: "Boxes, as shares of the image", 3: {**_content(BOUNDING_BOX, box), 2: count}},
         {
             0: "category", 1: "Classes of the boxes", 3: {**_content(FEATURE, {}), 2: count},
-            6: [_file(LABELS_FILE, "Class names, one a line", TENSOR_VALUE_LABELS)],
+            6: [_file(LABELS, "Class names, one a line", TENSOR_VALUE_LABELS)],
         },
         {0: "score", 1: "Scores of the boxes", 3: {**_content(FEATURE, {}), 2: count}},
         {0: "number of detections", 1: "How many boxes there are", 3: _content(FEATURE, {})},
@@ -90,7 +90,7 @@ def _file(name: str, description: str, kind: int) -> _Table:
 
 
 def _finished(name: str, description: str, licence: str, graph: _Table, parser_version: str) -> bytes:
-    report = _file(REPORT_FILE, "How the file was made and verified", DESCRIPTIONS)
+    report = _file(REPORT, "How the file was made and verified", DESCRIPTIONS)
     root: _Table = {0: name, 1: description, 3: [graph], 5: licence, 6: [report], 7: parser_version}
     builder = flatbuffers.Builder(1024)
     builder.Finish(_write(builder, root), file_identifier=IDENTIFIER)
@@ -147,11 +147,3 @@ def append_files(content: bytes, files: Mapping[str, str | Sequence[str]]) -> by
             entry = zipfile.ZipInfo(name, ZIP_DATE)
             archive.writestr(entry, text if isinstance(text, str) else "".join(f"{line}\n" for line in text))
     return held.getvalue()
-
-
-def read_files(content: bytes) -> dict[str, str]:
-    """The text files behind a `.tflite`; empty where there are none."""
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        return {}
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {name: archive.read(name).decode("utf-8") for name in archive.namelist()}

@@ -1,4 +1,7 @@
-"""How much of a `.tflite` XNNPACK takes over: the number of its partitions, and the operators outside of them."""
+"""How much of a `.tflite` XNNPACK takes over: the number of its partitions, and the operators outside of them.
+
+A file of its own, since who shows latencies needs the value and neither LiteRT nor numpy.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import collections
 import dataclasses
 from typing import Any
 
-__all__ = ["Partitions", "partitions", "partitions_of"]
+__all__ = ["Partitions", "partitions_of"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,26 +25,8 @@ class Partitions:
         return self.delegates == 1 and not self.outside
 
 
-def partitions(content: bytes, *, until: str | None = None) -> Partitions:
-    """Of a file loaded as an application would, on one thread; ValueError where LiteRT refuses it.
-
-    With `until`, an operator's name, only of what that operator's inputs depend on.
-    """
-    from ai_edge_litert.interpreter import Interpreter
-
-    from keras_mnasnet.utils.system import held_stderr
-
-    try:
-        with held_stderr():
-            interpreter = Interpreter(model_content=content, num_threads=1)
-            interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"A .tflite file must be one that LiteRT can run. Received: {error}") from error
-    return partitions_of(interpreter, until=until)
-
-
 def partitions_of(interpreter: Any, *, until: str | None = None) -> Partitions:
-    """Of a LiteRT interpreter with allocated tensors, as `partitions`."""
+    """Of a LiteRT interpreter with allocated tensors; with `until`, an operator's name, of what that one's inputs depend on."""
     nodes = _nodes(interpreter)
     delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
     producer = {int(tensor): node for node in (*nodes, *delegates) for tensor in node["outputs"]}

@@ -15,10 +15,10 @@ import numpy as np
 
 from keras_mnasnet import __version__
 from keras_mnasnet.export.calibration import Calibration
-from keras_mnasnet.export.inspect import GraphFacts, check_promise, inspect_tflite
+from keras_mnasnet.export.file import LABELS, REPORT, GraphFacts, TfliteFile
 from keras_mnasnet.export.metadata import METADATA_NAME, append_files, classifier_metadata
-from keras_mnasnet.export.partitions import Partitions, partitions
-from keras_mnasnet.export.verify import Comparison, compare, judge
+from keras_mnasnet.export.partitions import Partitions
+from keras_mnasnet.export.verify import Comparison, check_promise, compare, judge
 from keras_mnasnet.preprocessing import Normalization, Preprocessing
 from keras_mnasnet.utils.files import replaced
 
@@ -108,16 +108,16 @@ def publish(
 ) -> ExportReport:  # fmt: skip
     """Check and compare, then write the file and its report, each whole or not at all."""
     target = Path(path).expanduser()
-    facts = inspect_tflite(content)
-    check_promise(facts, quantize)
-    comparisons = compare(content, oracle, images, progress=progress)
+    file = TfliteFile(content, name="the exported file")
+    check_promise(file.facts, quantize)
+    comparisons = compare(file, oracle, images, progress=progress)
     judge(comparisons, quantize)
-    taken = partitions(content)
+    taken = file.partitions()
     report = ExportReport(
-        path=str(target), quantize=quantize, route=route, seconds=round(seconds, 3), sha256="", facts=facts, partitions=taken,
-        outside_reason=_reason(taken, quantize), comparisons=comparisons, verified_against=against, verified_on=images_name,
-        calibration=calibration, origin=card.origin, description=card.description, preprocessing=card.preprocessing,
-        silent_layers=silent_layers,
+        path=str(target), quantize=quantize, route=route, seconds=round(seconds, 3), sha256="", facts=file.facts,
+        partitions=taken, outside_reason=_reason(taken, quantize), comparisons=comparisons, verified_against=against,
+        verified_on=images_name, calibration=calibration, origin=card.origin, description=card.description,
+        preprocessing=card.preprocessing, silent_layers=silent_layers,
     )  # fmt: skip
     return write_export(content, target, report, card.labels)
 
@@ -125,9 +125,9 @@ def publish(
 def write_export(content: bytes, target: Path, report: Report, labels: Sequence[str] | None) -> Report:
     """Write the file, with its report and labels behind it, and the report beside it; each whole or not at all."""
     inside = {key: value for key, value in report.as_json().items() if key not in ("path", "sha256")}
-    files: dict[str, str | Sequence[str]] = {"export.json": json.dumps(inside, indent=1)}
+    files: dict[str, str | Sequence[str]] = {REPORT: json.dumps(inside, indent=1)}
     if labels is not None:
-        files["labels.txt"] = labels
+        files[LABELS] = labels
     content = append_files(content, files)
     facts = dataclasses.replace(report.facts, bytes=len(content))
     report = dataclasses.replace(report, facts=facts, sha256=hashlib.sha256(content).hexdigest())

@@ -1,4 +1,4 @@
-"""Is the file the model? Outputs of a `.tflite` against another implementation's, image by image."""
+"""Is the file the model? What is in a `.tflite` against what was asked for, and its outputs against the model's."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import tqdm
 
-from keras_mnasnet.export.inspect import ExportError
-from keras_mnasnet.utils.system import available_cores, held_stderr
+from keras_mnasnet.export.file import GraphFacts, TfliteFile
+from keras_mnasnet.utils.text import Life
 
-__all__ = ["TOLERANCES", "Comparison", "Runner", "compare", "drawn_images", "judge", "quantized"]
+__all__ = ["TOLERANCES", "Comparison", "ExportError", "check_promise", "compare", "drawn_images", "judge"]
 
 TOLERANCES = {None: 3e-5, "float16": 2e-2}
 LEAST_COSINE = 0.8
+STATEFUL = ("READ_VARIABLE", "ASSIGN_VARIABLE", "VAR_HANDLE", "CALL_ONCE")
 SAME = 1e-6  # of the largest output: float32's own rounding
+
+
+class ExportError(ValueError):
+    """The file that was made is not what was asked for; nothing of it is kept."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,61 +42,43 @@ class Comparison:
     constant: bool = False
 
 
-class Runner:
-    """A `.tflite` by its signature: float images `[n, H, W, C]` in, {output: float values} out, whatever the file's types."""
-
-    def __init__(self, content: bytes, *, threads: int | None = None) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        with held_stderr():
-            self._interpreter = Interpreter(model_content=content, num_threads=threads or available_cores())
-            try:
-                self._interpreter.allocate_tensors()
-            except RuntimeError as error:
-                raise ExportError(f"LiteRT must be able to prepare the file. Received: {str(error).strip()}") from error
-            self._run = self._interpreter.get_signature_runner()
-        ((self._name, self._input),) = self._run.get_input_details().items()
-        self._outputs = self._run.get_output_details()
-        self.batch = int(self._input["shape"][0])
-
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        parts = []
-        for start in range(0, len(images), self.batch):
-            chunk = images[start : start + self.batch]
-            filled = np.concatenate([chunk, np.repeat(chunk[-1:], self.batch - len(chunk), axis=0)])
-            found = self._run(**{self._name: quantized(filled, self._input)})
-            parts.append({name: _real(found[name], self._outputs[name])[: len(chunk)] for name in found})
-        return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
-
-
-def quantized(values: np.ndarray, details: Mapping) -> np.ndarray:
-    """Float values as an interpreter's input or output `details` hold them."""
-    scale, zero = details["quantization"]
-    if not scale:
-        return np.ascontiguousarray(values, details["dtype"])
-    limits = np.iinfo(details["dtype"])
-    return np.clip(np.rint(values / scale) + zero, limits.min, limits.max).astype(details["dtype"])
-
-
-def _real(values: np.ndarray, details: Mapping) -> np.ndarray:
-    scale, zero = details["quantization"]
-    return (values.astype(np.float32) - zero) * np.float32(scale) if scale else values.astype(np.float32)
+def check_promise(facts: GraphFacts, quantize: str | None, allowed_custom: tuple[str, ...] = ()) -> None:
+    """ExportError for a graph with variables, operators outside of LiteRT's own, or float operators where int8 was asked."""
+    stateful = [kind for kind in facts.operators if kind in STATEFUL]
+    if stateful:
+        raise ExportError(
+            f"An exported graph must hold its weights. Received: one that reads variables ({', '.join(stateful)}), whose "
+            f"outputs would be garbage. Export the model itself, not a copy whose variables are not tracked."
+        )
+    foreign = [name for name in facts.custom if name not in allowed_custom]
+    if foreign:
+        raise ExportError(
+            f"An exported graph must use LiteRT's builtin operators. Received: {', '.join(foreign)}. A layer of the model has "
+            f"no builtin equivalent; replace it, or take it out and compute it beside the graph."
+        )
+    if quantize == "int8" and facts.floating:
+        raise ExportError(
+            f"An int8 graph must compute in integers throughout. Received: float operators {', '.join(facts.floating)}. "
+            f"A layer of the model has no int8 kernel; use quantize='weight-int8' or take that layer out."
+        )
 
 
 def compare(
-    content: bytes, model: Callable[[np.ndarray], Mapping[str, np.ndarray]], images: np.ndarray, *, progress: bool = False
+    file: TfliteFile, model: Callable[[np.ndarray], Mapping[str, np.ndarray]], images: np.ndarray, *, progress: bool = False
 ) -> tuple[Comparison, ...]:
     """Run both on `images` `[n, H, W, C]`, a few at a time; `model` gives {output: values} under the file's output names."""
-    runner = Runner(content)
-    step = max(8 // runner.batch, 1) * runner.batch
+    try:
+        step = max(8 // file.batch, 1) * file.batch
+    except ValueError as error:
+        raise ExportError(str(error)) from error
     found: list[dict[str, np.ndarray]] = []
     wanted: list[Mapping[str, np.ndarray]] = []
-    with tqdm.tqdm(total=len(images), desc="verifying", unit="image", disable=not progress, leave=False) as bar:
+    with Life("verify", total=len(images), unit="image", shown=progress) as life:
         for start in range(0, len(images), step):
             chunk = images[start : start + step]
-            found.append(runner(chunk))
+            found.append(file.values(chunk))
             wanted.append(model(chunk))
-            bar.update(len(chunk))
+            life.step(len(chunk))
     return tuple(
         _comparison(name, *(np.concatenate([np.asarray(part[name], np.float64) for part in side]) for side in (found, wanted)))
         for name in found[0]

@@ -17,8 +17,8 @@ from keras_mnasnet.benchmarks.host import choose_cores
 from keras_mnasnet.benchmarks.latency import measure_latency
 from keras_mnasnet.benchmarks.targets import parse_target, stages
 from keras_mnasnet.benchmarks.timing import Times, quantile, ratio_of_medians, visit_order
+from keras_mnasnet.export.file import TfliteFile
 from keras_mnasnet.export.graph import write_graph
-from keras_mnasnet.export.partitions import partitions
 from keras_mnasnet.export.weights import random_weights
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.utils.system import available_cores
@@ -164,20 +164,20 @@ def test_partitions(data):
     weights = random_weights(FAMILY["small"], classes=10)
     for precision in ("float32", "float16", "weight-int8"):
         content = write_graph(FAMILY["small"], weights, height=32, width=32, classes=10, precision=precision)
-        assert partitions(content).whole
-    hosted = partitions(next((data / "coral").glob("*.tflite")).read_bytes())
+        assert TfliteFile(content).partitions().whole
+    hosted = TfliteFile(next((data / "coral").glob("*.tflite"))).partitions()
     assert (hosted.delegates, hosted.outside, hosted.whole) == (2, {"AVERAGE_POOL_2D": 1, "SOFTMAX": 1}, False)
     with pytest.raises(ValueError, match="must be one that LiteRT can run. Received: "):
-        partitions(content[:1000])
+        TfliteFile(content[:1000]).partitions()
 
 
 def test_a_file_with_an_open_size(tmp_path, write_tiny):
     path = write_tiny(tmp_path / "open.tflite", dynamic=True)
-    with pytest.raises(ValueError, match=r"open.tflite: the input \[1, -1, -1, 3\] without a size. Pass resolution="):
+    with pytest.raises(ValueError, match=r"open.tflite: the input \[1, -1, -1, 3\] without a size. Pass size="):
         measure_latency([path], runs=1)
     assert measure_latency([path], runs=1, resolution=40, memory=False).results[0].resolution == 40
     fixed = write_tiny(tmp_path / "fixed.tflite")
-    with pytest.raises(ValueError, match="resolution=40 for the fixed input"):
+    with pytest.raises(ValueError, match="size=40 for the fixed input"):
         measure_latency([fixed], runs=1, resolution=40)
 
 

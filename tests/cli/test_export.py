@@ -82,7 +82,8 @@ def test_a_keras_file_that_takes_no_pixels(capfd, tmp_path):
     """Photos are given to it only as --input says; the file then carries it."""
     import keras
 
-    from keras_mnasnet.benchmarks.tflite import normalization
+    from keras_mnasnet.export import TfliteFile
+    from keras_mnasnet.preprocessing import SIGNED
 
     image = keras.Input((32, 32, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
@@ -92,7 +93,7 @@ def test_a_keras_file_that_takes_no_pixels(capfd, tmp_path):
     assert "`--input` must say how the model takes photos, one of pixels, unit, signed, imagenet" in capfd.readouterr().err
     assert run(*given) == 0
     assert run(*given, "--images", tmp_path / "photos", "--input", "signed") == 0
-    assert normalization((tmp_path / "a.tflite").read_bytes()) == ((127.5,), (127.5,))
+    assert TfliteFile(tmp_path / "a.tflite").normalization == SIGNED
     capfd.readouterr()
     assert run(*given, "--quantize", "int8", "--calibrate", tmp_path / "photos", "--input", "unit") == 0
     report = json.loads(capfd.readouterr().out)

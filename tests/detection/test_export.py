@@ -11,7 +11,6 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from models import distinct, shaken
 
-from keras_mnasnet.benchmarks.tflite import normalization
 from keras_mnasnet.detection import SSDLite, spec_of
 from keras_mnasnet.detection.agreement import agreement, judge_detections
 from keras_mnasnet.detection.data import open_dataset
@@ -20,13 +19,12 @@ from keras_mnasnet.detection.inference import KerasDetector, sample_inputs
 from keras_mnasnet.detection.postprocess import Detections, PostProcess
 from keras_mnasnet.detection.tails import builtin_tail, operator_tail
 from keras_mnasnet.detection.tflite_detect import TfliteDetector, spec_in
-from keras_mnasnet.export import ExportError
+from keras_mnasnet.export import ExportError, TfliteClassifier, TfliteFile
 from keras_mnasnet.export.flatbuffer import pack
-from keras_mnasnet.export.inspect import inspect_tflite
 from keras_mnasnet.export.join import joined
-from keras_mnasnet.export.metadata import read_files
 from keras_mnasnet.export.rewrite import rewritten
-from keras_mnasnet.export.verify import Runner, drawn_images
+from keras_mnasnet.export.verify import compare, drawn_images
+from keras_mnasnet.preprocessing import PIXELS, Normalization
 
 LABELS = ("cat", "dog", "n/a", "bird")
 OPERATOR = "TFLite_Detection_PostProcess"
@@ -105,13 +103,13 @@ def check_file(content, report, postprocess, dtype):
     assert report.network_partitions.outside == ({"QUANTIZE": 1} if dtype == "uint8" else {})
     assert 4 * 20 < report.agreement.expected < 4 * 90, "enough to tell, and fewer than the file may give"
     assert report.agreement.threshold == 0.3
-    assert spec_in(content) == report.detector
-    inside = read_files(content)
-    assert inside["labels.txt"].splitlines() == list(LABELS)
-    written = json.loads(inside["export.json"])
+    file = TfliteFile(content)
+    assert spec_in(file) == report.detector
+    assert file.labels == LABELS
+    written = file.report
     assert (written["schema"], written["postprocess"]) == (1, postprocess)
     assert (b"M001" in content) == (postprocess != "none")
-    assert (normalization(content) == ((0.0,), (1.0,))) == (postprocess != "none")
+    assert (file.normalization == PIXELS) == (postprocess != "none")
 
 
 def test_the_file_equals_the_model(detector, exported, pictures, data):
@@ -126,6 +124,8 @@ def test_the_file_equals_the_model(detector, exported, pictures, data):
     assert compared.expected == compared.found == compared.matched == compared.confirmed == compared.close > 8 * 20
     assert compared.max_box_difference <= 1e-3
     assert compared.max_score_difference <= 1e-4
+    with pytest.raises(ValueError, match=r"A classifier must take one image .* and give \[1, classes\]. Received: the file"):
+        TfliteClassifier(content)
 
 
 def test_what_ap_loses_is_measured(detector, data, tmp_path):
@@ -144,7 +144,7 @@ def test_without_normalisation_inside(pictures, tmp_path):
     model = distinct(made(include_preprocessing=False), pictures / 127.5 - 1)
     report = export_detector(model, tmp_path / "a.tflite", images=pictures[:2] / 127.5 - 1)
     assert report.agreement.close == report.agreement.expected > 2 * 20
-    assert normalization((tmp_path / "a.tflite").read_bytes()) == ((127.5,) * 3, (127.5,) * 3)
+    assert TfliteFile(tmp_path / "a.tflite").normalization == Normalization((127.5,) * 3, (127.5,) * 3)
     with pytest.raises(ValueError, match="takes pixels: build the detector with include_preprocessing=True"):
         export_detector(
             model, tmp_path / "b.tflite", quantize="int8", input_dtype="uint8", representative_data=pictures / 127.5 - 1
@@ -163,7 +163,7 @@ def test_a_graph_without_its_weights_is_caught(detector, pictures):
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], detector)
     content = converter.convert()
     names = {4: "codes", 5: "logits"}
-    order = [names[port.shape[-1]] for port in inspect_tflite(content).outputs]
+    order = [names[port.shape[-1]] for port in TfliteFile(content).facts.outputs]
     body, _ = rewritten(content, input_names=["image"], output_names=order, description="", metadata={})
     content = joined(body, operator_tail(spec_of(detector), EXPORT_SETTINGS), description="", metadata={})
     with pytest.raises(ExportError, match="must hold its weights. Received: one that reads variables"):
@@ -226,8 +226,8 @@ def without_tail(content):
 
 def test_a_graph_that_litert_refuses_is_an_export_error(exported):
     content, _ = exported
-    with pytest.raises(ExportError, match="LiteRT must be able to prepare the file. Received: "):
-        Runner(content.replace(OPERATOR.encode(), b"X" * len(OPERATOR)))
+    with pytest.raises(ExportError, match="must be one that LiteRT can run. Received: "):
+        compare(TfliteFile(content.replace(OPERATOR.encode(), b"X" * len(OPERATOR))), dict, np.zeros((1, 8, 8, 3)))
 
 
 def detections(*rows):

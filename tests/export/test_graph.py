@@ -9,10 +9,9 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from models import shaken
 
-from keras_mnasnet.export import export_tflite
+from keras_mnasnet.export import TfliteFile, export_tflite
 from keras_mnasnet.export.convert import convert
 from keras_mnasnet.export.graph import PRECISIONS, write_graph
-from keras_mnasnet.export.inspect import inspect_tflite
 from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.weights import Folded, folded_weights, random_weights
 from keras_mnasnet.family import FAMILY
@@ -94,7 +93,7 @@ def test_its_operators_are_the_converters(name, tmp_path):
     content, _ = rewritten(content, input_names=["image"], output_names=["scores"], description="", metadata={})
     report = export_tflite(model, tmp_path / "direct.tflite")
     assert report.route == "direct"
-    assert report.facts.operators == inspect_tflite(content).operators
+    assert report.facts.operators == TfliteFile(content).facts.operators
 
 
 def test_files():

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from keras_mnasnet import MnasNet, preprocess_input
-from keras_mnasnet.benchmarks.tflite import normalization
-from keras_mnasnet.export import Normalization, export_tflite
+from keras_mnasnet.export import TfliteFile, export_tflite
 from keras_mnasnet.export.inputs import NORMALIZED, PIXELS, as_functional, input_kind
 from keras_mnasnet.export.verify import drawn_images
+from keras_mnasnet.preprocessing import PIXELS as PIXEL_VALUES
+from keras_mnasnet.preprocessing import SIGNED, Normalization
 
 layers = keras.layers
 
@@ -55,7 +56,7 @@ def test_a_nested_model_is_fed_pixels(nested, pictures, tmp_path):
         export_tflite(nested, tmp_path / "a.tflite", quantize="int8", representative_data=pictures / 255)
     report = export_tflite(nested, tmp_path / "a.tflite")
     assert report.verified_on == "8 drawn images"
-    assert normalization((tmp_path / "a.tflite").read_bytes()) == ((0.0,), (1.0,))
+    assert TfliteFile(tmp_path / "a.tflite").normalization == PIXEL_VALUES
 
 
 def test_pixels_for_a_normalised_input_are_refused(bare, tmp_path):
@@ -72,7 +73,7 @@ def test_a_given_normalization_feeds_the_verification(tmp_path):
     path = tmp_path / "a.tflite"
     report = export_tflite(small(), path, normalization=Normalization((127.5,), (127.5,)))
     assert report.verified_on == "8 drawn images, normalised"
-    assert normalization(path.read_bytes()) == ((127.5,), (127.5,))
+    assert TfliteFile(path).normalization == SIGNED
     assert export_tflite(small(), path, normalization=Normalization()).verified_on == "8 drawn images"
     assert export_tflite(small(), path).verified_on == "8 drawn images, -1..1"
 

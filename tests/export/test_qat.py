@@ -12,9 +12,8 @@ import time
 import PIL.Image
 import pytest
 
-from keras_mnasnet.export import export_tflite, prune, train_quantized
+from keras_mnasnet.export import TfliteFile, export_tflite, prune, train_quantized
 from keras_mnasnet.export import qat as room
-from keras_mnasnet.export.metadata import read_files
 from keras_mnasnet.weights.load import load_named
 
 pytestmark = pytest.mark.skipif(
@@ -63,7 +62,7 @@ def test_the_file_has_the_operators_of_post_training_quantization(checkpoint, bu
     assert [row["epoch"] for row in report.epochs] == [1]
     written = json.loads((tmp_path / "qat.tflite.json").read_text("utf-8"))
     assert written["route"] == "quantization-aware training"
-    assert read_files(path.read_bytes())["labels.txt"].splitlines() == names
+    assert list(TfliteFile(path).labels) == names
 
 
 def test_this_process_never_loads_keras_2():

@@ -9,11 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mnasnet.benchmarks.tflite import TfliteModel, normalization
-from keras_mnasnet.export import ExportError, export_checkpoint, export_tflite
-from keras_mnasnet.export.inspect import inspect_tflite
-from keras_mnasnet.export.metadata import read_files
-from keras_mnasnet.export.verify import Runner
+from keras_mnasnet.export import ExportError, TfliteClassifier, TfliteFile, export_checkpoint, export_tflite
+from keras_mnasnet.preprocessing import PIXELS
 from keras_mnasnet.weights.load import load_named
 
 BLOCKS = {"CONV_2D": 49, "DEPTHWISE_CONV_2D": 16, "ADD": 9, "MEAN": 9, "LOGISTIC": 8, "MUL": 9, "SUB": 1, "SOFTMAX": 1}
@@ -59,12 +56,12 @@ def test_precisions(bundled, pictures, tmp_path, quantize, route, relative, extr
     written = json.loads((tmp_path / "a1.tflite.json").read_text("utf-8"))
     assert written["schema"] == 1
     assert written["comparisons"][0]["images"] == 20
-    inside = read_files(content)
-    assert inside["labels.txt"].split("\n")[:2] == LABELS[:2]
-    assert json.loads(inside["export.json"])["comparisons"] == written["comparisons"]
-    assert normalization(content) == ((0.0,), (1.0,))
+    file = TfliteFile(path)
+    assert file.labels == tuple(LABELS)
+    assert file.report["comparisons"] == written["comparisons"]
+    assert file.normalization == PIXELS
     expected = keras.ops.convert_to_numpy(bundled(pictures[:3]))
-    scores, _ = TfliteModel(path, threads=1).run(pictures[:3])
+    scores, _ = TfliteClassifier(path, threads=1).run(pictures[:3])
     assert np.abs(scores - expected).max() <= relative
 
 
@@ -90,7 +87,7 @@ def test_other_models_go_through_the_converter(bundled, pictures, tmp_path):
         assert [each.output for each in report.comparisons] == ["alpha", "zeta"]
         assert all(each.cosine > 0.98 for each in report.comparisons)
         assert report.comparisons[0].max_relative <= (1e-5 if quantize is None else 0.3)
-    assert normalization((tmp_path / "two.tflite").read_bytes()) is None
+    assert TfliteFile(tmp_path / "two.tflite").normalization is None
 
 
 def test_weight_int8_of_another_model(bundled, pictures, tmp_path):
@@ -266,15 +263,15 @@ def test_garbage_is_refused(bundled, tmp_path):
     content = (tmp_path / "a.tflite").read_bytes()
     for wrong in (b"", b"TFL3", b"x" * 5000, content[:50]):
         with pytest.raises(ValueError, match="begins with the mark TFL3"):
-            inspect_tflite(wrong)
+            _ = TfliteFile(wrong).facts
     for length in (100, 1000, 100_000):
         with pytest.raises(ValueError, match=r"must be whole. Received: cut.tflite"):
-            inspect_tflite(content[:length], "cut.tflite")
+            _ = TfliteFile(content[:length], name="cut.tflite").facts
 
 
-def test_runner_gives_real_values(bundled, pictures, tmp_path):
+def test_a_file_gives_real_values(bundled, pictures, tmp_path):
     export_tflite(bundled, tmp_path / "a.tflite", quantize="int8", input_dtype="uint8", representative_data=pictures)
-    found = Runner((tmp_path / "a.tflite").read_bytes())(pictures[:5])["scores"]
+    found = TfliteFile(tmp_path / "a.tflite").values(pictures[:5])["scores"]
     assert found.dtype == np.float32
     assert np.allclose(found.sum(axis=1), 1, atol=0.05)
 

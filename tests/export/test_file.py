@@ -1,9 +1,14 @@
-"""What a `.tflite` input expects, and files that are not classifiers."""
+"""What a `.tflite` input expects, files that are not classifiers, and what stands behind a graph."""
+
+import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from keras_mnasnet.benchmarks.tflite import TfliteModel, input_of, normalization
+from keras_mnasnet.export.file import TfliteClassifier, TfliteFile, input_of
+from keras_mnasnet.export.metadata import append_files
+from keras_mnasnet.preprocessing import IMAGENET, SIGNED, Normalization, Preprocessing
 
 PIXELS = np.array([0.0, 0.4, 1.0, 127.5, 128.0, 254.6, 255.0], np.float32).reshape(1, 7, 1, 1) * np.ones(3, np.float32)
 
@@ -35,7 +40,7 @@ def test_a_calibrated_range_of_pixels_is_scaled():
 def test_float_inputs():
     assert first(input_of("m", np.float32, (0.0, 0))(PIXELS)) == first(PIXELS)
     assert first(input_of("m", np.float32, (0.0, 0), how="unit")(PIXELS))[-1] == 1.0
-    signed = input_of("m", np.float32, (0.0, 0), metadata=((127.5,), (127.5,)))
+    signed = input_of("m", np.float32, (0.0, 0), said=SIGNED)
     assert "(its metadata)" in signed.text
     assert first(signed(PIXELS))[::3] == [-1.0, 0.0, 1.0]
     normal = input_of("m", np.float32, (0.0, 0), how="imagenet")(PIXELS)
@@ -48,7 +53,7 @@ def test_other_quantized_ranges_need_to_be_told():
         input_of("m", np.uint8, (scale, zero))
     told = input_of("m", np.uint8, (scale, zero), how="imagenet")(PIXELS)
     assert told[0, -1, 0].tolist() == [235, 244, 255]
-    by_metadata = input_of("m", np.uint8, (scale, zero), metadata=((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    by_metadata = input_of("m", np.uint8, (scale, zero), said=IMAGENET)
     assert by_metadata(PIXELS)[0, -1, 0].tolist() == told[0, -1, 0].tolist()
 
 
@@ -63,7 +68,7 @@ def test_refused_inputs():
     ("dtype", "quantization"), [("float32", None), ("uint8", (1 / 128, 128)), ("uint8", (1.0, 0)), ("int8", (1.0, -128))]
 )
 def test_scores_come_in_the_outputs_own_type(tmp_path, write_tiny, dtype, quantization):
-    model = TfliteModel(write_tiny(tmp_path / "tiny.tflite", dtype=dtype, quantization=quantization), threads=1)
+    model = TfliteClassifier(write_tiny(tmp_path / "tiny.tflite", dtype=dtype, quantization=quantization), threads=1)
     assert (model.size, model.classes) == (8, 3)
     pixels = np.zeros((2, 8, 8, 3), np.float32) + np.array([[[[10, 200, 30]]], [[[250, 20, 30]]]], np.float32)
     scores, seconds = model.run(pixels)
@@ -74,34 +79,51 @@ def test_scores_come_in_the_outputs_own_type(tmp_path, write_tiny, dtype, quanti
 
 
 def test_normalization_in_the_file(tmp_path, data, write_tiny, metadata):
-    path = write_tiny(tmp_path / "tiny.tflite", normalization=metadata([127.5], [127.5]))
-    assert normalization(path.read_bytes()) == ((127.5,), (127.5,))
-    assert TfliteModel(path).input.mean == (127.5,)
-    assert "(as asked)" in TfliteModel(path, how="pixels").input.text
-    path = write_tiny(tmp_path / "plain.tflite", normalization=metadata([1, 2, 3], [4, 5, 6]))
-    assert normalization(path.read_bytes()) == ((1, 2, 3), (4, 5, 6))
-    assert normalization(write_tiny(tmp_path / "none.tflite").read_bytes()) is None
-    assert normalization(write_tiny(tmp_path / "odd.tflite", normalization=b"\xff" * 40).read_bytes()) is None
-    hosted = next((data / "coral").glob("*.tflite")).read_bytes()
-    assert normalization(hosted) == ((127.5,), (127.5,))
+    def found(name, **options):
+        return TfliteFile(write_tiny(tmp_path / f"{name}.tflite", **options)).normalization
+
+    assert found("tiny", normalization=metadata([127.5], [127.5])) == SIGNED
+    assert TfliteClassifier(tmp_path / "tiny.tflite").input.normalization == SIGNED
+    assert "(as asked)" in TfliteClassifier(tmp_path / "tiny.tflite", how="pixels").input.text
+    assert found("plain", normalization=metadata([1, 2, 3], [4, 5, 6])) == Normalization((1, 2, 3), (4, 5, 6))
+    assert found("none") is None
+    assert found("odd", normalization=b"\xff" * 40) is None
+    assert found("zero", normalization=metadata([0.0], [0.0])) is None
+    assert TfliteFile(next((data / "coral").glob("*.tflite"))).normalization == SIGNED
 
 
-def test_free_sizes_need_a_resolution(tmp_path, write_tiny):
+def test_texts_behind_the_graph(tmp_path, write_tiny):
+    """Labels, the report and how photos are prepared; nothing where they cannot be read."""
+    content = write_tiny(tmp_path / "tiny.tflite").read_bytes()
+    bare = TfliteFile(content)
+    assert (bare.labels, bare.report, bare.preprocessing) == (None, {}, None)
+    photos = Preprocessing(8, "bicubic", resize=9)
+    report = json.dumps({"preprocessing": dataclasses.asdict(photos)})
+    full = TfliteFile(append_files(content, {"labels.txt": ["a", "b", "c"], "export.json": report}))
+    assert (full.labels, full.preprocessing) == (("a", "b", "c"), photos)
+    for broken in ("[1]", "{", '{"preprocessing": {"side": 8}}', '{"preprocessing": null}'):
+        assert TfliteFile(append_files(content, {"export.json": broken})).preprocessing is None
+    damaged = bytearray(full.content)
+    damaged[full.content.index(b"labels.txt") + 12] ^= 0xFF
+    assert TfliteFile(bytes(damaged)).labels is None
+
+
+def test_free_sizes_need_a_size(tmp_path, write_tiny):
     path = write_tiny(tmp_path / "free.tflite", dynamic=True)
-    assert TfliteModel(path, resolution=16).size == 16
-    with pytest.raises(ValueError, match="without a resolution"):
-        TfliteModel(path)
-    with pytest.raises(ValueError, match="resolution=16 for the fixed input"):
-        TfliteModel(write_tiny(tmp_path / "fixed.tflite"), resolution=16)
+    assert TfliteClassifier(path, size=16).size == 16
+    with pytest.raises(ValueError, match=r"without a size. Pass size= \(--size\)"):
+        TfliteClassifier(path)
+    with pytest.raises(ValueError, match="size=16 for the fixed input"):
+        TfliteClassifier(write_tiny(tmp_path / "fixed.tflite"), size=16)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 100])
 def test_damaged_files(tmp_path, content):
     path = tmp_path / "bad.tflite"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"must be a whole classifier .* Received: .*bad.tflite \({len(content)} bytes\)"):
-        TfliteModel(path)
+    with pytest.raises(ValueError, match=rf"must be one that LiteRT can run. Received: .*bad.tflite \({len(content)} bytes\)"):
+        TfliteClassifier(path)
     with pytest.raises(ValueError, match="must exist. Received: .*no.tflite"):
-        TfliteModel(tmp_path / "no.tflite")
+        TfliteClassifier(tmp_path / "no.tflite")
     with pytest.raises(ValueError, match="`threads` must be 1 or more"):
-        TfliteModel(path, threads=0)
+        TfliteClassifier(path, threads=0)

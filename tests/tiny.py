@@ -4,7 +4,6 @@ from pathlib import Path
 
 import flatbuffers
 import numpy as np
-import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 TYPES = {"float32": schema.TensorType.FLOAT32, "uint8": schema.TensorType.UINT8, "int8": schema.TensorType.INT8}
@@ -21,7 +20,7 @@ def _tensor(name: str, shape: list[int], kind: int, buffer: int, quantization: t
     return tensor
 
 
-def _metadata(mean: list[float], std: list[float]) -> bytes:
+def metadata(mean: list[float], std: list[float]) -> bytes:
     """TFLite metadata with a NormalizationOptions for the first input."""
     builder = flatbuffers.Builder(256)
 
@@ -50,7 +49,7 @@ def _metadata(mean: list[float], std: list[float]) -> bytes:
     return bytes(builder.Output())
 
 
-def _write_tiny(
+def write_tiny(
     path: Path, *, dtype: str = "float32", quantization: tuple[float, int] | None = None, size: int = 8,
     dynamic: bool = False, normalization: bytes | None = None,
 ) -> Path:  # fmt: skip
@@ -83,15 +82,3 @@ def _write_tiny(
     builder.Finish(model.Pack(builder), b"TFL3")
     path.write_bytes(bytes(builder.Output()))
     return path
-
-
-@pytest.fixture
-def metadata():
-    """metadata(mean, std): the bytes of TFLite metadata."""
-    return _metadata
-
-
-@pytest.fixture
-def write_tiny():
-    """write_tiny(path, ...): writes the classifier."""
-    return _write_tiny

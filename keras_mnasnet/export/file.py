@@ -1,0 +1,484 @@
+"""A `.tflite`: what is in it, how photos become its input, and running it on LiteRT. Nothing else opens such a file.
+
+What is asked for is read, and what it needs is imported, at that moment: the process that measures latency has only numpy and
+LiteRT. No TensorFlow.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import io
+import json
+import os
+import struct
+import time
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mnasnet.export.partitions import Partitions, partitions_of
+from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
+from keras_mnasnet.utils.system import available_cores, held_stderr
+
+__all__ = ["LABELS", "REPORT", "GraphFacts", "Input", "TfliteClassifier", "TfliteFile", "input_of"]
+
+MINIMUM_BYTES = 64
+MAXIMUM_TEXT = 1 << 24  # bytes of a text file behind a graph
+BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
+LABELS, REPORT = "labels.txt", "export.json"
+DAMAGE = (struct.error, TypeError, ValueError, LookupError, AttributeError, OverflowError)
+TITLES = {
+    "pixels": "pixels 0..255",
+    "unit": "pixels / 255",
+    "signed": "pixels / 127.5 - 1",
+    "imagenet": "(pixels / 255 - mean) / std of ImageNet",
+}
+RANGES = {"pixels": (0, 255), "unit": (0, 1), "signed": (-1, 1)}
+ZEROS = {np.dtype(np.uint8): 0, np.dtype(np.int8): -128}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output: its tensor's name, shape and type, and (scale, zero point) if it is quantized."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float | None
+    zero_point: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GraphFacts:
+    """Counts of operators by kind, of their outputs by type, and of constants' bytes by type; inputs and outputs by position.
+
+    `floating` are the operators, QUANTIZE and DEQUANTIZE apart, that read or write a float tensor.
+    """
+
+    operators: dict[str, int]
+    output_types: dict[str, int]
+    constant_bytes: dict[str, int]
+    custom: tuple[str, ...]
+    floating: tuple[str, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    signatures: dict[str, dict[str, list[str]]]
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Input:
+    """How pixels 0..255 become a tensor of `dtype`: raw = pixel + zero; else q = (pixel - mean) / std / scale + zero."""
+
+    dtype: np.dtype
+    text: str
+    raw: bool = False
+    normalization: Normalization = NORMALIZATIONS["pixels"]
+    scale: float = 1.0
+    zero: int = 0
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Float32 `[B, H, W, 3]` -> `dtype`, whole numbers rounded to even and saturated."""
+        values = pixels
+        if not self.raw:
+            mean, std = (np.array(side, np.float32) for side in (self.normalization.mean, self.normalization.std))
+            values = (pixels - mean) / std
+        if self.dtype == np.float32:
+            return np.ascontiguousarray(values, np.float32)
+        if self.raw:
+            values = np.clip(np.rint(values), 0, 255) + self.zero
+        else:
+            values = np.rint(values / np.float32(self.scale)) + self.zero
+        limits = np.iinfo(self.dtype)
+        return np.clip(values, limits.min, limits.max).astype(self.dtype)
+
+
+def input_of(
+    name: str, dtype: Any, quantization: tuple[float, int], *, how: str | None = None, said: Normalization | None = None
+) -> Input:
+    """What a `.tflite` input expects of pixels 0..255.
+
+    `how`, a name of NORMALIZATIONS, decides. Otherwise a uint8 or int8 input whose range (scale * (q - zero)) is about 0..255,
+    0..1 or -1..1 takes the pixels themselves (int8: minus 128), as hosted and Coral models do; then what the file's metadata
+    `said`; then float32 takes pixels 0..255, as the models of this package. ValueError where nothing says it.
+    """
+    dtype = np.dtype(dtype)
+    scale, zero = float(quantization[0]), int(quantization[1])
+    if dtype != np.float32 and dtype not in ZEROS:
+        raise ValueError(f"A .tflite input must be float32, uint8 or int8. Received: {name} with {dtype}")
+    if how is not None and how not in NORMALIZATIONS:
+        raise ValueError(f"`tflite_input` must be one of {', '.join(NORMALIZATIONS)}. Received: tflite_input={how!r}")
+    real: dict[str, Any] = {"scale": scale, "zero": zero} if dtype != np.float32 else {}
+    if how is not None:
+        return Input(dtype, f"{dtype} {TITLES[how]} (as asked)", normalization=NORMALIZATIONS[how], **real)
+    if dtype in ZEROS:
+        shown = "pixels 0..255" if dtype == np.uint8 else "pixels - 128"
+        low, high = (scale * (limit - zero) for limit in (np.iinfo(dtype).min, np.iinfo(dtype).max))
+        kind = _range_kind(low, high)
+        if kind == "pixels" and scale != 1.0:
+            return Input(dtype, f"{dtype} pixels 0..255 / {scale:.6g} (from its range)", **real)
+        if kind:
+            return Input(dtype, f"{dtype} {shown} (its range is {low:.4g}..{high:.4g})", raw=True, zero=ZEROS[dtype])
+    if said is not None:
+        mean, std = (", ".join(f"{value:g}" for value in side) for side in (said.mean, said.std))
+        return Input(dtype, f"{dtype} (pixels - {mean}) / {std} (its metadata)", normalization=said, **real)
+    if dtype in ZEROS:
+        raise ValueError(
+            f"A quantized input must say what it takes: a range of 0..255, 0..1 or -1..1, or TFLite metadata. Received: {name} "
+            f"with the range {low:.4g}..{high:.4g}. Pass tflite_input= (--tflite-input), one of {', '.join(NORMALIZATIONS)}."
+        )
+    return Input(dtype, "float32 pixels 0..255 (assumed; tflite_input= changes it)")
+
+
+def _range_kind(low: float, high: float) -> str | None:
+    for kind, (first, last) in RANGES.items():
+        near = 0.05 * (last - first)
+        if abs(low - first) <= near and abs(high - last) <= near:
+            return kind
+    return None
+
+
+class TfliteFile:
+    """A `.tflite` by its path or its bytes. ValueError, when it is read or run, for one that is damaged.
+
+    `size` are the height and width of image inputs that leave them open; `threads` is all usable cores by default.
+    `name` stands in messages.
+
+    Example:
+        file = keras_mnasnet.export.TfliteFile("a1.tflite")
+        print(file.facts.operators, file.labels, file.partitions().whole)
+    """
+
+    def __init__(
+        self, source: str | os.PathLike[str] | bytes, *, name: str | None = None, size: int | None = None,
+        threads: int | None = None,
+    ) -> None:  # fmt: skip
+        if isinstance(source, bytes):
+            self.path, self.name, self.content = None, name or "the file", source
+        else:
+            self.path = Path(source).expanduser()
+            self.name = name or str(self.path)
+            if not self.path.is_file():
+                raise ValueError(f"A .tflite file must exist. Received: {self.name}, which does not")
+        if threads is not None and threads < 1:
+            raise ValueError(f"`threads` must be 1 or more. Received: threads={threads!r}")
+        self.size, self.threads = size, threads or available_cores()
+
+    # What is in it
+
+    @functools.cached_property
+    def content(self) -> bytes:
+        """The bytes of the file."""
+        return b"" if self.path is None else self.path.read_bytes()
+
+    @functools.cached_property
+    def facts(self) -> GraphFacts:
+        """Operators, types, inputs, outputs and signatures, from the file's tables."""
+        content = self.content
+        if len(content) < MINIMUM_BYTES or content[4:8] != b"TFL3":
+            raise ValueError(
+                f"A .tflite file begins with the mark TFL3 after four bytes. Received: {self.name} ({len(content):,} bytes, "
+                f"{bytes(content[:8])!r})"
+            )
+        try:
+            return _facts(content)
+        except DAMAGE as error:
+            raise ValueError(
+                f"A .tflite file must be whole. Received: {self.name} ({len(content):,} bytes): {error}"
+            ) from error
+
+    @functools.cached_property
+    def texts(self) -> dict[str, str]:
+        """The text files behind the graph, where the task libraries look for them; none where they cannot be read."""
+        try:
+            with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
+                small = [each for each in archive.infolist() if each.file_size <= MAXIMUM_TEXT]
+                return {each.filename: archive.read(each).decode("utf-8") for each in small}
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, NotImplementedError):
+            return {}
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The class names that it carries."""
+        return tuple(self.texts.get(LABELS, "").splitlines()) or None
+
+    @functools.cached_property
+    def report(self) -> dict[str, Any]:
+        """How this package made it; empty for a file of another maker."""
+        try:
+            value = json.loads(self.texts.get(REPORT, "{}"))
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How photos become its pixels, where its report says so."""
+        try:
+            return Preprocessing.from_json(self.report["preprocessing"])
+        except (KeyError, ValueError, TypeError, AttributeError):
+            return None
+
+    @functools.cached_property
+    def normalization(self) -> Normalization | None:
+        """What its metadata does to pixels of its first input."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        root = schema.Model.GetRootAs(self.content, 0)
+        for entry in (root.Metadata(index) for index in range(root.MetadataLength())):
+            if entry.Name() == b"TFLITE_METADATA":
+                buffer = root.Buffers(entry.Buffer())
+                inside = self.content[buffer.Offset() :][: buffer.Size()]
+                try:
+                    return _normalization(bytes(buffer.DataAsNumpy()) if buffer.DataLength() else inside)
+                except DAMAGE as error:
+                    from absl import logging
+
+                    logging.warning("TFLite metadata cannot be read and is passed over: %s", error)
+        return None
+
+    # Running it
+
+    @functools.cached_property
+    def interpreter(self) -> Any:
+        """LiteRT's interpreter with tensors of one image, or of the file's own batch, allocated."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        source = {"model_content": self.content} if self.path is None else {"model_path": str(self.path)}
+        try:
+            with held_stderr():
+                made = Interpreter(**source, num_threads=self.threads)
+                for details in made.get_input_details():
+                    shape = self._shape([int(side) for side in details["shape_signature"]])
+                    if shape != [int(side) for side in details["shape"]]:
+                        made.resize_tensor_input(details["index"], shape)
+                made.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise self._unusable(error) from error
+        return made
+
+    def _unusable(self, error: Exception) -> ValueError:
+        count = len(self.content) if self.path is None else self.path.stat().st_size
+        return ValueError(
+            f"A .tflite file must be one that LiteRT can run. Received: {self.name} ({count:,} bytes): {str(error).strip()}"
+        )
+
+    def _shape(self, shape: list[int]) -> list[int]:
+        """The input's shape with one image, and `size` where height and width are open."""
+        fixed = [1 if place == 0 and side < 0 else side for place, side in enumerate(shape)]
+        if len(fixed) == 4 and self.size:
+            if any(side not in (-1, self.size) for side in fixed[1:3]):
+                raise ValueError(f"size={self.size} for the fixed input {shape}. Leave out size= (--size)")
+            fixed[1:3] = self.size, self.size
+        if min(fixed, default=0) < 0:
+            raise ValueError(f"the input {shape} without a size. Pass size= (--size)")
+        return fixed
+
+    @property
+    def inputs(self) -> list[dict[str, Any]]:
+        """LiteRT's details of the inputs, by position."""
+        return self.interpreter.get_input_details()
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """LiteRT's details of the outputs, by position."""
+        return self.interpreter.get_output_details()
+
+    def input(self, how: str | None = None, *, otherwise: Normalization | None = None) -> Input:
+        """How pixels become its first input, as `input_of`; `otherwise` where its metadata does not say it."""
+        details = self.inputs[0]
+        said = None if how is not None else self.normalization or otherwise
+        return input_of(self.name, details["dtype"], details["quantization"], how=how, said=said)
+
+    def quantized(self, values: np.ndarray) -> np.ndarray:
+        """Float values as its first input holds them."""
+        return _quantized(values, self.inputs[0])
+
+    def run(self, tensor: np.ndarray) -> list[np.ndarray]:
+        """The outputs by position, in their own types, for its one input in its own type."""
+        self.interpreter.set_tensor(self.inputs[0]["index"], tensor)
+        try:
+            self.interpreter.invoke()
+        except RuntimeError as error:
+            raise self._unusable(error) from error
+        return [self.interpreter.get_tensor(each["index"]) for each in self.outputs]
+
+    def values(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """By its signature: float images `[n, H, W, C]` in, {output: float values} out, whatever the file's types."""
+        ((name, taken),) = self._signature.get_input_details().items()
+        given = self._signature.get_output_details()
+        parts = []
+        for start in range(0, len(images), self.batch):
+            chunk = images[start : start + self.batch]
+            filled = np.concatenate([chunk, np.repeat(chunk[-1:], self.batch - len(chunk), axis=0)])
+            found = self._signature(**{name: _quantized(filled, taken)})
+            parts.append({key: _real(found[key], given[key])[: len(chunk)] for key in found})
+        return {key: np.concatenate([part[key] for part in parts]) for key in given}
+
+    @functools.cached_property
+    def _signature(self) -> Any:
+        return self.interpreter.get_signature_runner()
+
+    @property
+    def batch(self) -> int:
+        """How many images it takes at once."""
+        return int(self.inputs[0]["shape"][0])
+
+    def partitions(self, *, until: str | None = None) -> Partitions:
+        """How much of it XNNPACK takes over; with `until`, an operator's name, of what that one's inputs depend on."""
+        return partitions_of(self.interpreter, until=until)
+
+
+class TfliteClassifier:
+    """A file `[1, S, S, 3]` -> `[1, classes]` that takes pixels; ValueError for a file that is damaged or something else.
+
+    `how`, a name of NORMALIZATIONS, says what becomes of pixels where the file does not, or wrongly.
+    """
+
+    def __init__(
+        self, source: str | os.PathLike[str] | bytes, *, size: int | None = None, threads: int | None = None,
+        how: str | None = None,
+    ) -> None:  # fmt: skip
+        self.file = TfliteFile(source, size=size, threads=threads)
+        given = self.file.inputs
+        takes = [[int(side) for side in each["shape"]] for each in given]
+        one_image = len(takes) == 1 and len(takes[0]) == 4 and takes[0] == [1, takes[0][1], takes[0][1], 3]
+        found = self.file.run(np.zeros(takes[0], given[0]["dtype"])) if one_image else []
+        gives = [list(each.shape) for each in found] or [[int(side) for side in each["shape"]] for each in self.file.outputs]
+        if not one_image or len(gives) != 1 or found[0].size != found[0].shape[-1]:
+            raise ValueError(
+                f"A classifier must take one image [1, size, size, 3] and give [1, classes]. Received: {self.file.name} with "
+                f"the inputs {takes} and the outputs {gives}"
+            )
+        self.size, self.classes = takes[0][1], gives[0][-1]
+        self.input = self.file.input(how)
+        labels = self.file.labels
+        self.labels = labels if labels is not None and len(labels) == self.classes else None
+
+    def run(self, pixels: np.ndarray, batch_size: int = 1) -> tuple[np.ndarray, float]:
+        """Scores `[B, classes]` of pixels 0..255 `[B, S, S, 3]`, in the output's own type, and seconds; one image at a time."""
+        images = self.input(pixels)
+        started = time.perf_counter()
+        scores = [self.file.run(image[None])[0].reshape(-1) for image in images]
+        return np.stack(scores), time.perf_counter() - started
+
+
+def _quantized(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+    scale, zero = details["quantization"]
+    if not scale:
+        return np.ascontiguousarray(values, details["dtype"])
+    limits = np.iinfo(details["dtype"])
+    return np.clip(np.rint(values / scale) + zero, limits.min, limits.max).astype(details["dtype"])
+
+
+def _real(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+    scale, zero = details["quantization"]
+    return (values.astype(np.float32) - zero) * np.float32(scale) if scale else values.astype(np.float32)
+
+
+def _facts(content: bytes) -> GraphFacts:
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content, 0)
+    if model.SubgraphsLength() < 1:
+        raise ValueError("it has no graph")
+    type_names = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
+    kinds = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    codes = [_operator_name(model.OperatorCodes(index), kinds) for index in range(model.OperatorCodesLength())]
+    operators: collections.Counter[str] = collections.Counter()
+    output_types: collections.Counter[str] = collections.Counter()
+    constants: collections.Counter[str] = collections.Counter()
+    floating: collections.Counter[str] = collections.Counter()
+    for number in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(number)
+        types = [type_names[graph.Tensors(index).Type()] for index in range(graph.TensorsLength())]
+        for index in range(graph.TensorsLength()):
+            buffer = model.Buffers(graph.Tensors(index).Buffer())
+            size = buffer.Size() if buffer.Offset() > 1 else buffer.DataLength()
+            if size:
+                constants[types[index]] += size
+        for index in range(graph.OperatorsLength()):
+            operator = graph.Operators(index)
+            kind = codes[operator.OpcodeIndex()]
+            operators[kind] += 1
+            outputs = [types[tensor] for tensor in operator.OutputsAsNumpy() if tensor >= 0]
+            inputs = [types[tensor] for tensor in operator.InputsAsNumpy() if tensor >= 0] if operator.InputsLength() else []
+            output_types.update(outputs)
+            if kind not in BOUNDARY and {"float32", "float16"} & {*inputs, *outputs}:
+                floating[kind] += 1
+    main = model.Subgraphs(0)
+    return GraphFacts(
+        operators=dict(sorted(operators.items())),
+        output_types=dict(sorted(output_types.items())),
+        constant_bytes=dict(sorted(constants.items())),
+        custom=tuple(sorted({name for name in codes if name.startswith("CUSTOM:")})),
+        floating=tuple(sorted(floating)),
+        inputs=tuple(_port(main.Tensors(int(index)), type_names) for index in main.InputsAsNumpy()),
+        outputs=tuple(_port(main.Tensors(int(index)), type_names) for index in main.OutputsAsNumpy()),
+        signatures=_signatures(model),
+        bytes=len(content),
+    )
+
+
+def _operator_name(code: Any, kinds: Mapping[int, str]) -> str:
+    builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    name = kinds.get(builtin, f"BUILTIN_{builtin}")
+    return f"CUSTOM:{(code.CustomCode() or b'?').decode()}" if name == "CUSTOM" else name
+
+
+def _port(tensor: Any, type_names: Mapping[int, str]) -> Port:
+    shape = tensor.ShapeSignatureAsNumpy() if tensor.ShapeSignatureLength() else tensor.ShapeAsNumpy()
+    quantization = tensor.Quantization()
+    one = quantization is not None and quantization.ScaleLength() == 1
+    return Port(
+        name=(tensor.Name() or b"").decode(),
+        shape=tuple(int(side) for side in np.atleast_1d(shape)) if tensor.ShapeLength() else (),
+        dtype=type_names[tensor.Type()],
+        scale=float(quantization.Scale(0)) if one else None,
+        zero_point=int(quantization.ZeroPoint(0)) if one else None,
+    )
+
+
+def _signatures(model: Any) -> dict[str, dict[str, list[str]]]:
+    found = {}
+    for index in range(model.SignatureDefsLength()):
+        signature = model.SignatureDefs(index)
+        found[(signature.SignatureKey() or b"").decode()] = {
+            "inputs": [signature.Inputs(number).Name().decode() for number in range(signature.InputsLength())],
+            "outputs": [signature.Outputs(number).Name().decode() for number in range(signature.OutputsLength())],
+        }
+    return found
+
+
+def _normalization(data: bytes) -> Normalization | None:
+    """Metadata tables: ModelMetadata 3 -> SubGraphMetadata 2 -> TensorMetadata 4 -> ProcessUnit 0, 1 -> options 0, 1."""
+    from flatbuffers import encode, number_types, table
+
+    def tables(parent: Any, slot: int) -> list[Any]:
+        offset = parent.Offset(4 + 2 * slot)
+        if not offset:
+            return []
+        start = parent.Vector(offset)
+        return [table.Table(data, parent.Indirect(start + 4 * index)) for index in range(parent.VectorLen(offset))]
+
+    def floats(parent: Any, slot: int) -> tuple[float, ...]:
+        offset = parent.Offset(4 + 2 * slot)
+        vector = parent.GetVectorAsNumpy(number_types.Float32Flags, offset) if offset else ()
+        return tuple(float(value) for value in vector)
+
+    root = table.Table(data, encode.Get(number_types.UOffsetTFlags.packer_type, data, 0))
+    for graph in tables(root, 3)[:1]:
+        for tensor in tables(graph, 2)[:1]:
+            for unit in tables(tensor, 4):
+                kind = unit.Offset(4)
+                if kind and unit.Get(number_types.Uint8Flags, kind + unit.Pos) == 1:
+                    options = table.Table(data, 0)
+                    unit.Union(options, unit.Offset(6))
+                    return Normalization(floats(options, 0), floats(options, 1))
+    return None
