@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -83,12 +82,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
 
-    from keras_mnasnet.benchmarks.latency import measure_latency
+    from keras_mnasnet.benchmarks import latency
     from keras_mnasnet.cli.latency import print_latency
 
     with tempfile.TemporaryDirectory() as folder:
         written, params = files(Path(folder), int8=arguments.int8)
-        report = measure_latency(written, runs=arguments.runs, progress=sys.stderr.isatty())
+        report = latency(written, runs=arguments.runs)
     print_latency(report)
     print("trainable parameters: " + ", ".join(f"{name} {count:,}" for name, count in params.items()))
     if arguments.output:

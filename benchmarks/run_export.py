@@ -28,8 +28,7 @@ CALIBRATION_IMAGES = 500
 def network_rows(name: str, data: str, folder: Path, qat_epochs: int) -> list[dict[str, Any]]:
     """One row per precision."""
     from keras_mnasnet import MnasNet
-    from keras_mnasnet.benchmarks.imagenet import evaluate_models
-    from keras_mnasnet.benchmarks.latency import measure_latency
+    from keras_mnasnet.benchmarks import evaluate, latency
     from keras_mnasnet.data.sample import sample_photos
     from keras_mnasnet.export import Origin, export_tflite, train_quantized
     from keras_mnasnet.weights.load import load_named, preprocessing_of
@@ -60,9 +59,9 @@ def network_rows(name: str, data: str, folder: Path, qat_epochs: int) -> list[di
             facts.write_text(json.dumps(_facts(trained.export) | about), "utf-8")
         rows.append({"file": str(path), "precision": "int8, QAT", **json.loads(facts.read_text("utf-8"))})
     files = [row["file"] for row in rows]
-    scored = evaluate_models(files, data, split="test", preprocessing=preprocessing, threads=1)
-    timed = measure_latency(files, runs=300)
-    keras_top1 = evaluate_models([record.id], data, split="test")[0].top1
+    scored = evaluate(files, data, split="test", preprocessing=preprocessing, threads=1)
+    timed = latency(files, runs=300)
+    keras_top1 = evaluate([record.id], data, split="test")[0].top1
     for row, score, time in zip(rows, scored, timed.results, strict=True):
         row |= {"network": name, "record": record.id, "top1": score.top1, "top1_keras": keras_top1, "images": score.images}
         row |= {"latency": dataclasses.asdict(time) | {"model": Path(time.model).name}, "file": Path(row["file"]).name}

@@ -37,8 +37,7 @@ def quantize_static(source: Path, target: Path, photos: Any) -> None:
 def network_rows(name: str, data: str, folder: Path) -> list[dict[str, Any]]:
     """One row per file."""
     from keras_mnasnet import MnasNet
-    from keras_mnasnet.benchmarks.imagenet import evaluate_models
-    from keras_mnasnet.benchmarks.latency import measure_latency
+    from keras_mnasnet.benchmarks import evaluate, latency
     from keras_mnasnet.data.sample import sample_photos
     from keras_mnasnet.export import TfliteFile, export_tflite
     from keras_mnasnet.weights.load import load_named, preprocessing_of
@@ -56,8 +55,8 @@ def network_rows(name: str, data: str, folder: Path) -> list[dict[str, Any]]:
     )  # fmt: skip
     quantize_static(files["float32"], files["ai-edge-quantizer"], photos)
     paths = [str(path) for path in files.values()]
-    scored = evaluate_models(paths, data, split="test", preprocessing=preprocessing, threads=1)
-    timed = measure_latency(paths, runs=300)
+    scored = evaluate(paths, data, split="test", preprocessing=preprocessing, threads=1)
+    timed = latency(paths, runs=300)
     facts = {tool: TfliteFile(path).facts for tool, path in files.items()}
     return [
         {

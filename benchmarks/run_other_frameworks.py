@@ -3,7 +3,7 @@
     pip install torch==2.13.0 torchvision timm litert-torch onnx onnxscript onnxruntime keras_mnasnet   # and a C compiler
     python benchmarks/run_other_frameworks.py [--core 1] [--rounds 40] [--output benchmarks/results/NAME/frameworks.json]
 
-Ours are written by the direct writer and by TensorFlow's converter, with and without normalisation inside. All at 224 px, batch
+Ours are written by the direct writer and by TensorFlow's converter, with and without normalization inside. All at 224 px, batch
 1, random weights, float32, one thread pinned to one core, in turns in one process; thread CPU time. The peak is that of
 fused multiply-adds on registers (fma_peak.c), in turns with the networks; beside it what NumPy's matrix product reaches.
 Depthwise convolutions of B1 are timed alone in both runtimes: half the difference of three in a row and one, with ReLU, between
@@ -66,15 +66,15 @@ def matrix_product(size: int = 1536, repeats: int = 12) -> float:
 def our_files(folder: Path) -> dict[str, Path]:
     """A1 and B1 by the direct writer, with and without normalisation, and by TensorFlow's converter without it."""
     from keras_mnasnet import MnasNet
-    from keras_mnasnet.benchmarks.targets import parse_target
+    from keras_mnasnet.benchmarks.speed import parse_network
     from keras_mnasnet.export.convert import convert
     from keras_mnasnet.export.rewrite import rewritten
 
     files = {}
     for number, name in enumerate(TIMM):
         for inside in (True, False):
-            (written,) = parse_target(name).write(folder, seed=0, preprocessing=inside, number=10 * number + inside)
-            files[f"{name}, direct writer{', normalisation inside' if inside else ''}"] = written
+            (written,) = parse_network(name).write(folder, include_preprocessing=inside, number=10 * number + inside)
+            files[f"{name}, direct writer{', normalization inside' if inside else ''}"] = written
         model = MnasNet(name, weights=None, include_preprocessing=False)
         content = convert(model, (1, 224, 224, 3), quantize=None)
         path = folder / f"{name}-converter.tflite"

@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ def counted(entry: Entry) -> dict[str, float | None]:
     """Parameters and multiply-adds in millions as this package counts them; none for other networks."""
     if entry.application:
         return {"params_m": None, "madds_m": None}
-    from keras_mnasnet.benchmarks.targets import parse_target
+    from keras_mnasnet.benchmarks.speed import parse_target
 
     network = parse_target(entry.measured_as).architecture
     size = entry.resolution
@@ -173,7 +172,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=60)
     arguments = parser.parse_args()
 
-    from keras_mnasnet.benchmarks.latency import measure_latency
+    from keras_mnasnet.benchmarks import latency
 
     listed = entries()
     with tempfile.TemporaryDirectory() as folder:
@@ -183,7 +182,7 @@ def main() -> None:
             for entry in listed
             for precision in ("float32", "int8")
         ]
-        report = measure_latency(models, runs=arguments.runs, memory=False, progress=sys.stderr.isatty())
+        report = latency(models, runs=arguments.runs, memory=False)
     value = report.to_json()
     results = iter(zip(report.results, value.pop("results"), strict=True))
     rows = []

@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -84,12 +83,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
 
-    from keras_mnasnet.benchmarks.latency import measure_latency
+    from keras_mnasnet.benchmarks import latency
     from keras_mnasnet.cli.latency import print_latency
 
     with tempfile.TemporaryDirectory() as folder:
         written = files(Path(folder), int8=arguments.int8, routes=arguments.routes)
-        report = measure_latency(written, runs=arguments.runs, progress=sys.stderr.isatty())
+        report = latency(written, runs=arguments.runs)
     named = tuple(dataclasses.replace(row, model=Path(row.model).name) for row in report.results)
     report = dataclasses.replace(report, results=named)
     print_latency(report)

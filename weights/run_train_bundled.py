@@ -132,9 +132,9 @@ def _preprocessing(value: Preprocessing) -> dict[str, Any]:
 
 
 def _measure(path: Path, data: Path) -> dict[str, float]:
-    from keras_mnasnet.benchmarks.imagenet import evaluate_models
+    from keras_mnasnet.benchmarks import evaluate
 
-    (result,) = evaluate_models([str(path)], str(data), split="test")
+    (result,) = evaluate([str(path)], str(data), split="test")
     return {"top1": round(100 * result.top1, 2), "top5": round(100 * (result.top5 or 0), 2)}
 
 

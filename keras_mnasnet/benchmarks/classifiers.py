@@ -30,7 +30,7 @@ RECIPES = ("google", "timm", "torchvision", "pillow")
 class Classifier:
     """A model ready to run. `run(pixels [b, size, size, 3] 0..255, batch_size)` gives (scores `[b, outputs]`, seconds).
 
-    `labels` are the classes it knows by name, `top1` and `top5` (percent) what its record says for this resolution
+    `labels` are the classes it knows by name, `top1` and `top5` (percent) what its record says for this size
     (`bundled`: as measured by this package, else as published).
     """
 
@@ -49,10 +49,10 @@ class Classifier:
 
 
 def open_classifier(
-    model: str | os.PathLike[str], *, resolution: int | None = None, preprocessing: Preprocessing | str | None = None,
+    model: str | os.PathLike[str], *, size: int | None = None, preprocessing: Preprocessing | str | None = None,
     tflite_input: str | None = None, threads: int | None = None,
 ) -> Classifier:  # fmt: skip
-    """Open `model` (KINDS) at its own resolution or another, with its own preprocessing or another.
+    """Open `model` (KINDS) at its own size or another, with its own preprocessing or another.
 
     `preprocessing`: a Preprocessing, google, timm, torchvision or pillow; a `.tflite` file's own is what its report says, if
     this package wrote it, else pillow. `tflite_input`
@@ -60,13 +60,13 @@ def open_classifier(
     """
     text = os.fspath(model)
     if text.endswith(".tflite"):
-        lite = TfliteClassifier(text, size=resolution, threads=threads, how=tflite_input)
+        lite = TfliteClassifier(text, size=size, threads=threads, how=tflite_input)
         pixels = named_preprocessing(preprocessing or lite.file.preprocessing or "pillow", lite.size)
         return Classifier(text, "tflite", lite.size, lite.classes, pixels, lite.input.text, lite.run, lite.labels)
-    checkpoint, record = _checkpoint(text, resolution)
+    checkpoint, record = _checkpoint(text, size)
     if not checkpoint.classes:
         raise CheckpointError(f"A benchmark needs a classifier. Received: {text}, which has none")
-    size = resolution or checkpoint.resolution or 224
+    size = size or checkpoint.resolution or 224
     built = MnasNet(checkpoint.architecture, weights=checkpoint, input_shape=(size, size, 3), classifier_activation=None)
     if preprocessing is not None:
         pixels = named_preprocessing(preprocessing, size)
@@ -106,12 +106,12 @@ def named_preprocessing(preprocessing: Preprocessing | str, size: int) -> Prepro
     return registry.preprocessing_of(preprocessing, size)
 
 
-def _checkpoint(text: str, resolution: int | None) -> tuple[Checkpoint, Record | None]:
+def _checkpoint(text: str, size: int | None) -> tuple[Checkpoint, Record | None]:
     path = Path(text).expanduser()
     if path.is_dir() and not (path / RUN_MODEL).is_file():
         raise ValueError(f"A model must be {KINDS}. Received: the folder {path}, which has no {RUN_MODEL}")
     if not text.endswith(KERAS_SUFFIXES):
-        return load_named(text, size=resolution or 224)
+        return load_named(text, size=size or 224)
     opened = open_weights(path if path.exists() else text)
     if not isinstance(opened, Checkpoint):
         raise ValueError(

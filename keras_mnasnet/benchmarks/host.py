@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 
 from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.utils.system import available_cores, core_state
+from keras_mnasnet.utils.text import Life
 
 __all__ = ["TIMED", "HostMeter", "HostSamples", "choose_cores"]
 
@@ -82,10 +83,10 @@ class HostMeter:
         self._child.close()
 
     def measure(
-        self, files: Sequence[Path], *, names: Sequence[str], resolutions: Sequence[int | None], runs: int, warmup: int,
+        self, files: Sequence[Path], *, names: Sequence[str], sizes: Sequence[int | None] | None = None, runs: int, warmup: int,
         memory: bool = True, progress: bool = False, timed: int = TIMED,
     ) -> HostSamples:  # fmt: skip
-        """Time `files` in turns, `timed` invocations a visit and at least `runs` of each.
+        """Time `files` in turns, `timed` invocations a visit and at least `runs` of each; `sizes` are for open inputs.
 
         ValueError names a file that LiteRT cannot run.
         """
@@ -95,34 +96,25 @@ class HostMeter:
         timed = min(timed, runs)
         rounds = math.ceil(runs / timed)
         job = {
-            **self.settings, "files": [str(Path(file).absolute()) for file in files], "resolutions": list(resolutions),
-            "timed": timed, "rounds": rounds, "warmup": warmup,
+            **self.settings, "files": [str(Path(file).absolute()) for file in files],
+            "sizes": list(sizes or [None] * len(files)), "timed": timed, "rounds": rounds, "warmup": warmup,
         }  # fmt: skip
         seen: dict[str, Any] = {}
-        for event in _shown(self._child.do({**job, "kind": "measure"}, names), rounds, progress):
-            seen[event["event"]] = event
+        peaks: list[int | None] = [None] * len(files)
+        with Life("measure", total=rounds, unit="round", shown=progress) as life:
+            for event in self._child.do({**job, "kind": "measure"}, names):
+                seen[event["event"]] = event
+                if event["event"] == "round":
+                    life.step()
+            if memory:
+                life.step(0, "peak memory of each file")
+                with contextlib.closing(_Child()) as probe:
+                    for event in probe.do({**job, "kind": "probe"}, names):
+                        if event["event"] == "memory":
+                            peaks[event["index"]] = event["bytes"]
         done = seen["done"]
         found = [Partitions(each["delegates"], each["outside"]) for each in seen["partitions"]["models"]]
-        peaks: list[int | None] = [None] * len(files)
-        if memory:
-            with contextlib.closing(_Child()) as probe:
-                for event in probe.do({**job, "kind": "probe"}, names):
-                    if event["event"] == "memory":
-                        peaks[event["index"]] = event["bytes"]
         return HostSamples(done["cpu"], done["wall"], seen["ready"]["monotonic"], done["cores"], found, peaks)
-
-
-def _shown(events: Iterator[dict[str, Any]], rounds: int, progress: bool) -> Iterator[dict[str, Any]]:
-    """The events, with a bar over the rounds on standard error."""
-    if not progress:
-        yield from events
-        return
-    import tqdm
-
-    with tqdm.tqdm(total=rounds, unit="round") as bar:
-        for event in events:
-            bar.update(event["event"] == "round")
-            yield event
 
 
 class _Child:

@@ -53,7 +53,7 @@ def _load(job: dict[str, Any], index: int, send: Send) -> TfliteFile:
     """A file that has run once."""
     send("load", index=index)
     try:
-        file = TfliteFile(job["files"][index], size=job["resolutions"][index], threads=job["threads"])
+        file = TfliteFile(job["files"][index], size=job["sizes"][index], threads=job["threads"])
         rng = np.random.default_rng(job["seed"])
         for details in file.inputs:
             file.interpreter.set_tensor(details["index"], _values(details, rng))

@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["SCHEMA", "check_output", "write_json"]
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def check_output(path: str | os.PathLike[str]) -> None:

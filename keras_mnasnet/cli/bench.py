@@ -3,75 +3,44 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import sys
 from typing import Any
 
-from keras_mnasnet.benchmarks.classifiers import open_classifier
-from keras_mnasnet.benchmarks.imagenet import Result, evaluate, evaluation_split, open_evaluation
-from keras_mnasnet.benchmarks.results import SCHEMA, check_output, write_json
-from keras_mnasnet.benchmarks.scoring import TIE_RULE
+from keras_mnasnet.benchmarks.accuracy import TIE_RULE, TIMING, AccuracyResult, evaluate
+from keras_mnasnet.benchmarks.accuracy import report as accuracy_report
+from keras_mnasnet.benchmarks.results import check_output, write_json
 from keras_mnasnet.cli.output import print_json, print_table
-from keras_mnasnet.data import numbering
-from keras_mnasnet.utils.system import environment, held_stderr
 
 __all__ = ["imagenet"]
 
 SETTINGS = (
     "batch_size", "resolution", "preprocessing", "tflite_input", "labels_offset", "threads", "limit", "max_bad",
 )  # fmt: skip
-TIMING = "images/s: inference alone, from input tensor to scores, while the next photos are decoded"
 
 
 def imagenet(arguments: argparse.Namespace) -> None:
     """Print top-1 and top-5 of every model on labelled photos."""
     if arguments.output:
         check_output(arguments.output)
-    with held_stderr():
-        classifiers = [
-            open_classifier(
-                model,
-                resolution=arguments.resolution,
-                preprocessing=arguments.preprocessing,
-                tflite_input=arguments.tflite_input,
-                threads=arguments.threads,
-            )
-            for model in arguments.models
-        ]
-    split = arguments.split or evaluation_split(arguments.data)
-    images = open_evaluation(
+    settings = {key: getattr(arguments, key) for key in SETTINGS}
+    results = evaluate(
+        arguments.models,
         arguments.data,
-        split=split,
+        split=arguments.split,
         ground_truth=arguments.ground_truth,
         synsets=arguments.synsets,
-        limit=arguments.limit,
-        classes=numbering([classifier.outputs for classifier in classifiers]),
+        size=settings.pop("resolution"),
+        **settings,
+        progress=not arguments.json,
     )
-    results = evaluate(
-        classifiers,
-        images,
-        batch_size=arguments.batch_size,
-        labels_offset=arguments.labels_offset,
-        max_bad=arguments.max_bad,
-        progress=not arguments.json and sys.stderr.isatty(),
-    )
-    report = {
-        "schema": SCHEMA,
-        "benchmark": "imagenet",
-        "environment": environment(),
-        "data": {"name": images.name, "split": split, "images": images.count, "classes": len(images.labels)},
-        "settings": {key: getattr(arguments, key) for key in SETTINGS},
-        "ranking": TIE_RULE,
-        "timing": TIMING,
-        "results": [dataclasses.asdict(result) for result in results],
-    }
+    report = accuracy_report(results, **settings, size=arguments.resolution)
     if arguments.output:
         write_json(arguments.output, report)
     if arguments.json:
         return print_json(report)
-    part = f", {split} split" if split else ""
+    data = report["data"]
+    part = f", {data['split']} split" if data["split"] else ""
     present = len({one.label for result in results for one in result.per_class})
-    print(f"{images.name}{part}: {images.count:,} photos of {present:,} of {len(images.labels):,} classes\n")
+    print(f"{data['name']}{part}: {data['images']:,} photos of {present:,} of {data['classes']:,} classes\n")
     _print_results(results)
     if arguments.per_class:
         _print_classes(results)
@@ -82,7 +51,7 @@ def imagenet(arguments: argparse.Namespace) -> None:
     return None
 
 
-def _print_results(results: list[Result]) -> None:
+def _print_results(results: list[AccuracyResult]) -> None:
     print_table(
         ("model", "top-1 %", "top-5 %", "correct", "in top 5", "of", "images/s", "record's top-1", "top-5"),
         (
@@ -113,7 +82,7 @@ def _print_results(results: list[Result]) -> None:
         print(f"damaged and left out, {len(bad):,}: {', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''}")
 
 
-def _print_classes(results: list[Result]) -> None:
+def _print_classes(results: list[AccuracyResult]) -> None:
     header: list[str] = ["class", "photos"]
     for result in results:
         header += [f"{result.model} correct", "in top 5"]

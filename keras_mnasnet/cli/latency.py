@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from keras_mnasnet.benchmarks.latency import LatencyReport, ModelLatency, measure_latency
 from keras_mnasnet.benchmarks.results import check_output, write_json
+from keras_mnasnet.benchmarks.speed import LatencyReport, ModelLatency
+from keras_mnasnet.benchmarks.speed import latency as measured
 from keras_mnasnet.benchmarks.timing import Times
 from keras_mnasnet.cli.output import print_json, print_table
 
@@ -21,21 +21,21 @@ def latency(arguments: argparse.Namespace) -> None:
     """Print the latency of every model, and of its stages."""
     if arguments.output:
         check_output(arguments.output)
-    report = measure_latency(
+    report = measured(
         arguments.models,
         device=arguments.device,
         threads=arguments.threads,
         runs=arguments.runs,
         warmup=arguments.warmup,
-        resolution=arguments.resolution,
+        size=arguments.resolution,
         core=arguments.core,
         mask=arguments.mask,
         benchmark_model=arguments.benchmark_model,
         repeats=arguments.repeats,
-        preprocessing=arguments.preprocessing,
+        include_preprocessing=arguments.preprocessing,
         profile=arguments.profile,
         seed=arguments.seed,
-        progress=not arguments.json and sys.stderr.isatty(),
+        progress=not arguments.json,
         started=_process_start(),
     )
     if arguments.output:
@@ -171,8 +171,8 @@ def _print_notes(report: LatencyReport) -> None:
         if result.outside:
             print(f"{result.model}: outside XNNPACK: {', '.join(result.outside)}")
         if result.source != "file":
-            inside = "" if report.settings["preprocessing"] else ", input normalised outside"
-            print(f"{result.model}: {result.source}, {result.resolution} pixels, {result.precision}{inside}")
+            inside = "" if report.settings["include_preprocessing"] else ", input normalized outside"
+            print(f"{result.model}: {result.source}, {result.size} pixels, {result.precision}{inside}")
     clock = report.settings.get("cpu_clock") or report.settings["clock"]
     print(f"time: {clock}; x first: ratio of {report.ratio_of} to the first model's, with its 95 % bootstrap interval")
     print(f"memory: {report.memory}; parts: of the graph, run by XNNPACK")

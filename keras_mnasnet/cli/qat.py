@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from keras_mnasnet.benchmarks.latency import LatencyReport, measure_latency
+from keras_mnasnet.benchmarks.speed import LatencyReport
+from keras_mnasnet.benchmarks.speed import latency as measured_latency
 from keras_mnasnet.cli.export import named_origin, print_report
 from keras_mnasnet.cli.labels import read_labels
 from keras_mnasnet.cli.output import print_json, print_table
@@ -35,7 +36,7 @@ def qat(arguments: argparse.Namespace) -> None:
         latency = None
     else:
         report = prune(checkpoint, arguments.data, arguments.output, sparsity=arguments.prune, **options)
-        latency = measure_latency([str(report.dense_path), arguments.output])
+        latency = measured_latency([str(report.dense_path), arguments.output], progress=not arguments.json)
     if arguments.json:
         return print_json({**report.as_json(), "latency": latency.to_json() if latency else None})
     return _print(report, latency)

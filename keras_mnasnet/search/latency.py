@@ -19,9 +19,9 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from keras_mnasnet.architecture import Architecture, Layer
-from keras_mnasnet.benchmarks import adb
+from keras_mnasnet.benchmarks import phone
 from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_cores
-from keras_mnasnet.benchmarks.targets import Target
+from keras_mnasnet.benchmarks.speed import Target
 from keras_mnasnet.benchmarks.timing import Times
 from keras_mnasnet.utils.system import core_state, machine
 
@@ -156,7 +156,7 @@ class HostLatency:
         with self._alone():
             try:
                 return self._meter.measure(
-                    files, names=names, resolutions=[None] * len(files), runs=self.runs, warmup=WARMUP, memory=False,
+                    files, names=names, runs=self.runs, warmup=WARMUP, memory=False,
                     timed=timed,
                 )  # fmt: skip
             except ChildProcessError as error:
@@ -186,8 +186,8 @@ class PhoneLatency:
         runs: int | None = None,
     ) -> None:  # fmt: skip
         self.name = f"adb:{serial}" if serial else "adb"
-        self.plan = adb.Plan(serial, 1, runs, None, mask, benchmark_model, 1)
-        self._meter: adb.PhoneMeter | None = None
+        self.plan = phone.Plan(serial, 1, runs, None, mask, benchmark_model, 1)
+        self._meter: phone.PhoneMeter | None = None
         self._facts: dict[str, Any] = {}
 
     def latency_ms(self, architecture: Architecture, resolution: int, classes: int) -> Latency:
@@ -199,20 +199,20 @@ class PhoneLatency:
             "runs": run.count, "p5_ms": run.p5_ms, "p95_ms": run.p95_ms, "min_ms": run.min_ms, "phone": found.device["name"],
             "temperature_c": found.device["after"]["temperature_c"],
         }  # fmt: skip
-        return Latency(adb.typical(run), self.name, details=details)
+        return Latency(phone.typical(run), self.name, details=details)
 
     def files_ms(self, files: Sequence[Path], names: Sequence[str]) -> list[float]:
         """The medians of several files."""
-        return [adb.typical(runs[0]) for runs in self._measured(files, names).runs]
+        return [phone.typical(runs[0]) for runs in self._measured(files, names).runs]
 
     def facts(self) -> dict[str, Any]:
         """What was measured on; empty before the first measurement."""
         return self._facts
 
-    def _measured(self, files: Sequence[Path], names: Sequence[str]) -> adb.PhoneSamples:
+    def _measured(self, files: Sequence[Path], names: Sequence[str]) -> phone.PhoneSamples:
         try:
             if self._meter is None:
-                self._meter = adb.PhoneMeter(self.plan)
+                self._meter = phone.PhoneMeter(self.plan)
             found = self._meter.measure(files, names=names)
         except (ConnectionError, TimeoutError) as error:
             self.close()
@@ -290,9 +290,9 @@ class ChainLatency:
 @contextlib.contextmanager
 def _written(architecture: Architecture, resolution: int, classes: int) -> Iterator[Path]:
     """The network as a `.tflite` file with random weights, as long as the block lasts."""
-    target = Target(architecture.name, architecture=architecture, resolution=resolution, classes=classes)
+    target = Target(architecture.name, architecture=architecture, size=resolution, classes=classes)
     with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
-        yield target.write(Path(folder), seed=0, preprocessing=True)[0]
+        yield target.write(Path(folder))[0]
 
 
 def _times(rounds: Sequence[Sequence[float]]) -> Times:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.benchmarks.targets import stages
+from keras_mnasnet.benchmarks.speed import stages
 from keras_mnasnet.family import A1, B1
 from keras_mnasnet.search.landmarks import MOBILENET_V2
 from keras_mnasnet.search.latency import LatencyModel, parse_device, pixel1_ms

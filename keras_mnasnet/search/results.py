@@ -121,10 +121,9 @@ def _trained(folder: Path, trial: Trial, holdout: float, data: str, recipe: Reci
 
 def _scored(folder: Path, images: Any) -> float:
     """Top-1 of a finished run on the test images, 0..1."""
-    from keras_mnasnet.benchmarks.classifiers import open_classifier
-    from keras_mnasnet.benchmarks.imagenet import evaluate
+    from keras_mnasnet.benchmarks.accuracy import evaluate
 
-    (found,) = evaluate([open_classifier(folder)], images)
+    (found,) = evaluate(folder, images, progress=False)
     return found.top1
 
 

@@ -9,8 +9,6 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tqdm import tqdm
-
 __all__ = ["Life", "did_you_mean", "header", "listed", "say"]
 
 SECONDS = 10.0  # the longest silence of a long command
@@ -32,7 +30,11 @@ def listed(items: Iterable[object], most: int = 6) -> str:
 def say(text: str) -> None:
     """A line for the person at the command, on standard error; characters that it cannot show are escaped."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-    tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
+    shown = text.encode(encoding, "backslashreplace").decode(encoding)
+    if "tqdm" in sys.modules:  # a bar that is shown makes room
+        sys.modules["tqdm"].tqdm.write(shown, file=sys.stderr)
+    else:
+        print(shown, file=sys.stderr)
     sys.stderr.flush()
 
 
@@ -69,6 +71,8 @@ class Life:
     def __enter__(self) -> Life:
         self.started = self._spoken = time.monotonic()
         if self.terminal:
+            from tqdm import tqdm
+
             self._bar = tqdm(
                 desc=self.what, total=self.total, initial=self.done, unit=self.unit, leave=False, dynamic_ncols=True
             )
@@ -96,6 +100,8 @@ class Life:
 
     def text(self) -> str:
         """The line: `train: 120 of 500 steps, 1:20 left, loss 0.31`."""
+        from tqdm import tqdm
+
         seconds = time.monotonic() - self.started
         fresh = self.done - self.first
         unit = self.unit if self.done == 1 and self.total is None else f"{self.unit}s"

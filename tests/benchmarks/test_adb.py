@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_mnasnet.benchmarks.adb_device import AdbDevice, choose_device, connect, mask_of
-from keras_mnasnet.benchmarks.benchmark_model import find_binary, parse_output
-from keras_mnasnet.benchmarks.latency import measure_latency
+from keras_mnasnet.benchmarks import latency
+from keras_mnasnet.benchmarks.phone import AdbDevice, choose_device, connect, find_binary, mask_of, parse_output
 
 # A phone in a folder: `devices`, `getprop`, `state` and `output` are what it prints; `exit` is the tool's exit status,
 # `dies` the number of the run of the tool at which it goes away, to be waited for if it `returns`; `refuse` a command that it
@@ -139,9 +138,9 @@ def assert_cleaned(phone: Path) -> None:
 
 
 def test_report(phone, tool, tiny):
-    report = measure_latency([tiny, "small@32"], device="adb", benchmark_model=tool)
+    report = latency([tiny, "small@32"], device="adb", benchmark_model=tool)
     value = json.loads(json.dumps(report.to_json()))
-    assert (value["schema"], value["benchmark"], value["ratio_of"]) == (1, "latency", "wall medians")
+    assert (value["schema"], value["benchmark"], value["ratio_of"]) == (2, "latency", "wall medians")
     device = value["device"]
     assert (device["name"], device["system"], device["soc"], device["abi"]) == (
         "Google Pixel",
@@ -176,9 +175,7 @@ def test_report(phone, tool, tiny):
 
 
 def test_settings_reach_the_tool(phone, tool, tiny):
-    report = measure_latency(
-        [tiny], device="adb:HT69A0", benchmark_model=tool, mask="0xF", threads=2, runs=10, warmup=0, repeats=2
-    )
+    report = latency([tiny], device="adb:HT69A0", benchmark_model=tool, mask="0xF", threads=2, runs=10, warmup=0, repeats=2)
     assert report.settings["repeats"] == 2
     assert report.device["affinity_choice"] == "as asked"
     assert "taskset f ./benchmark_model --graph=0.tflite --num_threads=2 " in log(phone)
@@ -189,7 +186,7 @@ def test_settings_reach_the_tool(phone, tool, tiny):
 
 def test_an_older_tool_has_no_medians(phone, tool, tiny):
     (phone / "output").write_text(OLD_OUTPUT)
-    report = measure_latency([tiny], device="adb", benchmark_model=tool)
+    report = latency([tiny], device="adb", benchmark_model=tool)
     (result,) = report.results
     assert report.ratio_of == "wall averages"
     assert (result.wall.median_ms, result.wall.mean_ms, result.wall.min_ms) == (None, 971.535, 911.877)
@@ -221,7 +218,7 @@ def test_an_output_that_ends_early(kept):
 def test_an_empty_output(phone, tool, tiny):
     (phone / "output").write_text("")
     with pytest.raises(ValueError, match="tiny.tflite: benchmark_model must print .* nothing at all"):
-        measure_latency([tiny], device="adb", benchmark_model=tool)
+        latency([tiny], device="adb", benchmark_model=tool)
     assert_cleaned(phone)
 
 
@@ -229,7 +226,7 @@ def test_an_empty_output(phone, tool, tiny):
 def test_a_phone_that_goes_away(phone, tool, tiny, run, caplog):
     (phone / "dies").write_text(str(run))
     with pytest.raises(ConnectionError, match="The phone must stay connected. Received: exit status 255 in the middle"):
-        measure_latency([tiny, tiny], device="adb", benchmark_model=tool)
+        latency([tiny, tiny], device="adb", benchmark_model=tool)
     cleaning, waiting = log(phone).splitlines()[-2:]
     assert "rm -rf /data/local/tmp/keras_mnasnet-" in cleaning
     assert waiting == "-s HT69A0 wait-for-device"
@@ -240,7 +237,7 @@ def test_a_phone_that_comes_back_is_cleaned(phone, tool, tiny, caplog):
     (phone / "dies").write_text("1")
     (phone / "returns").write_text("")
     with pytest.raises(ConnectionError):
-        measure_latency([tiny], device="adb", benchmark_model=tool)
+        latency([tiny], device="adb", benchmark_model=tool)
     assert_cleaned(phone)
     assert not caplog.text
 
@@ -249,14 +246,14 @@ def test_a_phone_that_is_away_before_the_push(phone, tool, tiny):
     (phone / "refuse").write_text("push")
     (phone / "refusal").write_text("adb: error: failed to get feature set: device 'HT69A0' not found\n")
     with pytest.raises(ConnectionError, match="device 'HT69A0' not found .adb push."):
-        measure_latency([tiny], device="adb", benchmark_model=tool)
+        latency([tiny], device="adb", benchmark_model=tool)
     assert_cleaned(phone)
 
 
 def test_a_connection_that_ends_without_a_word(phone, tool, tiny):
     (phone / "bin" / "adb").write_text(ADB.replace('echo "keras_mnasnet_exit=$(cat "$here/exit")"', "true"))
     with pytest.raises(ConnectionError, match="an output that ends early, after .*overall=36.8008"):
-        measure_latency([tiny], device="adb", benchmark_model=tool)
+        latency([tiny], device="adb", benchmark_model=tool)
 
 
 @pytest.mark.parametrize(
@@ -274,14 +271,14 @@ def test_refused_commands(phone, tool, tiny, command, refusal, message):
     (phone / "refuse").write_text(command)
     (phone / "refusal").write_text(refusal + "\n")
     with pytest.raises(OSError, match=message):
-        measure_latency([tiny], device="adb", benchmark_model=tool)
+        latency([tiny], device="adb", benchmark_model=tool)
     assert_cleaned(phone)
 
 
 def test_cleaning_that_is_refused_is_told(phone, tool, tiny, caplog):
     (phone / "refuse").write_text("rm -rf")
     (phone / "refusal").write_text("rm: Permission denied\n")
-    measure_latency([tiny], device="adb", benchmark_model=tool)
+    latency([tiny], device="adb", benchmark_model=tool)
     assert "remove /data/local/tmp/keras_mnasnet-" in caplog.text
 
 
@@ -317,9 +314,9 @@ def test_the_phone_that_is_used(phone, tool, tiny, monkeypatch):
     assert choose_device(f"{HEADER}A device\nB unauthorized\n", None) == "A"
     (phone / "devices").write_text(two)
     with pytest.raises(OSError, match="One phone must be named"):
-        measure_latency([tiny], device="adb", benchmark_model=tool)
+        latency([tiny], device="adb", benchmark_model=tool)
     monkeypatch.setenv("ANDROID_SERIAL", "192.168.0.7:5555")
-    measure_latency([tiny], device="adb", benchmark_model=tool)
+    latency([tiny], device="adb", benchmark_model=tool)
     assert "-s 192.168.0.7:5555 push" in log(phone)
 
 
@@ -332,28 +329,28 @@ def test_the_mask():
 @pytest.mark.parametrize("mask", ["", "0", "big", "-1"])
 def test_wrong_masks(phone, tool, tiny, mask):
     with pytest.raises(ValueError, match="`mask` must be a hexadecimal number above 0"):
-        measure_latency([tiny], device="adb", benchmark_model=tool, mask=mask)
+        latency([tiny], device="adb", benchmark_model=tool, mask=mask)
 
 
 def test_a_phone_that_cannot_pin(phone, tool, tiny):
     (phone / "state").write_text("zone battery cat: Permission denied\nclock 0 cat: Permission denied\n  temperature: 291\n")
-    report = measure_latency([tiny], device="adb", benchmark_model=tool)
+    report = latency([tiny], device="adb", benchmark_model=tool)
     assert report.device["affinity"] is None
     assert report.device["affinity_choice"] == "not pinned: the phone does not tell the clocks of its cores"
     assert (report.device["before"]["temperature_c"], report.device["before"]["temperature_of"]) == (29.1, "battery")
     assert "&& ./benchmark_model" in log(phone)
     (phone / "state").write_text(STATE)
     (phone / "taskset").write_text("keras_mnasnet_exit=127\n")
-    report = measure_latency([tiny], device="adb", benchmark_model=tool)
+    report = latency([tiny], device="adb", benchmark_model=tool)
     assert report.device["affinity_choice"] == "not pinned: the phone has no taskset"
     with pytest.raises(ValueError, match="needs taskset on the phone"):
-        measure_latency([tiny], device="adb", benchmark_model=tool, mask="f0")
+        latency([tiny], device="adb", benchmark_model=tool, mask="f0")
 
 
 def test_a_phone_that_does_not_say_its_abi(phone, tool, tiny):
     (phone / "getprop").write_text("")
     with pytest.raises(OSError, match="must say its ABI .* Received: 0 properties"):
-        measure_latency([tiny], device="adb", benchmark_model=tool)
+        latency([tiny], device="adb", benchmark_model=tool)
 
 
 def test_the_tool_for_the_abi(tmp_path):
@@ -383,18 +380,18 @@ def test_the_tool_for_the_abi(tmp_path):
 def test_wrong_threads(phone, tool, tiny):
     for threads in (0, -1):
         with pytest.raises(ValueError, match=f"`threads` must be 1 to 64. Received: threads={threads}"):
-            measure_latency([tiny], device="adb", benchmark_model=tool, threads=threads)
+            latency([tiny], device="adb", benchmark_model=tool, threads=threads)
 
 
 def test_a_file_keeps_its_size_on_a_phone(phone, tool, tiny):
-    with pytest.raises(ValueError, match="On a phone `resolution` is for networks given by name"):
-        measure_latency([tiny], device="adb", benchmark_model=tool, resolution=64)
+    with pytest.raises(ValueError, match="On a phone `size` is for networks and checkpoints"):
+        latency([tiny], device="adb", benchmark_model=tool, size=64)
 
 
 def test_without_adb(tiny, tool, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(FileNotFoundError, match="adb must be installed and in PATH"):
-        measure_latency([tiny], device="adb", benchmark_model=tool)
+        latency([tiny], device="adb", benchmark_model=tool)
 
 
 @pytest.mark.parametrize(
@@ -423,9 +420,9 @@ def test_the_real_adb_without_a_phone(tiny, tool, tmp_path, monkeypatch):
         if listed.strip() != "List of devices attached":
             pytest.skip("a phone is connected")
         with pytest.raises(OSError, match="A phone must be connected, with USB debugging"):
-            measure_latency([tiny], device="adb", benchmark_model=tool)
+            latency([tiny], device="adb", benchmark_model=tool)
         with pytest.raises(OSError, match="The phone X1 must be connected. Received: none"):
-            measure_latency([tiny], device="adb:X1", benchmark_model=tool)
+            latency([tiny], device="adb:X1", benchmark_model=tool)
         with pytest.raises(ConnectionError, match="must stay connected. Received: .*device 'X1' not found .adb shell."):
             AdbDevice("X1").shell("true")
         with pytest.raises(ConnectionError, match="not found .adb push."):

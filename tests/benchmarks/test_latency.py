@@ -12,10 +12,9 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_mnasnet.benchmarks import host
+from keras_mnasnet.benchmarks import host, latency
 from keras_mnasnet.benchmarks.host import choose_cores
-from keras_mnasnet.benchmarks.latency import measure_latency
-from keras_mnasnet.benchmarks.targets import parse_target, stages
+from keras_mnasnet.benchmarks.speed import parse_target, stages
 from keras_mnasnet.benchmarks.timing import Times, quantile, ratio_of_medians, visit_order
 from keras_mnasnet.export.file import TfliteFile
 from keras_mnasnet.export.graph import write_graph
@@ -81,9 +80,9 @@ def test_noise_that_hits_a_whole_round_cancels():
 
 def test_report(tiny, tmp_path):
     before = set(os.listdir(tmp_path))
-    report = measure_latency([tiny, "small@32", "a1-0.35@32:int8"], runs=7, warmup=1, seed=1)
+    report = latency([tiny, "small@32", "a1-0.35@32:int8"], runs=7, warmup=1, seed=1)
     value = json.loads(json.dumps(report.to_json()))
-    assert (value["schema"], value["benchmark"], value["ratio_of"]) == (1, "latency", "cpu medians")
+    assert (value["schema"], value["benchmark"], value["ratio_of"]) == (2, "latency", "cpu medians")
     assert {"keras_mnasnet", "litert", "processor", "cores"} <= set(value["environment"])
     assert {"name", "runtime", "affinity", "affinity_choice", "cores", "load_average"} <= set(value["device"])
     assert {"governor", "clock_mhz", "max_clock_mhz"} <= set(value["device"]["cores"][0])
@@ -93,7 +92,7 @@ def test_report(tiny, tmp_path):
     assert value["date"].endswith("+00:00")
     file, named, int8 = value["results"]
     assert (file["model"], file["source"], file["size_bytes"]) == (str(tiny), "file", tiny.stat().st_size)
-    assert (named["source"], named["resolution"], named["precision"]) == ("random weights, written directly", 32, "float32")
+    assert (named["source"], named["size"], named["precision"]) == ("random weights, written directly", 32, "float32")
     assert named["madds"] == FAMILY["small"].madds(32, 32)
     assert "invented activation ranges" in int8["source"]
     for result in value["results"]:
@@ -113,7 +112,7 @@ def test_report(tiny, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system cannot pin")
 def test_pinned_to_one_core(tiny):
     core = min(os.sched_getaffinity(0))
-    report = measure_latency([tiny], runs=1, core=core, memory=False)
+    report = latency([tiny], runs=1, core=core, memory=False)
     assert report.device["affinity"] == [core]
     assert report.device["affinity_choice"] == "as asked"
     assert report.results[0].memory_mb is None
@@ -125,14 +124,14 @@ def test_pinned_to_one_core(tiny):
 
 @pytest.mark.skipif(available_cores() < 2, reason="needs two cores")
 def test_two_threads(tiny):
-    report = measure_latency([tiny], runs=3, threads=2, memory=False)
+    report = latency([tiny], runs=3, threads=2, memory=False)
     assert len(report.device["affinity"]) == 2
     assert report.ratio_of == "wall medians"
     assert "all threads" in report.settings["cpu_clock"]
 
 
 def test_profile():
-    (result,) = measure_latency(["small@32"], runs=6, profile=True, memory=False).results
+    (result,) = latency(["small@32"], runs=6, profile=True, memory=False).results
     assert [stage.stage for stage in result.stages] == ["stem", *(f"block{n}" for n in range(1, 8)), "head", "classifier"]
     assert sum(stage.madds for stage in result.stages) == FAMILY["small"].madds(32, 32)
     assert sum(stage.ms for stage in result.stages) == pytest.approx(result.cpu.min_ms, rel=0.5)
@@ -174,11 +173,11 @@ def test_partitions(data):
 def test_a_file_with_an_open_size(tmp_path, write_tiny):
     path = write_tiny(tmp_path / "open.tflite", dynamic=True)
     with pytest.raises(ValueError, match=r"open.tflite: the input \[1, -1, -1, 3\] without a size. Pass size="):
-        measure_latency([path], runs=1)
-    assert measure_latency([path], runs=1, resolution=40, memory=False).results[0].resolution == 40
+        latency([path], runs=1)
+    assert latency([path], runs=1, size=40, memory=False).results[0].size == 40
     fixed = write_tiny(tmp_path / "fixed.tflite")
     with pytest.raises(ValueError, match="size=40 for the fixed input"):
-        measure_latency([fixed], runs=1, resolution=40)
+        latency([fixed], runs=1, size=40)
 
 
 @pytest.mark.parametrize("kept", [8, 20, 300, 0.5, 0.999])
@@ -187,7 +186,7 @@ def test_a_truncated_file(tmp_path, tiny, kept):
     content = write_graph(FAMILY["small"], random_weights(FAMILY["small"], classes=10), height=32, width=32, classes=10)
     path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
     with pytest.raises(ValueError, match="must be one that LiteRT can run. Received: .*cut.tflite"):
-        measure_latency([tiny, path], runs=1)
+        latency([tiny, path], runs=1)
 
 
 def test_files_that_are_something_else(tmp_path, tiny):
@@ -195,16 +194,16 @@ def test_files_that_are_something_else(tmp_path, tiny):
     for content in (b"", b"PK\3\4", b"garbage" * 100):
         garbage.write_bytes(content)
         with pytest.raises(ValueError, match="has TFL3 at byte 4. Received: .*garbage.tflite"):
-            measure_latency([garbage])
+            latency([garbage])
     with pytest.raises(ValueError, match="custom.tflite: .*unresolved custom op: Mystery"):
-        measure_latency([tiny, custom(tmp_path / "custom.tflite", tiny)], runs=1)
+        latency([tiny, custom(tmp_path / "custom.tflite", tiny)], runs=1)
     with pytest.raises(ValueError, match="must exist. Received: .*none.tflite, which does not exist"):
-        measure_latency([tmp_path / "none.tflite"])
+        latency([tmp_path / "none.tflite"])
     (tmp_path / "folder.tflite").mkdir()
     with pytest.raises(ValueError, match="must exist. Received: .*folder.tflite, a folder"):
-        measure_latency([tmp_path / "folder.tflite"])
-    with pytest.raises(ValueError, match="A model must be .* which is a folder"):
-        measure_latency([tmp_path])
+        latency([tmp_path / "folder.tflite"])
+    with pytest.raises(ValueError, match="folder of a training run holds model.safetensors. Received: "):
+        latency([tmp_path])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +230,7 @@ def test_a_file_that_ends_the_measuring_process(tmp_path, monkeypatch, ending, e
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(host, "METER", "dying_meter")
     with host.HostMeter((), 1, 0) as meter, pytest.raises(error, match=message):
-        meter.measure(["a", "b"], names=["first", "second"], resolutions=[None, None], runs=1, warmup=0)
+        meter.measure(["a", "b"], names=["first", "second"], runs=1, warmup=0)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +242,7 @@ def test_a_file_that_ends_the_measuring_process(tmp_path, monkeypatch, ending, e
         ({"threads": True}, "Received: threads=True"),
         ({"runs": 0}, "`runs` must be an integer of 1 or more. Received: runs=0"),
         ({"warmup": -1}, "`warmup` must be an integer of 0 or more"),
-        ({"resolution": 8}, "`resolution` must be an integer of 32 pixels or more"),
+        ({"size": 8}, "`size` must be an integer of 32 pixels or more"),
         ({"core": 4096}, "`core` must be one of .* Received: core=4096"),
         ({"device": "usb"}, "`device` must be host, adb or adb:SERIAL. Received: device='usb'"),
         ({"device": "host:1"}, "`device` must be"),
@@ -254,23 +253,22 @@ def test_a_file_that_ends_the_measuring_process(tmp_path, monkeypatch, ending, e
 )
 def test_wrong_settings(options, message):
     with pytest.raises(ValueError, match=message):
-        measure_latency(["small@32"], **options)
+        latency(["small@32"], **options)
 
 
 def test_wrong_models(tiny):
-    for models in ([], "a1"):
-        with pytest.raises(ValueError, match="`models` must be a list"):
-            measure_latency(models)
+    with pytest.raises(ValueError, match="one or more models or networks"):
+        latency([])
     with pytest.raises(ValueError, match="The networks are a1.*Received: 'b2'"):
-        measure_latency(["b2"])
+        latency(["b2"])
     with pytest.raises(ValueError, match="A precision is one of float32, .*Received: 'int4' in 'a1:int4'"):
-        measure_latency(["a1:int4"])
+        latency(["a1:int4"])
     with pytest.raises(ValueError, match="32 pixels or more. Received: 'a1@16'"):
-        measure_latency(["a1@16"])
+        latency(["a1@16"])
     with pytest.raises(ValueError, match="Nearest records: google/"):
-        measure_latency(["google/a9"])
-    with pytest.raises(ValueError, match="A profile needs networks given by name"):
-        measure_latency(["small", tiny], profile=True)
+        latency(["google/a9"])
+    with pytest.raises(ValueError, match="A profile cuts the graphs"):
+        latency(["small", tiny], profile=True)
 
 
 def test_names():
@@ -281,19 +279,19 @@ def test_names():
         (f"{FAMILY['small']}@96:float16", "small", 96, "float16"),
     ):
         target = parse_target(text)
-        assert (target.architecture.name, target.resolution, target.precision) == (name, resolution, precision)
-    assert parse_target("a1", resolution=128).resolution == 128
-    assert parse_target("a1@96", resolution=128).resolution == 96
+        assert (target.architecture.name, target.size, target.precision) == (name, resolution, precision)
+    assert parse_target("a1", size=128).size == 128
+    assert parse_target("a1@96", size=128).size == 96
     record = parse_target("cifar10/a1-0.5-32:float16")
-    assert (record.resolution, record.classes, record.precision) == (32, 10, "float16")
-    assert record.source == "the record's weights, written directly"
+    assert (record.size, record.classes, record.precision) == (32, 10, "float16")
+    assert record.source == "its own weights, written directly"
 
 
 def test_nothing_heavy_is_loaded(tiny):
     code = (
-        "import sys; from keras_mnasnet.benchmarks.latency import measure_latency\n"
-        f"measure_latency([{str(tiny)!r}], runs=1); assert not ({HEAVY} | {{'numpy'}}) & set(sys.modules)\n"
-        f"measure_latency(['small@32'], runs=1, memory=False); assert not {HEAVY} & set(sys.modules)"
+        "import sys; from keras_mnasnet.benchmarks import latency\n"
+        f"latency([{str(tiny)!r}], runs=1); assert not ({HEAVY} | {{'numpy'}}) & set(sys.modules)\n"
+        f"latency(['small@32'], runs=1, memory=False); assert not {HEAVY} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     code = (

@@ -39,7 +39,7 @@ def test_known_answer(capfd, data, hosted, tmp_path):
     assert "images/s: inference alone" in out
     assert "n01443537       1" in out
     report = json.loads(output.read_text("utf-8"))
-    assert (report["schema"], report["benchmark"]) == (1, "imagenet")
+    assert (report["schema"], report["benchmark"]) == (2, "accuracy")
     assert {"keras", "tensorflow", "litert", "processor", "cores"} <= set(report["environment"])
     assert report["data"] == {"name": str(data / "imagenet_250"), "split": None, "images": 250, "classes": 1000}
     (result,) = report["results"]

@@ -4,7 +4,7 @@ import pytest
 from models import shaken
 
 from keras_mnasnet import MnasNet
-from keras_mnasnet.benchmarks.imagenet import evaluate_models
+from keras_mnasnet.benchmarks import evaluate
 from keras_mnasnet.data.sample import sample_photos
 from keras_mnasnet.export import export_tflite
 from keras_mnasnet.weights import records
@@ -33,6 +33,6 @@ def test_int8_loses_at_most_a_point(data, tmp_path, record):
         preprocessing=record.preprocessing,
     )  # fmt: skip
     assert report.comparisons[0].cosine > 0.99
-    (result,) = evaluate_models([str(tmp_path / "x.tflite")], str(data / "cifar10"), split="test")
+    (result,) = evaluate([str(tmp_path / "x.tflite")], str(data / "cifar10"), split="test")
     assert result.images == 10_000
     assert 100 * result.top1 >= record.top1 - 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.benchmarks import adb
+from keras_mnasnet.benchmarks.phone import Plan
 from keras_mnasnet.family import A1, D1, SMALL
 from keras_mnasnet.search import latency as rooms
 from keras_mnasnet.search.latency import CannotKnow, ChainLatency, DeviceGone, HostLatency, Latency, parse_device
@@ -161,4 +161,4 @@ def test_a_tool_that_fails_on_a_network_is_not_a_device_gone(phone, tmp_path):
 def test_no_phone_without_the_tool(phone):
     with pytest.raises(ValueError, match="A phone needs the official tool"):
         parse_device("adb").latency_ms(TINY, 32, 10)
-    assert isinstance(adb.Plan("x", 1, None, None, None, None, 1), adb.Plan)
+    assert isinstance(Plan("x", 1, None, None, None, None, 1), Plan)

@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from keras_mnasnet import MnasNet
-from keras_mnasnet.benchmarks.imagenet import evaluate_models
+from keras_mnasnet.benchmarks import evaluate as measured
 from keras_mnasnet.data import open_images
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.training import RECIPES, Diverged, Job, resume, train
@@ -287,7 +287,7 @@ def test_a_few_folders_named_by_wnids_are_fine_tuned_on_evaluated_and_trained_on
             PIL.Image.new("RGB", (32, 32), (200 * label, 10 * number, 30)).save(tmp_path / "data" / wnid / f"{number}.png")
     recipe = TINY.changed(epochs=1, batch_size=16, base_batch=16)
     train(tmp_path / "run", job(recipe, str(tmp_path / "data")), progress=False)
-    (found,) = evaluate_models([str(tmp_path / "run")], tmp_path / "data")
+    (found,) = measured([str(tmp_path / "run")], tmp_path / "data")
     assert (found.classes, found.images, [row.label for row in found.per_class]) == (2, 40, list(wnids))
     weights = str(tmp_path / "run" / "model.safetensors")
     again = Job(data=str(tmp_path / "data"), recipe=recipe, weights=weights, head="keep")

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from keras_mnasnet import MnasNetA1, MnasNetA3, load_weights
-from keras_mnasnet.benchmarks.imagenet import evaluate_models
+from keras_mnasnet.benchmarks import evaluate
 from keras_mnasnet.cli import main
 from keras_mnasnet.training import recipe_from_json
 from keras_mnasnet.weights import CheckpointError, load_record, records, verify_record
@@ -86,7 +86,7 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
 
 def test_recorded_accuracies_are_reproduced(data):
     """All of them on the 10,000 test images; a prediction may flip on another processor."""
-    results = evaluate_models([record.id for record in BUNDLED], str(data / "cifar10"), split="test", batch_size=100)
+    results = evaluate([record.id for record in BUNDLED], str(data / "cifar10"), split="test", batch_size=100)
     for record, result in zip(BUNDLED, results, strict=True):
         assert result.images == 10_000
         assert 100 * result.top1 == pytest.approx(record.top1, abs=0.05)

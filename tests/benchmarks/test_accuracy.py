@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from keras_mnasnet import MnasNetA1, save_weights
+from keras_mnasnet.benchmarks import evaluate
+from keras_mnasnet.benchmarks.accuracy import label_outputs, ranks
 from keras_mnasnet.benchmarks.classifiers import Classifier, named_preprocessing, open_classifier
-from keras_mnasnet.benchmarks.imagenet import evaluate, evaluate_models, open_evaluation
 from keras_mnasnet.data import evaluation_batches, load_image, open_images
 from keras_mnasnet.data.folders import imagenet_wnids
 from keras_mnasnet.preprocessing import Preprocessing
@@ -66,7 +67,7 @@ def figures(result):
 def test_a_checkpoint_on_every_form_of_data(built, tmp_path):
     checkpoint, folder = built
     classifier = open_classifier(checkpoint)
-    found = [evaluate([classifier], open_evaluation(data), batch_size=5)[0] for data in forms(folder, tmp_path)]
+    found = [evaluate([classifier], data, batch_size=5)[0] for data in forms(folder, tmp_path)]
     assert figures(found[0])[:5] == (12, 5, 9, 5 / 12, 9 / 12)
     assert figures(found[0]) == figures(found[1]) == figures(found[2])
     result = found[0]
@@ -82,11 +83,11 @@ def test_a_training_run_is_its_folder(built, tmp_path):
     checkpoint, folder = built
     shutil.copy(checkpoint, tmp_path / "model.safetensors")
     run = str(tmp_path)
-    (result,) = evaluate_models([run], folder, limit=3, preprocessing="timm")
+    (result,) = evaluate([run], folder, limit=3, preprocessing="timm")
     assert (result.model, result.images) == (run, 3)
     assert result.preprocessing == Preprocessing(64, "bicubic", resize=73)
     with pytest.raises(ValueError, match="has no model.safetensors"):
-        evaluate_models([str(folder)], folder)
+        evaluate([str(folder)], folder)
 
 
 def scripted(outputs, scores, labels=None):
@@ -125,7 +126,7 @@ def test_damaged_photos(built, tmp_path):
 
 
 def test_models_with_one_preprocessing_share_a_pass():
-    images = open_evaluation("shapes:60@40")
+    images = open_images("shapes:60@40", split="validation")
     classes = len(images.labels)
     (first, _), (second, seen) = scripted(classes, range(classes)), scripted(classes, [1] * classes)
     low, high = evaluate([first, second], images, batch_size=25)
@@ -136,21 +137,22 @@ def test_models_with_one_preprocessing_share_a_pass():
 
 
 def test_a_background_and_few_classes():
-    images = open_evaluation("shapes:60@40", limit=20)
+    images = open_images("shapes:60@40", split="validation")
     classes = len(images.labels)
     model, _ = scripted(classes + 1, [2, 2, *[0] * (classes - 1)])
-    (result,) = evaluate([model], images)
+    (result,) = evaluate([model], "shapes:60@40", limit=20)
     assert result.background
+    assert (result.data, result.split) == ("shapes:60@40", "validation")
     assert result.correct1 == 0
     assert result.images == 20
     assert (result.correct5 is None) == (classes <= 5)
-    (result,) = evaluate([model], images, labels_offset=0)
-    assert result.correct1 == np.bincount(images.label_ids)[0]
+    (result,) = evaluate([model], images, limit=20, labels_offset=0)
+    assert result.correct1 == np.bincount(images.subset(np.arange(20) * images.count // 20).label_ids)[0]
 
 
 def test_refusals(built):
     checkpoint, folder = built
-    images = open_evaluation("shapes:20@40")
+    images = open_images("shapes:20@40")
     model, _ = scripted(3, [0, 0, np.nan], None)
     with pytest.raises(ValueError, match="scripted with 30 outputs and data with"):
         evaluate([scripted(30, [0])[0]], images)
@@ -161,7 +163,7 @@ def test_refusals(built):
     with pytest.raises(ValueError, match="batch_size=0"):
         evaluate([model], images, batch_size=0)
     with pytest.raises(ValueError, match="`limit` must be 1 or more"):
-        open_evaluation("shapes", limit=0)
+        evaluate([model], "shapes", limit=0)
     with pytest.raises(ValueError, match="Nearest records: google/a1-1.0-224"):
         open_classifier("google/a1-1.0-22")
     with pytest.raises(ValueError, match="`preprocessing` must be a Preprocessing or one of google"):
@@ -200,8 +202,56 @@ def test_a_hosted_model_on_every_form_of_data(data, tmp_path):
         target = tmp_path / "photos" / photo.parent.name
         target.mkdir(parents=True)
         shutil.copy(photo, target)
-    found = [evaluate_models([model], where, threads=1)[0] for where in forms(tmp_path / "photos", tmp_path)]
+    found = [evaluate([model], where, threads=1)[0] for where in forms(tmp_path / "photos", tmp_path)]
     assert figures(found[0]) == figures(found[1]) == figures(found[2])
     assert found[0].images == len(photos) == 12
     assert found[0].correct1 >= 9
     assert found[0].background
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.float32])
+def test_of_equal_scores_the_lower_output_goes_first(dtype):
+    scores = np.array([[0, 7, 3, 7], [5, 5, 5, 5], [0, 0, 9, 0]], dtype)
+    assert ranks(scores, np.array([1, 1, 1])).tolist() == [0, 1, 2]
+    assert ranks(scores, np.array([3, 3, 3])).tolist() == [1, 3, 3]
+
+
+def test_places_are_those_of_a_stable_descending_sort():
+    scores = np.random.default_rng(0).integers(0, 6, (50, 9)).astype(np.uint8)
+    order = np.argsort(-scores.astype(np.int64), axis=1, kind="stable")
+    for output in range(9):
+        expected = np.argmax(order == output, axis=1)
+        assert ranks(scores, np.full(50, output)).tolist() == expected.tolist()
+
+
+def test_a_background_is_ranked_and_never_right():
+    outputs = label_outputs("m", 4, ["a", "b", "c"])
+    assert outputs.tolist() == [1, 2, 3]
+    scores = np.array([[9, 8, 1, 0], [0, 1, 8, 9], [7, 7, 0, 0]])
+    assert ranks(scores, outputs[np.array([0, 2, 0])]).tolist() == [1, 0, 1]
+
+
+def test_scores_that_are_not_finite():
+    with pytest.raises(ValueError, match="must be finite"):
+        ranks(np.array([[np.nan, 1.0]]), np.array([0]))
+
+
+def test_labels_go_by_name_where_the_model_knows_its_classes():
+    known = ("cat", "dog", "cow")
+    assert label_outputs("m", 3, ["cow", "cat"], known=known).tolist() == [2, 0]
+    assert label_outputs("m", 3, ["a", "b", "c"], known=known, offset=0).tolist() == [0, 1, 2]
+    assert label_outputs("m", 3, ["a", "b"], offset=0).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="classes must be the model's. Received: m of cat, dog, cow and data with horse"):
+        label_outputs("m", 3, ["cat", "dog", "horse"], known=known)
+
+
+@pytest.mark.parametrize("outputs", [999, 1002, 10])
+def test_other_numbers_of_classes(outputs):
+    with pytest.raises(ValueError, match=f"m with {outputs:,} outputs and data with 1,000 classes"):
+        label_outputs("m", outputs, [str(label) for label in range(1000)])
+
+
+@pytest.mark.parametrize(("outputs", "offset"), [(3, 1), (4, 2), (4, -1), (5, 1), (2, 0)])
+def test_offsets_that_do_not_fit(outputs, offset):
+    with pytest.raises(ValueError, match="`labels_offset` must be 0, or 1"):
+        label_outputs("m", outputs, ["a", "b", "c"], offset=offset)

@@ -1,0 +1,5 @@
+from .accuracy import AccuracyResult as AccuracyResult
+from .accuracy import evaluate as evaluate
+from .speed import LatencyReport as LatencyReport
+from .speed import ModelLatency as ModelLatency
+from .speed import latency as latency

@@ -1,0 +1,333 @@
+"""Top-1 and top-5 accuracy of classifiers on labelled photos: ImageNet's, or any other set."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from keras_mnasnet.benchmarks.classifiers import Classifier, open_classifier
+from keras_mnasnet.benchmarks.results import SCHEMA
+from keras_mnasnet.data import ImageSet, evaluation_batches, numbering, open_images, refuse_bad
+from keras_mnasnet.data.splits import splits_of
+from keras_mnasnet.preprocessing import Preprocessing
+from keras_mnasnet.utils.system import environment
+from keras_mnasnet.utils.text import Life, header
+
+__all__ = ["TIE_RULE", "TIMING", "AccuracyResult", "ClassResult", "evaluate", "report"]
+
+TIE_RULE = (
+    "scores in descending order, of equal scores the lower output first; of 1001 outputs, output 0 is the background: it is "
+    "ranked with the others and never right, label i is output i + 1"
+)
+TIMING = "images/s: inference alone, from input tensor to scores, while the next photos are decoded"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClassResult:
+    """Counts of one class; `correct5` is None with the model's top-5."""
+
+    label: str
+    images: int
+    correct1: int
+    correct5: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AccuracyResult:
+    """One model's accuracy on `data` (its `split`, where it has several).
+
+    `top1` and `top5` are fractions 0..1 (`top5` None for five classes or fewer), `published_top1` and `published_top5` percent
+    as the model's record publishes them for this size. `seconds` and `images_per_second` are of the inference alone:
+    from the input tensor to the scores, while the next photos are decoded. `classes` are the data's, `background` says that
+    the model has one output more. `images` were scored; `bad` are the damaged photos, which count nowhere else.
+    """
+
+    model: str
+    kind: str
+    data: str
+    split: str | None
+    classes: int
+    images: int
+    top1: float
+    top5: float | None
+    correct1: int
+    correct5: int | None
+    images_per_second: float
+    seconds: float
+    preprocessing: Preprocessing
+    preprocessing_text: str
+    input: str
+    published_top1: float | None
+    published_top5: float | None
+    published_at: str | None
+    per_class: tuple[ClassResult, ...]
+    bad: tuple[str, ...]
+    background: bool
+    bundled: bool
+
+
+def evaluate(
+    models: Any, data: str | os.PathLike[str] | ImageSet, *, split: str | None = None,
+    ground_truth: str | os.PathLike[str] | None = None, synsets: str | os.PathLike[str] | None = None, size: int | None = None,
+    preprocessing: Preprocessing | str | None = None, tflite_input: str | None = None, labels_offset: int | None = None,
+    batch_size: int = 32, threads: int | None = None, limit: int | None = None, max_bad: int = 0, progress: bool = True,
+) -> list[AccuracyResult]:  # fmt: skip
+    """Top-1 and top-5 of every model on labelled photos, in order; models with the same preprocessing share a pass over them.
+
+    `models`: one or several of what `keras_mnasnet.load` takes, or `.tflite` files, at their own size and with their own
+    preprocessing unless `size` and `preprocessing` (a Preprocessing, google, timm, torchvision, pillow) say otherwise;
+    `tflite_input` (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for `.tflite` files. `data` is what
+    `data.open_images` opens, of it the `split` named, else validation if the data has it, else test; `limit` takes that many
+    photos, spread evenly over the set.
+
+    Scores are ranked in a stable descending sort: of equal scores the lower output goes first. A model that knows its classes
+    is matched by name; else a model with one output more than the data has classes has a background at output 0, which is
+    ranked with the others and never right; `labels_offset` 0 or 1 says what output label 0 is instead. Damaged photos are
+    named in a warning; more than `max_bad` are a ValueError, as soon as they are met. Raises ValueError or OSError for models
+    and data that cannot be read or do not fit each other.
+
+    Example:
+        (result,) = keras_mnasnet.benchmarks.evaluate("cifar10", "shapes:40@32", labels_offset=0, limit=20, progress=False)
+        print(result.top1, result.images_per_second)
+    """
+    is_one = isinstance(models, str | os.PathLike) or not isinstance(models, Iterable)
+    listed: list[Any] = [models] if is_one else list(models)
+    if not listed:
+        raise ValueError("An evaluation needs at least one model. Received: none")
+    if batch_size < 1 or max_bad < 0:
+        raise ValueError(
+            f"`batch_size` must be 1 or more and `max_bad` 0 or more. Received: batch_size={batch_size!r}, max_bad={max_bad!r}"
+        )
+    if limit is not None and limit < 1:
+        raise ValueError(f"`limit` must be 1 or more. Received: limit={limit!r}")
+    classifiers = [
+        model
+        if isinstance(model, Classifier)
+        else open_classifier(model, size=size, preprocessing=preprocessing, tflite_input=tflite_input, threads=threads)
+        for model in listed
+    ]
+    if isinstance(data, ImageSet):
+        images = data
+    else:
+        split = split or _split(data)
+        images = open_images(
+            data, split=split, ground_truth=ground_truth, synsets=synsets, min_classes=1,
+            classes=numbering([classifier.outputs for classifier in classifiers]),
+        )  # fmt: skip
+    if limit is not None and limit < images.count:
+        images = images.subset(np.arange(limit) * images.count // limit)
+    outputs = [
+        label_outputs(model.name, model.outputs, images.labels, known=model.labels, offset=labels_offset)
+        for model in classifiers
+    ]
+    for number, model in enumerate(classifiers, 1):
+        name = "model" if len(classifiers) == 1 else f"model {number}"
+        header({name: f"{model.name}, {model.outputs:,} classes, {model.size} px, {model.preprocessing}"}, shown=progress)
+    part = f", {split} split" if split else ""
+    counted = f"{images.count:,} photos of {len(images.labels):,} classes"
+    header({"data": f"{images.name}{part}: {counted}", "batch": batch_size}, shown=progress)
+    return _scored(classifiers, outputs, images, split, batch_size, max_bad, progress)
+
+
+def report(results: Sequence[AccuracyResult], **settings: Any) -> dict[str, Any]:
+    """What a result file holds: the results, the data, the machine, and the `settings` they were measured with."""
+    first = results[0]
+    data = {"name": first.data, "split": first.split, "images": first.images + len(first.bad), "classes": first.classes}
+    return {
+        "schema": SCHEMA,
+        "benchmark": "accuracy",
+        "environment": environment(),
+        "data": data,
+        "settings": settings,
+        "ranking": TIE_RULE,
+        "timing": TIMING,
+        "results": [dataclasses.asdict(result) for result in results],
+    }
+
+
+def _split(data: str | os.PathLike[str]) -> str | None:
+    """The split that is evaluated where none is named: validation if the data has it, else test; None for undivided data."""
+    have = splits_of(data)
+    return next((split for split in ("validation", "test") if split in have), None)
+
+
+def _scored(
+    classifiers: Sequence[Classifier], outputs: Sequence[np.ndarray], images: ImageSet, split: str | None, batch_size: int,
+    max_bad: int, progress: bool,
+) -> list[AccuracyResult]:  # fmt: skip
+    groups: dict[Preprocessing, list[int]] = {}
+    for number, model in enumerate(classifiers):
+        groups.setdefault(model.preprocessing, []).append(number)
+    results: dict[int, AccuracyResult] = {}
+    named: set[str] = set()
+    with Life("evaluate", total=images.count * len(groups), unit="photo", shown=progress) as life:
+        for preprocessing, members in groups.items():
+            tallies = [_Tally(classifiers[number], outputs[number], batch_size) for number in members]
+            watch = _Damage(images, max_bad, named)
+            batches = evaluation_batches(images, preprocessing, batch_size=batch_size)
+            for pixels, labels, index in batches.as_numpy_iterator():
+                watch.seen(index)
+                for tally in tallies:
+                    tally.add(pixels, labels, batch_size)
+                life.step(len(index), ", ".join(tally.text() for tally in tallies[:3]))
+            bad = watch.finished()
+            results |= {number: tally.result(images, split, bad) for number, tally in zip(members, tallies, strict=True)}
+    return [results[number] for number in range(len(classifiers))]
+
+
+class _Damage:
+    """Finds the damaged photos from the gaps in the order, and gives up once there are more than `max_bad`."""
+
+    def __init__(self, images: ImageSet, max_bad: int, named: set[str]) -> None:
+        self.images, self.max_bad, self.named = images, max_bad, named
+        self.bad: list[str] = []
+        self.next = 0
+
+    def seen(self, index: np.ndarray) -> None:
+        """The photos of a batch, int64 `[b]`, ascending."""
+        self._lost(np.setdiff1d(np.arange(self.next, int(index[-1]) + 1), index))
+        self.next = int(index[-1]) + 1
+
+    def finished(self) -> tuple[str, ...]:
+        """The paths of all damaged photos."""
+        self._lost(np.arange(self.next, self.images.count))
+        if len(self.bad) == self.images.count:
+            raise ValueError(f"At least one photo must be whole. Received: {self.images.name}, where none can be decoded")
+        return tuple(self.bad)
+
+    def _lost(self, gaps: Any) -> None:
+        for path in (self.images.where(index) for index in gaps):
+            self.bad.append(path)
+            if path not in self.named:
+                logging.warning("An image cannot be decoded and is left out: %s", path)
+                self.named.add(path)
+        refuse_bad(self.bad, self.max_bad, self.images.count)
+
+
+class _Tally:
+    """Counts one classifier's hits."""
+
+    def __init__(self, model: Classifier, outputs: np.ndarray, batch_size: int) -> None:
+        self.model, self.outputs = model, outputs
+        self.labels: list[np.ndarray] = []
+        self.places: list[np.ndarray] = []
+        self.seconds = 0.0
+        self.count = self.correct = 0
+        model.run(np.zeros((1, model.size, model.size, 3), np.float32), batch_size)
+
+    def add(self, pixels: np.ndarray, labels: np.ndarray, batch_size: int) -> None:
+        """Classify a batch."""
+        scores, seconds = self.model.run(pixels, batch_size)
+        try:
+            places = ranks(scores, self.outputs[labels])
+        except ValueError as error:
+            raise ValueError(f"{self.model.name}: {error}") from error
+        self.seconds += seconds
+        self.labels.append(labels)
+        self.places.append(places)
+        self.count += len(labels)
+        self.correct += int((places < 1).sum())
+
+    def text(self) -> str:
+        """How it stands: `top-1 82.31 %, 340 images/s`."""
+        return f"top-1 {100 * self.correct / self.count:.2f} %, {rate(self.count / self.seconds)} images/s"
+
+    def result(self, images: ImageSet, split: str | None, bad: tuple[str, ...]) -> AccuracyResult:
+        """The figures of all batches."""
+        classes = len(images.labels)
+        labels, places = np.concatenate(self.labels), np.concatenate(self.places)
+        counts, first, among5 = (
+            np.bincount(labels[chosen], minlength=classes) for chosen in (places >= 0, places < 1, places < 5)
+        )
+        has_top5 = classes > 5
+        total, correct1, correct5 = len(labels), int(first.sum()), int(among5.sum())
+        return AccuracyResult(
+            model=self.model.name,
+            kind=self.model.kind,
+            data=images.name,
+            split=split,
+            classes=classes,
+            images=total,
+            top1=correct1 / total,
+            top5=correct5 / total if has_top5 else None,
+            correct1=correct1,
+            correct5=correct5 if has_top5 else None,
+            images_per_second=total / self.seconds,
+            seconds=self.seconds,
+            preprocessing=self.model.preprocessing,
+            preprocessing_text=str(self.model.preprocessing),
+            input=self.model.input,
+            published_top1=self.model.top1,
+            published_top5=self.model.top5,
+            published_at=self.model.published_at,
+            per_class=tuple(
+                ClassResult(
+                    images.labels[label], int(counts[label]), int(first[label]), int(among5[label]) if has_top5 else None
+                )
+                for label in np.flatnonzero(counts)
+            ),
+            bad=bad,
+            background=self.model.outputs == classes + 1,
+            bundled=self.model.bundled,
+        )
+
+
+def rate(value: float) -> str:
+    """Images per second, two digits at least."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def ranks(scores: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """The place, 0 for the best, of output `outputs[b]` in row b of `scores` `[B, C]` of any number type: int64 `[B]`.
+
+    place = #(scores > own) + #(scores == own at a lower index), which is the position in a stable descending sort.
+    ValueError for scores that are not finite.
+    """
+    if not np.isfinite(scores).all():
+        raise ValueError("Scores must be finite. Received: NaN or infinite scores")
+    own = np.take_along_axis(scores, outputs[:, None], axis=1)
+    lower = np.arange(scores.shape[1])[None] < outputs[:, None]
+    return np.sum((scores > own) | ((scores == own) & lower), axis=1)
+
+
+def label_outputs(
+    name: str, outputs: int, labels: Sequence[str], *, known: Sequence[str] | None = None, offset: int | None = None
+) -> np.ndarray:
+    """The output of each of the data's `labels`, int64 `[n]`, of a classifier with `outputs` outputs.
+
+    A classifier that knows its classes (`known`) is matched by name, so the data may have fewer of them or another order;
+    where a name stands twice, both lists must be the same. Otherwise by number: n outputs, or n + 1 with a background first.
+    `offset` (0 or 1) says what output label 0 is. ValueError for a classifier that does not fit the data.
+    """
+    count = len(labels)
+    unique = len(set(labels)) == count and len(set(known or ())) == len(known or ())
+    if offset is not None and (offset not in (0, 1) or not offset + count <= outputs <= count + 1):
+        raise ValueError(
+            f"`labels_offset` must be 0, or 1 for a model with one output more than the data has classes. "
+            f"Received: labels_offset={offset!r} for {name} with {outputs:,} outputs and {count:,} classes in the data"
+        )
+    if offset is None and known and unique and set(labels) <= set(known):
+        number = {label: output for output, label in enumerate(known)}
+        return np.array([number[label] for label in labels], np.int64)
+    if not count <= outputs <= count + 1:
+        raise ValueError(
+            f"A model must have as many outputs as the data has classes, or one more for a background. "
+            f"Received: {name} with {outputs:,} outputs and data with {count:,} classes ({_shown(labels)}). "
+            f"Choose a model of these classes, or other data."
+        )
+    if offset is None and known and tuple(labels) != tuple(known):
+        raise ValueError(
+            f"The data's classes must be the model's. Received: {name} of {_shown(known)} and data with "
+            f"{_shown([label for label in labels if label not in set(known)])}. Rename the data's classes, or pass "
+            f"labels_offset=0 to number both in their own order."
+        )
+    return np.arange(count) + (outputs - count if offset is None else offset)
+
+
+def _shown(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
