@@ -12,6 +12,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
+from keras_mnasnet import MnasNet, save_weights
 from keras_mnasnet.benchmarks import host, latency
 from keras_mnasnet.benchmarks.host import choose_cores
 from keras_mnasnet.benchmarks.speed import parse_target, stages
@@ -269,6 +270,34 @@ def test_wrong_models(tiny):
         latency(["google/a9"])
     with pytest.raises(ValueError, match="A profile cuts the graphs"):
         latency(["small", tiny], profile=True)
+
+
+def test_a_model_has_its_own_weights_and_a_network_random_ones(tmp_path, capfd):
+    """What is measured of a checkpoint is its file: the scores of the written graph are the model's."""
+    (target,) = [parse_target("cifar10", size=32)]
+    (path,) = target.write(tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
+    runner = Interpreter(model_path=str(path)).get_signature_runner()
+    expected = MnasNet(target.architecture, weights=target.checkpoint, input_shape=(32, 32, 3)).predict(image, verbose=0)
+    np.testing.assert_allclose(runner(image=image)["scores"], expected, atol=1e-5)
+    assert target.checkpoint.classes == 10
+
+    saved = tmp_path / "saved.safetensors"
+    save_weights(MnasNet(target.architecture, weights=target.checkpoint, input_shape=(32, 32, 3)), saved)
+    report = latency([saved, f"{saved}@40:float16"], networks=["small@32"], runs=1, memory=False)
+    rows = [(row.model, row.source, row.size, row.precision) for row in report.results]
+    assert rows == [
+        (str(saved), "its own weights, written directly", 32, "float32"),
+        (f"{saved}@40:float16", "its own weights, written directly", 40, "float16"),
+        ("small@32", "random weights, written directly", 32, "float32"),
+    ]
+    shown = capfd.readouterr().err
+    for words in ("models ", "its own weights, written directly, 32 px", "device ", "runtime ", "runs     1 timed of each"):
+        assert words in shown
+    assert latency(networks="small@32", runs=1, memory=False, progress=False).results[0].model == "small@32"
+    assert not capfd.readouterr().err
+    with pytest.raises(ValueError, match="A file or a record is a model: give it as one"):
+        latency(networks=[str(saved)])
 
 
 def test_names():
