@@ -50,7 +50,7 @@ def files(folder: Path, *, int8: bool) -> tuple[list[str], dict[str, int]]:
         from keras_mnasnet.detection import spec_of
         from keras_mnasnet.detection.postprocess import PostProcess
         from keras_mnasnet.detection.tails import TAILS
-        from keras_mnasnet.export.convert import convert
+        from keras_mnasnet.export.converter import convert_model
         from keras_mnasnet.export.join import joined
         from keras_mnasnet.export.rewrite import rewritten
         from keras_mnasnet.export.verify import drawn_images
@@ -64,7 +64,7 @@ def files(folder: Path, *, int8: bool) -> tuple[list[str], dict[str, int]]:
                 for name, model in models.items():
                     print(f"exporting {name} {precision} {tail}", file=shown, flush=True)
                     quantized = {"quantize": "int8", "images": images} if precision == "int8" else {"quantize": None}
-                    content = convert(model, (1, SIZE, SIZE, 3), **quantized)
+                    content = convert_model(model, (1, SIZE, SIZE, 3), **quantized)
                     body, _ = rewritten(
                         content, input_names=["image"], output_names=["codes", "logits"], description=name, metadata={}
                     )

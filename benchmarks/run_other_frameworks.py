@@ -67,7 +67,7 @@ def our_files(folder: Path) -> dict[str, Path]:
     """A1 and B1 by the direct writer, with and without normalisation, and by TensorFlow's converter without it."""
     from keras_mnasnet import MnasNet
     from keras_mnasnet.benchmarks.speed import parse_network
-    from keras_mnasnet.export.convert import convert
+    from keras_mnasnet.export.converter import convert_model
     from keras_mnasnet.export.rewrite import rewritten
 
     files = {}
@@ -76,7 +76,7 @@ def our_files(folder: Path) -> dict[str, Path]:
             (written,) = parse_network(name).write(folder, include_preprocessing=inside, number=10 * number + inside)
             files[f"{name}, direct writer{', normalization inside' if inside else ''}"] = written
         model = MnasNet(name, weights=None, include_preprocessing=False)
-        content = convert(model, (1, 224, 224, 3), quantize=None)
+        content = convert_model(model, (1, 224, 224, 3), quantize=None)
         path = folder / f"{name}-converter.tflite"
         content, _ = rewritten(content, input_names=["image"], output_names=["scores"], description=name, metadata={})
         path.write_bytes(content)

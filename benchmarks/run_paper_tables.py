@@ -78,7 +78,7 @@ def application_files(names: list[str], folder: Path) -> dict[tuple[str, str], s
     with held_output() as shown:
         import keras
 
-        from keras_mnasnet.export.convert import convert
+        from keras_mnasnet.export.converter import convert_model
         from keras_mnasnet.export.rewrite import rewritten
         from keras_mnasnet.export.verify import drawn_images
 
@@ -90,7 +90,7 @@ def application_files(names: list[str], folder: Path) -> dict[tuple[str, str], s
             for precision in ("float32", "int8"):
                 print(f"exporting {name} {precision}", file=shown, flush=True)
                 quantize = None if precision == "float32" else precision
-                content = convert(model, (1, 224, 224, 3), quantize=quantize, images=given if quantize else None)
+                content = convert_model(model, (1, 224, 224, 3), quantize=quantize, images=given if quantize else None)
                 path = folder / f"{name}-{precision}.tflite"
                 content, _ = rewritten(content, input_names=["image"], output_names=["scores"], description=name, metadata={})
                 path.write_bytes(content)

@@ -30,7 +30,7 @@ def files(folder: Path, *, int8: bool, routes: bool) -> list[str]:
 
         from keras_mnasnet import MnasNetA1, MnasNetB1
         from keras_mnasnet.export import export_tflite
-        from keras_mnasnet.export.convert import convert
+        from keras_mnasnet.export.converter import convert_model
         from keras_mnasnet.export.rewrite import rewritten
         from keras_mnasnet.export.verify import drawn_images
 
@@ -51,7 +51,7 @@ def files(folder: Path, *, int8: bool, routes: bool) -> list[str]:
                 if precision is None:
                     export_tflite(model, path, images=images_of.get(name, images)[:2])
                 else:  # an untrained network in 8 bits is right for timing, and would not pass the export's verification
-                    content = convert(model, (1, 224, 224, 3), quantize="int8", images=images_of.get(name, images))
+                    content = convert_model(model, (1, 224, 224, 3), quantize="int8", images=images_of.get(name, images))
                     content, _ = rewritten(
                         content, input_names=["image"], output_names=["scores"], description=name, metadata={}
                     )  # fmt: skip
@@ -65,13 +65,13 @@ def files(folder: Path, *, int8: bool, routes: bool) -> list[str]:
 def _other_routes(model: Any, folder: Path, shown: Any) -> list[str]:
     import tensorflow as tf
 
-    from keras_mnasnet.export.convert import convert
+    from keras_mnasnet.export.converter import convert_model
 
     print("exporting mnasnet_a1 through the other routes", file=shown, flush=True)
     paths = {name: folder / f"mnasnet_a1-{name}.tflite" for name in ("keras_export", "from_keras_model", "from_functions")}
     model.export(str(paths["keras_export"]), format="litert", verbose=False)
     paths["from_keras_model"].write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
-    paths["from_functions"].write_bytes(convert(model, (1, 224, 224, 3), quantize=None))
+    paths["from_functions"].write_bytes(convert_model(model, (1, 224, 224, 3), quantize=None))
     return [str(path) for path in paths.values()]
 
 

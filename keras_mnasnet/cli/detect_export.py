@@ -15,7 +15,7 @@ from keras_mnasnet.detection.export import DetectorReport, export_detector
 from keras_mnasnet.detection.inference import sample_inputs
 from keras_mnasnet.detection.model import spec_of
 from keras_mnasnet.detection.tails import OPERATOR
-from keras_mnasnet.export.publish import Origin
+from keras_mnasnet.export.report import Origin
 
 __all__ = ["export"]
 

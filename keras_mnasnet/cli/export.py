@@ -13,9 +13,9 @@ import numpy as np
 from keras_mnasnet.cli.info import network
 from keras_mnasnet.cli.labels import read_labels
 from keras_mnasnet.cli.output import print_json, print_table
+from keras_mnasnet.export.calibration import PIXELS, as_functional, input_kind
 from keras_mnasnet.export.file import input_of
-from keras_mnasnet.export.inputs import PIXELS, as_functional, input_kind
-from keras_mnasnet.export.publish import ExportReport, Origin
+from keras_mnasnet.export.report import ExportReport, Origin
 from keras_mnasnet.export.tflite import DIRECT, export_checkpoint, export_tflite
 from keras_mnasnet.family import as_architecture
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Preprocessing

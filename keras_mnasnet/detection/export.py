@@ -23,14 +23,13 @@ from keras_mnasnet.detection.postprocess import PostProcess
 from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.detection.tails import OPERATOR, OUTPUTS, SUPPRESSION, TAILS
 from keras_mnasnet.detection.tflite_detect import TfliteDetector
-from keras_mnasnet.export.calibration import Calibration, calibration_images
-from keras_mnasnet.export.convert import convert
+from keras_mnasnet.export.calibration import NORMALIZED, PIXELS, Calibration, calibration_images
+from keras_mnasnet.export.converter import convert_model
 from keras_mnasnet.export.file import GraphFacts, TfliteFile
-from keras_mnasnet.export.inputs import NORMALIZED, PIXELS
 from keras_mnasnet.export.join import joined
 from keras_mnasnet.export.metadata import METADATA_NAME, detector_metadata
 from keras_mnasnet.export.partitions import Partitions
-from keras_mnasnet.export.publish import Origin, stamped, write_export
+from keras_mnasnet.export.report import Origin, stamped, write_export
 from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.tflite import check_options, with_extremes
 from keras_mnasnet.export.verify import Comparison, ExportError, check_promise, compare, drawn_images, judge
@@ -140,7 +139,7 @@ def export_detector(
     name = f"{model.name}_{spec.input_size}"
     description = f"{name}, {quantize or 'float32'}, made by keras_mnasnet {__version__}"
     origin = origin or Origin()
-    content = convert(
+    content = convert_model(
         model, (1, *shape), quantize=quantize, input_dtype=input_dtype, output_dtype="float32", progress=progress,
         images=with_extremes(calibrated) if calibrated is not None and spec.include_preprocessing else calibrated,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 from keras_mnasnet.detection.anchors import anchor_boxes
 from keras_mnasnet.detection.postprocess import PostProcess
 from keras_mnasnet.detection.spec import DetectorSpec
-from keras_mnasnet.export.convert import converted
+from keras_mnasnet.export.converter import convert_function
 from keras_mnasnet.export.flatbuffer import ModelWriter
 from keras_mnasnet.export.rewrite import rewritten
 
@@ -107,7 +107,7 @@ def builtin_tail(spec: DetectorSpec, settings: PostProcess) -> bytes:
         tf.TensorSpec((1, count, 4), tf.float32, name="codes"),
         tf.TensorSpec((1, count, classes + 1), tf.float32, name="logits"),
     ]
-    content = converted(tf.function(forward, autograph=False, input_signature=signature))
+    content = convert_function(tf.function(forward, autograph=False, input_signature=signature))
     return rewritten(content, input_names=("codes", "logits"), output_names=OUTPUTS, description="", metadata={})[0]
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "ExportError": "verify",
-    "ExportReport": "publish",
+    "ExportReport": "report",
     "GraphFacts": "file",
-    "Origin": "publish",
+    "Origin": "report",
     "Partitions": "partitions",
     "TfliteClassifier": "file",
     "TfliteFile": "file",
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from keras_mnasnet.export.file import GraphFacts, TfliteClassifier, TfliteFile
     from keras_mnasnet.export.graph import write_graph
     from keras_mnasnet.export.partitions import Partitions
-    from keras_mnasnet.export.publish import ExportReport, Origin
     from keras_mnasnet.export.qat import prune, train_quantized
+    from keras_mnasnet.export.report import ExportReport, Origin
     from keras_mnasnet.export.tflite import export_checkpoint, export_tflite
     from keras_mnasnet.export.verify import ExportError
     from keras_mnasnet.export.weights import folded_weights, random_weights

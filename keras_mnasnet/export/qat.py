@@ -24,7 +24,7 @@ import numpy as np
 import tqdm
 
 from keras_mnasnet import __version__
-from keras_mnasnet.export.publish import Card, ExportReport, Origin, publish
+from keras_mnasnet.export.report import Card, ExportReport, Origin, publish
 from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.tflite import check_labels, check_options
 from keras_mnasnet.model import resolve_input_shape

@@ -11,10 +11,9 @@ import numpy as np
 
 from keras_mnasnet import __version__
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.export.calibration import calibration_images
+from keras_mnasnet.export.calibration import PIXELS, as_functional, calibration_images, input_kind
 from keras_mnasnet.export.graph import write_graph
-from keras_mnasnet.export.inputs import PIXELS, as_functional, input_kind
-from keras_mnasnet.export.publish import Card, ExportReport, Oracle, Origin, publish
+from keras_mnasnet.export.report import Card, ExportReport, Oracle, Origin, publish
 from keras_mnasnet.export.verify import drawn_images
 from keras_mnasnet.export.weights import folded_weights
 from keras_mnasnet.model import resolve_input_shape
@@ -96,13 +95,13 @@ def export_tflite(
         )  # fmt: skip
         names, route = ["scores"], "direct"
     else:
-        from keras_mnasnet.export.convert import convert, output_names
+        from keras_mnasnet.export.converter import convert_model, output_names
         from keras_mnasnet.export.rewrite import rewritten
 
         names, route = output_names(model), "converter"
         if calibrated is not None and pixels:
             calibrated = with_extremes(calibrated)
-        content = convert(
+        content = convert_model(
             model, (batch, height, width, channels), quantize=None if quantize == "weight-int8" else quantize,
             images=calibrated, input_dtype=input_dtype, progress=progress,
         )  # fmt: skip
@@ -111,7 +110,7 @@ def export_tflite(
             metadata=card.metadata("image", names, (height, width)),
         )  # fmt: skip
         if quantize == "weight-int8":
-            from keras_mnasnet.export.quantizer import weight_only
+            from keras_mnasnet.export.converter import weight_only
 
             content, route = weight_only(content), "converter + ai-edge-quantizer"
     seconds = time.perf_counter() - started

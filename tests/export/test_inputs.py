@@ -6,7 +6,7 @@ import pytest
 
 from keras_mnasnet import MnasNet, preprocess_input
 from keras_mnasnet.export import TfliteFile, export_tflite
-from keras_mnasnet.export.inputs import NORMALIZED, PIXELS, as_functional, input_kind
+from keras_mnasnet.export.calibration import NORMALIZED, PIXELS, as_functional, input_kind
 from keras_mnasnet.export.verify import drawn_images
 from keras_mnasnet.preprocessing import PIXELS as PIXEL_VALUES
 from keras_mnasnet.preprocessing import SIGNED, Normalization

@@ -1,20 +1,21 @@
-"""Keras model -> `.tflite` by TensorFlow's converter: every precision, for any functional model with one image input."""
+"""Keras model -> `.tflite` by TensorFlow's converter, in every precision; weight-only int8 by ai-edge-quantizer."""
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import warnings
 from collections.abc import Iterator
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tqdm
 
 from keras_mnasnet.export.verify import ExportError
 from keras_mnasnet.utils.system import held_output
+from keras_mnasnet.utils.text import Life
 
-__all__ = ["DTYPES", "convert", "converted", "output_names"]
-
-DTYPES = ("float32", "uint8", "int8")
+__all__ = ["convert_function", "convert_model", "output_names", "weight_only"]
 
 
 def output_names(model: Any) -> list[str]:
@@ -28,7 +29,7 @@ def output_names(model: Any) -> list[str]:
     return [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names)]
 
 
-def convert(
+def convert_model(
     model: Any, shape: tuple[int, int, int, int], *, quantize: str | None, images: np.ndarray | None = None,
     input_dtype: str = "float32", output_dtype: str | None = None, progress: bool = False,
 ) -> bytes:  # fmt: skip
@@ -41,7 +42,7 @@ def convert(
     if keras.config.backend() != "tensorflow":
         raise ExportError(
             f"TensorFlow's converter needs Keras on TensorFlow. Received: the {keras.config.backend()} backend. Save the model "
-            f"with model.save('m.keras') and run KERAS_BACKEND=tensorflow mnasnet export --weights m.keras; float32, "
+            f"with model.save('m.keras') and run KERAS_BACKEND=tensorflow mnasnet export m.keras; float32, "
             f"float16 and weight-int8 files of the package's own networks need no converter."
         )
     import tensorflow as tf
@@ -53,13 +54,13 @@ def convert(
         return list(found) if isinstance(found, list | tuple) else [found]
 
     function = tf.function(forward, autograph=False, input_signature=[tf.TensorSpec(shape, tf.float32, name="image")])
-    return converted(
+    return convert_function(
         function, quantize=quantize, images=images, batch=shape[0], input_dtype=input_dtype,
         output_dtype=output_dtype or input_dtype, progress=progress,
     )  # fmt: skip
 
 
-def converted(
+def convert_function(
     function: Any, *, quantize: str | None = None, images: np.ndarray | None = None, batch: int = 1,
     input_dtype: str = "float32", output_dtype: str = "float32", progress: bool = False,
 ) -> bytes:  # fmt: skip
@@ -70,7 +71,13 @@ def converted(
     """
     import tensorflow as tf
 
-    with held_output() as shown, warnings.catch_warnings():
+    what = "convert" if images is None else "calibrate and convert"
+    with (
+        held_output() as shown,
+        contextlib.redirect_stderr(shown),
+        warnings.catch_warnings(),
+        Life(what, total=None if images is None else len(images), unit="image", shown=progress) as life,
+    ):
         warnings.simplefilter("ignore")
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -79,7 +86,7 @@ def converted(
         if quantize == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if images is not None:
-            converter.representative_dataset = lambda: _calibrating(images, batch, shown if progress else None)
+            converter.representative_dataset = lambda: _calibrating(images, batch, life)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = tf.as_dtype(input_dtype)
             converter.inference_output_type = tf.as_dtype(output_dtype)
@@ -92,13 +99,31 @@ def converted(
             ) from error
 
 
-def _calibrating(images: np.ndarray, batch: int, shown: TextIO | None) -> Iterator[list[np.ndarray]]:
-    for start in tqdm.trange(0, len(images), batch, desc="calibrating", file=shown, disable=shown is None, leave=False):
+def _calibrating(images: np.ndarray, batch: int, life: Life) -> Iterator[list[np.ndarray]]:
+    for start in range(0, len(images), batch):
         chunk = images[start : start + batch]
         yield [np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), axis=0)])]
+        life.step(len(chunk))
 
 
 def _essence(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "error:" in line or "is neither a custom op" in line or "Flex" in line]
     return " ".join((telling or lines)[:3])[:600]
+
+
+def weight_only(content: bytes) -> bytes:
+    """The graph with int8 weights, dequantized when it is loaded; activations stay float32."""
+    try:
+        from ai_edge_quantizer import quantizer, recipe
+    except ImportError as error:
+        raise ImportError(
+            "quantize='weight-int8' of a model that is not a plain MnasNet needs ai-edge-quantizer, which is not installed. "
+            "Run: pip install 'keras_mnasnet[quantizer]'"
+        ) from error
+    with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder, held_output():
+        source, target = Path(folder) / "float.tflite", Path(folder) / "int8.tflite"
+        source.write_bytes(content)
+        maker = quantizer.Quantizer(str(source), recipe.weight_only_wi8_afp32())
+        maker.quantize().export_model(str(target))
+        return target.read_bytes()
