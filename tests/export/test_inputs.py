@@ -62,7 +62,7 @@ def test_a_nested_model_is_fed_pixels(nested, pictures, tmp_path):
 def test_pixels_for_a_normalised_input_are_refused(bare, tmp_path):
     pictures = drawn_images(3, 32, 32, 3)
     with pytest.raises(
-        ValueError, match=r"must hold normalised images, within -4..4.*Received: values 0..255.*preprocess_input"
+        ValueError, match=r"must hold normalized images, within -4..4.*Received: values 0..255.*preprocess_input"
     ):
         export_tflite(bare, tmp_path / "a.tflite", quantize="int8", representative_data=pictures)
     assert np.abs(preprocess_input(pictures)).max() < 4
