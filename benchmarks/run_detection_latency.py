@@ -49,7 +49,7 @@ def files(folder: Path, *, int8: bool) -> tuple[list[str], dict[str, int]]:
     with held_output() as shown:
         from keras_mnasnet.detection import spec_of
         from keras_mnasnet.detection.postprocess import PostProcess
-        from keras_mnasnet.detection.tails import TAILS
+        from keras_mnasnet.detection.tflite import TAILS
         from keras_mnasnet.export.converter import convert_model
         from keras_mnasnet.export.join import joined
         from keras_mnasnet.export.rewrite import rewritten

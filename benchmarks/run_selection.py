@@ -36,7 +36,7 @@ def main() -> None:
     from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.detection import SSDLite, spec_of
     from keras_mnasnet.detection.postprocess import PostProcess, sigmoid
-    from keras_mnasnet.detection.tails import TAILS
+    from keras_mnasnet.detection.tflite import TAILS
     from keras_mnasnet.utils.system import environment
 
     spec = spec_of(SSDLite("small", CLASSES, width_multiplier=0.35, input_size=SIZE))

@@ -4,61 +4,49 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 
-from keras_mnasnet.benchmarks.coco import CocoResult, evaluate_coco
 from keras_mnasnet.benchmarks.results import SCHEMA, write_json
 from keras_mnasnet.cli.labels import read_labels
 from keras_mnasnet.cli.output import print_json, print_table
-from keras_mnasnet.detection.evaluation import METRICS
-from keras_mnasnet.detection.postprocess import PostProcess
+from keras_mnasnet.detection.evaluation import METRICS, CocoResult, evaluator
+from keras_mnasnet.detection.evaluation import evaluate as evaluate_models
 from keras_mnasnet.utils.files import check_writable
 from keras_mnasnet.utils.system import environment
 
-__all__ = ["evaluate", "rounded", "settings_of"]
+__all__ = ["evaluate", "rounded"]
 
 SETTINGS = (
     "score_threshold", "iou_threshold", "max_detections", "batch_size", "tflite_input", "threads", "limit", "max_bad",
 )  # fmt: skip
-EVALUATOR = "pycocotools {version}, bounding boxes, its defaults: IoU 0.50:0.95, at most 100 detections of a photo"
-
-
-def settings_of(arguments: argparse.Namespace) -> PostProcess:
-    """The selection of boxes that the options ask for."""
-    return PostProcess(
-        score_threshold=arguments.score_threshold,
-        iou_threshold=arguments.iou_threshold,
-        per_class=arguments.max_detections,
-        total=arguments.max_detections,
-    )
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Print the twelve numbers of every model."""
     if arguments.output:
         check_writable(arguments.output)
-    results = evaluate_coco(
+    results = evaluate_models(
         arguments.models,
         arguments.annotations,
         arguments.images,
-        settings=settings_of(arguments),
+        score=arguments.score_threshold,
+        iou=arguments.iou_threshold,
+        max_detections=arguments.max_detections,
         labels=read_labels(arguments.labels),
         tflite_input=arguments.tflite_input,
         threads=arguments.threads,
         batch_size=arguments.batch_size,
         limit=arguments.limit,
         max_bad=arguments.max_bad,
-        results_folder=arguments.write_results,
-        progress=not arguments.json and sys.stderr.isatty(),
+        results=arguments.write_results,
+        progress=not arguments.json,
     )
     facts = environment()
-    evaluator = EVALUATOR.format(version=_version())
     report = {
         "schema": SCHEMA,
         "benchmark": "coco",
         "environment": facts,
-        "evaluator": evaluator,
+        "evaluator": evaluator(),
         "data": {"annotations": arguments.annotations, "images": results[0].images},
         "settings": {key: getattr(arguments, key) for key in SETTINGS},
         "results": [dataclasses.asdict(result) for result in results],
@@ -71,16 +59,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
     _print_results(results)
     if arguments.per_category:
         _print_categories(results)
-    print(f"\nevaluator: {evaluator}")
+    print(f"\nevaluator: {evaluator()}")
     if arguments.output:
         print(f"wrote {arguments.output}")
     return None
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    return metadata.version("pycocotools")
 
 
 def _print_results(results: Sequence[CocoResult]) -> None:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from keras_mnasnet.cli.detect_eval import rounded, settings_of
+from keras_mnasnet.cli.detect_eval import rounded
 from keras_mnasnet.cli.export import print_comparisons, print_outline
 from keras_mnasnet.cli.output import print_json, print_table
-from keras_mnasnet.detection.checkpoint import load_detector
-from keras_mnasnet.detection.data import CocoDataset, open_dataset
 from keras_mnasnet.detection.evaluation import METRICS
-from keras_mnasnet.detection.export import DetectorReport, export_detector
-from keras_mnasnet.detection.inference import sample_inputs
-from keras_mnasnet.detection.model import spec_of
-from keras_mnasnet.detection.tails import OPERATOR
-from keras_mnasnet.export.report import Origin
+from keras_mnasnet.detection.inference import OPERATOR
+from keras_mnasnet.detection.tflite import DetectorReport
+from keras_mnasnet.detection.tflite import export as export_detector
 
 __all__ = ["export"]
 
@@ -29,32 +24,27 @@ def export(arguments: argparse.Namespace) -> None:
         raise ValueError(
             "--quantize int8 needs --calibrate DATA, a folder of photos like those the model will see. Received: none"
         )
-    if arguments.annotations is not None and arguments.images is None:
-        raise ValueError("--annotations needs --images DIR, the folder of the photos. Received: none")
-    model = load_detector(arguments.weights)
-    spec = spec_of(model)
-    chosen = {"seed": arguments.seed, "max_bad": arguments.max_bad}
-    calibration = images = None
-    if quantize == "int8":
-        calibration = sample_inputs(arguments.calibrate, spec, arguments.calibration_images, **chosen)
-    if arguments.images is not None:
-        images = sample_inputs(arguments.images, spec, arguments.verification_images, **chosen)
     report = export_detector(
-        model, arguments.output, quantize=quantize, settings=settings_of(arguments), representative_data=calibration,
+        arguments.weights,
+        arguments.output,
+        quantize=quantize,
+        representative_data=arguments.calibrate,
+        photos=arguments.images,
+        annotations=arguments.annotations,
         postprocess="none" if arguments.no_postprocess else "builtin" if arguments.builtin_nms else "operator",
-        input_dtype=arguments.input_dtype, images=images, evaluation=_dataset(arguments), origin=Origin(arguments.weights),
-        calibration_count=arguments.calibration_images, seed=arguments.seed,
-        progress=not arguments.json and sys.stderr.isatty(),
-    )  # fmt: skip
+        score=arguments.score_threshold,
+        iou=arguments.iou_threshold,
+        max_detections=arguments.max_detections,
+        input_dtype=arguments.input_dtype,
+        calibration_count=arguments.calibration_images,
+        verification_count=arguments.verification_images,
+        max_bad=arguments.max_bad,
+        seed=arguments.seed,
+        progress=not arguments.json,
+    )
     if arguments.json:
         return print_json(report.as_json())
     return _print_report(report)
-
-
-def _dataset(arguments: argparse.Namespace) -> CocoDataset | None:
-    if arguments.annotations is None:
-        return None
-    return open_dataset(arguments.annotations, arguments.images).checked(arguments.max_bad)
 
 
 def _print_report(report: DetectorReport) -> None:

@@ -1,6 +1,8 @@
 from .anchors import anchor_boxes as anchor_boxes
 from .checkpoint import load_detector as load_detector
 from .checkpoint import save_detector as save_detector
+from .evaluation import evaluate as evaluate
+from .inference import predict as predict
 from .model import build_detector as build_detector
 from .model import spec_of as spec_of
 from .recipe import BoxAugment as BoxAugment
@@ -8,3 +10,4 @@ from .recipe import DetectionRecipe as DetectionRecipe
 from .spec import AnchorSettings as AnchorSettings
 from .spec import DetectorSpec as DetectorSpec
 from .ssdlite import SSDLite as SSDLite
+from .tflite import export as export

@@ -1,19 +1,32 @@
-"""COCO's twelve numbers, by pycocotools (extra `[detection]`): ground truth, result files, detections as results."""
+"""COCO's twelve numbers, by pycocotools (extra `[detection]`), of detectors and of result files: `evaluate`."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_mnasnet.detection.annotations import Result, Truth, check_ids
-from keras_mnasnet.detection.postprocess import Detections
+from keras_mnasnet.detection.annotations import Result, Truth, check_ids, read_results, read_truth
+from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, open_dataset
+from keras_mnasnet.detection.inference import Detector, open_detector
+from keras_mnasnet.detection.postprocess import Detections, PostProcess
+from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.text import Life, header, listed
 
-__all__ = ["METRICS", "CategoryResult", "Score", "coco_score", "results_of"]
+__all__ = [
+    "METRICS", "CategoryResult", "CocoResult", "Score", "category_map", "coco_score", "evaluate", "evaluator",
+    "require_pycocotools", "results_of", "results_on",
+]  # fmt: skip
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -39,6 +52,237 @@ class Score:
     per_category: tuple[CategoryResult, ...] = dataclasses.field(repr=False)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class CocoResult:
+    """One model's or result file's numbers. `metrics` are COCO's twelve, 0..1, None where there is nothing to measure.
+
+    `categories_found` of the annotation file's `categories` are classes of the model. `images_per_second` counts inference
+    and post-processing alone; it and `input` are None for a result file.
+    """
+
+    model: str
+    kind: str
+    metrics: dict[str, float | None]
+    images: int
+    detections: int
+    categories: int
+    categories_found: int
+    input: str | None
+    suppression: str | None
+    images_per_second: float | None
+    per_category: tuple[CategoryResult, ...] = dataclasses.field(repr=False)
+
+
+def require_pycocotools(else_: str = "") -> tuple[Any, Any]:
+    """pycocotools' COCO and COCOeval; ImportError that says how to get them, or what to do `else_`."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise ImportError(
+            f"COCO's numbers need pycocotools, which is not installed. Run: pip install 'keras_mnasnet[detection]'{else_}"
+        ) from error
+    return COCO, COCOeval
+
+
+def evaluator() -> str:
+    """What computes the numbers, as reports say it."""
+    return (
+        f"pycocotools {metadata.version('pycocotools')}, bounding boxes, its defaults: IoU 0.50:0.95, at most 100 detections "
+        f"of a photo"
+    )
+
+
+def evaluate(
+    models: Any,
+    annotations: str | os.PathLike[str],
+    photos: str | os.PathLike[str] | None = None,
+    *,
+    score: float = 1e-8,
+    iou: float = 0.6,
+    max_detections: int = 100,
+    labels: Sequence[str] | None = None,
+    tflite_input: str | None = None,
+    threads: int | None = None,
+    batch_size: int = 8,
+    limit: int | None = None,
+    max_bad: int = 0,
+    results: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> list[CocoResult]:
+    """COCO's twelve numbers of detectors and of result files, on the same photos.
+
+    Args:
+        models: one, or a list: anything that `load` takes, `.tflite` files, and COCO result files (.json).
+        annotations: a COCO file (instances .json), or a folder of VOC's .xml files.
+        photos: the folder of its photos; result files need none.
+        score, iou, max_detections: which boxes of a photo count, as in `predict`.
+        labels, tflite_input, threads: for `.tflite` files, as `open_detector` says.
+        batch_size: photos at a time.
+        limit: only so many photos, spread evenly over the file.
+        max_bad: damaged photos to leave out, for all models, before giving up.
+        results: a folder that gets the detections of each detector as a COCO result file.
+
+    Returns:
+        One CocoResult for each model, in their order.
+
+    Raises ValueError for models without classes of the annotations, OSError for missing files, ImportError without pycocotools.
+
+    Example:
+        >>> import json
+        >>> from keras_mnasnet.detection import evaluate
+        >>> row = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 30, 20]}
+        >>> truth = {"images": [{"id": 7, "file_name": "7.jpg", "width": 64, "height": 64}], "annotations": [row],
+        ...          "categories": [{"id": 1, "name": "ship"}]}
+        >>> with open("truth.json", "w") as file, open("found.json", "w") as other:
+        ...     json.dump(truth, file), json.dump([{**row, "score": 0.9}], other)
+        >>> round(evaluate("found.json", "truth.json")[0].metrics["AP"], 3)
+        1.0
+    """
+    given = list(models) if isinstance(models, list | tuple) else [models]
+    if not given:
+        raise ValueError(f"`models` must be one or more. Received: models={models!r}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"`limit` must be 1 or more. Received: limit={limit}")
+    require_pycocotools()
+    settings = PostProcess(score, iou, max_detections, max_detections)
+    opened: list[Detector | list[Result]] = []
+    for model in given:
+        text = os.fspath(model) if isinstance(model, str | os.PathLike) else ""
+        opened.append(
+            read_results(text)
+            if text.endswith(".json")
+            else open_detector(
+                model, settings=settings, labels=labels if text.endswith(".tflite") else None, tflite_input=tflite_input,
+                threads=threads, batch_size=batch_size,
+            )
+        )  # fmt: skip
+    names = [each.name if isinstance(each, Detector) else str(model) for each, model in zip(opened, given, strict=True)]
+    needed = any(isinstance(each, Detector) for each in opened)
+    dataset = _photos(annotations, photos, limit, max_bad, progress) if needed or photos is not None else None
+    truth = dataset.truth if dataset is not None else read_truth(annotations)
+    chosen = dataset.image_ids if dataset is not None else _spread(list(truth.images), limit)
+    header(
+        {
+            **{f"model {number}": _line(name, each) for number, (name, each) in enumerate(zip(names, opened, strict=True), 1)},
+            "annotations": f"{annotations}: {len(truth.annotations):,} boxes, {len(truth.categories):,} classes "
+            f"({listed(truth.categories.values(), 4)})",
+            "photos": f"{len(chosen):,}" + ("" if photos is None else f" in {photos}"),
+            "evaluator": evaluator(),
+            "results": results,
+        },
+        shown=progress,
+    )
+    found = []
+    for name, each in zip(names, opened, strict=True):
+        if not isinstance(each, Detector):
+            known = len({row["category_id"] for row in each})
+            found.append(_result(name, coco_score(truth, each, image_ids=chosen), len(truth.categories), known))
+        elif dataset is not None:
+            ids = category_map(each.labels, each.category_ids, truth, name)
+            each.run(np.zeros((1, each.size, each.size, 3), np.float32))
+            rows, seconds = results_on(
+                each.run, dataset, truth, ids, size=each.size, batch_size=batch_size, name=name, shown=progress
+            )
+            if results is not None:
+                plain = re.sub(r"[^\w.-]+", "_", name).strip("_.")
+                with replaced(Path(results).expanduser() / f"{plain}.json") as temporary:
+                    temporary.write_text(json.dumps(rows) + "\n", "utf-8")
+            measured, known = coco_score(truth, rows, image_ids=chosen), len(set(ids) - {None})
+            found.append(_result(name, measured, len(truth.categories), known, each, round(dataset.count / seconds, 2)))
+    return found
+
+
+def _line(name: str, model: Detector | list[Result]) -> str:
+    """A model in the header."""
+    if not isinstance(model, Detector):
+        return f"{name}, {len(model):,} detections"
+    return f"{name}, {model.kind}, {model.size} pixels, {len(model.labels)} classes; boxes: {model.suppression}"
+
+
+def _result(
+    name: str, score: Score, categories: int, known: int, detector: Detector | None = None, speed: float | None = None
+) -> CocoResult:
+    return CocoResult(
+        model=name,
+        kind="results" if detector is None else detector.kind,
+        metrics=score.metrics,
+        images=score.images,
+        detections=score.detections,
+        categories=categories,
+        categories_found=known,
+        input=None if detector is None else detector.input,
+        suppression=None if detector is None else detector.suppression,
+        images_per_second=speed,
+        per_category=score.per_category,
+    )
+
+
+def _photos(
+    annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None, limit: int | None, max_bad: int, progress: bool
+) -> CocoDataset:
+    if photos is None:
+        raise ValueError("Detectors need the folder of the photos. Received: photos=None (--photos)")
+    dataset = open_dataset(annotations, photos)
+    return dataset.subset(_spread(range(dataset.count), limit)).checked(max_bad, progress=progress)
+
+
+def _spread(items: Sequence[int], limit: int | None) -> list[int]:
+    """`limit` of the items, spread evenly; all where there are no more."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[int(place)] for place in np.linspace(0, len(items) - 1, limit).round()]
+
+
+def category_map(labels: Sequence[str], category_ids: Sequence[int] | None, truth: Truth, name: str) -> list[int | None]:
+    """The category id in the annotation file of each of a detector's classes; None where the file does not have it.
+
+    A class is the category of its own id if that has its name, else the one of its name. ValueError where none is found.
+    """
+    by_name = {name: identity for identity, name in sorted(truth.categories.items(), reverse=True)}
+    ids = category_ids if category_ids is not None else range(1, len(labels) + 1)
+    found = [
+        identity if truth.categories.get(identity) == label else by_name.get(label)
+        for label, identity in zip(labels, ids, strict=True)
+    ]
+    if not any(identity is not None for identity in found):
+        shown = [", ".join(list(names)[:4]) for names in (labels, truth.categories.values())]
+        raise ValueError(
+            f"A detector must have classes of the annotation file, by name. Received: {name} with {shown[0]}, ... and "
+            f"{truth.name} with {shown[1]}, ..."
+        )
+    return found
+
+
+def results_on(
+    run: Callable[[np.ndarray], list[Detections]],
+    dataset: CocoDataset,
+    truth: Truth,
+    category_ids: Sequence[int | None],
+    *,
+    size: int,
+    batch_size: int = 8,
+    name: str = "detector",
+    shown: bool = False,
+) -> tuple[list[Result], float]:
+    """COCO results of a detector on every photo of `dataset`, and the seconds that it took, without reading photos.
+
+    Photos that cannot be decoded must have been left out: `dataset.checked()`.
+    """
+    results: list[Result] = []
+    seconds, done = 0.0, 0
+    with Life(name, total=dataset.count, unit="photo", shown=shown) as life:
+        for pixels, _ in evaluation_batches(dataset, size=size, batch_size=batch_size).as_numpy_iterator():
+            started = time.perf_counter()
+            found = run(pixels)
+            seconds += time.perf_counter() - started
+            for detections in found:
+                results += results_of(detections, truth.images[dataset.image_ids[done]], category_ids)
+                done += 1
+            life.step(len(found), f"{done / seconds:.2g} photos/s" if seconds else None)
+    return results, seconds
+
+
 def results_of(detections: Detections, image: Mapping[str, Any], category_ids: Sequence[int | None]) -> list[Result]:
     """Detections as COCO results: boxes inside the image in its pixels [x, y, width, height], category ids from classes.
 
@@ -61,13 +305,7 @@ def coco_score(truth: Truth, results: Sequence[Result], *, image_ids: Sequence[i
 
     ValueError for results of images or categories that the ground truth does not have.
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise ImportError(
-            "COCO evaluation needs pycocotools, which is not installed. Run: pip install 'keras_mnasnet[detection]'"
-        ) from error
+    COCO, COCOeval = require_pycocotools()
     check_ids(results, truth.images, truth.categories, "The results")
     chosen = sorted(truth.images if image_ids is None else image_ids)
     categories = [{"id": identity, "name": name} for identity, name in truth.categories.items()]

@@ -1,37 +1,115 @@
-"""Detectors at work: a Keras model's detections, and the results of any detector on the photos of an annotation file."""
+"""Anything that detects objects, ready to run: any source, Checkpoint, Keras model or `.tflite` file; and `predict`."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import json
 import os
-import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tqdm
 
-from keras_mnasnet.data import refuse_bad
+from keras_mnasnet.data import missing, read_image, refuse_bad
 from keras_mnasnet.data.preprocessing import decode
 from keras_mnasnet.data.sample import chosen_photos
-from keras_mnasnet.data.sources import missing
-from keras_mnasnet.detection.annotations import Result, Truth
-from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, resize_photo
-from keras_mnasnet.detection.evaluation import results_of
+from keras_mnasnet.detection.checkpoint import load_detector
+from keras_mnasnet.detection.data import resize_photo
+from keras_mnasnet.detection.drawing import draw, write_png
 from keras_mnasnet.detection.model import spec_of
 from keras_mnasnet.detection.postprocess import Detections, PostProcess, detections_of, sigmoid
 from keras_mnasnet.detection.spec import DetectorSpec
+from keras_mnasnet.export.file import TfliteFile
+from keras_mnasnet.preprocessing import PIXELS
+from keras_mnasnet.utils.text import Life, header
 
-__all__ = ["KerasDetector", "Run", "as_network_takes", "category_map", "results_on", "sample_inputs"]
+__all__ = [
+    "OPERATOR", "DetectedObject", "Detector", "KerasDetector", "PhotoObjects", "TfliteDetector", "as_network_takes",
+    "detector_model", "open_detector", "predict", "sample_inputs", "spec_in",
+]  # fmt: skip
 
-Run = Callable[[np.ndarray], list[Detections]]
+OPERATOR = "TFLite_Detection_PostProcess"
+OUTPUT_ORDER = "boxes [1, n, 4], classes [1, n], scores [1, n], count [1]"
+SLACK = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detector:
+    """A detector ready to run: `run(pixels [b, size, size, 3] 0..255)` gives the detections of each image.
+
+    `category_ids` are None for a file that does not say them; `suppression` says who selects boxes, and how.
+    """
+
+    name: str
+    kind: str
+    size: int
+    labels: tuple[str, ...]
+    category_ids: tuple[int, ...] | None
+    input: str
+    suppression: str
+    run: Callable[[np.ndarray], list[Detections]] = dataclasses.field(repr=False)
+
+
+def open_detector(
+    model: Any, *, settings: PostProcess | None = None, labels: Sequence[str] | None = None, tflite_input: str | None = None,
+    threads: int | None = None, batch_size: int = 8,
+) -> Detector:  # fmt: skip
+    """Open what `load` takes, or a `.tflite` file; CheckpointError, ValueError or OSError says what is wrong.
+
+    `settings` are for Keras models and files with raw outputs; other files select boxes themselves. `labels` (of files that do
+    not carry theirs), `tflite_input` (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for files.
+    """
+    if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite"):
+        return _open_tflite(os.fspath(model), settings or PostProcess(), labels, tflite_input, threads)
+    built, name = detector_model(model)
+    if labels is not None:
+        raise ValueError(f"`labels` are for a .tflite file without class names. Received: labels for {name}")
+    run = KerasDetector(built, settings, batch_size=batch_size)
+    return Detector(
+        name=name, kind="keras", size=run.spec.input_size, labels=run.spec.labels, category_ids=run.spec.category_ids,
+        input="float32 pixels 0..255, normalized as its spec says", suppression=str(run.settings), run=run,
+    )  # fmt: skip
+
+
+def detector_model(model: Any) -> tuple[keras.Model, str]:
+    """The Keras detector of any source, with its spec, and the name to show for it; CheckpointError for a classifier."""
+    if isinstance(model, keras.Model):
+        spec_of(model)
+        return model, model.name
+    return load_detector(model), os.fspath(model)
+
+
+def _open_tflite(
+    name: str, settings: PostProcess, labels: Sequence[str] | None, how: str | None, threads: int | None
+) -> Detector:
+    lite = TfliteDetector(name, settings=settings, threads=threads)
+    known = tuple(labels) if labels is not None else lite.spec.labels if lite.spec else lite.labels
+    if not known:
+        raise ValueError(
+            f"A detector must name its classes. Received: {name}, which carries no labels. Pass labels= (--labels), the names "
+            f"in the order of its classes."
+        )
+    own = None
+    if lite.spec is not None:
+        own = PIXELS if lite.spec.include_preprocessing else lite.spec.normalization
+    convert = lite.file.input(how, otherwise=own)
+    ids = lite.spec.category_ids if lite.spec is not None and known == lite.spec.labels else None
+    return Detector(
+        name=name, kind="tflite", size=lite.size, labels=known, category_ids=ids, input=convert.text,
+        suppression=str(settings) if lite.raw else "in the file",
+        run=lambda pixels: [lite.run(convert(image[None])) for image in pixels],
+    )  # fmt: skip
 
 
 class KerasDetector:
     """A Keras detector on pixels 0..255 `[n, S, S, 3]`, in batches of one size, so that it is traced once."""
 
     def __init__(self, model: Any, settings: PostProcess | None = None, *, batch_size: int = 8) -> None:
-        self.model, self.spec, self.settings, self.batch_size = model, spec_of(model), settings, batch_size
+        self.model, self.spec, self.batch_size = model, spec_of(model), batch_size
+        self.settings = settings or PostProcess()
 
     def __call__(self, pixels: np.ndarray) -> list[Detections]:
         """Detections of each image."""
@@ -49,32 +127,97 @@ class KerasDetector:
         return found
 
 
+class TfliteDetector:
+    """A `.tflite` whose outputs are read by position, as phones' task libraries do; ValueError for one that is no detector.
+
+    A file with raw outputs needs `spec`, by default the one that it carries, and `settings`. `threads` is all cores by default,
+    and one for a file with TFLite_Detection_PostProcess: with T threads that operator leaves out the class of index T where
+    there are more than T classes (tensorflow/tensorflow#56058).
+    """
+
+    def __init__(
+        self, source: str | os.PathLike[str] | bytes, *, name: str | None = None, spec: DetectorSpec | None = None,
+        settings: PostProcess | None = None, threads: int | None = None,
+    ) -> None:  # fmt: skip
+        self.file = TfliteFile(source, name=name, threads=threads)
+        if f"CUSTOM:{OPERATOR}" in self.file.facts.custom:
+            if threads not in (None, 1):
+                raise ValueError(
+                    f"A file with {OPERATOR} must run in one thread: in several the operator loses a class "
+                    f"(tensorflow/tensorflow#56058). Received: threads={threads} for {self.file.name}. Files exported with "
+                    f"postprocess='builtin' or 'none' may take more."
+                )
+            self.file.threads = 1
+        self.name, self.spec, self.settings = self.file.name, spec or spec_in(self.file), settings
+        self.labels = self.file.labels
+        inputs, outputs = (
+            [[int(side) for side in each["shape"]] for each in ports] for ports in (self.file.inputs, self.file.outputs)
+        )
+        if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0] != [1, inputs[0][1], inputs[0][1], 3]:
+            raise ValueError(f"A detector takes one image [1, size, size, 3]. Received: {self.name} with the input {inputs[0]}")
+        self.size = inputs[0][1]
+        self.raw = self._is_raw(outputs)
+
+    def _is_raw(self, shapes: list[list[int]]) -> bool:
+        if len(shapes) == 4 and len(shapes[0]) == 3:
+            n = shapes[0][1]
+            if shapes == [[1, n, 4], [1, n], [1, n], [1]]:
+                return False
+        if len(shapes) == 2 and all(len(shape) == 3 for shape in shapes) and shapes[0][2] == 4:
+            if self.spec is None:
+                raise ValueError(
+                    f"Raw boxes and scores need the detector's anchors and classes. Received: {self.name}, which does not "
+                    f"carry them. `mnasnet detect export` writes files that do."
+                )
+            return True
+        raise ValueError(
+            f"A detector's outputs must be {OUTPUT_ORDER}, in this order, or raw codes [1, N, 4] and scores "
+            f"[1, N, 1 + classes]. Received: {self.name} with {shapes}"
+        )
+
+    def __call__(self, images: np.ndarray) -> list[Detections]:
+        """Detections of float images `[n, S, S, 3]`, as the network takes them."""
+        return [self.run(self.file.quantized(image[None])) for image in images]
+
+    def run(self, tensor: np.ndarray) -> Detections:
+        """Detections of one image `[1, S, S, 3]` in the input's own type."""
+        found = self.file.run(tensor)
+        if self.raw and self.spec is not None:
+            return detections_of(found[0], found[1], self.spec, self.settings)[0]
+        return self._checked(*found)
+
+    def _checked(self, boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, count: np.ndarray) -> Detections:
+        """What the four outputs hold must be what their order says."""
+        number = int(count[0])
+        boxes, classes, scores = boxes[0, :number], classes[0, :number], scores[0, :number]
+        if (
+            not 0 <= count[0] <= len(boxes)
+            or not (np.isfinite(boxes).all() and np.isfinite(scores).all())
+            or np.any((scores < -SLACK) | (scores > 1 + SLACK))
+            or np.any((classes != np.rint(classes)) | (classes < 0))
+        ):
+            raise ValueError(
+                f"A detector's outputs must be {OUTPUT_ORDER}, in this order: whole classes from 0, scores 0..1. "
+                f"Received: {self.name} with classes {classes[:3].tolist()}, scores {scores[:3].tolist()}, "
+                f"count {count.tolist()}"
+            )
+        return Detections(boxes.copy(), classes.astype(np.int64), scores.copy())
+
+
+def spec_in(file: TfliteFile) -> DetectorSpec | None:
+    """The spec that a file of this package carries in its report; None for another one."""
+    try:
+        return DetectorSpec.from_json(json.dumps(file.report["detector"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def as_network_takes(pixels: np.ndarray, spec: DetectorSpec) -> np.ndarray:
-    """Pixels 0..255, normalised where the network does not do it itself."""
+    """Pixels 0..255, normalized where the network does not do it itself."""
     if spec.include_preprocessing:
         return pixels
     mean, std = (np.array(values, np.float32) for values in (spec.normalization.mean, spec.normalization.std))
     return (pixels - mean) / std
-
-
-def category_map(labels: Sequence[str], category_ids: Sequence[int] | None, truth: Truth, name: str) -> list[int | None]:
-    """The category id in the annotation file of each of a detector's classes; None where the file does not have it.
-
-    A class is the category of its own id if that has its name, else the one of its name. ValueError where none is found.
-    """
-    by_name = {name: identity for identity, name in sorted(truth.categories.items(), reverse=True)}
-    ids = category_ids if category_ids is not None else range(1, len(labels) + 1)
-    found = [
-        identity if truth.categories.get(identity) == label else by_name.get(label)
-        for label, identity in zip(labels, ids, strict=True)
-    ]
-    if not any(identity is not None for identity in found):
-        shown = [", ".join(list(names)[:4]) for names in (labels, truth.categories.values())]
-        raise ValueError(
-            f"A detector must have classes of the annotation file, by name. Received: {name} with {shown[0]}, ... and "
-            f"{truth.name} with {shown[1]}, ..."
-        )
-    return found
 
 
 def sample_inputs(
@@ -90,23 +233,122 @@ def sample_inputs(
     return as_network_takes(np.stack(list(examples.as_numpy_iterator())).clip(0, 255), spec)
 
 
-def results_on(
-    run: Run, dataset: CocoDataset, truth: Truth, category_ids: Sequence[int | None], *, size: int, batch_size: int = 8,
-    name: str = "detector", progress: bool = False,
-) -> tuple[list[Result], float]:  # fmt: skip
-    """COCO results of a detector on every photo of `dataset`, and the seconds that it took, without reading photos.
+@dataclasses.dataclass(frozen=True, slots=True)
+class DetectedObject:
+    """One object: its class (`label`, and its number from 0), its score 0..1, and its `box` inside the photo, in pixels:
+    (x, y, width, height)."""
 
-    Photos that cannot be decoded must have been left out: `dataset.checked()`.
+    label: str
+    number: int
+    score: float
+    box: tuple[float, float, float, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PhotoObjects:
+    """The objects of one photo, best first, and the picture that they were drawn into; or the `error` of a damaged one."""
+
+    photo: str
+    objects: tuple[DetectedObject, ...] = ()
+    drawn: str | None = None
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What there is to say of the photo, as one JSON value."""
+        if self.error is not None:
+            return {"photo": self.photo, "error": self.error}
+        drawn = {} if self.drawn is None else {"drawn": self.drawn}
+        return {"photo": self.photo, "objects": [dataclasses.asdict(each) for each in self.objects], **drawn}
+
+
+def predict(
+    model: Any,
+    photos: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    score: float = 0.3,
+    iou: float = 0.6,
+    max_detections: int = 100,
+    labels: Sequence[str] | None = None,
+    tflite_input: str | None = None,
+    threads: int | None = None,
+    progress: bool = False,
+) -> list[PhotoObjects]:
+    """Find objects in photos, and draw them.
+
+    Args:
+        model: a detector: anything that `load` takes, or a `.tflite` file.
+        photos: a file, or a list of files.
+        output: a folder that gets PHOTO_detections.png of each photo; None draws nothing.
+        score: the least score of an object, 0..1.
+        iou: boxes of one class that overlap a better one by more than this are left out.
+        max_detections: the most objects of a photo.
+        labels, tflite_input, threads: for `.tflite` files, as `open_detector` says.
+
+    Returns:
+        One PhotoObjects for each photo, in their order; one that cannot be read has an `error`.
+
+    Raises ValueError for a model that is no detector, and for photos that would be drawn into the same file.
+
+    Example:
+        >>> from keras_mnasnet.detection import SSDLite, predict
+        >>> found = predict(SSDLite("small", ["ship"], input_size=96), "weights/demo/ship.png", score=0.5)
+        >>> len(found), len(found[0].objects)
+        (1, 0)
     """
-    results: list[Result] = []
-    seconds, done = 0.0, 0
-    with tqdm.tqdm(total=dataset.count, desc=name, unit="photo", disable=not progress, leave=False) as bar:
-        for pixels, _ in evaluation_batches(dataset, size=size, batch_size=batch_size).as_numpy_iterator():
-            started = time.perf_counter()
-            found = run(pixels)
-            seconds += time.perf_counter() - started
-            for detections in found:
-                results += results_of(detections, truth.images[dataset.image_ids[done]], category_ids)
-                done += 1
-            bar.update(len(found))
-    return results, seconds
+    given = [photos] if isinstance(photos, str | os.PathLike) else list(photos)
+    files = list(dict.fromkeys(os.fspath(photo) for photo in given))
+    targets = {} if output is None else _targets(files, Path(output).expanduser())
+    settings = PostProcess(score, iou, max_detections, max_detections)
+    detector = open_detector(
+        model, settings=settings, labels=labels, tflite_input=tflite_input, threads=threads, batch_size=1
+    )  # fmt: skip
+    header(
+        {
+            "model": f"{detector.name}, {detector.kind}, {detector.size} pixels, {len(detector.labels)} classes",
+            "photos": f"{len(files)}",
+            "boxes": f"scores of {score:g} or more",
+            "output": output,
+        },
+        shown=progress,
+    )
+    found = {}
+    with Life("detect", total=len(files), unit="photo", shown=progress) as life:
+        for file in files:
+            try:
+                photo = np.asarray(read_image(file))
+            except ValueError as error:
+                found[file] = PhotoObjects(file, error=str(error))
+            else:
+                pixels = np.asarray(resize_photo(photo, detector.size))[None]
+                best = detector.run(pixels)[0].above(score)
+                if file in targets:
+                    write_png(targets[file], draw(photo, best, detector.labels))
+                drawn = str(targets[file]) if file in targets else None
+                found[file] = PhotoObjects(file, _objects(best, detector.labels, photo.shape[:2]), drawn)
+            life.step()
+    return [found[file] for file in files]
+
+
+def _targets(files: Sequence[str], folder: Path) -> dict[str, Path]:
+    """PHOTO_detections.png of every photo; ValueError for two photos that would get the same name."""
+    found = {file: folder / f"{Path(file).stem}_detections.png" for file in files}
+    names = sorted(target.name for target in found.values())
+    for name, after in itertools.pairwise(names):
+        if name == after:
+            raise ValueError(f"Photos must have different names to be drawn into one folder. Received: {name} twice")
+    return found
+
+
+def _objects(found: Detections, labels: Sequence[str], size: tuple[int, ...]) -> tuple[DetectedObject, ...]:
+    height, width = size
+    corners = np.clip(found.boxes, 0, 1) * (height, width, height, width)
+    return tuple(
+        DetectedObject(
+            labels[int(number)],
+            int(number),
+            round(float(score), 6),
+            (round(float(x1), 2), round(float(y1), 2), round(float(x2 - x1), 2), round(float(y2 - y1), 2)),
+        )
+        for (y1, x1, y2, x2), number, score in zip(corners, found.classes, found.scores, strict=True)
+    )

@@ -28,6 +28,12 @@ class PostProcess:
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be an integer of 1 or more. Received: {name}={getattr(self, name)!r}")
 
+    def __str__(self) -> str:
+        return (
+            f"scores of {self.score_threshold:g} or more, IoU {self.iou_threshold:g} in each class, {self.per_class} a class, "
+            f"{self.total} in all"
+        )
+
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Detections:

@@ -88,14 +88,14 @@ def test_predict_draws(capfd, weights, coco, tmp_path):
     assert run(*command, "--max-detections", 5, "--json") == 1
     good, bad = json.loads(capfd.readouterr().out)
     assert "which cannot be decoded" in bad["error"]
-    assert len(good["detections"]) == 5
+    assert len(good["objects"]) == 5
     with Image.open(photo) as original, Image.open(good["drawn"]) as drawn:
         assert drawn.size == original.size
         width, height = original.size
         assert (np.asarray(drawn) != np.asarray(original.convert("RGB"))).any(axis=2).mean() > 0.001
-    for each in good["detections"]:
+    for each in good["objects"]:
         x, y, w, h = each["box"]
-        assert each["label"] == LABELS[each["class"]]
+        assert each["label"] == LABELS[each["number"]]
         assert 0 <= x <= x + w <= width + 0.02
         assert 0 <= y <= y + h <= height + 0.02
     assert run("predict", photo, "--weights", weights, "--no-draw", "--score-threshold", 1) == 0
@@ -107,19 +107,22 @@ def test_predict_draws(capfd, weights, coco, tmp_path):
     [
         (("eval", "{tmp}/x.json", "--annotations", "{truth}"), "A result file must exist. Received: "),
         (("eval", "{tmp}/x.tflite", "--annotations", "{truth}"), "A .tflite file must exist. Received: "),
-        (("eval", "nothing", "--annotations", "{truth}"), "A model must be a detector's .safetensors file, "),
-        (("eval", "{weights}", "--annotations", "{truth}"), "Detectors need the folder of the photos. Received: no images"),
+        (("eval", "nothing", "--annotations", "{truth}"), "must exist"),
+        (("eval", "{weights}", "--annotations", "{truth}"), "Detectors need the folder of the photos. Received: photos=None"),
         (("eval", "{weights}", "--annotations", "{truth}", "--images", "{tmp}/none"), "The photos must be in a folder"),
         (("eval", "{results}", "--annotations", "{tmp}/none.json"), "Annotations must exist"),
         (("eval", "{results}", "--annotations", "{results}"), "An annotation file must hold a JSON object"),
         (("eval", "{results}", "--annotations", "{truth}", "--limit", "0"), "`limit` must be 1 or more. Received: limit=0"),
         (("eval", "{results}", "--annotations", "{truth}", "--iou-threshold", "2"), "Received: iou_threshold=2.0"),
         (("eval", "{results}", "--annotations", "{truth}", "--labels", "{tmp}/no"), "`--labels` must be a text file"),
-        (("predict", "a.jpg", "--weights", "{tmp}/none"), "A model must be a detector's .safetensors file, "),
+        (("predict", "a.jpg", "--weights", "{tmp}/none"), "must exist"),
         (("predict", "a/x.jpg", "b/x.png", "--weights", "{weights}"), "Received: x_detections.png twice"),
         (("export", "--weights", "{weights}", "--output", "{tmp}/a.bin"), "`--output` must end in .tflite"),
         (("export", "--weights", "{weights}", "--output", "{tmp}/a.tflite", "--quantize", "int8"), "needs --calibrate DATA"),
-        (("export", "--weights", "{weights}", "--output", "{tmp}/a.tflite", "--annotations", "x"), "needs --images DIR"),
+        (
+            ("export", "--weights", "{weights}", "--output", "{tmp}/a.tflite", "--annotations", "x"),
+            "need `photos`",
+        ),
         (("export", "--weights", "{tmp}/no.safetensors", "--output", "{tmp}/a.tflite"), "must exist"),
         (("export", "--weights", "{weights}", "--output", "{tmp}/a.tflite", "--images", "{tmp}"), "{tmp}"),
     ],

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from keras_mnasnet.detection.annotations import read_results, read_truth
-from keras_mnasnet.detection.evaluation import METRICS, coco_score, results_of
-from keras_mnasnet.detection.inference import category_map
+from keras_mnasnet.detection.evaluation import METRICS, category_map, coco_score, results_of
 from keras_mnasnet.detection.postprocess import Detections
 
 IMAGE = {"id": 7, "file_name": "a.jpg", "height": 100, "width": 200}

@@ -12,13 +12,17 @@ from ai_edge_litert import schema_py_generated as schema
 from models import distinct, shaken
 
 from keras_mnasnet.detection import SSDLite, spec_of
-from keras_mnasnet.detection.agreement import agreement, judge_detections
-from keras_mnasnet.detection.data import open_dataset
-from keras_mnasnet.detection.export import EXPORT_SETTINGS, export_detector, verify_detector
-from keras_mnasnet.detection.inference import KerasDetector, sample_inputs
+from keras_mnasnet.detection.inference import KerasDetector, TfliteDetector, sample_inputs, spec_in
 from keras_mnasnet.detection.postprocess import Detections, PostProcess
-from keras_mnasnet.detection.tails import builtin_tail, operator_tail
-from keras_mnasnet.detection.tflite_detect import TfliteDetector, spec_in
+from keras_mnasnet.detection.tflite import (
+    EXPORT_SETTINGS,
+    agreement,
+    builtin_tail,
+    export,
+    judge_detections,
+    operator_tail,
+    verify_detector,
+)
 from keras_mnasnet.export import ExportError, TfliteClassifier, TfliteFile
 from keras_mnasnet.export.flatbuffer import pack
 from keras_mnasnet.export.join import joined
@@ -54,7 +58,7 @@ def detector(pictures):
 def exported(detector, pictures, tmp_path_factory):
     """(bytes, report) of the float32 file with the operator."""
     path = tmp_path_factory.mktemp("float32") / "a.tflite"
-    report = export_detector(detector, path, images=pictures[:4])
+    report = export(detector, path, photos=pictures[:4])
     return path.read_bytes(), report
 
 
@@ -72,7 +76,7 @@ def exported(detector, pictures, tmp_path_factory):
 def test_precisions_and_tails(detector, pictures, tmp_path, quantize, postprocess, dtype):
     path = tmp_path / "a.tflite"
     given = {"representative_data": pictures, "input_dtype": dtype} if quantize == "int8" else {}
-    report = export_detector(detector, path, quantize=quantize, postprocess=postprocess, images=pictures[:4], **given)
+    report = export(detector, path, quantize=quantize, postprocess=postprocess, photos=pictures[:4], **given)
     check_file(path.read_bytes(), report, postprocess, dtype)
     (image,) = report.facts.inputs
     if dtype == "uint8":
@@ -131,9 +135,14 @@ def test_the_file_equals_the_model(detector, exported, pictures, data):
 def test_what_ap_loses_is_measured(detector, data, tmp_path):
     folder = data / "coco_tiny"
     annotations = json.loads((folder / "annotations" / "instances_val2017.json").read_text("utf-8"))
+    annotations["images"] = annotations["images"][:4]
+    kept = {image["id"] for image in annotations["images"]}
+    annotations["annotations"] = [row for row in annotations["annotations"] if row["image_id"] in kept]
     (tmp_path / "some.json").write_text(json.dumps(annotations))
-    dataset = open_dataset(tmp_path / "some.json", folder / "val2017").subset(range(4))
-    report = export_detector(detector, tmp_path / "a.tflite", postprocess="builtin", evaluation=dataset)
+    report = export(
+        detector, tmp_path / "a.tflite", postprocess="builtin", annotations=tmp_path / "some.json", photos=folder / "val2017",
+        verification_count=4,
+    )  # fmt: skip
     measured = report.evaluation
     assert (measured.images, measured.ap_drop) == (4, pytest.approx(0, abs=1e-6))
     assert measured.keras == pytest.approx(measured.file, abs=1e-6, nan_ok=True)
@@ -142,13 +151,11 @@ def test_what_ap_loses_is_measured(detector, data, tmp_path):
 
 def test_without_normalisation_inside(pictures, tmp_path):
     model = distinct(made(include_preprocessing=False), pictures / 127.5 - 1)
-    report = export_detector(model, tmp_path / "a.tflite", images=pictures[:2] / 127.5 - 1)
+    report = export(model, tmp_path / "a.tflite", photos=pictures[:2] / 127.5 - 1)
     assert report.agreement.close == report.agreement.expected > 2 * 20
     assert TfliteFile(tmp_path / "a.tflite").normalization == Normalization((127.5,) * 3, (127.5,) * 3)
     with pytest.raises(ValueError, match="takes pixels: build the detector with include_preprocessing=True"):
-        export_detector(
-            model, tmp_path / "b.tflite", quantize="int8", input_dtype="uint8", representative_data=pictures / 127.5 - 1
-        )
+        export(model, tmp_path / "b.tflite", quantize="int8", input_dtype="uint8", representative_data=pictures / 127.5 - 1)
 
 
 def test_a_graph_without_its_weights_is_caught(detector, pictures):
@@ -270,13 +277,17 @@ def test_agreement_where_nothing_reaches_the_threshold():
         ({"quantize": "dynamic"}, "`quantize` must be one of .* Received: quantize='dynamic'"),
         ({"quantize": "int8"}, "needs `representative_data`"),
         ({"postprocess": "fast"}, "`postprocess` must be one of .* Received: postprocess='fast'"),
-        ({"images": np.zeros((1, 64, 64, 3))}, r"`images` must be \[N, 96, 96, 3\]. Received: \[1, 64, 64, 3\]"),
+        (
+            {"photos": np.zeros((1, 64, 64, 3))},
+            r"or images \[N, 96, 96, 3\]. Received: \[1, 64, 64, 3\]",
+        ),
+        ({"annotations": "a.json"}, r"`annotations` need `photos` \(--photos\).*Received: photos=None"),
         ({"input_dtype": "uint8"}, "needs quantize='int8'"),
     ],
 )
 def test_refusals(detector, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        export_detector(detector, tmp_path / "a.tflite", **options)
+        export(detector, tmp_path / "a.tflite", **options)
     assert not list(tmp_path.iterdir())
 
 
@@ -287,7 +298,7 @@ def test_builtin_nms_has_one_limit(detector):
 
 def test_other_models_are_refused(bundled_classifier, tmp_path, exported):
     with pytest.raises(ValueError, match="must be a detector made by SSDLite"):
-        export_detector(bundled_classifier, tmp_path / "a.tflite")
+        export(bundled_classifier, tmp_path / "a.tflite")
     content, _ = exported
     with pytest.raises(ValueError, match="LiteRT|whole|TFL3"):
         TfliteDetector(content[: len(content) // 2], name="half.tflite")
@@ -324,8 +335,8 @@ def test_mediapipe_accepts_the_files(detector, exported, pictures, tmp_path):
     )
     paths = [tmp_path / name for name in ("float32.tflite", "builtin.tflite", "uint8.tflite")]
     paths[0].write_bytes(exported[0])
-    export_detector(detector, paths[1], postprocess="builtin")
-    export_detector(detector, paths[2], quantize="int8", input_dtype="uint8", representative_data=pictures)
+    export(detector, paths[1], postprocess="builtin")
+    export(detector, paths[2], quantize="int8", input_dtype="uint8", representative_data=pictures)
     np.save(tmp_path / "image.npy", pictures[0].astype(np.uint8))
     command = [sys.executable, "-c", MEDIAPIPE, str(tmp_path / "image.npy"), *map(str, paths)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -339,7 +350,7 @@ def test_mediapipe_accepts_the_files(detector, exported, pictures, tmp_path):
 def test_the_operator_runs_in_one_thread(exported):
     """In two it loses the class of index 2."""
     content, _ = exported
-    with pytest.raises(ValueError, match="must run in one thread.*#56058.*Received: threads=2 for a.tflite.*--builtin-nms"):
+    with pytest.raises(ValueError, match="must run in one thread.*#56058.*threads=2 for a.tflite.*postprocess='builtin'"):
         TfliteDetector(content, name="a.tflite", threads=2)
 
 
