@@ -12,7 +12,6 @@ reaches, so that what is added is its least. --int8 adds full int8 files, calibr
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import tempfile
@@ -83,6 +82,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from keras_mnasnet.benchmarks import latency
+    from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.cli.latency import print_latency
 
     with tempfile.TemporaryDirectory() as folder:
@@ -94,8 +94,7 @@ def main() -> None:
         value = {**report.to_json(), "trainable_parameters": params, "score_threshold": THRESHOLD}
         for row in value["results"]:
             row["model"] = Path(row["model"]).name
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+        write_json(arguments.output, value)
 
 
 if __name__ == "__main__":

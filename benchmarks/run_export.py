@@ -97,7 +97,6 @@ def main() -> None:
         "schema": SCHEMA, "benchmark": "export", "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "environment": environment(), "calibration_images": CALIBRATION_IMAGES, "rows": rows,
     }  # fmt: skip
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output, value)
     for row in rows:
         print(

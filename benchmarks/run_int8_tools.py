@@ -85,7 +85,6 @@ def main() -> None:
         "environment": environment() | {"ai_edge_quantizer": importlib.metadata.version("ai-edge-quantizer")},
         "calibration_images": CALIBRATION_IMAGES, "rows": rows,
     }  # fmt: skip
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output, value)
     for row in rows:
         print(

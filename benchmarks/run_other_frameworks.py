@@ -241,7 +241,6 @@ def main() -> None:
             "peak_gflops": {"median": gflops, "min": min(peaks), "max": max(peaks), "lanes": lanes},
             "matrix_product_gflops": product, "depthwise_us": depthwise, "rows": rows,
         }  # fmt: skip
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         write_json(arguments.output, value)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -57,12 +56,8 @@ def entries() -> list[Entry]:
         row = PUBLISHED[name]
         label = {"b1": "B1", "small": "small"}[name]
         found.append(Entry(label, name, row.source, 224, row.params_m, row.madds_m, row.top1, row.latency_ms))
-    for width, params_m, gflops, top1 in (
-        (0.5, 2.218512, 0.104, 67.734),
-        (0.75, 3.170208, 0.215, 71.18),
-        (1.3, 6.282256, 0.526, 76.506),
-    ):
-        found.append(Entry(f"B1 {width:g}", f"b1-{width:g}", "torchvision 0.28.0", 224, params_m, 1000 * gflops, top1))
+    for width, params_m, madds_m, top1 in TORCHVISION:
+        found.append(Entry(f"B1 {width:g}", f"b1-{width:g}", "torchvision 0.28.0", 224, params_m, madds_m, top1))
     return [
         *found,
         Entry("MobileNetV2", "", KERAS_DOCS, params_m=3.5, top1=71.3, application="MobileNetV2"),
@@ -163,7 +158,7 @@ def plot(rows: list[dict[str, Any]], processor: str, path: Path) -> None:
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("published ImageNet top-1 %")
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right center", title="A1: width,\nsizes 96 to 224")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")
 
 
 def main() -> None:
@@ -173,6 +168,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from keras_mnasnet.benchmarks import latency
+    from keras_mnasnet.benchmarks.results import write_json
+    from keras_mnasnet.utils.files import replaced
 
     listed = entries()
     with tempfile.TemporaryDirectory() as folder:
@@ -196,13 +193,12 @@ def main() -> None:
              "counted": counted(entry), "cpu_ms": {"float32": full.cpu.median_ms, "int8": small.cpu.median_ms},
              "float32": full_json | {"model": entry.label}, "int8": small_json | {"model": entry.label}}
         )  # fmt: skip
-    arguments.output.mkdir(parents=True, exist_ok=True)
     stem = arguments.output / "paper_tables"
-    stem.with_suffix(".json").write_text(
-        json.dumps(value | {"schema": SCHEMA, "benchmark": "paper-tables", "rows": rows}, indent=1) + "\n"
-    )
-    stem.with_suffix(".md").write_text(table(rows), "utf-8")
-    plot(rows, report.device["name"], stem.with_suffix(".png"))
+    write_json(stem.with_suffix(".json"), value | {"schema": SCHEMA, "benchmark": "paper-tables", "rows": rows})
+    with replaced(stem.with_suffix(".md")) as temporary:
+        temporary.write_text(table(rows), "utf-8")
+    with replaced(stem.with_suffix(".png")) as temporary:
+        plot(rows, report.device["name"], temporary)
     print(table(rows), end="")
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -84,6 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from keras_mnasnet.benchmarks import latency
+    from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.cli.latency import print_latency
 
     with tempfile.TemporaryDirectory() as folder:
@@ -93,9 +93,7 @@ def main() -> None:
     report = dataclasses.replace(report, results=named)
     print_latency(report)
     if arguments.output:
-        value = report.to_json()
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+        write_json(arguments.output, report.to_json())
 
 
 if __name__ == "__main__":

@@ -1,149 +1,269 @@
-"""How long it takes to get to a loaded model, as ratios measured in turn in one run; writes a JSON result.
+"""What everyday paths cost in time and memory: import, help, export without TensorFlow, a training step, ask and tell.
 
-Processes (import, --help) are timed from outside, in turn with their baseline. Building and loading are timed inside one
-process, in turn, after one round of warm-up. The checkpoints are synthetic, in the sources' own formats (tests/fixtures.py).
+    python benchmarks/run_startup.py [--rounds 7] [--against OTHER_CHECKOUT] [--output benchmarks/results/NAME/startup.json]
+
+Every path runs in a process of its own, one after the other, round after round; with --against, each of them also with the
+package of another checkout, in turns in the same run, so that both meet the same machine. Printed are medians, and the ratio of
+the two checkouts' medians with its 95 % bootstrap interval. `steady` times are taken inside the process, after it is warm.
+A checkout older than `keras_mnasnet.load` is asked in the names and options that it had.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
-import functools
-import importlib.metadata
 import json
 import os
-import platform
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-SCHEMA = 1
-FIXTURES = {"google": "google-a1-d1.0-224", "timm": "timm-semnasnet_100-224"}
-
-
-def process_s(code: str) -> float:
-    """Seconds of a Python process that runs `code`."""
+SCHEMA = 2
+NEW, OLD = "new", "old"  # vocabularies: with `keras_mnasnet.load`, and before it
+FIGURES = "figures: "
+PEAK = """
+import atexit
+@atexit.register
+def _peak():
+    from pathlib import Path
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM"):
+            print('\\nfigures: {"peak_mb": %f}' % (int(line.split()[1]) / 1024))
+"""
+COMMAND = """
+import sys
+sys.argv = ["mnasnet", *{argv!r}]
+from keras_mnasnet.cli.main import entry_point
+try:
+    entry_point()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+loaded = set({without!r}) & set(sys.modules)
+assert not loaded, loaded
+"""
+SAVE_A1 = {
+    NEW: "from keras_mnasnet import MnasNetA1, save; save(MnasNetA1(weights=None), {file!r})",
+    OLD: "from keras_mnasnet import MnasNetA1, save_weights; save_weights(MnasNetA1(weights=None), {file!r})",
+}
+EXPORT = {NEW: ["export", "{file}", "-o", "{out}"], OLD: ["export", "--weights", "{file}", "--output", "{out}"]}
+INFO = {NEW: ["info", "a1"], OLD: ["info", "a1"]}
+BUILD = """
+import json, statistics, time
+import keras
+from keras_mnasnet import MnasNetA1
+took = {"steady: build A1": [], "steady: build keras.applications' MobileNetV2": [], "steady: load A1": []}
+for _ in range(4):
+    for name, make in zip(took, (
+        lambda: MnasNetA1(weights=None),
+        lambda: keras.applications.MobileNetV2(weights=None),
+        lambda: MnasNetA1(weights=FILE),
+    )):
+        keras.backend.clear_session()
+        start = time.perf_counter()
+        make()
+        took[name].append(time.perf_counter() - start)
+print("figures:", json.dumps({name: statistics.median(times[1:]) for name, times in took.items()}))
+"""
+TRAIN = """
+import json, statistics, time
+import keras, numpy as np
+from keras_mnasnet import MnasNetA1
+shape, rng = (128, 128, 3), np.random.default_rng(0)
+model = MnasNetA1(weights=None, classes=10, width_multiplier=0.5, input_shape=shape)
+model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy", jit_compile=False)
+pixels, labels = rng.uniform(0, 255, (32, *shape)).astype("float32"), rng.integers(0, 10, 32)
+took = []
+for _ in range(8):
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    return time.perf_counter() - start
+    model.train_on_batch(pixels, labels)
+    took.append(time.perf_counter() - start)
+print("figures:", json.dumps({"steady: one step of A1 0.5, 32 images of 128 px": statistics.median(took[2:])}))
+"""
+EPOCHS = """
+import csv, json
+rows = list(csv.DictReader(open(RUN + "/log.csv")))
+seconds = [float(row["seconds"]) for row in rows]
+print("figures:", json.dumps({"steady: an epoch, 640 images of 32 px": (seconds[-1] - seconds[0]) / (len(rows) - 1)}))
+"""
+TRAIN_OPTIONS = ["--recipe", "cifar10", "--epochs", "3", "--batch-size", "64", "--width", "0.35", "--stem-stride", "1"]
+TRAIN_COMMAND = {
+    NEW: ["train", "shapes:640@32", "-o", "{out}", "--network", "a1", *TRAIN_OPTIONS],
+    OLD: ["train", "shapes:640@32", "--output", "{out}", "--model", "a1", *TRAIN_OPTIONS],
+}
+ASK = """
+import json, statistics, time
+import numpy as np
+from keras_mnasnet.search.algorithms import make_algorithm
+from keras_mnasnet.search.algorithms.base import Observation
+from keras_mnasnet.search.networks import space
+from keras_mnasnet.search.rewards import Reward
+rng, known, reward = np.random.default_rng(0), space("mbconv"), Reward("soft", 75)
+search = make_algorithm("thompson", known, reward, seed=0)
+weights = rng.normal(size=(2, known.feature_count)) * np.array([[0.02], [0.1]])
+def observe(candidate):
+    values = weights @ known.features(candidate)
+    accuracy, latency = float(np.clip(0.6 + values[0], 0, 1)), float(75 * np.exp(values[1]))
+    return Observation(candidate, {}, accuracy, latency, reward(accuracy, latency))
+search.tell([observe(candidate) for candidate in {known.sample(rng): None for _ in range(1000)}])
+took = []
+for _ in range(15):
+    start = time.perf_counter()
+    candidate = search.ask(1)[0].candidate
+    asked = time.perf_counter() - start
+    observation = observe(candidate)
+    start = time.perf_counter()
+    search.tell([observation])
+    took.append(asked + time.perf_counter() - start)
+print("figures:", json.dumps({"steady: ask and tell after 1,000 trials": statistics.median(took)}))
+"""
 
 
-def in_turn(tasks: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every task, one of each per round; the first round is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    for round_number in range(rounds + 1):
-        for name, task in tasks.items():
-            seconds = task()
-            if round_number:
-                times[name].append(seconds)
-    return times
+@dataclasses.dataclass(frozen=True)
+class Checkout:
+    """A folder with the package, and in which vocabulary it is asked."""
 
+    name: str
+    path: Path
 
-def processes(rounds: int) -> dict[str, list[float]]:
-    """Python alone, our import, Keras's import, `mnasnet --help` and a table, each in a process of its own."""
-    call = "import sys; sys.argv = ['mnasnet', *{}]; from keras_mnasnet.cli.main import entry_point; entry_point()"
-    codes = {
-        "python": "pass",
-        "import keras_mnasnet": "import keras_mnasnet",
-        "import keras": "import keras",
-        "mnasnet --help": call.format(["--help"]),
-        "mnasnet info a1": call.format(["info", "a1"]),
-    }
-    return in_turn({name: functools.partial(process_s, code) for name, code in codes.items()}, rounds)
+    @property
+    def vocabulary(self) -> str:
+        """NEW, or OLD before `keras_mnasnet.load`."""
+        return NEW if (self.path / "keras_mnasnet" / "loading.py").is_file() else OLD
 
+    def run(self, code: str) -> dict[str, float]:
+        """Seconds of wall and processor time of a process that runs `code`, and the figures it prints, such as its peak memory.
 
-def models(rounds: int) -> dict[str, list[float]]:
-    """Building A1 and MobileNetV2, and A1 with a checkpoint: first use (converted on the way) and from the cache."""
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "assets" / "recipe")]
-    import keras
-    from fixtures import Fixture
-
-    from keras_mnasnet import MnasNetA1
-
-    def timed(task: Callable[[], object]) -> Callable[[], float]:
-        def run() -> float:
-            keras.backend.clear_session()
+        The system's own figure for a child (ru_maxrss) is never below this process's.
+        """
+        environment = {**os.environ, "PYTHONPATH": str(self.path), "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             start = time.perf_counter()
-            task()
-            return time.perf_counter() - start
+            process = subprocess.Popen([sys.executable, "-P", "-c", PEAK + code], stdout=out, stderr=err, env=environment)
+            _, status, used = os.wait4(process.pid, 0)
+            wall = time.perf_counter() - start
+            process.returncode = os.waitstatus_to_exitcode(status)
+            out.seek(0)
+            err.seek(0)
+            if process.returncode:
+                raise RuntimeError(f"{self.name} failed at:\n{code}\n{err.read().decode('utf-8', 'replace')[-3000:]}")
+            lines = out.read().decode("utf-8", "replace").splitlines()
+        figures = {"wall_s": wall, "cpu_s": used.ru_utime + used.ru_stime}
+        for line in lines:
+            if line.startswith(FIGURES):
+                figures |= json.loads(line.removeprefix(FIGURES))
+        return figures
 
-        return run
+    def paths(self, folder: Path, asked: Iterable[str] = ()) -> dict[str, str]:
+        """{path: the code that walks it}; writes what they need into `folder`."""
+        file, out, run = str(folder / "a1.safetensors"), str(folder / "a1.tflite"), str(folder / "run")
+        self.run(SAVE_A1[self.vocabulary].format(file=file))
 
-    with tempfile.TemporaryDirectory() as folder:
-        files = {}
-        for source, name in FIXTURES.items():
-            (Path(folder) / source).mkdir()
-            files[source] = Fixture(name).write(Path(folder) / source)
-        from keras_mnasnet.weights import convert_file
+        def command(argv: dict[str, list[str]], out: str = "", without: tuple[str, ...] = ()) -> str:
+            filled = [word.format(file=file, out=out) for word in argv[self.vocabulary]]
+            return COMMAND.format(argv=filled, without=without)
 
-        files["converted"] = Path(folder) / "converted.safetensors"
-        convert_file(files["google"], files["converted"])
-        tasks = {
-            "build MobileNetV2": timed(lambda: keras.applications.MobileNetV2(weights=None)),
-            "build A1": timed(lambda: MnasNetA1(weights=None)),
+        light = ("tensorflow", "keras")
+        found = {
+            "python": "pass",
+            "import keras_mnasnet": "import keras_mnasnet",
+            "mnasnet --help": command({NEW: ["--help"], OLD: ["--help"]}, without=(*light, "numpy")),
+            "mnasnet info a1": command(INFO, without=light),
+            "export A1 without TensorFlow": command(EXPORT, out, light),
+            "build and load A1": BUILD.replace("FILE", repr(file)),
+            "training step": TRAIN,
+            "mnasnet train, 3 epochs": f"import shutil; shutil.rmtree({run!r}, True)\n"
+            + command(TRAIN_COMMAND, run)
+            + EPOCHS.replace("RUN", repr(run)),
+            "ask and tell": ASK,
         }
-        for source, path in files.items():
-            tasks[f"build A1 + {source} checkpoint"] = timed(functools.partial(MnasNetA1, weights=path))
-        return in_turn(tasks, rounds)
+        wanted = list(asked) or list(found)
+        if unknown := set(wanted) - set(found):
+            raise ValueError(f"A path is one of {', '.join(found)}. Received: {', '.join(sorted(unknown))}")
+        return {name: found[name] for name in wanted}
 
 
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        match = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        match = None
-    return match[1] if match else platform.processor() or platform.machine()
+def measured(checkouts: list[Checkout], rounds: int, asked: list[str]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """{path: {checkout: {figure: one value a round}}}, checkouts in turns; the first round warms up and is not counted."""
+    from keras_mnasnet.utils.text import Life
+
+    with tempfile.TemporaryDirectory() as name:
+        codes = {}
+        for number, checkout in enumerate(checkouts):
+            folder = Path(name) / str(number)
+            folder.mkdir()
+            codes[checkout.name] = checkout.paths(folder, asked)
+        found: dict[str, dict[str, dict[str, list[float]]]] = {
+            path: {checkout.name: {} for checkout in checkouts} for path in codes[checkouts[0].name]
+        }
+        with Life("measure", total=(rounds + 1) * len(found) * len(checkouts), unit="run") as life:
+            for number in range(rounds + 1):
+                turn = checkouts if number % 2 else checkouts[::-1]
+                for path in found:
+                    for checkout in turn:
+                        for figure, value in checkout.run(codes[checkout.name][path]).items():
+                            if number:
+                                found[path][checkout.name].setdefault(figure, []).append(value)
+                        life.step()
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds (default %(default)s)")
-    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/<processor>/startup.json)")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="a folder with another version of the package")
+    parser.add_argument("--paths", nargs="*", default=[], metavar="PATH", help="only these of the paths (default: all)")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the result here")
     arguments = parser.parse_args()
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    if arguments.rounds < 1:
+        parser.error(f"--rounds must be 1 or more. Received: {arguments.rounds}")
+    if arguments.against is not None and not (arguments.against / "keras_mnasnet").is_dir():
+        parser.error(f"--against must be a folder with keras_mnasnet in it. Received: {arguments.against}")
 
-    times = processes(arguments.rounds) | models(arguments.rounds)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    ratios = {
-        "import keras_mnasnet / import keras": medians["import keras_mnasnet"] / medians["import keras"],
-        "mnasnet --help / python": medians["mnasnet --help"] / medians["python"],
-        "build A1 / build MobileNetV2": statistics.median(
-            a / b for a, b in zip(times["build A1"], times["build MobileNetV2"], strict=True)
-        ),
-    }
-    beyond = {name: medians[f"build A1 + {name} checkpoint"] - medians["build A1"] for name in [*FIXTURES, "converted"]}
-    result = {
-        "schema": SCHEMA,
-        "date": datetime.date.today().isoformat(),
-        "processor": cpu_name(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy", "safetensors")},
-        "rounds": arguments.rounds,
-        "seconds": {name: {"median": medians[name], "min": min(v), "max": max(v)} for name, v in times.items()},
-        "ratios": ratios,
-        "load_beyond_build_s": beyond,
-    }
-    slug = re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")
-    output = arguments.output or ROOT / "benchmarks" / "results" / slug / "startup.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=2) + "\n")
+    from keras_mnasnet.benchmarks.results import check_output, write_json
+    from keras_mnasnet.benchmarks.timing import ratio_of_medians
+    from keras_mnasnet.utils.system import machine
 
-    print(f"{result['processor']}, {result['cores']} cores, Python {result['python']}, {arguments.rounds} rounds in turn")
-    for name, values in times.items():
-        print(f"{name:32} {medians[name]:7.3f} s  ({min(values):.3f} .. {max(values):.3f})")
-    for name, ratio in ratios.items():
-        print(f"{name:36} {ratio:.2f} x")
-    for name, seconds in beyond.items():
-        print(f"loading a {name} checkpoint of A1 1.0: {seconds:.2f} s beyond the build")
-    print(f"wrote {output}")
+    if arguments.output:
+        check_output(arguments.output)
+    checkouts = [Checkout("this", ROOT)]
+    if arguments.against is not None:
+        checkouts.append(Checkout("other", arguments.against.resolve()))
+    found = measured(checkouts, arguments.rounds, arguments.paths)
+    rows: list[dict[str, Any]] = []
+    for path, by_checkout in found.items():
+        print(path)
+        for figure, values in by_checkout["this"].items():
+            medians = {name: statistics.median(figures[figure]) for name, figures in by_checkout.items()}
+            row: dict[str, Any] = {"path": path, "figure": figure, "median": medians, "values": {
+                name: figures[figure] for name, figures in by_checkout.items()
+            }}  # fmt: skip
+            text = ", ".join(f"{name} {median:.4g}" for name, median in medians.items())
+            if "other" in medians:
+                ratio = ratio_of_medians([[value] for value in values], [[value] for value in by_checkout["other"][figure]])
+                row["ratio"] = dataclasses.asdict(ratio)
+                edges = "" if ratio.low is None else f" ({ratio.low:.3f}..{ratio.high:.3f})"
+                text += f"; this / other {ratio.value:.3f}{edges}"
+            rows.append(row)
+            print(f"  {figure:44} {text}")
+    if arguments.output:
+        versions = {checkout.name: checkout.vocabulary for checkout in checkouts}
+        write_json(
+            arguments.output,
+            {
+                "schema": SCHEMA, "benchmark": "startup", "environment": machine(), "rounds": arguments.rounds,
+                "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "vocabularies": versions,
+                "load_average": list(os.getloadavg()), "rows": rows,
+            },
+        )  # fmt: skip
+        print(f"wrote {arguments.output}")
     return 0
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import math
 import statistics
 import time
@@ -101,6 +100,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of each pipeline")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
+    from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.utils.system import environment
 
     steps = training_steps(arguments.size, arguments.batch_size, arguments.rounds)
@@ -125,8 +125,7 @@ def main() -> None:
     for name, rate in data.items():
         print(f"data alone, {name}: {rate:.0f} images/s")
     if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+        write_json(arguments.output, result)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 DIR holds train.tfrecord, test.tfrecord and labels.txt. A network is trained in stages, from the resolution of the photos up,
 each from the weights of the one before; `train` goes on where an earlier call stopped. `pack` measures the last finished stage
-of every network on the 10,000 test images as `mnasnet bench imagenet` does, and writes the weights and their records.
+of every network on the 10,000 test images as `mnasnet bench accuracy` does, and writes the weights and their records.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +66,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def pack(arguments: argparse.Namespace) -> None:
     """Measure the finished runs, and write weights and records."""
+    from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.training.callbacks import read_log
     from keras_mnasnet.training.job import read_run
     from keras_mnasnet.training.recipe import recipe_to_json
@@ -120,10 +120,7 @@ def pack(arguments: argparse.Namespace) -> None:
         table["records"] = [record for record in table["records"] if record["network"] != network] + [entry]
         print(f"{entry['id']}: top-1 {entry['top1']} %, {entry['size_bytes']:,} bytes")
     table["records"].sort(key=lambda record: list(NETWORKS).index(record["network"]))
-    text = json.dumps(table, indent=1)
-    temporary = BUNDLED / ".records.json.tmp"
-    temporary.write_text(text + "\n", "utf-8")
-    os.replace(temporary, BUNDLED / "records.json")
+    write_json(BUNDLED / "records.json", table)
 
 
 def _preprocessing(value: Preprocessing) -> dict[str, Any]:
