@@ -6,11 +6,11 @@ BIN = $(VENV)/bin
 .PHONY: quickstart test lint clean
 
 quickstart: $(VENV)/.installed
-	$(BIN)/mnasnet models
+	$(BIN)/mnasnet networks
 	$(BIN)/mnasnet info a1
-	$(BIN)/mnasnet predict weights/demo/ship.png weights/demo/airplane.png --weights cifar10 --top 3
-	$(BIN)/mnasnet export --weights cifar10 --output $(VENV)/a1.tflite
-	$(BIN)/mnasnet export --weights cifar10 --quantize int8 --calibrate shapes:200@32 --output $(VENV)/a1_int8.tflite
+	$(BIN)/mnasnet predict cifar10 weights/demo/ship.png weights/demo/airplane.png --top 3
+	$(BIN)/mnasnet export cifar10 -o $(VENV)/a1.tflite
+	$(BIN)/mnasnet export cifar10 --quantize int8 --calibrate shapes:200@32 -o $(VENV)/a1_int8.tflite
 	$(BIN)/python benchmarks/run_peers.py
 
 test: $(VENV)/.installed-test

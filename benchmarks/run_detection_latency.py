@@ -83,7 +83,7 @@ def main() -> None:
 
     from keras_mnasnet.benchmarks import latency
     from keras_mnasnet.benchmarks.results import write_json
-    from keras_mnasnet.cli.latency import print_latency
+    from keras_mnasnet.cli.bench import print_latency
 
     with tempfile.TemporaryDirectory() as folder:
         written, params = files(Path(folder), int8=arguments.int8)

@@ -29,12 +29,12 @@ def commands(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
         "--algorithm-set", "preset=paper", "--reward", "soft", "--target-ms", f"{arguments.target_ms:g}",
         "--device", arguments.device, "--recipe", "paper-imagenet", "--set", f"epochs={arguments.epochs}",
         "--set", "warmup_epochs=0.5", "--set", "ema=0.0", "--set", f"batch_size={arguments.batch_size}",
-        "--resolution", str(arguments.resolution), "--validation-images", str(arguments.validation_images),
-        "--trials", str(arguments.trials), "--workers", str(arguments.workers), "--batch", str(BATCH),
+        "--size", str(arguments.resolution), "--validation-photos", str(arguments.validation_images),
+        "--trials", str(arguments.trials), "--workers", str(arguments.workers), "--batch-trials", str(BATCH),
         "--executor", arguments.executor, "--seed", str(arguments.seed),
     ]  # fmt: skip
     if arguments.images:
-        run += ["--images", str(arguments.images)]
+        run += ["--training-photos", str(arguments.images)]
     if arguments.space_set:
         run += [part for pair in arguments.space_set for part in ("--space-set", pair)]
     if arguments.ray_address:
@@ -42,7 +42,7 @@ def commands(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     retrain = [
         "search", "retrain", "--study", study, "--output", str(Path(arguments.output) / "retrained"), "--top",
         str(arguments.top), "--recipe", "paper-imagenet", "--set", f"epochs={arguments.final_epochs}",
-        "--set", f"batch_size={arguments.batch_size}", "--resolution", str(arguments.resolution),
+        "--set", f"batch_size={arguments.batch_size}", "--size", str(arguments.resolution),
     ]  # fmt: skip
     return run, retrain
 
@@ -51,7 +51,7 @@ def main() -> None:
     arguments = _arguments()
     Path(arguments.output).mkdir(parents=True, exist_ok=True)
     run, retrain = commands(arguments)
-    steps = [run, retrain] if arguments.go else [[*run, "--estimate"]]
+    steps = [run, retrain] if arguments.go else [[*run, "--estimate-only"]]
     for step in steps:
         print(f"$ mnasnet {shlex.join(step)}", flush=True)
         status = subprocess.run([sys.executable, "-m", "keras_mnasnet.cli.main", *step]).returncode

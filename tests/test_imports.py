@@ -12,10 +12,6 @@ import keras_mnasnet
 ROOT = Path(keras_mnasnet.__file__).parent
 
 # What a module or folder of the package may import from the package: DESIGN, "Import direction".
-CLI = {
-    "architecture", "family", "model", "spec", "pretrained", "weights", "applications", "backbone", "data",
-    "hub", "training", "benchmarks", "export", "search", "detection",
-}  # fmt: skip
 SEARCH = {
     "architecture", "benchmarks", "data", "export", "family", "model", "pretrained", "published",
     "spec", "training", "weights",
@@ -63,7 +59,7 @@ ALLOWED = {
     "export": {"__version__", "architecture", "data", "model", "pretrained", "spec", "weights"},
     "hub": {"architecture", "model", "model_card", "pretrained", "spec", "weights"},
     "search": SEARCH,
-    "cli": CLI,
+    "cli": None,
     "__init__": None,
 }
 MODULES = sorted(ROOT.rglob("*.py"))

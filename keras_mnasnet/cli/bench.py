@@ -1,38 +1,114 @@
-"""`mnasnet bench`: the paper's measurements as commands."""
+"""`mnasnet bench`: the paper's measurements: accuracy on labelled photos, latency on this machine or a phone."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from keras_mnasnet.benchmarks.accuracy import TIE_RULE, TIMING, AccuracyResult, evaluate
-from keras_mnasnet.benchmarks.accuracy import report as accuracy_report
-from keras_mnasnet.benchmarks.results import check_output, write_json
-from keras_mnasnet.cli.output import print_json, print_table
+from keras_mnasnet.cli.options import option, options, output
+from keras_mnasnet.cli.output import percent, print_json, print_table, rounded
+from keras_mnasnet.cli.parsing import Parser, UsageError, one_of
 
-__all__ = ["imagenet"]
+if TYPE_CHECKING:
+    from keras_mnasnet.benchmarks import LatencyReport, ModelLatency
+    from keras_mnasnet.benchmarks.accuracy import AccuracyResult
+    from keras_mnasnet.benchmarks.timing import Times
 
-SETTINGS = (
-    "batch_size", "resolution", "preprocessing", "tflite_input", "labels_offset", "threads", "limit", "max_bad",
-)  # fmt: skip
+__all__ = ["add_commands", "print_latency"]
+
+SETTINGS = ("batch_size", "size", "preprocessing", "labels_offset", "threads", "limit", "max_bad")
 
 
-def imagenet(arguments: argparse.Namespace) -> None:
+def add_commands(top: Parser) -> None:
+    """`bench accuracy` and `bench latency`."""
+    bench = top.add(
+        "bench", "Measure models as the paper does: accuracy, latency.", example="mnasnet bench latency --network a1"
+    )
+    command = bench.add(
+        "accuracy", "Top-1 and top-5 of models on photos with labels, side by side, each with its own preprocessing.", accuracy,
+        usage="MODEL... --data DATA [options]", example="mnasnet bench accuracy cifar10 a1.tflite --data shapes:200@32",
+        needs=("MODEL", "--data DATA"),
+    )  # fmt: skip
+    option(command, "MODEL", "A .tflite file is taken, too.", dest="models", nargs="+")
+    data = command.add_argument_group("data")
+    option(data, "--data", "The ILSVRC-2012 validation photos are taken as a folder or tar, too.", required=True)
+    data.add_argument("--split", metavar="NAME", help="Measure on this split (default: validation, else test).")
+    data.add_argument(
+        "--ground-truth", metavar="FILE", help="Take the labels of the ILSVRC-2012 validation photos from this file."
+    )
+    data.add_argument(
+        "--synsets", metavar="FILE", help="Take the devkit's wnids from this file, for a ground truth of its numbers 1 to 1000."
+    )
+    options(data, "--limit", "--max-bad")
+    how = command.add_argument_group("how")
+    option(how, "--batch-size", "The default is %(default)s.", default=32)
+    option(how, "--size", "The default is each model's own.")
+    how.add_argument(
+        "--preprocessing", type=one_of("google", "timm", "torchvision", "pillow"), metavar="google|timm|torchvision|pillow",
+        help="Resize and crop photos in this one's way (default: each model's own).",
+    )  # fmt: skip
+    option(how, "--input", "It is for .tflite files (default: as the file says).")
+    how.add_argument(
+        "--labels-offset", type=int, metavar="0|1", help="Let this output stand for label 0 (default: by name or count)."
+    )
+    option(how, "--threads", "The default is all cores.")
+    shown = command.add_argument_group("the result")
+    shown.add_argument("--per-class", action="store_true", help="Also print the counts of every class.")
+    output(shown, "FILE.json", "results, settings and environment.", required=False)
+    command.set_defaults(max_bad=0)
+
+    command = bench.add(
+        "latency", "Single-thread latency of .tflite files, trained models and networks, in turns.", latency,
+        usage=("MODEL... [--network NETWORK ...] [options]", "--network NETWORK ... [options]"),
+        example="mnasnet bench latency model.tflite --network a1 --network b1:int8",
+        needs=("MODEL or --network NETWORK",),
+    )  # fmt: skip
+    option(
+        command, "MODEL", "A .tflite file is taken, too. A record id may end in [@PIXELS][:float32|float16|weight-int8|int8].",
+        dest="models", nargs="*",
+    )  # fmt: skip
+    option(
+        command, "--network", "Its weights are random; it may end as a record id may; the option may be repeated.",
+        action="append", default=[],
+    )  # fmt: skip
+    option(command, "--size", "It is for networks, and for files with an open size (default: their own).")
+    command.add_argument(
+        "--no-normalization", dest="include_preprocessing", action="store_false",
+        help="Leave the normalization of the input out of networks (default: inside, as in exported files).",
+    )  # fmt: skip
+    how = command.add_argument_group("how")
+    option(how, "--device", "The default is %(default)s.", default="host")
+    option(how, "--threads", "The default is %(default)s, as in the paper.", default=1)
+    option(how, "--runs")
+    how.add_argument(
+        "--warmup", type=int, metavar="N", help="Run each model N times before the first timed run (default: 3; phones: 1)."
+    )
+    how.add_argument("--repeats", type=int, metavar="N", help="Measure each model N times on the phone, in turns (default: 3).")
+    options(how, "--core", "--mask", "--benchmark-model")
+    option(how, "--seed", default=0)
+    shown = command.add_argument_group("the result")
+    shown.add_argument("--profile", action="store_true", help="Also print milliseconds by stage, of networks.")
+    output(shown, "FILE.json", "the report.", required=False)
+
+
+def accuracy(arguments: argparse.Namespace) -> None:
     """Print top-1 and top-5 of every model on labelled photos."""
+    from keras_mnasnet.benchmarks import evaluate
+    from keras_mnasnet.benchmarks.accuracy import TIE_RULE, TIMING
+    from keras_mnasnet.benchmarks.accuracy import report as report_of
+    from keras_mnasnet.benchmarks.results import check_output, write_json
+
     if arguments.output:
         check_output(arguments.output)
-    settings = {key: getattr(arguments, key) for key in SETTINGS}
+    settings = {key: getattr(arguments, key) for key in SETTINGS} | {"tflite_input": arguments.input}
     results = evaluate(
-        arguments.models,
-        arguments.data,
-        split=arguments.split,
-        ground_truth=arguments.ground_truth,
-        synsets=arguments.synsets,
-        size=settings.pop("resolution"),
-        **settings,
-        progress=not arguments.json,
-    )
-    report = accuracy_report(results, **settings, size=arguments.resolution)
+        arguments.models, arguments.data, split=arguments.split, ground_truth=arguments.ground_truth,
+        synsets=arguments.synsets, progress=not arguments.json, **settings,
+    )  # fmt: skip
+    report = report_of(results, **settings)
     if arguments.output:
         write_json(arguments.output, report)
     if arguments.json:
@@ -41,7 +117,7 @@ def imagenet(arguments: argparse.Namespace) -> None:
     part = f", {data['split']} split" if data["split"] else ""
     present = len({one.label for result in results for one in result.per_class})
     print(f"{data['name']}{part}: {data['images']:,} photos of {present:,} of {data['classes']:,} classes\n")
-    _print_results(results)
+    _print_accuracies(results)
     if arguments.per_class:
         _print_classes(results)
     print(f"\nranking: {TIE_RULE}")
@@ -51,14 +127,14 @@ def imagenet(arguments: argparse.Namespace) -> None:
     return None
 
 
-def _print_results(results: list[AccuracyResult]) -> None:
+def _print_accuracies(results: list[AccuracyResult]) -> None:
     print_table(
         ("model", "top-1 %", "top-5 %", "correct", "in top 5", "of", "images/s", "record's top-1", "top-5"),
         (
             (
                 result.model,
-                _percent(result.top1),
-                _percent(result.top5),
+                percent(result.top1),
+                percent(result.top5),
                 result.correct1,
                 result.correct5,
                 result.images,
@@ -95,5 +171,158 @@ def _print_classes(results: list[AccuracyResult]) -> None:
     print_table(header, rows)
 
 
-def _percent(fraction: float | None) -> float | None:
-    return None if fraction is None else round(100 * fraction, 2)
+def latency(arguments: argparse.Namespace) -> None:
+    """Print the latency of every model, and of its stages."""
+    from keras_mnasnet.benchmarks import latency as measure
+    from keras_mnasnet.benchmarks.results import check_output, write_json
+
+    if not arguments.models and not arguments.network:
+        raise UsageError("give a MODEL or --network NETWORK; received neither")
+    if arguments.output:
+        check_output(arguments.output)
+    names = (
+        "device", "size", "threads", "runs", "warmup", "core", "mask", "benchmark_model", "repeats", "include_preprocessing",
+        "profile", "seed",
+    )  # fmt: skip
+    report = measure(
+        arguments.models, networks=arguments.network, progress=not arguments.json, started=_process_start(),
+        **{name: getattr(arguments, name) for name in names},
+    )  # fmt: skip
+    if arguments.output:
+        write_json(arguments.output, report.to_json())
+    if arguments.json:
+        return print_json(report.to_json())
+    print_latency(report)
+    if arguments.output:
+        print(f"wrote {arguments.output}")
+    return None
+
+
+def print_latency(report: LatencyReport) -> None:
+    """The table, where it was measured, and what its columns mean."""
+    _print_where(report)
+    _print_latencies(report)
+    for result in report.results:
+        if result.stages:
+            _print_stages(result)
+    _print_notes(report)
+
+
+def _process_start() -> float | None:
+    """When this process started, on the monotonic clock; None where the system does not say."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+    return time.monotonic() - age if age >= 0 else None
+
+
+def _print_where(report: LatencyReport) -> None:
+    device, settings = report.device, report.settings
+    threads = f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"
+    print(f"{device['name']}, {device['system']}, {device['runtime']}, {settings['delegate']}, {threads}; {report.date}")
+    if device["kind"] == "host":
+        pinned = "not pinned" if device["affinity"] is None else f"core {', '.join(map(str, device['affinity']))}"
+        load = "" if device["load_average"] is None else f"; load average {device['load_average'][0]:.2f}"
+        print(f"{pinned} ({device['affinity_choice']}), {_clock(device['cores'])}{load}")
+        turns = f"{settings['rounds']} rounds of {settings['timed_per_visit']} timed runs each"
+        print(f"{turns}, in turns; measuring began {settings['start_delay_s']:.2f} s after the command\n")
+    else:
+        print(f"{device['soc']}, {device['abi']}, mask {device['affinity'] or 'none'} ({device['affinity_choice']})")
+        print(
+            f"{_degrees(device['before'])} before, {_degrees(device['after'])} after; {settings['repeats']} repeats, in turns\n"
+        )
+
+
+def _clock(cores: list[dict[str, Any]]) -> str:
+    one = cores[0] if cores else {"governor": None, "clock_mhz": None}
+    clock = "clock unknown" if one["clock_mhz"] is None else f"{one['clock_mhz']:,.0f} MHz"
+    return f"governor {one['governor'] or 'unknown'}, {clock}"
+
+
+def _degrees(state: dict[str, Any]) -> str:
+    if state["temperature_c"] is None:
+        return "temperature unknown"
+    clocks = [core["clock_khz"] // 1000 for core in state["cores"] if core["clock_khz"]]
+    clock = f", {max(clocks):,} MHz" if clocks else ""
+    return f"{state['temperature_c']:g} °C ({state['temperature_of']}){clock}"
+
+
+def _print_latencies(report: LatencyReport) -> None:
+    on_host = report.device["kind"] == "host"
+    low, high = ("p10", "p90") if on_host else ("p5", "p95")
+    clock = "cpu ms" if on_host else "ms"
+    header = [
+        "model",
+        "MB",
+        clock,
+        low,
+        high,
+        "min",
+        *(["wall ms"] if on_host else []),
+        "x first",
+        "95 %",
+        "memory MB",
+        "parts",
+    ]
+    rows = []
+    for result in report.results:
+        times = result.cpu or result.wall
+        edges = (times.p10_ms, times.p90_ms) if on_host else (times.p5_ms, times.p95_ms)
+        wall = [_ms(_middle(result.wall))] if on_host else []
+        rows.append(
+            [
+                _short(result.model), round(result.size_bytes / 1e6, 2), _ms(_middle(times)), *map(_ms, edges),
+                _ms(times.min_ms), *wall, round(result.ratio.value, 3), _interval(result), result.memory_mb, result.delegates,
+            ]
+        )  # fmt: skip
+    print_table(header, rows)
+
+
+def _middle(times: Times) -> float:
+    return times.mean_ms if times.median_ms is None else times.median_ms
+
+
+def _ms(value: float | None) -> float | None:
+    return rounded(value, 3)
+
+
+def _interval(result: ModelLatency) -> str:
+    ratio = result.ratio
+    return "-" if ratio.low is None or ratio.high is None else f"{ratio.low:.3f}..{ratio.high:.3f}"
+
+
+def _short(model: str) -> str:
+    return model if len(model) <= 40 else f"...{model[-37:]}"
+
+
+def _print_stages(result: ModelLatency) -> None:
+    print(f"\n{result.model}: milliseconds by stage, each the difference of two cut graphs' minima")
+    total = sum(stage.ms for stage in result.stages)
+    rows = [
+        (
+            stage.stage,
+            _ms(stage.ms),
+            round(100 * stage.ms / total, 1),
+            round(stage.madds / 1e6, 2),
+            None if stage.gmacs_per_second is None else round(stage.gmacs_per_second, 1),
+        )
+        for stage in result.stages
+    ]
+    madds = sum(stage.madds for stage in result.stages)
+    rows.append(("total", _ms(total), 100.0, round(madds / 1e6, 2), round(madds / total / 1e6, 1)))
+    print_table(("stage", "ms", "%", "MAdds (M)", "GMAC/s"), rows)
+
+
+def _print_notes(report: LatencyReport) -> None:
+    print()
+    for result in report.results:
+        if result.outside:
+            print(f"{result.model}: outside XNNPACK: {', '.join(result.outside)}")
+        if result.source != "file":
+            inside = "" if report.settings["include_preprocessing"] else ", input normalized outside"
+            print(f"{result.model}: {result.source}, {result.size} pixels, {result.precision}{inside}")
+    clock = report.settings.get("cpu_clock") or report.settings["clock"]
+    print(f"time: {clock}; x first: ratio of {report.ratio_of} to the first model's, with its 95 % bootstrap interval")
+    print(f"memory: {report.memory}; parts: of the graph, run by XNNPACK")

@@ -1,30 +1,149 @@
-"""`mnasnet detect train`: train a detector, resume."""
+"""`mnasnet detect`: train, evaluate, use and export SSDLite detectors."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from keras_mnasnet.cli.labels import read_labels
-from keras_mnasnet.cli.output import print_json
-from keras_mnasnet.cli.train import changed_recipe, drive, log_numbers, named_weights
+from keras_mnasnet.cli.export import file_options, print_comparisons, print_outline
+from keras_mnasnet.cli.options import network_options, option, options, output, read_labels
+from keras_mnasnet.cli.output import print_json, print_table, rounded
+from keras_mnasnet.cli.parsing import Parser, UsageError
+from keras_mnasnet.cli.train import changed_recipe, drive, log_numbers, training_options
+from keras_mnasnet.utils.system import environment
+from keras_mnasnet.utils.text import say
 
-__all__ = ["train"]
+if TYPE_CHECKING:
+    from keras_mnasnet.detection.evaluation import CocoResult
+    from keras_mnasnet.detection.inference import PhotoObjects
+    from keras_mnasnet.detection.tflite import DetectorReport
 
-RESUMED = (
-    "model", "weights", "recipe", "epochs", "batch_size", "learning_rate", "set", "classes", "validation", "validation_images",
-    "width", "depth", "se", "resolution", "max_bad", "mixed_precision", "jit_compile", "checkpoint_steps", "output",
-)  # fmt: skip
+__all__ = ["add_commands"]
+
+SETTINGS = ("score_threshold", "iou_threshold", "max_detections", "batch_size", "input", "threads", "limit", "max_bad")
+DETECTOR = "A trained detector: a run's folder, its model.safetensors, or hf://OWNER/NAME."
+PRECISIONS = ("float32", "float16", "int8")
+
+
+def add_commands(top: Parser) -> None:
+    """`detect train`, `eval`, `predict` and `export`."""
+    detect = top.add(
+        "detect", "Object detection: train, evaluate, use and export SSDLite detectors. Training and evaluation need the extra "
+        "[detection].", example="mnasnet detect predict runs/mine kitchen.jpg -o drawn",
+    )  # fmt: skip
+    command = detect.add(
+        "train", "Train a detector on COCO or VOC annotations. Killed or stopped, --resume goes on with it.", train,
+        usage=(
+            "ANNOTATIONS PHOTOS --from MODEL -o RUN [options]", "ANNOTATIONS PHOTOS --network NETWORK ... -o RUN [options]",
+            "--resume RUN",
+        ),
+        example="mnasnet detect train boxes.json photos --from imagenet -o runs/mine",
+        needs=("ANNOTATIONS, PHOTOS and -o RUN, or --resume RUN",),
+    )  # fmt: skip
+    option(command, "--annotations", dest="annotations", nargs="?", positional="ANNOTATIONS")
+    option(command, "--photos", dest="photos", nargs="?", positional="PHOTOS")
+    start = command.add_argument_group("the start")
+    option(start, "--from", "Of a classifier it is the body; a detector is gone on from.", dest="from_model")
+    network_options(
+        command, "training from scratch, or which network --from imagenet is", "The default is that of --from.", stem=False
+    )
+    data = training_options(
+        command, "They are finetune-detector (default), ssdlite-mobilenet-v3, ssdlite-mobiledet, ssdlite-mobilenet-v2."
+    )
+    option(data, "--labels", "These are learned (default: all of the annotations').")
+    option(
+        data,
+        "--validation",
+        "They are of the kind of the first ANNOTATIONS (default: nothing is measured).",
+        metavar="ANNOTATIONS",
+    )
+    data.add_argument(
+        "--validation-folder", metavar="PHOTOS", help="Find the photos of --validation in this folder (default: PHOTOS)."
+    )
+    data.add_argument(
+        "--no-ap",
+        dest="ap",
+        action="store_false",
+        help="Measure the validation photos' loss alone, not COCO's AP (pycocotools).",
+    )
+
+    command = detect.add(
+        "eval", "COCO's twelve numbers of detectors, .tflite files and result files, side by side.", evaluate,
+        usage="MODEL... --annotations FILE --photos FOLDER [options]",
+        example="mnasnet detect eval runs/mine mine.tflite --annotations val.json --photos photos",
+        needs=("MODEL", "--annotations FILE"),
+    )  # fmt: skip
+    option(
+        command, "MODEL", "A .tflite file or a COCO result file (.json) is taken, too.", dest="models", nargs="+", help=DETECTOR
+    )
+    data = command.add_argument_group("data")
+    option(data, "--annotations", required=True)
+    option(data, "--photos", "They are the annotations'; result files need none.", metavar="FOLDER")
+    options(data, "--limit", "--max-bad")
+    _selection(command, 1e-8, "It is for Keras models and raw files.")
+    option(_files(command), "--batch-size", "The default is %(default)s.", default=8)
+    shown = command.add_argument_group("the result")
+    shown.add_argument("--per-category", action="store_true", help="Also print AP and AP50 of every category.")
+    shown.add_argument("--write-results", metavar="FOLDER", help="Write each detector's COCO result file there.")
+    output(shown, "FILE.json", "numbers, settings and environment.", required=False)
+    command.set_defaults(max_bad=0)
+
+    command = detect.add(
+        "predict", "Find objects in photos, print them, and draw them.", predict,
+        usage="MODEL PHOTO... -o FOLDER [options]", example="mnasnet detect predict runs/mine kitchen.jpg street.jpg -o drawn",
+        needs=("MODEL", "PHOTO"),
+    )  # fmt: skip
+    option(command, "MODEL", "A .tflite file is taken, too.", help=DETECTOR)
+    option(command, "PHOTO", dest="photos", nargs="+")
+    output(
+        command, "FOLDER", "a folder that gets PHOTO_detections.png of each photo (default: nothing is drawn).", required=False
+    )
+    _selection(command, 0.3, "")
+    _files(command)
+
+    command = detect.add(
+        "export", "Write a detector as a .tflite file for phones, verified against the detector.", export,
+        usage="MODEL -o FILE.tflite [options]", example="mnasnet detect export runs/mine -o mine.tflite",
+        needs=("MODEL", "-o FILE.tflite"),
+    )  # fmt: skip
+    option(command, "MODEL", help=DETECTOR)
+    file_options(command, PRECISIONS, "int8 is the fastest.")
+    option(command, "--annotations", "What AP loses on --photos is measured by them.")
+    _selection(command, 0.01, "They do not leave the file.")
+    tail = command.add_argument_group("what follows the network (default: the operator TFLite_Detection_PostProcess)")
+    one = tail.add_mutually_exclusive_group()
+    one.add_argument(
+        "--no-postprocess", action="store_true", help="Let nothing follow: the file gives raw boxes (in code) and scores."
+    )
+    one.add_argument("--builtin-nms", action="store_true", help="Use LiteRT's own operator, where custom ones are not allowed.")
+
+
+def _selection(command: Parser, score: float, more: str) -> None:
+    group = command.add_argument_group("selection of boxes")
+    option(group, "--score-threshold", more, default=score)
+    options(group, "--iou-threshold", "--max-detections")
+
+
+def _files(command: Parser) -> Any:
+    group = command.add_argument_group("how")
+    option(group, "--labels", "It is for .tflite files without them.")
+    option(group, "--input", "It is for .tflite files (default: as the file says).")
+    option(group, "--threads", "The default is all cores; 1 with the operator TFLite_Detection_PostProcess.")
+    return group
 
 
 def train(arguments: argparse.Namespace) -> int:
     """Start a detector's run, or go on with one."""
-    given = (arguments.annotations is not None, arguments.images is not None)
+    given = (arguments.annotations is not None, arguments.photos is not None)
     if given != ((arguments.resume is None,) * 2):
-        raise ValueError(
-            "A run needs ANNOTATIONS, IMAGES and --output, or --resume RUN. "
-            f"Received: annotations={arguments.annotations!r}, images={arguments.images!r}, resume={arguments.resume!r}"
+        raise UsageError("give ANNOTATIONS, PHOTOS and -o RUN, or --resume RUN; received both, or not all of them")
+    if arguments.resume is None and arguments.from_model is None and arguments.network is None:
+        raise UsageError(
+            "say what the training starts from: --from imagenet (or another MODEL), or --network a1 from scratch; received "
+            "neither --from nor --network",
         )
 
     def start(folder: Path, cluster: Any) -> list[dict[str, Any]]:
@@ -37,29 +156,27 @@ def train(arguments: argparse.Namespace) -> int:
 
         return resume_detector(folder, cluster=cluster)
 
-    return drive(arguments, RESUMED, start, go_on, _report, "mnasnet detect train")
+    return drive(arguments, start, go_on, _report_training, "mnasnet detect train")
 
 
 def _job(arguments: argparse.Namespace) -> Any:
     from keras_mnasnet.detection.recipe import DetectionRecipe
     from keras_mnasnet.detection.training import DetectionJob
-    from keras_mnasnet.training import parse_recipe
 
-    recipe = parse_recipe(arguments.recipe or "finetune-detector", DetectionRecipe)
-    classes = read_labels(arguments.classes)
+    classes = read_labels(arguments)
     own = {key: getattr(arguments, key) for key in ("max_bad", "checkpoint_steps") if getattr(arguments, key) is not None}
     return DetectionJob(
         annotations=arguments.annotations,
-        images=arguments.images,
-        recipe=changed_recipe(recipe, arguments),
-        model=arguments.model,
-        weights=named_weights(arguments),
+        images=arguments.photos,
+        recipe=changed_recipe(DetectionRecipe, arguments, "finetune-detector"),
+        model=arguments.network,
+        weights=arguments.from_model,
         classes=None if classes is None else tuple(classes),
         width=arguments.width,
         depth=arguments.depth,
         se=arguments.se,
         validation=arguments.validation,
-        validation_images=arguments.validation_images,
+        validation_images=arguments.validation_folder,
         measure_ap=arguments.ap,
         check=arguments.check,
         mixed_precision=arguments.mixed_precision,
@@ -69,7 +186,7 @@ def _job(arguments: argparse.Namespace) -> Any:
     )
 
 
-def _report(folder: Path, rows: list[dict[str, Any]], as_json: bool) -> None:
+def _report_training(folder: Path, rows: list[dict[str, Any]], as_json: bool) -> None:
     model = folder / "model.safetensors"
     epochs = [log_numbers(row) for row in rows]
     best = max((row["val_ap"] for row in epochs if "val_ap" in row), default=None)
@@ -79,4 +196,163 @@ def _report(folder: Path, rows: list[dict[str, Any]], as_json: bool) -> None:
     shown = {"val_ap": "AP", "val_ap50": "AP50", "val_loss": "validation loss", "loss": "loss"}
     numbers = ", ".join(f"{text} {last[key]:.4f}" for key, text in shown.items() if key in last)
     print(f"{numbers} after epoch {last['epoch']:g}" if last else "nothing was left to train")
-    return print(f"wrote {model}; use it with: mnasnet detect predict PHOTO --weights {model}")
+    return print(f"wrote {model}; use it with: mnasnet detect predict {folder} PHOTO")
+
+
+def _boxes(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Which boxes count, as every door takes it."""
+    return {"score": arguments.score_threshold, "iou": arguments.iou_threshold, "max_detections": arguments.max_detections}
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Print the twelve numbers of every model."""
+    from keras_mnasnet import detection
+    from keras_mnasnet.benchmarks.results import SCHEMA, write_json
+    from keras_mnasnet.detection.evaluation import evaluator
+    from keras_mnasnet.utils.files import check_writable
+
+    if arguments.output:
+        check_writable(arguments.output)
+    results = detection.evaluate(
+        arguments.models, arguments.annotations, arguments.photos, labels=read_labels(arguments), tflite_input=arguments.input,
+        threads=arguments.threads, batch_size=arguments.batch_size, limit=arguments.limit, max_bad=arguments.max_bad,
+        results=arguments.write_results, progress=not arguments.json, **_boxes(arguments),
+    )  # fmt: skip
+    report = {
+        "schema": SCHEMA,
+        "benchmark": "coco",
+        "environment": environment(),
+        "evaluator": evaluator(),
+        "data": {"annotations": arguments.annotations, "images": results[0].images},
+        "settings": {key: getattr(arguments, key) for key in SETTINGS},
+        "results": [dataclasses.asdict(result) for result in results],
+    }
+    if arguments.output:
+        write_json(arguments.output, report)
+    if arguments.json:
+        return print_json(report)
+    print(f"{arguments.annotations}: {results[0].images:,} photos, {results[0].categories:,} categories\n")
+    _print_results(results)
+    if arguments.per_category:
+        _print_categories(results)
+    print(f"\nevaluator: {evaluator()}")
+    if arguments.output:
+        print(f"wrote {arguments.output}")
+    return None
+
+
+def _print_results(results: Sequence[CocoResult]) -> None:
+    from keras_mnasnet.detection.evaluation import METRICS
+
+    print_table(
+        ("model", *METRICS, "detections", "images/s"),
+        (
+            (
+                result.model, *(rounded(result.metrics[name]) for name in METRICS), result.detections,
+                result.images_per_second,
+            )
+            for result in results
+        ),
+    )  # fmt: skip
+    print()
+    for result in results:
+        if result.input is None:
+            print(f"{result.model}: a result file")
+            continue
+        print(f"{result.model}: input {result.input}; boxes selected: {result.suppression}")
+        if result.categories_found < result.categories:
+            print(f"  knows {result.categories_found:,} of {result.categories:,} categories; the others count as not found")
+
+
+def _print_categories(results: Sequence[CocoResult]) -> None:
+    header = ["category", "boxes"]
+    for result in results:
+        header += [f"{result.model} AP", "AP50"]
+    rows = []
+    for parts in zip(*(result.per_category for result in results), strict=True):
+        if parts[0].boxes:
+            numbers = [rounded(value) for part in parts for value in (part.ap, part.ap50)]
+            rows.append([parts[0].name, parts[0].boxes, *numbers])
+    print()
+    print_table(header, rows)
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Print the objects of each photo and draw them; a damaged photo is reported and makes the exit status 1."""
+    from keras_mnasnet import detection
+
+    found = detection.predict(
+        arguments.model, arguments.photos, output=arguments.output, labels=read_labels(arguments),
+        tflite_input=arguments.input, threads=arguments.threads, progress=not arguments.json, **_boxes(arguments),
+    )  # fmt: skip
+    if arguments.json:
+        print_json([each.as_json() for each in found])
+    else:
+        for photo in found:
+            _print_objects(photo)
+    return 1 if any(photo.error for photo in found) else 0
+
+
+def _print_objects(photo: PhotoObjects) -> None:
+    if photo.error:
+        return say(f"error: {photo.error}")
+    print(f"{photo.photo} -> {photo.drawn}" if photo.drawn else photo.photo)
+    for each in photo.objects:
+        x, y, width, height = each.box
+        print(f"  {each.label} {each.score:.3f}  x {x:.0f}, y {y:.0f}, {width:.0f} x {height:.0f}")
+    return None if photo.objects else print("  nothing")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write the file and its report, and print what was measured."""
+    from keras_mnasnet import detection
+
+    if not arguments.output.endswith(".tflite"):
+        raise ValueError(f"`-o` must end in .tflite. Received: {arguments.output}")
+    quantize = None if arguments.quantize == "float32" else arguments.quantize
+    if quantize == "int8" and arguments.calibrate is None:
+        raise ValueError(
+            "--quantize int8 needs --calibrate DATA, a folder of photos like those the model will see. Received: none"
+        )
+    report = detection.export(
+        arguments.model, arguments.output, quantize=quantize, representative_data=arguments.calibrate, photos=arguments.photos,
+        annotations=arguments.annotations, input_dtype=arguments.input_dtype, seed=arguments.seed, max_bad=arguments.max_bad,
+        postprocess="none" if arguments.no_postprocess else "builtin" if arguments.builtin_nms else "operator",
+        calibration_count=arguments.calibration_photos, verification_count=arguments.verification_photos,
+        progress=not arguments.json, **_boxes(arguments),
+    )  # fmt: skip
+    return print_json(report.as_json()) if arguments.json else _print_file(report)
+
+
+def _print_file(report: DetectorReport) -> None:
+    from keras_mnasnet.detection.evaluation import METRICS
+    from keras_mnasnet.detection.inference import OPERATOR
+
+    print_outline(report, f"post-processing: {report.postprocess}")
+    network, whole = report.network_partitions, report.partitions
+    outside = ", ".join(f"{kind} {count}" for kind, count in whole.outside.items())
+    print(
+        f"XNNPACK  {network.delegates} partition{'s' * (network.delegates != 1)} up to the selection of boxes"
+        f"{f'; outside: {outside}' if outside else ', the whole graph'}"
+    )
+    print_comparisons(report)
+    agreed = report.agreement
+    print(
+        f"detections of {agreed.threshold:g} or more: {agreed.expected} of the model, {agreed.matched} of them in the file; "
+        f"{agreed.found} of the file, {agreed.confirmed} of them in the model"
+    )
+    if agreed.max_box_difference is not None and agreed.max_score_difference is not None:
+        print(
+            f"  largest difference {agreed.max_box_difference:.2e} of a box (shares of the photo), "
+            f"{agreed.max_score_difference:.2e} of a score; {agreed.close} boxes within 1e-3"
+        )
+    if report.evaluation is not None:
+        measured = report.evaluation
+        print(f"on {measured.images:,} photos of {measured.annotations}:")
+        rows = (("Keras", measured.keras), ("file", measured.file))
+        print_table(("", *METRICS), [[name, *map(rounded, values.values())] for name, values in rows])
+        if measured.ap_drop is not None:
+            print(f"AP drops by {measured.ap_drop:.6f}")
+    if report.postprocess == "operator" and report.detector.classes > 2:
+        print(f"run it in one thread: in T threads {OPERATOR} loses the class of index T (tensorflow/tensorflow#56058)")
+    print(f"report: {report.path}.json; measure it with: mnasnet bench latency {report.path}")

@@ -1,12 +1,14 @@
-"""Tables and JSON on standard output."""
+"""Tables and JSON on standard output, in any terminal."""
 
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["print_json", "print_table"]
+__all__ = ["percent", "print_json", "print_table", "rounded", "significant"]
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -32,5 +34,33 @@ def _cell(value: Any) -> tuple[str, bool]:
 
 
 def print_json(value: Any) -> None:
-    """One JSON value."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON value: numbers that are none are null, and what the terminal cannot show is escaped as JSON does."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(_finite(value), indent=2)
+    print(text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def rounded(value: float | None, digits: int = 6) -> float | None:
+    """To so many digits behind the point."""
+    return None if value is None else round(value, digits)
+
+
+def percent(share: float | None) -> float | None:
+    """Of a share from 0 to 1, in per cent with two digits."""
+    return None if share is None else round(100 * share, 2)
+
+
+def significant(value: float | None, digits: int = 4) -> float | None:
+    """With so many digits that say something."""
+    return None if value is None else float(f"{value:.{digits}g}")

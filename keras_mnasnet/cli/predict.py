@@ -7,28 +7,37 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from keras_mnasnet.applications import MnasNet, decode_predictions
-from keras_mnasnet.cli.info import network
-from keras_mnasnet.cli.labels import read_labels
+from keras_mnasnet.cli.options import network, network_options, option, read_labels
 from keras_mnasnet.cli.output import print_json
-from keras_mnasnet.data import load_image
-from keras_mnasnet.family import as_architecture
-from keras_mnasnet.preprocessing import Preprocessing
-from keras_mnasnet.pretrained import open_weights
-from keras_mnasnet.weights import Checkpoint, CheckpointError, get, load_record, names, registry
-from keras_mnasnet.weights.load import RUN_MODEL, preprocessing_of
+from keras_mnasnet.cli.parsing import Parser
 
-__all__ = ["predict"]
+__all__ = ["add_commands"]
 
 BATCH = 32
 
 
+def add_commands(top: Parser) -> None:
+    """`predict`."""
+    command = top.add(
+        "predict", "Classify photos: the best classes of each, with their probabilities.", predict,
+        usage="MODEL PHOTO... [options]", example="mnasnet predict cifar10 ship.png airplane.png --top 3",
+        needs=("MODEL", "PHOTO"),
+    )  # fmt: skip
+    option(command, "MODEL")
+    option(command, "PHOTO", dest="photos", nargs="+")
+    option(command, "--top", "These are the classes to print.")
+    option(command, "--labels", "The default is the model's own.")
+    option(command, "--size", "The default is the model's own.")
+    network_options(command, "which network (of `imagenet`, `cifar10`, and files that do not say it)")
+
+
 def predict(arguments: argparse.Namespace) -> int:
     """Print the best classes of each image; a damaged image is reported and makes the exit status 1."""
-    if arguments.weights.lower() == "none":
-        raise ValueError("A prediction needs trained weights. Received: --weights none")
+    import numpy as np
+
+    from keras_mnasnet.applications import decode_predictions
+    from keras_mnasnet.data import load_image
+
     model, preprocessing, origin, labels = _open(arguments)
     if not arguments.json:
         print(f"{model.name} with {origin}; {preprocessing}", file=sys.stderr)
@@ -37,22 +46,22 @@ def predict(arguments: argparse.Namespace) -> int:
             f"`--labels` must name every class of the model. Received: {len(labels)} names for {model.output.shape[-1]} classes"
         )
     images, found = [], {}
-    for path in dict.fromkeys(arguments.images):
+    for path in dict.fromkeys(arguments.photos):
         try:
             images.append((path, load_image(path, preprocessing)))
         except ValueError as error:
-            found[path] = {"image": path, "error": str(error)}
+            found[path] = {"photo": path, "error": str(error)}
             if not arguments.json:
                 print(f"error: {error}", file=sys.stderr)
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         scores = model.predict(np.stack([pixels for _, pixels in batch]), verbose=0)
         for (path, _), best in zip(batch, decode_predictions(scores, arguments.top, labels), strict=True):
-            found[path] = {"image": path, "predictions": best}
+            found[path] = {"photo": path, "predictions": best}
     if arguments.json:
-        print_json([_named(found[path]) for path in arguments.images])
+        print_json([_named(found[path]) for path in arguments.photos])
     else:
-        for path in arguments.images:
+        for path in arguments.photos:
             if "predictions" in found[path]:
                 print(f"{path}  " + "  ".join(f"{name} {score:.3f}" for _, name, score in found[path]["predictions"]))
     return 1 if any("error" in row for row in found.values()) else 0
@@ -65,19 +74,25 @@ def _named(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "predictions": [dict(zip(("id", "name", "score"), best, strict=True)) for best in row["predictions"]]}
 
 
-def _open(arguments: argparse.Namespace) -> tuple[Any, Preprocessing, str, list[str] | None]:
+def _open(arguments: argparse.Namespace) -> tuple[Any, Any, str, list[str] | None]:
     """(model, preprocessing, what the weights are, class names; None for ImageNet's)."""
-    labels = read_labels(arguments.labels)
+    from keras_mnasnet.applications import MnasNet
+    from keras_mnasnet.family import as_architecture
+    from keras_mnasnet.pretrained import open_weights
+    from keras_mnasnet.weights import Checkpoint, CheckpointError, get, load_record, names, registry
+    from keras_mnasnet.weights.load import RUN_MODEL, preprocessing_of
+
+    labels = read_labels(arguments)
     multipliers = {
         "width_multiplier": arguments.width,
         "depth_multiplier": arguments.depth,
         "se": arguments.se,
         "stem_stride": arguments.stem_stride,
     }
-    weights, size = arguments.weights, arguments.resolution
+    weights, size = arguments.model, arguments.size
     if weights in registry.datasets() or weights in names():
         dataset = weights in registry.datasets()
-        name = arguments.model or ("a1" if dataset else get(weights).network)
+        name = arguments.network or ("a1" if dataset else get(weights).network)
         record = registry.select(as_architecture(name).name, arguments.width, size or 224, weights) if dataset else get(weights)
         size = record.resolution if size is None else size
         model = MnasNet(name, weights=record.id, input_shape=(size, size, 3), **multipliers)
@@ -87,9 +102,7 @@ def _open(arguments: argparse.Namespace) -> tuple[Any, Preprocessing, str, list[
             labels = labels or list(checkpoint.labels or ())
             origin += f", which knows {len(labels)} classes: {', '.join(labels)}"
         return model, registry.preprocessing_of(record.source, size, record), origin, labels
-    if arguments.model is None and any(value is not None for value in multipliers.values()):
-        raise ValueError("`--width`, `--depth`, `--se` and `--stem-stride` need a network. Received: no --model")
-    asked = network(arguments) if arguments.model else None
+    asked = network(arguments)
     if (Path(weights).expanduser() / RUN_MODEL).is_file():
         weights = str(Path(weights).expanduser() / RUN_MODEL)
     opened = open_weights(weights, [(asked, True)] if asked else None)
@@ -101,7 +114,7 @@ def _open(arguments: argparse.Namespace) -> tuple[Any, Preprocessing, str, list[
         preprocessing = preprocessing_of(opened, size)
         return model, preprocessing, f"{weights} ({opened.source})", labels or (list(opened.labels) if opened.labels else None)
     if asked is None:
-        raise ValueError(f"A .weights.h5 file does not name its network. Received: {weights} without --model")
+        raise ValueError(f"A .weights.h5 file does not name its network. Received: {weights} without --network")
     size = 224 if size is None else size
     model = MnasNet(asked, weights=str(opened), input_shape=(size, size, 3), classes=len(labels) if labels else 1000)
     return model, registry.preprocessing_of("timm", size), weights, labels

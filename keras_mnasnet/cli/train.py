@@ -1,54 +1,116 @@
-"""`mnasnet train`: train, fine-tune, resume."""
+"""`mnasnet train` and `mnasnet recipes`: train, fine-tune, resume; and what the recipes say."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_mnasnet.cli.output import print_json
+from keras_mnasnet.cli.options import network_options, option, options, output
+from keras_mnasnet.cli.output import print_json, print_table
+from keras_mnasnet.cli.parsing import Parser, UsageError
 from keras_mnasnet.utils.system import held_stderr
 
-__all__ = ["changed_recipe", "drive", "log_numbers", "named_weights", "train"]
+__all__ = ["add_commands", "changed_recipe", "drive", "log_numbers", "training_options"]
 
-RESUMED = (
-    "model", "weights", "recipe", "epochs", "batch_size", "learning_rate", "set", "validation", "width", "depth", "se",
-    "stem_stride", "resolution", "head", "max_bad", "mixed_precision", "jit_compile", "checkpoint_steps", "output",
-)  # fmt: skip
+AS_OPTION = {"from_model": "--from", "check": "--no-check", "ap": "--no-ap"}
+OF_THE_PROCESS = ("run", "parser", "json", "resume", "coordinator", "processes", "process_index")
+
+
+def add_commands(top: Parser) -> None:
+    """`train` and `recipes`."""
+    command = top.add(
+        "train",
+        "Train a classifier on your photos, from a trained model or from scratch. Killed or stopped, --resume goes on with it.",
+        train,
+        usage=("DATA --from MODEL -o RUN [options]", "DATA --network NETWORK [--width X ...] -o RUN [options]", "--resume RUN"),
+        example="mnasnet train flowers --from imagenet -o runs/flowers --epochs 10",
+        needs=("DATA and -o RUN, or --resume RUN",),
+    )
+    option(command, "DATA", nargs="?")
+    start = command.add_argument_group("the start")
+    option(start, "--from", dest="from_model")
+    start.add_argument(
+        "--head", metavar="new|keep", help="Give the model a new classifier (default), or keep the one of --from."
+    )
+    network_options(command, "training from scratch, or which network --from imagenet is", "The default is that of --from.")
+    measured = training_options(command, "They are finetune (default), cifar10, paper-imagenet, proxy-5-epochs.")
+    option(measured, "--validation", "The default is DATA's own validation or test split, else a tenth of it.")
+    listed = top.add(
+        "recipes", "The training recipes: every value, and what it rests on.", recipes,
+        usage="[RECIPE] [--detection]", example="mnasnet recipes paper-imagenet",
+    )  # fmt: skip
+    listed.add_argument("name", nargs="?", metavar="RECIPE", help="Print this recipe (default: all, side by side).")
+    listed.add_argument("--detection", action="store_true", help="Print the recipes of detectors instead of classifiers'.")
+
+
+def training_options(command: Parser, names: str) -> Any:
+    """What every training can be told; the group of options about data."""
+    result = command.add_argument_group("the result")
+    output(result, "RUN", "a new folder for checkpoint, log and model.", required=False)
+    option(result, "--resume")
+    data = command.add_argument_group("data")
+    option(data, "--max-bad")
+    data.add_argument("--no-check", dest="check", action="store_false", help="Do not decode every photo once before the start.")
+    how = command.add_argument_group("recipe")
+    option(how, "--recipe", names)
+    option(how, "--set")
+    option(how, "--epochs", "The default is the recipe's.")
+    option(how, "--batch-size", "That is a step, over all devices; the default is the recipe's.")
+    option(how, "--learning-rate", "It is for the recipe's base batch and scales with the batch; the default is the recipe's.")
+    option(how, "--size", "The default is the recipe's, else the model's.")
+    speed = command.add_argument_group("computing")
+    options(speed, "--checkpoint-steps", "--mixed-precision")
+    speed.add_argument(
+        "--jit-compile",
+        action=argparse.BooleanOptionalAction,
+        help="Compile with XLA, or do not (default: on accelerators only).",
+    )
+    options(speed, "--tensorboard", "--coordinator", "--processes", "--process-index")
+    return data
 
 
 def train(arguments: argparse.Namespace) -> int:
     """Start a run, or go on with one."""
+    from keras_mnasnet.training.recipe import Recipe
+
     if (arguments.resume is None) == (arguments.data is None):
-        raise ValueError("A run needs DATA and --output, or --resume RUN. Received: both, or neither")
+        raise UsageError("give DATA and -o RUN, or --resume RUN; received both, or neither")
+    if arguments.resume is None and arguments.from_model is None and arguments.network is None:
+        raise UsageError(
+            "say what the training starts from: --from imagenet (or another MODEL) fine-tunes it, --network a1 --recipe "
+            "cifar10 trains from scratch; received neither --from nor --network",
+        )
+
+    recipe = None if arguments.resume else changed_recipe(Recipe, arguments, "finetune")
 
     def start(folder: Path, cluster: Any) -> list[dict[str, Any]]:
         from keras_mnasnet.training import train as start_run
 
-        return start_run(folder, _job(arguments), cluster=cluster)
+        return start_run(folder, _job(arguments, recipe), cluster=cluster)
 
     def go_on(folder: Path, cluster: Any) -> list[dict[str, Any]]:
         from keras_mnasnet.training import resume as resume_run
 
         return resume_run(folder, cluster=cluster)
 
-    return drive(arguments, RESUMED, start, go_on, _report, "mnasnet train")
+    return drive(arguments, start, go_on, _report, "mnasnet train")
 
 
 def drive(
     arguments: argparse.Namespace,
-    kept: tuple[str, ...],
     start: Callable[[Path, Any], list[dict[str, Any]]],
     go_on: Callable[[Path, Any], list[dict[str, Any]]],
     report: Callable[[Path, list[dict[str, Any]], bool], None],
     command: str,
 ) -> int:
-    """Start or go on with a run, report it, and return the exit status; `kept` are the options that a start fixes."""
+    """Start or go on with a run, report it, and return the exit status."""
     if arguments.resume is None and arguments.output is None:
-        raise ValueError("A run needs a folder to write to. Received: no --output")
+        raise UsageError("give a folder to write to, -o RUN")
     if arguments.processes > 1 or arguments.coordinator:
         os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -59,9 +121,11 @@ def drive(
     cluster = Cluster(arguments.coordinator, arguments.processes, arguments.process_index)
     try:
         if arguments.resume:
-            given = [f"--{key.replace('_', '-')}" for key in kept if getattr(arguments, key) not in (None, [])]
-            flags = {"tensorboard": ("--tensorboard", False), "check": ("--no-check", True), "ap": ("--no-ap", True)}
-            given += [text for key, (text, usual) in flags.items() if getattr(arguments, key, usual) != usual]
+            given = [
+                AS_OPTION.get(key, "--" + key.replace("_", "-"))
+                for key, value in vars(arguments).items()
+                if key not in OF_THE_PROCESS and value != arguments.parser.get_default(key)
+            ]
             if given:
                 raise ValueError(
                     f"A resumed run keeps the settings of its start, in {folder / 'run.json'}. Received: {', '.join(given)}. "
@@ -92,21 +156,18 @@ def drive(
     return 0
 
 
-def _job(arguments: argparse.Namespace) -> Any:
-    from keras_mnasnet.training import Job, Recipe, parse_recipe
+def _job(arguments: argparse.Namespace, recipe: Any) -> Any:
+    from keras_mnasnet.training import Job
 
-    recipe: Recipe = parse_recipe(arguments.recipe or "finetune")
-    weights = named_weights(arguments)
     own = {
-        key: getattr(arguments, key)
-        for key in ("model", "head", "max_bad", "checkpoint_steps")
-        if getattr(arguments, key) is not None
+        key: getattr(arguments, key) for key in ("head", "max_bad", "checkpoint_steps") if getattr(arguments, key) is not None
     }
     return Job(
         data=arguments.data,
-        recipe=changed_recipe(recipe, arguments),
+        recipe=recipe,
+        model=arguments.network,
         validation=arguments.validation,
-        weights=weights,
+        weights=arguments.from_model,
         width=arguments.width,
         depth=arguments.depth,
         se=arguments.se,
@@ -119,23 +180,13 @@ def _job(arguments: argparse.Namespace) -> Any:
     )
 
 
-def changed_recipe(recipe: Any, arguments: argparse.Namespace) -> Any:
-    """The recipe with what `--set`, `--epochs`, `--batch-size`, `--learning-rate` and `--resolution` say."""
-    from keras_mnasnet.training import parse_values
+def changed_recipe(kind: Any, arguments: argparse.Namespace, usual: str) -> Any:
+    """The recipe that is named, else the `usual` one, with the values that the options change."""
+    from keras_mnasnet.training.recipe import parse_recipe, parse_values
 
-    given = {
-        "epochs": arguments.epochs,
-        "batch_size": arguments.batch_size,
-        "learning_rate": arguments.learning_rate,
-        "size": arguments.resolution,
-    }
-    recipe = recipe.changed(**parse_values(arguments.set))
+    given = {key: getattr(arguments, key) for key in ("epochs", "batch_size", "learning_rate", "size")}
+    recipe: Any = parse_recipe(arguments.recipe or usual, kind).changed(**parse_values(arguments.set))
     return recipe.changed(**{key: value for key, value in given.items() if value is not None})
-
-
-def named_weights(arguments: argparse.Namespace) -> str | None:
-    """`--weights`, None for `none`."""
-    return None if arguments.weights is None or arguments.weights.lower() == "none" else arguments.weights
 
 
 def _report(folder: Path, rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -148,9 +199,40 @@ def _report(folder: Path, rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     if last:
         print(f"validation accuracy {float(last['val_accuracy']):.4f} after epoch {last['epoch']}, best {best:.4f}")
-    print(f"wrote {folder / 'model.safetensors'}; use it with: mnasnet predict PHOTO --weights {folder / 'model.safetensors'}")
+    print(f"wrote {folder / 'model.safetensors'}; use it with: mnasnet predict {folder} PHOTO")
 
 
 def log_numbers(row: dict[str, Any]) -> dict[str, float | int]:
     """A row of the log, whose values are texts after a resume."""
     return {key: int(value) if key == "step" else float(value) for key, value in row.items() if value != ""}
+
+
+def recipes(arguments: argparse.Namespace) -> None:
+    """Print one recipe, or all of them: of classifiers, or of detectors."""
+    from keras_mnasnet.training.recipe import SOURCES, Recipe, parse_recipe, recipe_to_json
+
+    kind: type[Recipe] = Recipe
+    sources: dict[str, dict[str, str]] = SOURCES
+    if arguments.detection:
+        from keras_mnasnet.detection.recipe import DETECTION_SOURCES, DetectionRecipe
+
+        kind, sources = DetectionRecipe, DETECTION_SOURCES
+    chosen: list[Any] = [parse_recipe(arguments.name, kind)] if arguments.name else list(kind.named().values())
+    if arguments.json:
+        values = [recipe_to_json(recipe) for recipe in chosen]
+        return print_json(values[0] if arguments.name else values)
+    fields = [field.name for field in dataclasses.fields(chosen[0]) if field.name not in ("name", "augment")]
+    rows = [[field, *("-" if field in recipe.idle else str(getattr(recipe, field)) for recipe in chosen)] for field in fields]
+    rows = [row for row in rows if set(row[1:]) != {"-"}]
+    for field in dataclasses.fields(chosen[0].augment):
+        rows.append([f"augment.{field.name}", *(str(getattr(recipe.augment, field.name)) for recipe in chosen)])
+    print_table(("", *(recipe.name for recipe in chosen)), rows)
+    for recipe in chosen:
+        if recipe.name in sources:
+            print(f"\n{recipe.name}:")
+            for what, source in sources[recipe.name].items():
+                print(f"  {what}: {source}")
+    command, more = ("detect train", " --detection") if arguments.detection else ("train", "")
+    return print(
+        f"\n`mnasnet {command} --set key=value` changes a value; `mnasnet recipes NAME{more} --json` prints a .json recipe."
+    )

@@ -1,4 +1,4 @@
-"""`mnasnet weights list|fetch|verify|convert`."""
+"""`mnasnet weights` and `mnasnet push`: list, fetch, verify and convert checkpoints; upload one."""
 
 from __future__ import annotations
 
@@ -6,18 +6,50 @@ import argparse
 import dataclasses
 import sys
 
-from keras_mnasnet.cli.info import network
+from keras_mnasnet.cli.options import network, network_options, option, output
 from keras_mnasnet.cli.output import print_json, print_table
-from keras_mnasnet.family import as_architecture
-from keras_mnasnet.weights import convert_file, get, load_record, records, verify_record
-from keras_mnasnet.weights.load import converted_path
+from keras_mnasnet.cli.parsing import Parser
 
-__all__ = ["convert", "fetch", "list_records", "verify"]
+__all__ = ["add_commands"]
+
+
+def add_commands(top: Parser) -> None:
+    """`weights list`, `fetch`, `verify`, `convert`, and `push`."""
+    weights = top.add("weights", "List, fetch, verify and convert checkpoints.", example="mnasnet weights list --network small")
+    listed = weights.add(
+        "list", "Every public checkpoint, and those of this package.", list_records, example="mnasnet weights list"
+    )
+    option(listed, "--network", "Only its checkpoints are listed.")
+    fetched = weights.add(
+        "fetch", "Fetch checkpoints from their publishers, verify them and convert them into the cache.", fetch,
+        usage="RECORD...", example="mnasnet weights fetch google/a1-1.0-224", needs=("RECORD",),
+    )  # fmt: skip
+    fetched.add_argument("ids", nargs="+", metavar="RECORD", help="Fetch these record ids, or `all`.")
+    verified = weights.add(
+        "verify", "Check cached checkpoints against their hashes and networks.", verify, usage="[RECORD...]",
+        example="mnasnet weights verify",
+    )  # fmt: skip
+    verified.add_argument(
+        "ids", nargs="*", metavar="RECORD", help="Check these record ids, which must be cached (default: all that is cached)."
+    )
+    converted = weights.add(
+        "convert", "Write a model of any source as this package's .safetensors file.", convert,
+        usage="MODEL -o FILE.safetensors",
+        example="mnasnet weights convert mnasnet0.5_top1_67.823-3ffadce67e.pth -o b1_0.5.safetensors",
+        needs=("MODEL", "-o FILE.safetensors"),
+    )  # fmt: skip
+    option(converted, "MODEL")
+    output(converted, "FILE.safetensors", "a file that says network, numerics, labels and preprocessing.")
+    network_options(converted, "which network (of `imagenet`, `cifar10`, and files that do not say it)")
 
 
 def list_records(arguments: argparse.Namespace) -> None:
     """Print the records."""
-    wanted = as_architecture(arguments.model).name if arguments.model else None
+    from keras_mnasnet.family import as_architecture
+    from keras_mnasnet.weights import records
+    from keras_mnasnet.weights.load import converted_path
+
+    wanted = as_architecture(arguments.network).name if arguments.network else None
     found = [record for record in records() if wanted in (None, record.network)]
     if arguments.json:
         return print_json(
@@ -34,7 +66,7 @@ def list_records(arguments: argparse.Namespace) -> None:
         print(f"no public checkpoint of {wanted} exists")
         return None
     print_table(
-        ("id", "model", "width", "input", "params", "top-1", "top-5", "preprocessing", "licence", "cached"),
+        ("id", "network", "width", "input", "params", "top-1", "top-5", "preprocessing", "license", "cached"),
         (
             (
                 record.id,
@@ -56,6 +88,9 @@ def list_records(arguments: argparse.Namespace) -> None:
 
 def fetch(arguments: argparse.Namespace) -> int:
     """Fetch and convert records; one that fails is reported, the others go on."""
+    from keras_mnasnet.weights import get, load_record, records
+    from keras_mnasnet.weights.load import converted_path
+
     ids = [record.id for record in records()] if arguments.ids == ["all"] else arguments.ids
     report = []
     for record_id in ids:
@@ -70,6 +105,8 @@ def fetch(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Check cached files; named records must be cached, without names only what is cached is checked."""
+    from keras_mnasnet.weights import get, records, verify_record
+
     report = [verify_record(get(i)) for i in arguments.ids] or [verify_record(record) for record in records()]
     if not arguments.ids:
         report = [row for row in report if row["ok"] is not None]
@@ -79,25 +116,22 @@ def verify(arguments: argparse.Namespace) -> int:
     return _report(report, arguments.json)
 
 
-def convert(arguments: argparse.Namespace) -> int:
+def convert(arguments: argparse.Namespace) -> None:
     """Convert one file."""
-    if arguments.model is None and (arguments.width, arguments.depth, arguments.se) != (None, None, None):
-        raise ValueError("`--width`, `--depth` and `--se` need a network. Received: no --model")
-    architecture = network(arguments) if arguments.model else None
-    checkpoint = convert_file(arguments.source, arguments.target, architecture)
+    from keras_mnasnet.weights import convert_file
+
+    checkpoint = convert_file(arguments.model, arguments.output, network(arguments))
     row = {
-        "target": arguments.target,
+        "output": arguments.output,
         "source": checkpoint.source,
         "architecture": str(checkpoint.architecture),
         "classes": checkpoint.classes,
         "numerics": dataclasses.asdict(checkpoint.numerics),
     }
     if arguments.json:
-        print_json(row)
-    else:
-        print(f"{checkpoint.source} checkpoint of MnasNet {checkpoint.architecture.name}, {checkpoint.classes} classes")
-        print(f"wrote {arguments.target}")
-    return 0
+        return print_json(row)
+    print(f"{checkpoint.source} checkpoint of MnasNet {checkpoint.architecture.name}, {checkpoint.classes} classes")
+    return print(f"wrote {arguments.output}; use it with: mnasnet predict {arguments.output} PHOTO")
 
 
 def _report(report: list[dict], as_json: bool) -> int:

@@ -43,7 +43,7 @@ class ExportReport:
 
     `route`: direct (written straight into a flatbuffer), converter (TensorFlow's) or converter + ai-edge-quantizer. `seconds`
     are for writing, calibration included, verification not. `preprocessing` is how photos become its input, where that is
-    known; `mnasnet bench imagenet` goes by it. `silent_layers`: those that gave nothing but zero on the calibration images;
+    known; `mnasnet bench accuracy` goes by it. `silent_layers`: those that gave nothing but zero on the calibration images;
     they are constant in the file.
     """
 

@@ -119,7 +119,7 @@ class TableLatency:
         place = Path(path).expanduser()
         if not place.is_file():
             raise ValueError(
-                f"A latency table must exist. Received: {path}, which does not. `mnasnet search table --output FILE` makes one."
+                f"A latency table must exist. Received: {path}, which does not. `mnasnet search table -o FILE` makes one."
             )
         try:
             value = json.loads(place.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""`mnasnet bench imagenet`, as a user types it."""
+"""`mnasnet bench accuracy`, as a user types it."""
 
 import json
 import subprocess
@@ -8,29 +8,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mnasnet.cli import main
-
-
-def run(capfd, *arguments: str) -> tuple[int, str, str]:
-    """(exit status, stdout, stderr) of the command, in this process."""
-    try:
-        status = main._run(main._parse(["mnasnet", *arguments]))
-    except SystemExit as stop:
-        status = stop.code
-    out, err = capfd.readouterr()
-    return status, out, err
-
 
 @pytest.fixture
 def hosted(data):
     return str(next((data / "coral").glob("*.tflite")))
 
 
-def test_known_answer(capfd, data, hosted, tmp_path):
+def test_known_answer(mnasnet, data, hosted, tmp_path):
     """225 and 245 of 250, known for this model, these photos and Pillow's pixels."""
     output = tmp_path / "new" / "results.json"
-    arguments = ("bench", "imagenet", hosted, "--data", str(data / "imagenet_250"), "--per-class", "--output", str(output))
-    status, out, _ = run(capfd, *arguments)
+    arguments = ("bench", "accuracy", hosted, "--data", str(data / "imagenet_250"), "--per-class", "-o", str(output))
+    status, out, _ = mnasnet(*arguments)
     assert status == 0
     assert "250 photos of 250 of 1,000 classes" in out
     assert "     90       98      225       245  250  " in out
@@ -52,11 +40,10 @@ def test_known_answer(capfd, data, hosted, tmp_path):
     assert list(output.parent.iterdir()) == [output]
 
 
-def test_json_is_one_value(capfd, data, hosted):
-    status, out, _ = run(
-        capfd, "bench", "imagenet", hosted, hosted, "--data", str(data / "imagenet_250"), "--limit", "5", "--threads", "1",
-        "--preprocessing", "google", "--tflite-input", "signed", "--json",
-    )  # fmt: skip
+def test_json_is_one_value(mnasnet, data, hosted):
+    photos = ("--data", data / "imagenet_250", "--limit", 5)
+    how = ("--threads", 1, "--preprocessing", "google", "--input", "signed")
+    status, out, _ = mnasnet("bench", "accuracy", hosted, hosted, *photos, *how, "--json")
     assert status == 0
     report = json.loads(out)
     assert [result["images"] for result in report["results"]] == [5, 5]
@@ -74,7 +61,7 @@ def folder(tmp_path):
     return str(tmp_path / "photos")
 
 
-def test_failures_are_one_message_and_status_1(capfd, folder, tmp_path):
+def test_failures_are_one_message_and_status_1(mnasnet, folder, tmp_path):
     garbage = tmp_path / "bad.tflite"
     garbage.write_bytes(b"garbage" * 100)
     for model, message in (
@@ -83,37 +70,37 @@ def test_failures_are_one_message_and_status_1(capfd, folder, tmp_path):
         ("google/nothing", "Nearest records"),
         (folder, "has no model.safetensors"),
     ):
-        status, out, err = run(capfd, "bench", "imagenet", model, "--data", folder)
+        status, out, err = mnasnet("bench", "accuracy", model, "--data", folder)
         assert (status, out) == (1, "")
         assert message in err
 
 
-def test_a_model_of_other_classes(capfd, folder, hosted):
-    status, out, err = run(capfd, "bench", "imagenet", hosted, "--data", folder)
+def test_a_model_of_other_classes(mnasnet, folder, hosted):
+    status, out, err = mnasnet("bench", "accuracy", hosted, "--data", folder)
     assert (status, out) == (1, "")
     assert "with 1,001 outputs and data with 2 classes (a, b)" in err
 
 
-def test_a_damaged_photo(capfd, data, hosted, tmp_path):
+def test_a_damaged_photo(mnasnet, data, hosted, tmp_path):
     for wnid in ("n01443537", "n01496331"):
         photo = next((data / "imagenet_250" / wnid).iterdir())
         (tmp_path / wnid).mkdir()
         (tmp_path / wnid / photo.name).write_bytes(photo.read_bytes())
     (tmp_path / "n01496331" / "hurt.jpg").write_bytes(b"\xff\xd8\xff and then nothing")
-    arguments = ("bench", "imagenet", hosted, "--data", str(tmp_path))
-    status, out, err = run(capfd, *arguments)
+    arguments = ("bench", "accuracy", hosted, "--data", str(tmp_path))
+    status, out, err = mnasnet(*arguments)
     assert (status, out) == (1, "")
     assert "hurt.jpg" in err
-    status, out, _ = run(capfd, *arguments, "--max-bad", "1")
+    status, out, _ = mnasnet(*arguments, "--max-bad", "1")
     assert status == 0
     assert "damaged and left out, 1: " in out
 
 
-def test_wrong_usage_and_help(capfd):
-    assert run(capfd, "bench")[0] == 2
-    assert run(capfd, "bench", "imagenet", "x.tflite")[0] == 2
+def test_wrong_usage_and_help(mnasnet):
+    assert mnasnet("bench")[0] == 2
+    assert mnasnet("bench", "accuracy", "x.tflite")[0] == 2
     code = (
-        "import sys; from keras_mnasnet.cli.main import entry_point; sys.argv = ['mnasnet', 'bench', 'imagenet', '--help']\n"
+        "import sys; from keras_mnasnet.cli.main import entry_point; sys.argv = ['mnasnet', 'bench', 'accuracy', '--help']\n"
         "try: entry_point()\n"
         "except SystemExit: pass\n"
         "import keras_mnasnet.benchmarks\n"
@@ -121,4 +108,4 @@ def test_wrong_usage_and_help(capfd):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "--tflite-input" in done.stdout
+    assert "--preprocessing" in done.stdout

@@ -7,20 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from keras_mnasnet.cli import main
 from keras_mnasnet.export.graph import write_graph
 from keras_mnasnet.export.weights import random_weights
 from keras_mnasnet.family import FAMILY
-
-
-def run(capfd, *arguments: str) -> tuple[int, str, str]:
-    """(exit status, stdout, stderr) of the command, in this process."""
-    try:
-        status = main._run(main._parse(["mnasnet", "bench", "latency", *arguments]))
-    except SystemExit as stop:
-        status = stop.code
-    out, err = capfd.readouterr()
-    return status, out, err
 
 
 @pytest.fixture
@@ -32,12 +21,12 @@ def files(tmp_path):
     return [str(path) for path in sorted(tmp_path.glob("*.tflite"))]
 
 
-def test_table(capfd, files, tmp_path):
+def test_table(mnasnet, files, tmp_path):
     output = tmp_path / "new" / "latency.json"
-    status, out, _ = run(capfd, *files, "small@32", "--runs", "6", "--profile", "--output", str(output))
+    status, out, _ = mnasnet("bench", "latency", *files, "--network", "small@32", "--runs", "6", "--profile", "-o", str(output))
     assert status == 1
     assert not out
-    status, out, _ = run(capfd, *files, "small@32", "--runs", "6", "--output", str(output))
+    status, out, _ = mnasnet("bench", "latency", *files, "--network", "small@32", "--runs", "6", "-o", str(output))
     assert status == 0
     lines = out.splitlines()
     header = next(line for line in lines if line.startswith("model"))
@@ -52,8 +41,8 @@ def test_table(capfd, files, tmp_path):
     assert [result["runs"] for result in json.loads(output.read_text("utf-8"))["results"]] == [6, 6, 6]
 
 
-def test_profile(capfd):
-    status, out, _ = run(capfd, "small@32", "--runs", "3", "--profile", "--no-preprocessing")
+def test_profile(mnasnet):
+    status, out, _ = mnasnet("bench", "latency", "--network", "small@32", "--runs", "3", "--profile", "--no-normalization")
     assert status == 0
     assert "small@32: milliseconds by stage" in out
     assert "classifier" in out
@@ -61,36 +50,34 @@ def test_profile(capfd):
     assert "random weights, written directly, 32 pixels, float32, input normalized outside" in out
 
 
-def test_json_is_one_value(capfd, files):
-    status, out, _ = run(capfd, files[0], "--runs", "3", "--json")
+def test_json_is_one_value(mnasnet, files):
+    status, out, _ = mnasnet("bench", "latency", files[0], "--runs", "3", "--json")
     assert status == 0
     assert json.loads(out)["results"][0]["model"] == files[0]
 
 
-def test_failures_are_one_message_and_status_1(capfd, files, tmp_path):
+def test_failures_are_one_message_and_status_1(mnasnet, files, tmp_path):
     cut = tmp_path / "cut.tflite"
     cut.write_bytes(Path(files[0]).read_bytes()[:1000])
     for arguments, message in (
         (("none.tflite",), "must exist"),
         ((files[0], str(cut)), "must be one that LiteRT can run. Received: "),
-        (("a9",), "The networks are"),
+        (("--network", "a9"), "The networks are"),
         ((files[0], "--threads", "0"), "Received: threads=0"),
-        (("a1", "--mask", "f0"), "are for device='adb'"),
+        (("--network", "a1", "--mask", "f0"), "are for device='adb'"),
     ):
-        status, out, err = run(capfd, *arguments)
+        status, out, err = mnasnet("bench", "latency", *arguments)
         assert (status, out) == (1, "")
         assert err.splitlines()[-1].startswith("error: ")
         assert message in err
-    assert run(capfd)[0] == 2
+    assert mnasnet("bench", "latency")[0] == 2
 
 
-def test_an_output_that_cannot_be_written_is_told_before_measuring(capfd, files, tmp_path, monkeypatch):
-    from keras_mnasnet.cli import latency
-
-    monkeypatch.setattr(latency, "measured", None)
+def test_an_output_that_cannot_be_written_is_told_before_measuring(mnasnet, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_mnasnet.benchmarks.speed.latency", None)
     (tmp_path / "file").write_text("x")
     for output, message in ((tmp_path, "which is a folder"), (tmp_path / "file" / "x.json", "folder that allows it")):
-        status, out, err = run(capfd, files[0], "--output", str(output))
+        status, out, err = mnasnet("bench", "latency", files[0], "-o", str(output))
         assert (status, out) == (1, "")
         assert message in err
 

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from models import distinct
 
-from keras_mnasnet.cli import main
-
 LABELS = ("person", "dog", "car")
 
 
-def run(*arguments):
-    return main._run(main._parse(["mnasnet", "detect", *map(str, arguments)]))
+@pytest.fixture
+def run(mnasnet):
+    return lambda *arguments: mnasnet("detect", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +34,12 @@ def coco(data):
     return folder, folder / "annotations" / "instances_val2017.json"
 
 
-def test_known_answers(capfd, coco, tmp_path):
+def test_known_answers(run, coco, tmp_path):
     folder, annotations = coco
     results = folder / "check" / "detections_val2017_synthetic.json"
     output = tmp_path / "numbers.json"
-    assert run("eval", results, "--annotations", annotations, "--per-category", "--output", output) == 0
-    printed = capfd.readouterr().out
+    status, printed, _ = run("eval", results, "--annotations", annotations, "--per-category", "-o", output)
+    assert status == 0
     assert "0.242735  0.62485  0.159871" in printed
     expected = json.loads((folder / "check" / "expected_metrics.json").read_text("utf-8"))
     (written,) = json.loads(output.read_text("utf-8"))["results"]
@@ -49,19 +48,20 @@ def test_known_answers(capfd, coco, tmp_path):
     assert written["categories_found"] == 74
 
 
-def test_models_and_files_side_by_side(capfd, coco, weights, tmp_path):
+def test_models_and_files_side_by_side(run, coco, weights, tmp_path):
     """A Keras model and its file give the same numbers; written results give them once more."""
     folder, annotations = coco
     lite, raw = tmp_path / "a.tflite", tmp_path / "raw.tflite"
-    common = ("--weights", weights, "--score-threshold", "1e-8")
-    assert run("export", *common, "--builtin-nms", "--output", lite, "--json") == 0
-    assert run("export", *common, "--no-postprocess", "--output", raw) == 0
-    printed = capfd.readouterr().out
+    common = (weights, "--score-threshold", "1e-8")
+    assert run("export", *common, "--builtin-nms", "-o", lite, "--json")[0] == 0
+    status, printed, _ = run("export", *common, "--no-postprocess", "-o", raw)
+    assert status == 0
     assert "post-processing: none" in printed
     assert "XNNPACK  1 partition up to the selection of boxes, the whole graph" in printed
-    arguments = ("--annotations", annotations, "--images", folder / "val2017", "--limit", 6)
-    assert run("eval", weights, lite, raw, *arguments, "--write-results", tmp_path / "results", "--json") == 0
-    report = json.loads(capfd.readouterr().out)
+    arguments = ("--annotations", annotations, "--photos", folder / "val2017", "--limit", 6)
+    status, out, _ = run("eval", weights, lite, raw, *arguments, "--write-results", tmp_path / "results", "--json")
+    assert status == 0
+    report = json.loads(out)
     keras, builtin, without = report["results"]
     assert [each["kind"] for each in report["results"]] == ["keras", "tflite", "tflite"]
     assert [each["categories_found"] for each in report["results"]] == [3, 3, 3]
@@ -72,21 +72,23 @@ def test_models_and_files_side_by_side(capfd, coco, weights, tmp_path):
     assert builtin["suppression"] == "in the file"
     results = sorted((tmp_path / "results").iterdir())
     assert len(results) == 3
-    assert run("eval", *results, *arguments, "--json") == 0
-    again = json.loads(capfd.readouterr().out)["results"]
+    status, out, _ = run("eval", *results, *arguments, "--json")
+    assert status == 0
+    again = json.loads(out)["results"]
     for each in again:
         assert each["metrics"] == pytest.approx(keras["metrics"], abs=1e-6)
 
 
-def test_predict_draws(capfd, weights, coco, tmp_path):
+def test_predict_draws(run, weights, coco, tmp_path):
     from PIL import Image
 
     folder, _ = coco
     photo = sorted((folder / "val2017").glob("*.jpg"))[0]
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
-    command = ("predict", photo, tmp_path / "bad.jpg", "--weights", weights, "--output", tmp_path / "drawn")
-    assert run(*command, "--max-detections", 5, "--json") == 1
-    good, bad = json.loads(capfd.readouterr().out)
+    command = ("predict", weights, photo, tmp_path / "bad.jpg", "-o", tmp_path / "drawn")
+    status, out, _ = run(*command, "--max-detections", 5, "--json")
+    assert status == 1
+    good, bad = json.loads(out)
     assert "which cannot be decoded" in bad["error"]
     assert len(good["objects"]) == 5
     with Image.open(photo) as original, Image.open(good["drawn"]) as drawn:
@@ -98,8 +100,8 @@ def test_predict_draws(capfd, weights, coco, tmp_path):
         assert each["label"] == LABELS[each["number"]]
         assert 0 <= x <= x + w <= width + 0.02
         assert 0 <= y <= y + h <= height + 0.02
-    assert run("predict", photo, "--weights", weights, "--no-draw", "--score-threshold", 1) == 0
-    assert capfd.readouterr().out.splitlines() == [str(photo), "  nothing"]
+    status, out, _ = run("predict", weights, photo, "--score-threshold", 1)
+    assert (status, out.splitlines()) == (0, [str(photo), "  nothing"])
 
 
 @pytest.mark.parametrize(
@@ -109,37 +111,35 @@ def test_predict_draws(capfd, weights, coco, tmp_path):
         (("eval", "{tmp}/x.tflite", "--annotations", "{truth}"), "A .tflite file must exist. Received: "),
         (("eval", "nothing", "--annotations", "{truth}"), "must exist"),
         (("eval", "{weights}", "--annotations", "{truth}"), "Detectors need the folder of the photos. Received: photos=None"),
-        (("eval", "{weights}", "--annotations", "{truth}", "--images", "{tmp}/none"), "The photos must be in a folder"),
+        (("eval", "{weights}", "--annotations", "{truth}", "--photos", "{tmp}/none"), "The photos must be in a folder"),
         (("eval", "{results}", "--annotations", "{tmp}/none.json"), "Annotations must exist"),
         (("eval", "{results}", "--annotations", "{results}"), "An annotation file must hold a JSON object"),
         (("eval", "{results}", "--annotations", "{truth}", "--limit", "0"), "`limit` must be 1 or more. Received: limit=0"),
         (("eval", "{results}", "--annotations", "{truth}", "--iou-threshold", "2"), "Received: iou_threshold=2.0"),
         (("eval", "{results}", "--annotations", "{truth}", "--labels", "{tmp}/no"), "`--labels` must be a text file"),
-        (("predict", "a.jpg", "--weights", "{tmp}/none"), "must exist"),
-        (("predict", "a/x.jpg", "b/x.png", "--weights", "{weights}"), "Received: x_detections.png twice"),
-        (("export", "--weights", "{weights}", "--output", "{tmp}/a.bin"), "`--output` must end in .tflite"),
-        (("export", "--weights", "{weights}", "--output", "{tmp}/a.tflite", "--quantize", "int8"), "needs --calibrate DATA"),
-        (
-            ("export", "--weights", "{weights}", "--output", "{tmp}/a.tflite", "--annotations", "x"),
-            "need `photos`",
-        ),
-        (("export", "--weights", "{tmp}/no.safetensors", "--output", "{tmp}/a.tflite"), "must exist"),
-        (("export", "--weights", "{weights}", "--output", "{tmp}/a.tflite", "--images", "{tmp}"), "{tmp}"),
+        (("predict", "{tmp}/none", "a.jpg"), "must exist"),
+        (("predict", "{weights}", "a/x.jpg", "b/x.png", "-o", "{tmp}"), "Received: x_detections.png twice"),
+        (("export", "{weights}", "-o", "{tmp}/a.bin"), "`-o` must end in .tflite"),
+        (("export", "{weights}", "-o", "{tmp}/a.tflite", "--quantize", "int8"), "needs --calibrate DATA"),
+        (("export", "{weights}", "-o", "{tmp}/a.tflite", "--annotations", "x"), "need `photos`"),
+        (("export", "{tmp}/no.safetensors", "-o", "{tmp}/a.tflite"), "must exist"),
+        (("export", "{weights}", "-o", "{tmp}/a.tflite", "--photos", "{tmp}"), "{tmp}"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(capfd, coco, weights, tmp_path, arguments, message):
+def test_bad_input_is_one_line_and_leaves_nothing(run, coco, weights, tmp_path, arguments, message):
     folder, truth = coco
     names = {
         "tmp": tmp_path, "truth": truth, "weights": weights, "results": folder / "check" / "detections_val2017_synthetic.json",
     }  # fmt: skip
-    assert run(*(argument.format(**names) for argument in arguments)) == 1
-    error = capfd.readouterr().err.strip().splitlines()[-1]
+    status, _, err = run(*(argument.format(**names) for argument in arguments))
+    assert status == 1
+    error = err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert message.format(tmp=tmp_path) in error
     assert not list(tmp_path.iterdir())
 
 
-def test_damaged_and_missing_photos(capfd, coco, weights, tmp_path):
+def test_damaged_and_missing_photos(run, coco, weights, tmp_path):
     folder, truth = coco
     images = tmp_path / "photos"
     images.mkdir()
@@ -147,11 +147,14 @@ def test_damaged_and_missing_photos(capfd, coco, weights, tmp_path):
     for photo in photos:
         (images / photo.name).symlink_to(photo)
     (images / photos[0].name).unlink()
-    command = ("eval", weights, "--annotations", truth, "--images", images)
-    assert run(*command) == 1
-    assert f"1 of 50 missing, the first is {images / photos[0].name}" in capfd.readouterr().err
+    command = ("eval", weights, "--annotations", truth, "--photos", images)
+    status, _, err = run(*command)
+    assert status == 1
+    assert f"1 of 50 missing, the first is {images / photos[0].name}" in err
     (images / photos[0].name).write_bytes(photos[0].read_bytes()[:300])
-    assert run(*command) == 1
-    assert photos[0].name in capfd.readouterr().err
-    assert run(*command, "--max-bad", 1, "--json") == 0
-    assert json.loads(capfd.readouterr().out)["results"][0]["images"] == 49
+    status, _, err = run(*command)
+    assert status == 1
+    assert photos[0].name in err
+    status, out, _ = run(*command, "--max-bad", 1, "--json")
+    assert status == 0
+    assert json.loads(out)["results"][0]["images"] == 49

@@ -5,21 +5,21 @@ import zipfile
 
 import pytest
 
-from keras_mnasnet.cli import main
+from keras_mnasnet.cli.main import main
 
 
 def run(*arguments):
-    return main._run(main._parse(["mnasnet", *map(str, arguments)]))
+    return main(list(map(str, arguments)))
 
 
 def test_export_then_bench(capfd, data, tmp_path):
     """The file carries its preprocessing and labels: it scores as the checkpoint does, without an option."""
     path = tmp_path / "a1.tflite"
-    assert run("export", "--weights", "cifar10", "--quantize", "float16", "--output", path) == 0
+    assert run("export", "cifar10", "--quantize", "float16", "-o", path) == 0
     printed = capfd.readouterr().out
     assert "one partition, the whole graph" in printed
     assert "verified against the network in NumPy on 1 drawn image" in printed
-    assert run("bench", "imagenet", "cifar10", path, "--data", data / "cifar10", "--limit", 300, "--json") == 0
+    assert run("bench", "accuracy", "cifar10", path, "--data", data / "cifar10", "--limit", 300, "--json") == 0
     keras, lite = json.loads(capfd.readouterr().out)["results"]
     assert abs(keras["correct1"] - lite["correct1"]) <= 1
     assert lite["preprocessing"] == keras["preprocessing"]
@@ -27,8 +27,8 @@ def test_export_then_bench(capfd, data, tmp_path):
 
 def test_int8_is_calibrated_on_photos(capfd, data, tmp_path):
     path = tmp_path / "a1.tflite"
-    arguments = ("--quantize", "int8", "--calibrate", data / "cifar10", "--calibration-images", 120, "--input-dtype", "uint8")
-    assert run("export", "--weights", "cifar10", *arguments, "--output", path, "--json") == 0
+    arguments = ("--quantize", "int8", "--calibrate", data / "cifar10", "--calibration-photos", 120, "--input-dtype", "uint8")
+    assert run("export", "cifar10", *arguments, "-o", path, "--json") == 0
     report = json.loads(capfd.readouterr().out)
     assert report["calibration"] == {"images": 120, "seed": 0}
     assert report["facts"]["inputs"][0]["dtype"] == "uint8"
@@ -44,16 +44,16 @@ def test_a_flat_folder_calibrates(capfd, tmp_path):
     (tmp_path / "photos").mkdir()
     for number, pixels in enumerate(drawn_images(12, 40, 48, 3)):
         keras.utils.save_img(tmp_path / "photos" / f"{number}.png", pixels, scale=False)
-    arguments = ("--quantize", "int8", "--calibrate", tmp_path / "photos", "--output", tmp_path / "a.tflite", "--json")
-    assert run("export", "--weights", "cifar10", *arguments) == 0
+    arguments = ("--quantize", "int8", "--calibrate", tmp_path / "photos", "-o", tmp_path / "a.tflite", "--json")
+    assert run("export", "cifar10", *arguments) == 0
     assert json.loads(capfd.readouterr().out)["calibration"]["images"] == 12
     (tmp_path / "photos" / "bad.png").write_bytes(b"nothing")
-    assert run("export", "--weights", "cifar10", *arguments) == 1
+    assert run("export", "cifar10", *arguments) == 1
     assert "may be damaged" in capfd.readouterr().err
 
 
 def test_a_keras_file(capfd, bundled_keras, tmp_path):
-    assert run("export", "--weights", bundled_keras, "--output", tmp_path / "a.tflite", "--json") == 0
+    assert run("export", bundled_keras, "-o", tmp_path / "a.tflite", "--json") == 0
     report = json.loads(capfd.readouterr().out)
     assert report["route"] == "direct"
     assert report["verified_against"].startswith("Keras ")
@@ -88,11 +88,11 @@ def test_a_keras_file_that_takes_no_pixels(capfd, tmp_path):
     image = keras.Input((32, 32, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
     keras.Model(image, keras.layers.Dense(3)(pooled)).save(tmp_path / "plain.keras")
-    given = ("export", "--weights", tmp_path / "plain.keras", "--output", tmp_path / "a.tflite", "--json")
-    assert run(*given, "--images", photos(tmp_path / "photos")) == 1
+    given = ("export", tmp_path / "plain.keras", "-o", tmp_path / "a.tflite", "--json")
+    assert run(*given, "--photos", photos(tmp_path / "photos")) == 1
     assert "`--input` must say how the model takes photos, one of pixels, unit, signed, imagenet" in capfd.readouterr().err
     assert run(*given) == 0
-    assert run(*given, "--images", tmp_path / "photos", "--input", "signed") == 0
+    assert run(*given, "--photos", tmp_path / "photos", "--input", "signed") == 0
     assert TfliteFile(tmp_path / "a.tflite").normalization == SIGNED
     capfd.readouterr()
     assert run(*given, "--quantize", "int8", "--calibrate", tmp_path / "photos", "--input", "unit") == 0
@@ -101,40 +101,39 @@ def test_a_keras_file_that_takes_no_pixels(capfd, tmp_path):
 
 
 def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
-    assert run("export", "--weights", bundled_keras, "--output", tmp_path / "a.tflite", "--input", "signed") == 1
+    assert run("export", bundled_keras, "-o", tmp_path / "a.tflite", "--input", "signed") == 1
     assert "`--input` must be pixels for a model that normalises them itself" in capfd.readouterr().err
-    assert run("export", "--weights", bundled_keras, "--output", tmp_path / "a.tflite", "--input", "pixels", "--json") == 0
-    assert run("export", "--weights", "cifar10", "--output", tmp_path / "b.tflite", "--input", "pixels") == 1
+    assert run("export", bundled_keras, "-o", tmp_path / "a.tflite", "--input", "pixels", "--json") == 0
+    assert run("export", "cifar10", "-o", tmp_path / "b.tflite", "--input", "pixels") == 1
     assert "`--input` is for .keras files" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--weights", "cifar10", "--output", "{tmp}/a.bin"), "`--output` must end in .tflite. Received: "),
-        (("--weights", "none", "--output", "{tmp}/a.tflite"), "needs trained weights. Received: --weights none"),
-        (("--weights", "cifar10", "--quantize", "int8", "--output", "{tmp}/a.tflite"), "needs --calibrate DATA"),
-        (("--weights", "cifar10", "--output", "{tmp}/file/a.tflite"), "folder that allows it"),
-        (("--weights", "cifar1", "--output", "{tmp}/a.tflite"), "cifar1"),
-        (("--weights", "x.keras", "--output", "{tmp}/a.tflite"), "A .keras file must exist"),
-        (("--weights", "{tmp}/bad.keras", "--output", "{tmp}/a.tflite"), "bad.keras (5 bytes), which is something else or cut"),
-        (("--weights", "{tmp}/zip.keras", "--output", "{tmp}/a.tflite"), "must be a whole model of Keras's"),
+        (("cifar10", "-o", "{tmp}/a.bin"), "`-o` must end in .tflite. Received: "),
+        (("cifar10", "--quantize", "int8", "-o", "{tmp}/a.tflite"), "needs --calibrate DATA"),
+        (("cifar10", "-o", "{tmp}/file/a.tflite"), "folder that allows it"),
+        (("cifar1", "-o", "{tmp}/a.tflite"), "cifar1"),
+        (("x.keras", "-o", "{tmp}/a.tflite"), "A .keras file must exist"),
+        (("{tmp}/bad.keras", "-o", "{tmp}/a.tflite"), "bad.keras (5 bytes), which is something else or cut"),
+        (("{tmp}/zip.keras", "-o", "{tmp}/a.tflite"), "must be a whole model of Keras's"),
         (
-            ("--weights", "cifar10", "--calibration-images", "0", "--output", "{tmp}/a.tflite"),
-            "Received: --calibration-images 0",
+            ("cifar10", "--calibration-photos", "0", "-o", "{tmp}/a.tflite"),
+            "Received: --calibration-photos 0",
         ),
         (
-            ("--weights", "cifar10", "--verification-images", "0", "--output", "{tmp}/a.tflite"),
-            "`--verification-images` must be an integer >= 1",
+            ("cifar10", "--verification-photos", "0", "-o", "{tmp}/a.tflite"),
+            "`--verification-photos` must be an integer >= 1",
         ),
-        (("--weights", "cifar10", "--model", "b7", "--output", "{tmp}/a.tflite"), "b7"),
-        (("--weights", "cifar10", "--labels", "{tmp}/file", "--output", "{tmp}/a.tflite"), "1 names for 10 classes"),
-        (("--weights", "cifar10", "--labels", "{tmp}/none", "--output", "{tmp}/a.tflite"), "{tmp}/none, which names none"),
-        (("--weights", "cifar10", "--resolution", "0", "--output", "{tmp}/a.tflite"), "Received: resolution=0"),
-        (("--weights", "cifar10", "--resolution", "8", "--output", "{tmp}/a.tflite"), "must be integers >= 32"),
-        (("--weights", "cifar10", "--batch", "0", "--output", "{tmp}/a.tflite"), "`batch` must be an integer >= 1"),
+        (("cifar10", "--network", "b7", "-o", "{tmp}/a.tflite"), "b7"),
+        (("cifar10", "--labels", "{tmp}/file", "-o", "{tmp}/a.tflite"), "1 names for 10 classes"),
+        (("cifar10", "--labels", "{tmp}/none", "-o", "{tmp}/a.tflite"), "{tmp}/none, which names none"),
+        (("cifar10", "--size", "0", "-o", "{tmp}/a.tflite"), "Received: resolution=0"),
+        (("cifar10", "--size", "8", "-o", "{tmp}/a.tflite"), "must be integers >= 32"),
+        (("cifar10", "--batch-size", "0", "-o", "{tmp}/a.tflite"), "`batch` must be an integer >= 1"),
         (
-            ("--weights", "cifar10/a1-0.5-32", "--width", "0.75", "--model", "a1", "--output", "{tmp}/a.tflite"),
+            ("cifar10/a1-0.5-32", "--width", "0.75", "--network", "a1", "-o", "{tmp}/a.tflite"),
             "must hold MnasNet",
         ),
     ],
@@ -153,9 +152,9 @@ def test_failures_are_one_line_and_leave_nothing(capfd, tmp_path, arguments, mes
 
 
 def test_qat_arguments(capfd, tmp_path):
-    assert run("qat", "cifar10", "--data", "shapes", "--output", tmp_path / "a.bin") == 1
+    assert run("qat", "cifar10", "--data", "shapes", "-o", tmp_path / "a.bin") == 1
     assert "must end in .tflite" in capfd.readouterr().err
-    common = ("qat", "cifar10", "--data", "shapes", "--output", tmp_path / "a.tflite")
+    common = ("qat", "cifar10", "--data", "shapes", "-o", tmp_path / "a.tflite")
     assert run(*common, "--prune", "0.5", "--input-dtype", "int8") == 1
     assert "`--prune` writes a float32 file" in capfd.readouterr().err
     (tmp_path / "two.txt").write_text("one\ntwo\n")

@@ -13,7 +13,6 @@ import pytest
 from search_fakes import FakeEvaluator, go, meta_of, toy_space
 
 from keras_mnasnet import MnasNet
-from keras_mnasnet.cli import main
 from keras_mnasnet.data import write_folder
 from keras_mnasnet.search.study import Study
 
@@ -27,12 +26,9 @@ SMALL = (
 PATHS = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
 
-def search(capfd, *arguments):
-    try:
-        status = main._run(main._parse(["mnasnet", "search", *map(str, arguments)]))
-    except SystemExit as stop:
-        status = stop.code
-    return status, *capfd.readouterr()
+@pytest.fixture
+def search(mnasnet):
+    return lambda *arguments: mnasnet("search", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -64,28 +60,28 @@ def toy(tmp_path):
     return tmp_path / "toy.sqlite"
 
 
-def test_status_says_what_a_trial_costs_beyond_its_steps(study, capfd):
-    status, out, _ = search(capfd, "status", "--study", study)
+def test_status_says_what_a_trial_costs_beyond_its_steps(study, search):
+    status, out, _ = search("status", "--study", study)
     assert status == 0
     assert "2 of 2 done" in out
     assert "fixed, beyond its training steps:" in out
-    status, out, _ = search(capfd, "status", "--study", study, "--json")
+    status, out, _ = search("status", "--study", study, "--json")
     value = json.loads(out)
     assert (value["done"], value["plan"]["trials"], value["owner"]) == (2, 2, None)
     assert value["fixed_seconds"] > 0
     assert set(value["phases"]) >= {"build", "trace", "training_steps", "validate"}
 
 
-def test_the_same_command_goes_on_and_other_settings_are_refused(study, capfd):
-    status, out, err = search(capfd, "run", "--study", study, *SMALL, "--executor", "inline", "--trials", 2, "--json")
+def test_the_same_command_goes_on_and_other_settings_are_refused(study, search):
+    status, out, err = search("run", "--study", study, *SMALL, "--executor", "inline", "--trials", 2, "--json")
     assert status == 0, err
     assert json.loads(out)["done"] == 2
-    status, _, err = search(capfd, "run", "--study", study, "--target-ms", "9")
+    status, _, err = search("run", "--study", study, "--target-ms", "9")
     assert status == 1
     assert "Received: reward={'target_ms': 9.0}" in err
-    status, _, err = search(capfd, "run", "--study", study, "--space", "paper")
+    status, _, err = search("run", "--study", study, "--space", "paper")
     assert "goes on in the space it was begun in" in err
-    status, out, _ = search(capfd, "run", "--study", study, "--trials", 6, "--estimate")
+    status, out, _ = search("run", "--study", study, "--trials", 6, "--estimate-only")
     assert "estimate: 4 trials of about" in out
 
 
@@ -97,7 +93,7 @@ def test_found_networks_build(study):
     assert trial.latency_source == "madds"
 
 
-def test_retrain_reports_on_images_nothing_was_chosen_by(study, tmp_path, capfd):
+def test_retrain_reports_on_images_nothing_was_chosen_by(study, tmp_path, search):
     options = (
         "--top",
         1,
@@ -110,37 +106,37 @@ def test_retrain_reports_on_images_nothing_was_chosen_by(study, tmp_path, capfd)
         "--data",
         "shapes:300@32",
     )
-    status, out, err = search(capfd, "retrain", "--study", study, "--output", tmp_path / "r", *options, "--json")
+    status, out, err = search("retrain", "--study", study, "-o", tmp_path / "r", *options, "--json")
     assert status == 0, err
     (network,) = json.loads(out)["networks"]
     results = json.loads((tmp_path / "r" / "results.json").read_text())
     assert results["tested_on"] == "the data's test split"
     assert results["networks"][0]["test_accuracy"] == network["test_accuracies"][0]
     assert os.path.isfile(os.path.join(network["folders"][0], "model.safetensors"))
-    assert search(capfd, "retrain", "--study", study, "--output", tmp_path / "r", *options, "--json")[0] == 0
+    assert search("retrain", "--study", study, "-o", tmp_path / "r", *options, "--json")[0] == 0
 
 
-def test_rescore_needs_no_training(toy, capfd):
-    status, out, _ = search(capfd, "rescore", "--study", toy, "--target-ms", 11, "--reward", "hard", "--top", 3, "--json")
+def test_rescore_needs_no_training(toy, search):
+    status, out, _ = search("rescore", "--study", toy, "--target-ms", 11, "--reward", "hard", "--top", 3, "--json")
     assert status == 0
     value = json.loads(out)
     for row in value["best"]:
         expected = row["accuracy"] * (1.0 if row["latency_ms"] <= 11 else 11 / row["latency_ms"])
         assert row["reward"] == pytest.approx(expected)
     assert [row["reward"] for row in value["best"]] == sorted((row["reward"] for row in value["best"]), reverse=True)
-    status, _, err = search(capfd, "rescore", "--study", toy, "--target-ms", 0.1)
+    status, _, err = search("rescore", "--study", toy, "--target-ms", 0.1)
     assert "must be at least the latency of the study's fastest network" in err
 
 
-def test_status_of_a_study_that_a_script_made(toy, capfd):
-    status, out, _ = search(capfd, "status", "--study", toy)
+def test_status_of_a_study_that_a_script_made(toy, search):
+    status, out, _ = search("status", "--study", toy)
     assert status == 0
     assert "9 of 12 done, 3 failed" in out
 
 
-def test_export_for_optuna(toy, tmp_path, capfd):
+def test_export_for_optuna(toy, tmp_path, search):
     optuna = pytest.importorskip("optuna")
-    status, out, err = search(capfd, "export-optuna", "--study", toy, "--output", tmp_path / "o.db")
+    status, out, err = search("export-optuna", "--study", toy, "-o", tmp_path / "o.db")
     assert status == 0, err
     assert "wrote 12 trials" in out
     loaded = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'o.db'}")
@@ -150,9 +146,9 @@ def test_export_for_optuna(toy, tmp_path, capfd):
     assert [t.value for t in loaded.trials] == [t.reward for t in trials]
     assert [t.state.name for t in loaded.trials] == ["FAIL" if t.status == "failed" else "COMPLETE" for t in trials]
     assert set(loaded.trials[0].distributions) == set(trials[0].values)
-    status, _, err = search(capfd, "export-optuna", "--study", toy, "--output", tmp_path / "o.db")
+    status, _, err = search("export-optuna", "--study", toy, "-o", tmp_path / "o.db")
     assert "needs a new file" in err
-    assert search(capfd, "export-optuna", "--study", toy, "--output", tmp_path / "p.db", "--objectives", "pareto")[0] == 0
+    assert search("export-optuna", "--study", toy, "-o", tmp_path / "p.db", "--objectives", "pareto")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -171,10 +167,10 @@ def test_export_for_optuna(toy, tmp_path, capfd):
         (("--executor", "inline", "--workers", "2", "--json"), "has one worker, this process"),
     ],
 )
-def test_bad_input_is_one_message(tmp_path, capfd, arguments, message):
+def test_bad_input_is_one_message(tmp_path, search, arguments, message):
     if "ray" in arguments:
         pytest.importorskip("ray")
-    status, _, err = search(capfd, "run", "--study", tmp_path / "new.sqlite", *SMALL, *arguments)
+    status, _, err = search("run", "--study", tmp_path / "new.sqlite", *SMALL, *arguments)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert status == 1
     assert len(lines) == 1
@@ -183,13 +179,13 @@ def test_bad_input_is_one_message(tmp_path, capfd, arguments, message):
     assert not list(tmp_path.iterdir()), "no study is begun"
 
 
-def test_the_fastest_network_is_named_and_builds(tmp_path, capfd):
-    _, _, err = search(capfd, "run", "--study", tmp_path / "n.sqlite", *SMALL, "--target-ms", "0.001")
+def test_the_fastest_network_is_named_and_builds(tmp_path, search):
+    _, _, err = search("run", "--study", tmp_path / "n.sqlite", *SMALL, "--target-ms", "0.001")
     call = err[err.index('MnasNet("') + len('MnasNet("') :].split('"')[0]
     assert MnasNet(call, weights=None, input_shape=(32, 32, 3), classes=10).output_shape == (None, 10)
 
 
-def test_data_with_one_class_and_no_target(tmp_path, capfd):
+def test_data_with_one_class_and_no_target(tmp_path, search):
     write_folder(tmp_path / "photos", 20, size=32)
     _, *others = sorted((tmp_path / "photos").iterdir())
     for other in others:
@@ -197,19 +193,19 @@ def test_data_with_one_class_and_no_target(tmp_path, capfd):
             image.unlink()
         other.rmdir()
     options = [option if option != "shapes:300@32" else tmp_path / "photos" for option in SMALL]
-    status, _, err = search(capfd, "run", "--study", tmp_path / "n.sqlite", *options)
+    status, _, err = search("run", "--study", tmp_path / "n.sqlite", *options)
     assert status == 1
     assert "class" in err
-    status, _, err = search(capfd, "run", "--study", tmp_path / "n.sqlite", "--data", "shapes:300@32")
+    status, _, err = search("run", "--study", tmp_path / "n.sqlite", "--data", "shapes:300@32")
     assert "needs a latency target" in err
 
 
-def test_a_newer_file_is_refused(toy, capfd):
+def test_a_newer_file_is_refused(toy, search):
     connection = sqlite3.connect(toy)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
     for step in ("status", "rescore", "run"):
-        status, _, err = search(capfd, step, "--study", toy)
+        status, _, err = search(step, "--study", toy)
         assert status == 1
         assert "schema 99, of a newer keras_mnasnet" in err
 

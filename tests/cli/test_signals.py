@@ -5,16 +5,15 @@ import signal
 import subprocess
 import sys
 import threading
-from argparse import Namespace
 
 import numpy as np
 import pytest
 
-from keras_mnasnet.cli import info, main
+from keras_mnasnet.cli import main, networks
 
 CODE = """
 import os, signal, sys, tempfile, time
-from keras_mnasnet.cli import info, main
+from keras_mnasnet.cli import main, networks
 
 def work(arguments):
     with tempfile.TemporaryDirectory(dir={folder!r}):
@@ -29,8 +28,8 @@ def work(arguments):
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         time.sleep(20)
 
-info.models = work
-sys.argv = ["mnasnet", "models"]
+networks.networks = work
+sys.argv = ["mnasnet", "networks"]
 main.entry_point()
 """
 
@@ -81,9 +80,9 @@ def test_no_memory(capsys, monkeypatch, error):
             raise MemoryError
         np.zeros(2**60, np.uint8)
 
-    monkeypatch.setattr(info, "models", work)
-    assert main._run(Namespace(handler="info:models")) == 1
+    monkeypatch.setattr(networks, "networks", work)
+    assert main.main(["networks"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("error: There must be memory for the tensors. Received: ")
+    assert said.startswith("error: Out of memory in `mnasnet networks`: ")
     assert ("Unable to allocate" if error is np.zeros else "MemoryError") in said
     assert len(said.strip().splitlines()) == 1

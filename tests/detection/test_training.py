@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mnasnet.cli import main
+from keras_mnasnet.cli.main import main
 from keras_mnasnet.detection import SSDLite, load_detector, spec_of
 from keras_mnasnet.detection.losses import FocalLoss, MinedLoss, loss_of
 from keras_mnasnet.detection.recipe import DETECTION_RECIPES, BoxAugment, DetectionRecipe
@@ -295,17 +295,13 @@ def test_bad_jobs(drawn, tmp_path):
 
 
 def command(capfd, *arguments):
-    try:
-        status = main._run(main._parse(["mnasnet", "detect", "train", *map(str, arguments)]))
-    except SystemExit as stop:
-        status = stop.code
-    return status, *capfd.readouterr()
+    return main(["detect", "train", *map(str, arguments)]), *capfd.readouterr()
 
 
 def test_the_command(capfd, tmp_path, drawn):
     (tmp_path / "classes.txt").write_text("green\n", "utf-8")
-    settings = ("--model", "small", "--width", 0.35, "--resolution", 96, "--epochs", 1, "--batch-size", 2)
-    options = ("--output", tmp_path / "run", "--classes", tmp_path / "classes.txt", "--set", "augment.crop=false", "--json")
+    settings = ("--network", "small", "--width", 0.35, "--size", 96, "--epochs", 1, "--batch-size", 2)
+    options = ("-o", tmp_path / "run", "--labels", tmp_path / "classes.txt", "--set", "augment.crop=false", "--json")
     status, out, err = command(capfd, drawn, drawn.parent, *settings, *options)
     assert status == 0, err
     report = json.loads(out)
@@ -315,24 +311,25 @@ def test_the_command(capfd, tmp_path, drawn):
     assert run["job"]["recipe"]["augment"]["crop"] is False
     status, out, err = command(capfd, "--resume", tmp_path / "run")
     assert (status, "loss" in out) == (0, True), err
-    status, _, err = command(capfd, "--resume", tmp_path / "run", "--model", "a1", "--no-ap")
+    status, _, err = command(capfd, "--resume", tmp_path / "run", "--network", "a1", "--no-ap")
     assert status == 1
     assert "keeps the settings of its start" in err
-    assert "--model, --no-ap" in err
+    assert "--network, --no-ap" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "A run needs ANNOTATIONS, IMAGES and --output"),
-        (("a.json", "photos"), "Received: no --output"),
-        (("none.json", ".", "--output", "RUN"), "error: Annotations must exist"),
-        (("none.json", ".", "--output", "RUN", "--recipe", "finetune"), "A recipe is one of finetune-detector"),
+        ((), "needs ANNOTATIONS, PHOTOS and -o RUN, or --resume RUN"),
+        (("a.json", "photos", "-o", "RUN"), "--from imagenet (or another MODEL), or --network a1 from scratch"),
+        (("a.json", "photos", "--network", "a1"), "ive a folder to write to, -o RUN"),
+        (("none.json", ".", "--network", "a1", "-o", "RUN"), "error: Annotations must exist"),
+        (("none.json", ".", "--network", "a1", "-o", "RUN", "--recipe", "finetune"), "A recipe is one of finetune-detector"),
     ],
 )
 def test_wrong_commands(capfd, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     status, out, err = command(capfd, *arguments)
-    assert (status, out) == (1, "")
+    assert (status, out) == (1 if "RUN" in arguments and "--network" in arguments else 2, "")
     assert message in err
     assert "Traceback" not in err

@@ -67,7 +67,7 @@ def test_the_file_has_the_operators_of_post_training_quantization(checkpoint, bu
 
 def test_this_process_never_loads_keras_2():
     code = (
-        "import sys\nfrom keras_mnasnet.cli import qat\nfrom keras_mnasnet.export import train_quantized\n"
+        "import sys\nfrom keras_mnasnet.cli import export\nfrom keras_mnasnet.export import train_quantized\n"
         "from keras_mnasnet.weights.load import load_named\n"
         "try:\n    train_quantized(load_named('cifar10')[0], 'nowhere', 'x.tflite')\n"
         "except ValueError as error:\n    assert 'does not exist' in str(error)\n"

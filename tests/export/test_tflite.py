@@ -118,7 +118,7 @@ def test_checkpoint_needs_no_tensorflow(tmp_path):
     """And no Keras: the command on a bundled checkpoint, in a process of its own."""
     code = (
         "import sys\nfrom keras_mnasnet.cli import main\n"
-        f"sys.argv = ['mnasnet', 'export', '--weights', 'cifar10', '--output', {str(tmp_path / 'a.tflite')!r}, '--json']\n"
+        f"sys.argv = ['mnasnet', 'export', 'cifar10', '-o', {str(tmp_path / 'a.tflite')!r}, '--json']\n"
         "try:\n    main.entry_point()\nexcept SystemExit as end:\n    assert not end.code\n"
         "assert not {'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules)"
     )

@@ -230,8 +230,8 @@ def test_command(tmp_path):
     path = tmp_path / "table.json"
 
     def mnasnet(*arguments):
-        options = ["--space", "own_space:own", "--resolution", 32, "--classes", 10, "--runs", 3, "--networks", 4]
-        command = [sys.executable, "-m", "keras_mnasnet.cli.main", "search", "table", "--output", path, *options, *arguments]
+        options = ["--space", "own_space:own", "--size", 32, "--classes", 10, "--runs", 3, "--check-networks", 4]
+        command = [sys.executable, "-m", "keras_mnasnet.cli.main", "search", "table", "-o", path, *options, *arguments]
         paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
 
@@ -246,7 +246,7 @@ def test_command(tmp_path):
     for wrong, message in (
         (["--device", "pixel1"], "A table is measured on a device"),
         (["--space", "micro"], "The search spaces are"),
-        (["--networks", 1], "`networks` must be 2 or more"),
+        (["--check-networks", 1], "`networks` must be 2 or more"),
     ):
         refused = mnasnet(*wrong)
         assert (refused.returncode, "Traceback" in refused.stderr) == (1, False)

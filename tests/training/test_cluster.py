@@ -15,7 +15,7 @@ from keras_mnasnet.training import Cluster
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs the extra [jax]")
 OPTIONS = (
-    "--model", "stem8 r1_k3_s11_e1_i8_o8_noskip r2_k3_s22_e2_i8_o16_se0.25 head32", "--recipe", "cifar10",
+    "--network", "stem8 r1_k3_s11_e1_i8_o8_noskip r2_k3_s22_e2_i8_o16_se0.25 head32", "--recipe", "cifar10",
     "--set", "ema=0", "--batch-size", "32", "--set",
     "base_batch=32", "--learning-rate", "0.01", "--set", "warmup_epochs=0", "--checkpoint-steps", "2",
 )  # fmt: skip

@@ -97,7 +97,7 @@ def test_killed_and_resumed_gives_the_same_curve_to_the_digit(finished, tmp_path
     folder = tmp_path / "run"
     text = str(TINY).split()
     process = command(
-        "train", "shapes:160@32", "--output", folder, "--model", "small", "--width", 0.35, "--stem-stride", 1,
+        "train", "shapes:160@32", "-o", folder, "--network", "small", "--width", 0.35, "--stem-stride", 1,
         "--recipe", text[0], *(part for pair in text[1:] for part in ("--set", pair)), "--checkpoint-steps", 3,
     )  # fmt: skip
     deadline = time.monotonic() + 240

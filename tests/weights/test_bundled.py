@@ -7,7 +7,7 @@ import pytest
 
 from keras_mnasnet import MnasNetA1, MnasNetA3, load_weights
 from keras_mnasnet.benchmarks import evaluate
-from keras_mnasnet.cli import main
+from keras_mnasnet.cli.main import main
 from keras_mnasnet.training import recipe_from_json
 from keras_mnasnet.weights import CheckpointError, load_record, records, verify_record
 from keras_mnasnet.weights.load import converted_path
@@ -101,9 +101,8 @@ def test_predict_says_what_it_knows(capfd, data, tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(example["image"])
     assert path.stat().st_size > 100
-    arguments = main._parse(["mnasnet", "predict", str(path), "--weights", "cifar10", "--json"])
-    assert main._run(arguments) == 0
+    assert main(["predict", "cifar10", str(path), "--json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)
     assert row["predictions"][0]["name"] in LABELS
-    assert main._run(main._parse(["mnasnet", "predict", str(path), "--weights", "cifar10"])) == 0
+    assert main(["predict", "cifar10", str(path)]) == 0
     assert "knows 10 classes: airplane, automobile" in capfd.readouterr().err
