@@ -29,7 +29,7 @@ def network_rows(name: str, data: str, folder: Path, qat_epochs: int) -> list[di
     """One row per precision."""
     from keras_mnasnet import MnasNet
     from keras_mnasnet.benchmarks import evaluate, latency
-    from keras_mnasnet.data.sample import sample_photos
+    from keras_mnasnet.data import sample_photos
     from keras_mnasnet.export import Origin, export_tflite, train_quantized
     from keras_mnasnet.weights.load import load_named, preprocessing_of
 

@@ -38,7 +38,7 @@ def network_rows(name: str, data: str, folder: Path) -> list[dict[str, Any]]:
     """One row per file."""
     from keras_mnasnet import MnasNet
     from keras_mnasnet.benchmarks import evaluate, latency
-    from keras_mnasnet.data.sample import sample_photos
+    from keras_mnasnet.data import sample_photos
     from keras_mnasnet.export import TfliteFile, export_tflite
     from keras_mnasnet.weights.load import load_named, preprocessing_of
 

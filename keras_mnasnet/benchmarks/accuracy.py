@@ -12,8 +12,7 @@ from absl import logging
 
 from keras_mnasnet.benchmarks.classifiers import Classifier, open_classifier
 from keras_mnasnet.benchmarks.results import SCHEMA
-from keras_mnasnet.data import ImageSet, evaluation_batches, numbering, open_images, refuse_bad
-from keras_mnasnet.data.splits import splits_of
+from keras_mnasnet.data import ImageSet, evaluated_split, evaluation_batches, numbering, open_images, refuse_bad
 from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.utils.system import environment
 from keras_mnasnet.utils.text import Life, header
@@ -114,7 +113,7 @@ def evaluate(
     if isinstance(data, ImageSet):
         images = data
     else:
-        split = split or _split(data)
+        split = split or evaluated_split(data)
         images = open_images(
             data, split=split, ground_truth=ground_truth, synsets=synsets, min_classes=1,
             classes=numbering([classifier.outputs for classifier in classifiers]),
@@ -148,12 +147,6 @@ def report(results: Sequence[AccuracyResult], **settings: Any) -> dict[str, Any]
         "timing": TIMING,
         "results": [dataclasses.asdict(result) for result in results],
     }
-
-
-def _split(data: str | os.PathLike[str]) -> str | None:
-    """The split that is evaluated where none is named: validation if the data has it, else test; None for undivided data."""
-    have = splits_of(data)
-    return next((split for split in ("validation", "test") if split in have), None)
 
 
 def _scored(

@@ -251,7 +251,7 @@ def _photos(
     if preprocessing is None:
         raise ValueError(f"`--{option}` needs a fixed size. Received: a model whose size is free. Pass --size PIXELS")
     with held_stderr():
-        from keras_mnasnet.data.sample import sample_photos
+        from keras_mnasnet.data import sample_photos
 
     count = arguments.calibration_photos if option == "calibrate" else arguments.verification_photos
     photos = sample_photos(data, preprocessing, count, seed=arguments.seed, max_bad=arguments.max_bad)

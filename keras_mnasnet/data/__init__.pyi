@@ -1,25 +1,9 @@
-from .opening import numbering as numbering
-from .opening import open_images as open_images
-from .pipeline import evaluation_batches as evaluation_batches
-from .pipeline import training_batches as training_batches
-from .preprocessing import load_image as load_image
-from .preprocessing import prepare as prepare
-from .preprocessing import read_image as read_image
-from .shapes import SHAPE_CLASSES as SHAPE_CLASSES
-from .shapes import draw_shapes as draw_shapes
-from .shapes import write_folder as write_folder
-from .sources import (
-    ImageSet as ImageSet,
-)
-from .sources import (
-    check_classes as check_classes,
-)
-from .sources import (
-    missing as missing,
-)
-from .sources import (
-    refuse_bad as refuse_bad,
-)
-from .sources import (
-    train_validation as train_validation,
-)
+# ruff: noqa: I001
+from .decode import load_image as load_image, prepare as prepare, read_image as read_image
+from .opening import Splits as Splits, open_images as open_images, open_splits as open_splits
+from .opening import chosen_photos as chosen_photos, evaluated_split as evaluated_split, numbering as numbering
+from .opening import train_validation as train_validation
+from .pipeline import evaluation_batches as evaluation_batches, training_batches as training_batches
+from .pipeline import sample_photos as sample_photos
+from .shapes import SHAPE_CLASSES as SHAPE_CLASSES, draw_shapes as draw_shapes, write_folder as write_folder
+from .sources import ImageSet as ImageSet, check_classes as check_classes, missing as missing, refuse_bad as refuse_bad

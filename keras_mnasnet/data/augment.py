@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mnasnet.data.preprocessing import central_square, decode
+from keras_mnasnet.data.decode import central_square, decode
 from keras_mnasnet.preprocessing import Augment
 
 __all__ = ["DRAWS", "Mixer", "PerImage", "place", "resized", "stream_seed"]

@@ -1,12 +1,13 @@
-"""`open_images`: what the user names becomes a set of labelled images."""
+"""What the user names becomes sets of labeled images: `open_images`, and `open_splits`, which says who trains and who tests."""
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import importlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import numpy as np
 
 from keras_mnasnet.data.folders import imagenet_wnids, is_image, open_folder, open_tar
 from keras_mnasnet.data.shapes import SHAPE_CLASSES, draw_shapes
-from keras_mnasnet.data.sources import Arrays, ImageSet
+from keras_mnasnet.data.sources import Arrays, Files, ImageSet
 from keras_mnasnet.data.tfrecord import EAGER_BYTES, SHARD, SPLITS, is_tfrecord, open_tfrecords, split_of, whole_sets
 
-__all__ = ["KINDS", "numbering", "open_images"]
+__all__ = [
+    "KINDS", "Splits", "chosen_photos", "evaluated_split", "numbering", "open_images", "open_splits", "splits_of",
+    "train_validation",
+]  # fmt: skip
 
 KINDS = (
     "a folder with one sub-folder of images per class, the ILSVRC-2012 validation photos (folder or tar) with ground_truth=, "
@@ -25,6 +29,8 @@ KINDS = (
 )
 SHAPES = re.compile(r"shapes(?::(\d+)(?:@(\d+))?)?")
 SHAPES_COUNT, SHAPES_SIZE, SHAPES_BYTES = 2000, 64, 1 << 30
+VALIDATED = 0.1  # the share of every class where nothing else says what to validate on
+HELD_OUT_SEED = 1  # fixed: the same images are held out in every run and every search
 
 
 def numbering(outputs: Sequence[int]) -> str:
@@ -68,6 +74,142 @@ def open_images(
         else:
             images = _folder(path, text, split, truth, order, labels, label_base, classes, eager_bytes)
     return _enough_classes(images, min_classes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Splits:
+    """Which images train, which ones judge the training (`validation`), and which take no part in it (`test`, None where it
+    was not asked for or there are none); `origins` says of each in words where it comes from."""
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet | None
+    origins: dict[str, str]
+
+
+def open_splits(
+    data: str | os.PathLike[str], *, validation: str | os.PathLike[str] | float | None = None, holdout: float = 0.0,
+    seed: int = 0, test: bool = False, classes: str = "auto", check: Callable[[ImageSet], ImageSet] | None = None,
+) -> Splits:  # fmt: skip
+    """THE decision which images of `data` train, validate and test.
+
+    `validation`: other data; a share (below 1) or about a number of the training images; None takes the data's own
+    validation, else test split, else a tenth of every class, drawn by `seed`. `test` opens the split that is left, test or
+    validation; where there is none, the share `holdout` of every class, the same in every run, takes no part. `check` looks
+    through what trains and validates, before it is divided. ValueError where there is nothing to validate on, or the parts
+    have other classes.
+    """
+    name = os.fspath(data)
+    own = splits_of(data)
+    divided = "train" in own
+    images = open_images(data, split="train" if divided else None, classes=classes)
+    origins = {"train": "the data's train split" if divided else "the data"}
+    free = [part for part in ("validation", "test") if part in own and divided]
+    checked = check or (lambda images: images)
+    rest = None
+    if holdout and not free:
+        images, rest = train_validation(images, holdout, HELD_OUT_SEED)
+        origins["test"] = f"{holdout:.0%} of every class, never trained on"
+    images = checked(images)
+    if isinstance(validation, str | os.PathLike):
+        part = evaluated_split(validation)
+        judges = checked(open_images(validation, split=part, classes=classes))
+        origins["validation"] = f"the {part} split of {os.fspath(validation)}" if part else os.fspath(validation)
+    elif validation is None and free:
+        part = free.pop(0)
+        judges = checked(open_images(data, split=part, classes=classes))
+        origins["validation"] = f"the data's {part} split"
+    else:
+        share = VALIDATED if validation is None else validation if validation < 1 else validation / images.count
+        if not 0 < share < 1:
+            raise ValueError(
+                f"Images to validate on must be fewer than the {images.count:,} of {name}. Received: validation={validation}"
+            )
+        images, judges = train_validation(images, share, seed)
+        origins["validation"] = f"{share:.0%} of every class of the training images"
+    if test and free:
+        part = free.pop()
+        rest = open_images(data, split=part, classes=classes)
+        origins["test"] = f"the data's {part} split"
+    if not judges.count:
+        raise ValueError(
+            f"A run needs images to validate on. Received: {images.count} images in {images.name}, too few to put a tenth of "
+            f"every class aside. Add images, or name others with validation= (--validation)."
+        )
+    for what, others in (("validation", judges), ("test", rest)):
+        if others is not None and others.labels != images.labels:
+            raise ValueError(
+                f"Training and {what} images must have the same classes. Received: {len(images.labels)} classes "
+                f"({', '.join(images.labels[:4])} ...) and {len(others.labels)} ({', '.join(others.labels[:4])} ...)"
+            )
+    return Splits(images, judges, rest, origins)
+
+
+def evaluated_split(data: str | os.PathLike[str]) -> str | None:
+    """The split that judges a model where none is named: validation if the data has it, else test; None for undivided data."""
+    return next((split for split in ("validation", "test") if split in splits_of(data)), None)
+
+
+def chosen_photos(data: str | os.PathLike[str], count: int, *, split: str = "train", seed: int = 0) -> ImageSet:
+    """`count` photos (all, if there are fewer), a seeded choice in the data's order, of `split` where the data has it.
+
+    `data` is what `open_images` takes, or a folder of photos without classes.
+    """
+    if count < 1:
+        raise ValueError(f"`count` must be 1 or more. Received: count={count!r}")
+    images = _photos(Path(data).expanduser())
+    if images is None:
+        images = open_images(data, split=split if split in splits_of(data) else None, min_classes=1)
+    if count < images.count:
+        images = images.subset(np.sort(np.random.default_rng(seed).choice(images.count, count, replace=False)))
+    return images
+
+
+def _photos(path: Path) -> ImageSet | None:
+    """A folder of photos and nothing else."""
+    if not path.is_dir():
+        return None
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    photos = [entry for entry in entries if entry.is_file() and is_image(entry.name)]
+    if not photos or any(entry.is_dir() for entry in entries):
+        return None
+    return ImageSet(str(path), ("photo",), Files(photos, np.zeros(len(photos), np.int32)))
+
+
+def train_validation(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """A split of every class: `fraction` of its images (rounded, at least one of two) for validation, the rest to train."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"`fraction` must be between 0 and 1, both excluded. Received: fraction={fraction!r}")
+    train, validation = [], []
+    for label in np.unique(images.label_ids):
+        members = np.flatnonzero(images.label_ids == label)
+        members = np.random.default_rng([seed, int(label)]).permutation(members)
+        cut = min(max(round(len(members) * fraction), 1), len(members) - 1)
+        validation.append(members[:cut])
+        train.append(members[cut:])
+    return images.subset(np.sort(np.concatenate(train))), images.subset(np.sort(np.concatenate(validation)))
+
+
+def splits_of(data: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Those of `train`, `validation` and `test` that `open_images(data, split=...)` would find; none for undivided data."""
+    text = os.fspath(data)
+    if SHAPES.fullmatch(text):
+        return "train", "validation", "test"
+    if text.startswith("tfds:"):
+        return () if "/" in text else ("train", "validation", "test")
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        return ()
+    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    records = [entry for entry in entries if entry.is_file() and is_tfrecord(entry)]
+    folders = [entry for entry in entries if entry.is_dir()]
+    if records:
+        found = {split_of(entry) for entry in records}
+    elif folders and all(entry.name.lower() in SPLITS for entry in folders):
+        found = {SPLITS[entry.name.lower()] for entry in folders}
+    else:
+        found = set()
+    return tuple(split for split in ("train", "validation", "test") if split in found)
 
 
 def _enough_classes(images: ImageSet, min_classes: int) -> ImageSet:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_mnasnet.data.augment import DRAWS, Mixer, PerImage, place, resized, stream_seed
-from keras_mnasnet.data.preprocessing import decode, prepare
+from keras_mnasnet.data.decode import decode, prepare
+from keras_mnasnet.data.opening import chosen_photos
 from keras_mnasnet.data.sources import Arrays, ImageSet, missing, refuse_bad, shard_size
 from keras_mnasnet.preprocessing import Augment, Preprocessing
 
-__all__ = ["CACHE_BYTES", "decoded", "evaluation_batches", "training_batches"]
+__all__ = ["CACHE_BYTES", "decoded", "evaluation_batches", "sample_photos", "training_batches"]
 
 CACHE_BYTES = 512 << 20
 CHUNK = 64
+SAMPLE_BATCH = 32
 ENDLESS = np.iinfo(np.int64).max
 ORDER, PLACE, IMAGE, MIX = range(4)  # streams of random numbers
 
@@ -108,6 +111,29 @@ def evaluation_batches(
     if leave_out:
         dataset = dataset.ignore_errors()
     return _with_options(dataset.batch(share))
+
+
+def sample_photos(
+    data: str | os.PathLike[str],
+    preprocessing: Preprocessing,
+    count: int,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    max_bad: int = 0,
+) -> np.ndarray:
+    """`count` photos of `data` (all, if it has fewer), a seeded choice in the data's order: `[n, S, S, 3]`, pixels 0..255.
+
+    `data` is what `open_images` takes, or a folder of photos without classes; of several splits `split` is taken. More than
+    `max_bad` damaged photos are a ValueError that names them.
+    """
+    images = chosen_photos(data, count, split=split, seed=seed)
+    parts = list(evaluation_batches(images, preprocessing, batch_size=min(SAMPLE_BATCH, images.count)).as_numpy_iterator())
+    seen = np.concatenate([index for _, _, index in parts]) if parts else np.empty(0, np.int64)
+    refuse_bad(missing(images, seen), max_bad, images.count)
+    if not parts:
+        raise ValueError(f"At least one photo must be whole. Received: {images.name}, where none can be decoded")
+    return np.concatenate([pixels for pixels, _, _ in parts])
 
 
 def decoded(images: ImageSet, limit_bytes: int = CACHE_BYTES) -> tuple[Any, Any] | None:

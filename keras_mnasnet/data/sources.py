@@ -14,11 +14,10 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
-from keras_mnasnet.data.preprocessing import decode, within_aspect
+from keras_mnasnet.data.decode import decode, within_aspect
 
 __all__ = [
     "Arrays", "Files", "ImageSet", "Segments", "Source", "check_classes", "missing", "refuse_bad", "shard_size",
-    "train_validation",
 ]  # fmt: skip
 
 CHUNK = 64
@@ -286,17 +285,3 @@ def refuse_bad(bad: Sequence[str], max_bad: int, count: int) -> None:
             f"At most max_bad={max_bad} of the {count:,} images may be damaged. Received: {len(bad):,} that cannot be "
             f"decoded, or are narrower than 1:100:\n  {shown}\nRepair or remove them, or allow them with a larger max_bad."
         )
-
-
-def train_validation(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """A split of every class: `fraction` of its images (rounded, at least one of two) for validation, the rest to train."""
-    if not 0 < fraction < 1:
-        raise ValueError(f"`fraction` must be between 0 and 1, both excluded. Received: fraction={fraction!r}")
-    train, validation = [], []
-    for label in np.unique(images.label_ids):
-        members = np.flatnonzero(images.label_ids == label)
-        members = np.random.default_rng([seed, int(label)]).permutation(members)
-        cut = min(max(round(len(members) * fraction), 1), len(members) - 1)
-        validation.append(members[:cut])
-        train.append(members[cut:])
-    return images.subset(np.sort(np.concatenate(train))), images.subset(np.sort(np.concatenate(validation)))

@@ -19,7 +19,7 @@ from absl import logging
 
 from keras_mnasnet.data import ImageSet, refuse_bad
 from keras_mnasnet.data.augment import stream_seed
-from keras_mnasnet.data.preprocessing import decode
+from keras_mnasnet.data.decode import decode
 from keras_mnasnet.data.sources import Files, shard_size
 from keras_mnasnet.detection.anchors import CROWD, PADDING
 from keras_mnasnet.detection.annotations import Truth, read_truth

@@ -13,9 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mnasnet.data import missing, read_image, refuse_bad
-from keras_mnasnet.data.preprocessing import decode
-from keras_mnasnet.data.sample import chosen_photos
+from keras_mnasnet.data import chosen_photos, missing, read_image, refuse_bad
+from keras_mnasnet.data.decode import decode
 from keras_mnasnet.detection.checkpoint import load_detector
 from keras_mnasnet.detection.data import resize_photo
 from keras_mnasnet.detection.drawing import draw, write_png

@@ -23,11 +23,9 @@ from keras_mnasnet.data import (
     check_classes,
     evaluation_batches,
     numbering,
-    open_images,
-    train_validation,
+    open_splits,
     training_batches,
 )
-from keras_mnasnet.data.splits import splits_of
 from keras_mnasnet.model import build
 from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Augment
 from keras_mnasnet.weights import Checkpoint
@@ -35,7 +33,6 @@ from keras_mnasnet.weights.load import assign, preprocessing_of, read_file
 
 __all__ = ["main"]
 
-VALIDATION_FRACTION = 0.1
 CALIBRATION_BATCHES = 8
 VERIFICATION_IMAGES = 16
 LABEL_SMOOTHING = 0.1
@@ -176,14 +173,11 @@ class _Data:
     """Images of the job: batches for training, validation, and a few for ranges."""
 
     def __init__(self, job: dict[str, Any], checkpoint: Checkpoint) -> None:
-        splits = splits_of(job["data"])
-        how = numbering([checkpoint.classes])
-        images = open_images(job["data"], split="train" if "train" in splits else None, classes=how).checked(job["max_bad"])
-        beside = next((split for split in ("validation", "test") if split in splits), None)
-        if beside and "train" in splits:
-            validation = open_images(job["data"], split=beside, classes=how).checked(job["max_bad"])
-        else:
-            images, validation = train_validation(images, VALIDATION_FRACTION, job["seed"])
+        splits = open_splits(
+            job["data"], seed=job["seed"], classes=numbering([checkpoint.classes]),
+            check=lambda images: images.checked(job["max_bad"]),
+        )  # fmt: skip
+        images, validation = splits.train, splits.validation
         if len(images.labels) != checkpoint.classes:
             raise ValueError(
                 f"The data must have the checkpoint's {checkpoint.classes} classes. Received: {len(images.labels)} in "

@@ -167,39 +167,17 @@ def open_search_images(data: str, *, images: int | None = None, validation_image
     Without `validation_images` a tenth of the training split is held out. ValueError for data without two classes, or with
     fewer images than asked for.
     """
-    from keras_mnasnet.data import open_images, train_validation
-    from keras_mnasnet.data.splits import splits_of
-    from keras_mnasnet.training.datasets import held_out
+    from keras_mnasnet.data import open_splits, train_validation
 
     where = located(data)
-    splits = splits_of(where)
-    if "train" in splits:
-        pool = open_images(where, split="train", classes="folder")
-        beside: str | None = next((split for split in ("test", "validation") if split in splits), None)
-    else:
-        pool, beside = open_images(where, classes="folder"), None
-    if beside is not None:
-        test, test_is = open_images(where, split=beside, classes="folder"), f"the data's {beside} split"
-        if test.labels != pool.labels:
-            raise ValueError(
-                f"Training and {beside} images must have the same classes. Received: {len(pool.labels)} and {len(test.labels)}"
-            )
-    else:
-        pool, test = held_out(pool, HOLDOUT)
-        test_is = f"{HOLDOUT:.0%} of every class, never trained on"
-    if len(np.unique(pool.label_ids)) < 2:
-        raise ValueError(f"A search needs images of two or more classes. Received: {where} with {len(pool.labels)}")
-    train, validation = train_validation(pool, VALIDATION_FRACTION, VALIDATION_SEED)
-    if validation_images is not None:
-        held = validation_images / pool.count
-        if not 0 < held < 1:
-            raise ValueError(
-                f"`validation_images` must be below the number of images, {pool.count:,}. "
-                f"Received: validation_images={validation_images}"
-            )
-        train, validation = train_validation(pool, held, VALIDATION_SEED)
+    share = VALIDATION_FRACTION if validation_images is None else validation_images
+    splits = open_splits(where, validation=share, holdout=HOLDOUT, seed=VALIDATION_SEED, test=True, classes="folder")
+    train, test, test_is = splits.train, splits.test, splits.origins["test"]
+    if test is None or len(np.unique(train.label_ids)) < 2:
+        raise ValueError(f"A search needs images of two or more classes. Received: {where} with {len(train.labels)}")
     if images is not None and images != train.count:
         if not 0 < images < train.count:
             raise ValueError(f"`images` must be at most the {train.count:,} to train on. Received: images={images}")
         _, train = train_validation(train, images / train.count, VALIDATION_SEED)
-    return SearchImages(train, validation, test, test_is, 0.0 if beside else HOLDOUT)
+    holdout = HOLDOUT if test.source is train.source else 0.0
+    return SearchImages(train, splits.validation, test, test_is, holdout)

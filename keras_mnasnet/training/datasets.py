@@ -8,57 +8,26 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mnasnet.data import ImageSet, evaluation_batches, numbering, open_images, train_validation
-from keras_mnasnet.data.splits import splits_of
+from keras_mnasnet.data import ImageSet, Splits, evaluation_batches, numbering, open_splits
 from keras_mnasnet.preprocessing import Augment, Preprocessing
 from keras_mnasnet.training.job import Job
 
-__all__ = ["evaluate", "evaluation_preprocessing", "held_out", "open_pair"]
+__all__ = ["evaluate", "evaluation_preprocessing", "open_run"]
 
-VALIDATION_FRACTION = 0.1
 CROP_FRACTION = 0.875
-HOLDOUT_SEED = 1  # fixed: the same images are held out in every run and every search
 
 
-def open_pair(
-    job: Job, excluded: tuple[str, ...] | None, shown: bool, classes: int | None = None
-) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-    """(training images, validation images, damaged images left out); ValueError for more of these than `max_bad`.
+def open_run(job: Job, excluded: tuple[str, ...] | None, shown: bool, classes: int | None = None) -> Splits:
+    """The images of a run, without the damaged ones; ValueError for more of these than `max_bad`.
 
     `excluded` are the damaged images that an earlier start of the run found; None looks for them. `classes`: of the head that
     is kept, None where it is not known.
     """
-    splits = splits_of(job.data)
     how = "folder" if job.head == "new" else "auto" if classes is None else numbering([classes])
-    images = open_images(job.data, split="train" if "train" in splits else None, classes=how)
-    if job.holdout and not splits:
-        images, _ = held_out(images, job.holdout)
-    beside = next((split for split in ("validation", "test") if split in splits), None)
-    images = _sound(images, job, excluded, shown)
-    if job.validation is not None:
-        others = splits_of(job.validation)
-        split = next((split for split in ("validation", "test") if split in others), None)
-        validation = _sound(open_images(job.validation, split=split, classes=how), job, excluded, shown)
-    elif beside and "train" in splits:
-        validation = _sound(open_images(job.data, split=beside, classes=how), job, excluded, shown)
-    else:
-        images, validation = train_validation(images, VALIDATION_FRACTION, job.recipe.seed)
-    if not validation.count:
-        raise ValueError(
-            f"A run needs images to validate on. Received: {images.count} images in {images.name}, too few to put a tenth of "
-            f"every class aside. Add images, or name others with validation= (--validation)."
-        )
-    if images.labels != validation.labels:
-        raise ValueError(
-            f"Training and validation images must have the same classes. Received: {len(images.labels)} classes "
-            f"({', '.join(images.labels[:4])} ...) and {len(validation.labels)} ({', '.join(validation.labels[:4])} ...)"
-        )
-    return images, validation, tuple(dict.fromkeys(images.bad + validation.bad))
-
-
-def held_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
-    """(the rest, `fraction` of every class): the same division of the same images every time."""
-    return train_validation(images, fraction, HOLDOUT_SEED)
+    return open_splits(
+        job.data, validation=job.validation, holdout=job.holdout, seed=job.recipe.seed, classes=how,
+        check=lambda images: _sound(images, job, excluded, shown),
+    )  # fmt: skip
 
 
 def _sound(images: ImageSet, job: Job, excluded: tuple[str, ...] | None, shown: bool) -> ImageSet:

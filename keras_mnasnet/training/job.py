@@ -29,7 +29,7 @@ class Job:
     tenth of it.
 
     `holdout` is a share (0..1) of data without splits that takes no part in the run, so that a test set is left:
-    `datasets.held_out` gives the two parts.
+    `data.open_splits` gives it.
 
     `checkpoint_steps` is the largest number of steps between two checkpoints; an epoch is cut into equal parts for it.
     """

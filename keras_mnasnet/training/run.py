@@ -16,7 +16,7 @@ from keras_mnasnet.data import training_batches
 from keras_mnasnet.pretrained import checkpoint_of
 from keras_mnasnet.spec import describe
 from keras_mnasnet.training.callbacks import COLUMNS
-from keras_mnasnet.training.datasets import evaluate, evaluation_preprocessing, open_pair
+from keras_mnasnet.training.datasets import evaluate, evaluation_preprocessing, open_run
 from keras_mnasnet.training.distribution import Cluster
 from keras_mnasnet.training.engine import ALONE, STATE_FILE, Diverged, Run, parts_of, resume_run, start_run
 from keras_mnasnet.training.job import CLASSIFICATION, Facts, Job
@@ -67,8 +67,9 @@ class ClassifierRun(Run):
         kept = None
         if self.job.head == "keep":
             kept = len(self.known.labels) if self.known else kept_classes(self.job.weights)
-        opened = open_pair(self.job, excluded, self.shown and sys.stderr.isatty(), kept)
-        self.images, self.validation, self.excluded = opened
+        splits = open_run(self.job, excluded, self.shown and sys.stderr.isatty(), kept)
+        self.images, self.validation = splits.train, splits.validation
+        self.excluded = tuple(dict.fromkeys(self.images.bad + self.validation.bad))
         self.labels = self.images.labels
 
     def make_model(self) -> keras.Model:

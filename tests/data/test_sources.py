@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_mnasnet.data import ImageSet, draw_shapes, evaluation_batches, missing, open_images, train_validation
 from keras_mnasnet.data.folders import imagenet_wnids
-from keras_mnasnet.data.splits import splits_of
+from keras_mnasnet.data.opening import open_splits, splits_of
 from keras_mnasnet.preprocessing import Preprocessing
 
 PLAIN = Preprocessing(32, "bicubic", resize=32)
@@ -105,6 +105,45 @@ def test_splits_are_known_before_opening(tmp_path):
     records(tmp_path / "tf" / "test.tfrecord", [], [])
     assert splits_of(tmp_path / "tf") == ("test",)
     assert splits_of("shapes:20@32") == ("train", "validation", "test")
+
+
+def where(images):
+    return {images.where(index) for index in range(images.count)}
+
+
+def parts(splits):
+    return [None if part is None else where(part) for part in (splits.train, splits.validation, splits.test)]
+
+
+def test_one_decision_which_images_train_validate_and_test(tmp_path):
+    undivided = folder(tmp_path / "photos", {"a": 30, "b": 20})
+    found = open_splits(undivided, seed=3)
+    train, validation, test = parts(found)
+    assert (len(train), len(validation), test) == (45, 5, None)
+    assert not train & validation
+    assert found.origins == {"train": "the data", "validation": "10% of every class of the training images"}
+    held = open_splits(undivided, holdout=0.1, test=True, seed=3)
+    assert sum(map(len, parts(held))) == 50
+    assert held.origins["test"] == "10% of every class, never trained on"
+    again = open_splits(undivided, holdout=0.1, seed=4, validation=10)
+    assert parts(again)[2] == parts(held)[2] != parts(open_splits(undivided, holdout=0.2))[2], "the seed does not move it"
+    assert again.validation.count == 10
+    for name, classes in (("train", 6), ("test", 3), ("val", 2)):
+        folder(tmp_path / "three" / name, {"a": classes, "b": classes})
+    found = open_splits(tmp_path / "three", test=True)
+    assert [len(part) for part in parts(found)] == [12, 4, 6]
+    assert found.origins == {part: f"the data's {part} split" for part in ("train", "validation", "test")}
+    assert open_splits(tmp_path / "three").test is None
+    own = open_splits(tmp_path / "three", validation=0.5, test=True)
+    assert ([len(part) for part in parts(own)], own.origins["test"]) == ([6, 6, 6], "the data's test split")
+    other = open_splits(undivided, validation=tmp_path / "three", check=lambda images: images.subset([0, 1]))
+    assert (other.train.count, other.validation.count) == (2, 2)
+    assert other.origins["validation"] == f"the validation split of {tmp_path / 'three'}"
+    folder(tmp_path / "others", {"a": 3, "c": 3})
+    with pytest.raises(ValueError, match="Training and validation images must have the same classes. Received: 2 classes"):
+        open_splits(undivided, validation=tmp_path / "others")
+    with pytest.raises(ValueError, match="must be fewer than the 50 of .*photos. Received: validation=50"):
+        open_splits(undivided, validation=50)
 
 
 def test_bad_folders(tmp_path):

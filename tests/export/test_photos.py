@@ -5,7 +5,7 @@ from models import shaken
 
 from keras_mnasnet import MnasNet
 from keras_mnasnet.benchmarks import evaluate
-from keras_mnasnet.data.sample import sample_photos
+from keras_mnasnet.data import sample_photos
 from keras_mnasnet.export import export_tflite
 from keras_mnasnet.weights import records
 from keras_mnasnet.weights.registry import preprocessing_of

@@ -21,7 +21,7 @@ from keras_mnasnet.data import open_images
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.training import RECIPES, Diverged, Job, resume, train
 from keras_mnasnet.training.averages import decay_at
-from keras_mnasnet.training.datasets import evaluate, open_pair
+from keras_mnasnet.training.datasets import evaluate, open_run
 from keras_mnasnet.training.run import STATE_FILE
 from keras_mnasnet.training.start import kept_classes
 from keras_mnasnet.training.state import read_state
@@ -291,5 +291,5 @@ def test_a_few_folders_named_by_wnids_are_fine_tuned_on_evaluated_and_trained_on
     assert (found.classes, found.images, [row.label for row in found.per_class]) == (2, 40, list(wnids))
     weights = str(tmp_path / "run" / "model.safetensors")
     again = Job(data=str(tmp_path / "data"), recipe=recipe, weights=weights, head="keep")
-    training, validation, _ = open_pair(again, None, False, kept_classes(weights))
-    assert training.labels == validation.labels == wnids
+    found = open_run(again, None, False, kept_classes(weights))
+    assert found.train.labels == found.validation.labels == wnids
