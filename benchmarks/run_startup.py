@@ -60,7 +60,7 @@ import json, statistics, time
 import keras
 from keras_mnasnet import MnasNetA1
 took = {"steady: build A1": [], "steady: build keras.applications' MobileNetV2": [], "steady: load A1": []}
-for _ in range(4):
+for _ in range(3):
     for name, make in zip(took, (
         lambda: MnasNetA1(weights=None),
         lambda: keras.applications.MobileNetV2(weights=None),

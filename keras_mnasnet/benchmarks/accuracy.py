@@ -91,8 +91,10 @@ def evaluate(
     and data that cannot be read or do not fit each other.
 
     Example:
-        (result,) = keras_mnasnet.benchmarks.evaluate("cifar10", "shapes:40@32", labels_offset=0, limit=20, progress=False)
-        print(result.top1, result.images_per_second)
+        >>> from keras_mnasnet import benchmarks
+        >>> (result,) = benchmarks.evaluate("cifar10", "shapes:40@32", labels_offset=0, progress=False)
+        >>> result.images, result.classes, 0 <= result.top1 <= 1
+        (40, 10, True)
     """
     is_one = isinstance(models, str | os.PathLike) or not isinstance(models, Iterable)
     listed: list[Any] = [models] if is_one else list(models)
@@ -124,12 +126,14 @@ def evaluate(
         label_outputs(model.name, model.outputs, images.labels, known=model.labels, offset=labels_offset)
         for model in classifiers
     ]
-    for number, model in enumerate(classifiers, 1):
-        name = "model" if len(classifiers) == 1 else f"model {number}"
-        header({name: f"{model.name}, {model.outputs:,} classes, {model.size} px, {model.preprocessing}"}, shown=progress)
+    names = ["model"] if len(classifiers) == 1 else [f"model {number}" for number in range(1, len(classifiers) + 1)]
+    rows: dict[str, object] = {
+        name: f"{model.name}, {model.outputs:,} classes, {model.size} px, {model.preprocessing}"
+        for name, model in zip(names, classifiers, strict=True)
+    }
     part = f", {split} split" if split else ""
-    counted = f"{images.count:,} photos of {len(images.labels):,} classes"
-    header({"data": f"{images.name}{part}: {counted}", "batch": batch_size}, shown=progress)
+    rows["data"] = f"{images.name}{part}: {images.count:,} photos of {len(images.labels):,} classes"
+    header({**rows, "batch": batch_size}, shown=progress)
     return _scored(classifiers, outputs, images, split, batch_size, max_bad, progress)
 
 

@@ -179,8 +179,10 @@ def latency(
     with a model, a setting or a device.
 
     Example:
-        report = keras_mnasnet.benchmarks.latency("cifar10", networks=["small@32"], runs=3, memory=False)
-        print([(row.model, row.wall.median_ms, row.ratio.value) for row in report.results])
+        >>> from keras_mnasnet import benchmarks
+        >>> report = benchmarks.latency("cifar10", size=32, networks="small@32", runs=3, memory=False, progress=False)
+        >>> [(row.model, row.size, row.wall.median_ms > 0) for row in report.results]
+        [('cifar10', 32, True), ('small@32', 32, True)]
     """
     began = time.monotonic() if started is None else started
     asked, named = _several(models), _several(networks)

@@ -136,13 +136,18 @@ def test_models_with_one_preprocessing_share_a_pass():
     assert low.seconds == 3.0
 
 
-def test_a_background_and_few_classes():
+def test_a_background_and_few_classes(capfd):
     images = open_images("shapes:60@40", split="validation")
     classes = len(images.labels)
     model, _ = scripted(classes + 1, [2, 2, *[0] * (classes - 1)])
     (result,) = evaluate([model], "shapes:60@40", limit=20)
     assert result.background
     assert (result.data, result.split) == ("shapes:60@40", "validation")
+    header = capfd.readouterr().err
+    assert "model  scripted" in header
+    assert f"data   shapes:60@40, validation split: 20 photos of {classes} classes" in header
+    evaluate(model, "shapes:60@40", limit=20, progress=False)
+    assert not capfd.readouterr().err
     assert result.correct1 == 0
     assert result.images == 20
     assert (result.correct5 is None) == (classes <= 5)
