@@ -164,7 +164,6 @@ class Checkout:
     def paths(self, folder: Path, asked: Iterable[str] = ()) -> dict[str, str]:
         """{path: the code that walks it}; writes what they need into `folder`."""
         file, out, run = str(folder / "a1.safetensors"), str(folder / "a1.tflite"), str(folder / "run")
-        self.run(SAVE_A1[self.vocabulary].format(file=file))
 
         def command(argv: dict[str, list[str]], out: str = "", without: tuple[str, ...] = ()) -> str:
             filled = [word.format(file=file, out=out) for word in argv[self.vocabulary]]
@@ -187,7 +186,10 @@ class Checkout:
         wanted = list(asked) or list(found)
         if unknown := set(wanted) - set(found):
             raise ValueError(f"A path is one of {', '.join(found)}. Received: {', '.join(sorted(unknown))}")
-        return {name: found[name] for name in wanted}
+        chosen = {name: found[name] for name in wanted}
+        if any(file in code for code in chosen.values()):
+            self.run(SAVE_A1[self.vocabulary].format(file=file))
+        return chosen
 
 
 def measured(checkouts: list[Checkout], rounds: int, asked: list[str]) -> dict[str, dict[str, dict[str, list[float]]]]:
