@@ -81,7 +81,7 @@ model = MnasNetA1(weights=None, classes=10, width_multiplier=0.5, input_shape=sh
 model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy", jit_compile=False)
 pixels, labels = rng.uniform(0, 255, (32, *shape)).astype("float32"), rng.integers(0, 10, 32)
 took = []
-for _ in range(8):
+for _ in range(6):
     start = time.perf_counter()
     model.train_on_batch(pixels, labels)
     took.append(time.perf_counter() - start)
@@ -93,7 +93,7 @@ rows = list(csv.DictReader(open(RUN + "/log.csv")))
 seconds = [float(row["seconds"]) for row in rows]
 print("figures:", json.dumps({"steady: an epoch, 640 images of 32 px": (seconds[-1] - seconds[0]) / (len(rows) - 1)}))
 """
-TRAIN_OPTIONS = ["--recipe", "cifar10", "--epochs", "3", "--batch-size", "64", "--width", "0.35", "--stem-stride", "1"]
+TRAIN_OPTIONS = ["--recipe", "cifar10", "--epochs", "2", "--batch-size", "64", "--width", "0.35", "--stem-stride", "1"]
 TRAIN_COMMAND = {
     NEW: ["train", "shapes:640@32", "-o", "{out}", "--network", "a1", *TRAIN_OPTIONS],
     OLD: ["train", "shapes:640@32", "--output", "{out}", "--model", "a1", *TRAIN_OPTIONS],
@@ -178,7 +178,7 @@ class Checkout:
             "export A1 without TensorFlow": command(EXPORT, out, light),
             "build and load A1": BUILD.replace("FILE", repr(file)),
             "training step": TRAIN,
-            "mnasnet train, 3 epochs": f"import shutil; shutil.rmtree({run!r}, True)\n"
+            "mnasnet train, 2 epochs": f"import shutil; shutil.rmtree({run!r}, True)\n"
             + command(TRAIN_COMMAND, run)
             + EPOCHS.replace("RUN", repr(run)),
             "ask and tell": ASK,
