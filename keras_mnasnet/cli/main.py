@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.abc
+import importlib.util
 import logging
 import os
 import signal
@@ -16,6 +18,7 @@ from typing import Any
 from keras_mnasnet._version import __version__
 from keras_mnasnet.cli import bench, detect, export, networks, predict, search, train, weights
 from keras_mnasnet.cli.parsing import Parser, UsageError
+from keras_mnasnet.utils.system import held_stderr
 from keras_mnasnet.utils.text import say
 
 __all__ = ["entry_point", "main", "parser"]
@@ -96,6 +99,26 @@ def _plain_warnings() -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
 
 
+class _QuietImport(importlib.abc.MetaPathFinder):
+    """TensorFlow's first import, without what its libraries write to standard error while they start; shown if it fails."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        """The module's own spec, whose loader holds standard error."""
+        if fullname != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def quietly(module: Any) -> None:
+                with held_stderr():
+                    load(module)
+
+            spec.loader.exec_module = quietly  # type: ignore[method-assign]
+        return spec
+
+
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
     """SIGTERM as SystemExit(143) in this process, so that temporary files are removed; a second one ends it at once.
@@ -126,6 +149,7 @@ def entry_point() -> None:
     """`mnasnet` as a program: `main`, in a quiet environment, for terminals of any encoding, and pipes that are closed."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    sys.meta_path.insert(0, _QuietImport())
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -131,7 +131,7 @@ def input_of(
     if dtype in ZEROS:
         raise ValueError(
             f"A quantized input must say what it takes: a range of 0..255, 0..1 or -1..1, or TFLite metadata. Received: {name} "
-            f"with the range {low:.4g}..{high:.4g}. Pass tflite_input= (--tflite-input), one of {', '.join(NORMALIZATIONS)}."
+            f"with the range {low:.4g}..{high:.4g}. Pass tflite_input= (--input), one of {', '.join(NORMALIZATIONS)}."
         )
     return Input(dtype, "float32 pixels 0..255 (assumed; tflite_input= changes it)")
 

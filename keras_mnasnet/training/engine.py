@@ -176,7 +176,7 @@ class Run(abc.ABC):
                 raise ValueError(
                     f"A recipe that trains the classifier alone at first needs trained weights beneath it. Received: "
                     f"recipe={recipe.name!r} with frozen_epochs={recipe.frozen_epochs} and weights=None. Pass weights= "
-                    f"(--weights imagenet), or set frozen_epochs=0, or take a recipe that trains from scratch, such as cifar10."
+                    f"(--from imagenet), or set frozen_epochs=0, or take a recipe that trains from scratch, such as cifar10."
                 )
             if self.main:
                 write_run(self.folder, job, self.known or self.facts, self.KIND)
