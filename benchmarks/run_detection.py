@@ -63,16 +63,15 @@ def trained(settings: dict[str, Any], annotations: Path, images: str, folder: Pa
     from keras_mnasnet.detection.evaluation import coco_score
     from keras_mnasnet.detection.model import spec_of
     from keras_mnasnet.detection.recipe import DETECTION_RECIPES
-    from keras_mnasnet.detection.training import DetectionJob, train_detector
+    from keras_mnasnet.detection.training import train
     from keras_mnasnet.training import recipe_to_json
 
     recipe = DETECTION_RECIPES["finetune-detector"].changed(**RECIPE, **settings["changed"], size=settings["size"])
-    job = DetectionJob(
-        annotations=str(annotations), images=images, recipe=recipe, model=settings["model"], weights=settings["weights"],
-        validation=str(annotations),
-    )  # fmt: skip
     started = time.perf_counter()
-    rows = train_detector(folder, job)
+    rows = train(
+        annotations, images, folder, recipe=recipe, network=settings["model"], from_model=settings["weights"],
+        validation=annotations,
+    ).rows  # fmt: skip
     seconds = time.perf_counter() - started
     data = open_dataset(annotations, images)
     model, found = detections(folder, data)

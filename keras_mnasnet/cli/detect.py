@@ -147,43 +147,38 @@ def train(arguments: argparse.Namespace) -> int:
         )
 
     def start(folder: Path, cluster: Any) -> list[dict[str, Any]]:
-        from keras_mnasnet.detection.training import train_detector
+        from keras_mnasnet import detection
+        from keras_mnasnet.detection.recipe import DetectionRecipe
 
-        return train_detector(folder, _job(arguments), cluster=cluster)
+        own = {key: getattr(arguments, key) for key in ("max_bad", "checkpoint_steps") if getattr(arguments, key) is not None}
+        return detection.train(
+            arguments.annotations,
+            arguments.photos,
+            folder,
+            from_model=arguments.from_model,
+            network=arguments.network,
+            recipe=changed_recipe(DetectionRecipe, arguments, "finetune-detector"),
+            classes=read_labels(arguments),
+            validation=arguments.validation,
+            validation_photos=arguments.validation_folder,
+            width=arguments.width,
+            depth=arguments.depth,
+            se=arguments.se,
+            measure_ap=arguments.ap,
+            check=arguments.check,
+            mixed_precision=arguments.mixed_precision,
+            jit_compile=arguments.jit_compile,
+            tensorboard=arguments.tensorboard,
+            cluster=cluster,
+            **own,
+        ).rows
 
     def go_on(folder: Path, cluster: Any) -> list[dict[str, Any]]:
-        from keras_mnasnet.detection.training import resume_detector
+        from keras_mnasnet import detection
 
-        return resume_detector(folder, cluster=cluster)
+        return detection.resume(folder, cluster=cluster).rows
 
     return drive(arguments, start, go_on, _report_training, "mnasnet detect train")
-
-
-def _job(arguments: argparse.Namespace) -> Any:
-    from keras_mnasnet.detection.recipe import DetectionRecipe
-    from keras_mnasnet.detection.training import DetectionJob
-
-    classes = read_labels(arguments)
-    own = {key: getattr(arguments, key) for key in ("max_bad", "checkpoint_steps") if getattr(arguments, key) is not None}
-    return DetectionJob(
-        annotations=arguments.annotations,
-        images=arguments.photos,
-        recipe=changed_recipe(DetectionRecipe, arguments, "finetune-detector"),
-        model=arguments.network,
-        weights=arguments.from_model,
-        classes=None if classes is None else tuple(classes),
-        width=arguments.width,
-        depth=arguments.depth,
-        se=arguments.se,
-        validation=arguments.validation,
-        validation_images=arguments.validation_folder,
-        measure_ap=arguments.ap,
-        check=arguments.check,
-        mixed_precision=arguments.mixed_precision,
-        jit_compile=arguments.jit_compile,
-        tensorboard=arguments.tensorboard,
-        **own,
-    )
 
 
 def _report_training(folder: Path, rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -11,3 +11,5 @@ from .spec import AnchorSettings as AnchorSettings
 from .spec import DetectorSpec as DetectorSpec
 from .ssdlite import SSDLite as SSDLite
 from .tflite import export as export
+from .training import resume as resume
+from .training import train as train

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mnasnet._version import __version__
+from keras_mnasnet import __version__
 from keras_mnasnet.detection.anchors import anchor_boxes
 from keras_mnasnet.detection.data import CocoDataset, open_dataset
 from keras_mnasnet.detection.evaluation import category_map, coco_score, results_on

@@ -1,77 +1,61 @@
-"""Training a detector: the run of `mnasnet detect train`, on the engine that trains classifiers."""
+"""Training a detector: `train`, `resume`, and the run itself, on the engine that trains classifiers."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from keras_mnasnet.detection.anchors import anchor_boxes, targets_of
-from keras_mnasnet.detection.checkpoint import assign_tensors, is_detector, read_detector, save_detector
+from keras_mnasnet.detection.checkpoint import assign_tensors, is_detector, load_detector, read_detector, save_detector
 from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, open_dataset, training_batches
+from keras_mnasnet.detection.evaluation import coco_score, require_pycocotools, results_on
+from keras_mnasnet.detection.inference import KerasDetector
 from keras_mnasnet.detection.losses import loss_of
 from keras_mnasnet.detection.model import build_detector, spec_of
 from keras_mnasnet.detection.recipe import DetectionRecipe
 from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.detection.ssdlite import SSDLite
 from keras_mnasnet.training.distribution import Cluster
-from keras_mnasnet.training.engine import ALONE, Run, parts_of, resume_run, start_run
-from keras_mnasnet.training.job import RunKind, anchored_path
+from keras_mnasnet.training.engine import ALONE, MODEL_FILE, Run, parts_of, resume_run, start_run
+from keras_mnasnet.training.job import Facts, Job, RunKind, anchored_path
 from keras_mnasnet.training.optimizers import make_optimizer
+from keras_mnasnet.training.recipe import parse_recipe
 from keras_mnasnet.utils.system import environment
+from keras_mnasnet.utils.text import Life, header, listed, say
 
-__all__ = ["DetectionJob", "DetectorRun", "Trainee", "resume_detector", "train_detector"]
+__all__ = ["DetectionJob", "DetectorRun", "DetectorTraining", "Trainee", "resume", "train"]
 
 DEFAULT_SIZE = 320
 DEFAULT_NETWORK = "a1"
+LARGE = 4  # times the input's side, from which photos are worth shrinking once
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DetectionJob:
-    """Data, network and recipe of a detector's run; paths as in `open_dataset`.
+class DetectionJob(Job):
+    """A Job whose `data` and `validation` are annotations of `photos` and `validation_photos` (None: `photos`).
 
-    `model` None: A1, or the detector's in `weights`. `weights` fills the backbone; a detector's file fills all layers whose
-    shapes fit, so that only predictors of other classes start anew. `classes` are the names to learn, None all.
-    `validation` are annotations to measure on after every epoch, whose photos are in `validation_images` (None: `images`);
-    with `measure_ap` by COCO's AP (needs pycocotools), else by the loss alone.
+    `model` None: A1, or the detector's in `weights`. `weights` fills the backbone; a detector's fill all layers whose shapes
+    fit, so that only predictors of other classes start anew. `classes` are the names to learn, None all. With `measure_ap`
+    COCO's AP is measured on the validation photos (needs pycocotools), else their loss alone. `head`, `stem_stride` and
+    `holdout` of Job have no effect.
     """
 
-    annotations: str
-    images: str
+    photos: str
     recipe: DetectionRecipe
-    model: str | None = None
-    weights: str | None = None
     classes: tuple[str, ...] | None = None
-    width: float | None = None
-    depth: float | None = None
-    se: bool | float | None = None
-    validation: str | None = None
-    validation_images: str | None = None
+    validation_photos: str | None = None
     measure_ap: bool = True
-    max_bad: int = 0
-    check: bool = True
-    checkpoint_steps: int = 1000
-    mixed_precision: str | None = None
-    jit_compile: bool | None = None
-    tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        if self.mixed_precision not in (None, "bfloat16", "float16"):
-            raise ValueError(
-                f"`mixed_precision` must be None, 'bfloat16' or 'float16'. Received: mixed_precision={self.mixed_precision!r}"
-            )
-        if self.checkpoint_steps < 1 or self.max_bad < 0:
-            raise ValueError(
-                f"`checkpoint_steps` must be >= 1 and `max_bad` >= 0. "
-                f"Received: checkpoint_steps={self.checkpoint_steps}, max_bad={self.max_bad}"
-            )
+        Job.__post_init__(self)
         if self.recipe.patience and self.validation is None:
             raise ValueError(
                 f"Early stopping needs photos to validate on. Received: patience={self.recipe.patience} without validation. "
@@ -80,51 +64,146 @@ class DetectionJob:
 
     def anchored(self) -> DetectionJob:
         """The same job with paths that hold in any working folder."""
-        paths = ("annotations", "images", "weights", "validation", "validation_images")
+        paths = ("data", "photos", "weights", "validation", "validation_photos")
         return dataclasses.replace(self, **{name: anchored_path(getattr(self, name)) for name in paths})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DetectionFacts:
-    """What a detector's run found at its start and must find again when it is resumed."""
+class DetectionFacts(Facts):
+    """What a detector's run found at its start and must find again when it is resumed; `detector` is its spec."""
 
-    labels: tuple[str, ...]
     detector: str
-    train_images: int
     train_boxes: int
-    validation_images: int
-    steps_per_part: int
-    parts_per_epoch: int
-    excluded: tuple[str, ...] = ()
-    environment: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of one epoch, all parts of it."""
-        return self.steps_per_part * self.parts_per_epoch
 
 
 DETECTION = RunKind("detection", DetectionJob, DetectionFacts, DetectionRecipe, "mnasnet detect train")
 
 
-def train_detector(
-    output: str | os.PathLike[str], job: DetectionJob, *,
-    cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Train a detector into the new folder `output`: run.json, log.csv, checkpoint.safetensors, model.safetensors, labels.txt.
+@dataclasses.dataclass(frozen=True, slots=True)
+class DetectorTraining:
+    """A finished run: its folder, the rows of its log.csv, and its model, which `load` and every command take."""
 
-    `model.safetensors` is what `load_detector` reads: the moving averages where the recipe has them, and the best epoch
-    where it stops early. Returns the rows of log.csv. Raises ValueError for bad input, OSError for missing files, Diverged.
+    folder: Path
+    rows: list[dict[str, Any]] = dataclasses.field(repr=False)
+
+    @property
+    def model(self) -> Path:
+        """The file of the trained detector: the moving averages, and the best epoch where the recipe stops early."""
+        return self.folder / MODEL_FILE
+
+    @property
+    def ap(self) -> float | None:
+        """COCO's AP on the validation photos after the last epoch, None where it was not measured."""
+        return next((float(row["val_ap"]) for row in reversed(self.rows) if row.get("val_ap")), None)
+
+    @property
+    def best_ap(self) -> float | None:
+        """The highest AP of an epoch."""
+        return max((float(row["val_ap"]) for row in self.rows if row.get("val_ap")), default=None)
+
+    def load(self) -> keras.Model:
+        """The trained detector."""
+        return load_detector(self.model)
+
+
+def train(
+    annotations: str | os.PathLike[str],
+    photos: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    from_model: str | os.PathLike[str] | None = None,
+    network: str | None = None,
+    recipe: str | DetectionRecipe = "finetune-detector",
+    classes: Sequence[str] | None = None,
+    validation: str | os.PathLike[str] | None = None,
+    validation_photos: str | os.PathLike[str] | None = None,
+    width: float | None = None,
+    depth: float | None = None,
+    se: bool | float | None = None,
+    size: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    changes: Mapping[str, Any] | None = None,
+    measure_ap: bool = True,
+    max_bad: int = 0,
+    check: bool = True,
+    checkpoint_steps: int = 1000,
+    mixed_precision: str | None = None,
+    jit_compile: bool | None = None,
+    tensorboard: bool = False,
+    cluster: Cluster = ALONE,
+    devices: list[str] | None = None,
+    progress: bool = True,
+) -> DetectorTraining:
+    """Train a detector into a new folder: run.json, log.csv, checkpoint.safetensors, model.safetensors, labels.txt.
+
+    Args:
+        annotations: COCO's instances (.json), or a folder of VOC's .xml files.
+        photos: the folder of their photos.
+        output: the folder of the run, new or empty.
+        from_model: weights to start from: a detector's, whose layers are all kept but predictors of other classes; or a
+            classifier's for the backbone, anything that `load` takes. Default: none.
+        network: the backbone, where `from_model` is none: a name (`b1`) or text. Default: a1.
+        recipe: a recipe's name, its text, a .json file, or a DetectionRecipe.
+        classes: the names to learn; default: all of the annotations.
+        validation, validation_photos: annotations to measure on after every epoch, and their photos (default: `photos`).
+        width, depth, se: of the network, as in `MnasNet`.
+        size, epochs, batch_size, learning_rate: instead of the recipe's; `size` in pixels, 320 where nothing says it.
+        changes: other values of the recipe, such as {"augment.crop": False}.
+        measure_ap: COCO's AP on the validation photos (needs pycocotools), or their loss alone.
+        max_bad: damaged photos to leave out before giving up; `check` decodes every photo once before the start.
+        checkpoint_steps: the largest number of steps between two checkpoints.
+        mixed_precision: bfloat16 or float16: compute in 16 bits, keep weights in 32.
+        jit_compile: XLA; default: on accelerators only.
+        tensorboard: write TensorBoard's logs to output/tensorboard.
+        cluster, devices: processes and devices that train together.
+
+    Returns:
+        The DetectorTraining: folder, rows of the log, model, AP.
+
+    Raises ValueError for bad input, OSError for missing files, Diverged when the loss is no number any more.
     """
-    return start_run(DetectorRun, output, job, cluster=cluster, devices=devices, progress=progress)
+    values = {"size": size, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    chosen = parse_recipe(recipe, DetectionRecipe) if isinstance(recipe, str) else recipe
+    chosen = chosen.changed(**(changes or {})).changed(**{key: value for key, value in values.items() if value is not None})
+    job = DetectionJob(
+        data=os.fspath(annotations),
+        photos=os.fspath(photos),
+        recipe=chosen,
+        model=network,
+        weights=None if from_model is None else os.fspath(from_model),
+        classes=None if classes is None else tuple(classes),
+        width=width,
+        depth=depth,
+        se=se,
+        validation=None if validation is None else os.fspath(validation),
+        validation_photos=None if validation_photos is None else os.fspath(validation_photos),
+        measure_ap=measure_ap,
+        max_bad=max_bad,
+        check=check,
+        checkpoint_steps=checkpoint_steps,
+        mixed_precision=mixed_precision,
+        jit_compile=jit_compile,
+        tensorboard=tensorboard,
+    )
+    rows = start_run(DetectorRun, output, job, cluster=cluster, devices=devices, progress=progress)
+    return _ended(output, rows, progress and cluster.index == 0)
 
 
-def resume_detector(
-    output: str | os.PathLike[str], *,
-    cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Go on with the run in a folder from its last checkpoint, as if it had never stopped."""
-    return resume_run(DetectorRun, output, cluster=cluster, devices=devices, progress=progress)
+def resume(
+    output: str | os.PathLike[str], *, cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True
+) -> DetectorTraining:
+    """Go on with the run in a folder from its last checkpoint, as if it had never stopped; Raises as `train` does."""
+    rows = resume_run(DetectorRun, output, cluster=cluster, devices=devices, progress=progress)
+    return _ended(output, rows, progress and cluster.index == 0)
+
+
+def _ended(output: str | os.PathLike[str], rows: list[dict[str, Any]], shown: bool) -> DetectorTraining:
+    run = DetectorTraining(Path(output).expanduser().absolute(), rows)
+    if shown:
+        say(f"wrote {run.model}; find objects with: mnasnet detect predict {output} PHOTO --output FOLDER")
+    return run
 
 
 class Trainee(keras.Model):
@@ -166,24 +245,22 @@ class DetectorRun(Run):
     )  # fmt: skip
     LOGGED = ("loss", "score_loss", "box_loss")
     SHOWN = ("loss", "score_loss", "box_loss", "val_loss", "val_ap", "val_ap50")
+    _finder: KerasDetector | None = None
 
     def open_data(self) -> None:
         job = self.job
-        if job.validation is not None and job.measure_ap and importlib.util.find_spec("pycocotools") is None:
-            raise ImportError(
-                "COCO's AP needs the package pycocotools: pip install 'keras_mnasnet[detection]'; or measure the loss alone "
-                "with measure_ap=False (--no-ap)"
-            )
-        self.data = self._sound(open_dataset(job.annotations, job.images, classes=job.classes))
+        if job.validation is not None and job.measure_ap:
+            require_pycocotools("; or measure the loss alone with measure_ap=False (--no-ap)")
+        self.data = self._sound(open_dataset(job.data, job.photos, classes=job.classes))
         self.validation: CocoDataset | None = None
         if job.validation is not None:
-            folder = job.validation_images or job.images
+            folder = job.validation_photos or job.photos
             self.validation = self._sound(open_dataset(job.validation, folder, classes=self.data.labels))
         self.labels = self.data.labels
 
     def _sound(self, data: CocoDataset) -> CocoDataset:
         if self.known is None:
-            return data.checked(self.job.max_bad, progress=self.shown and sys.stderr.isatty()) if self.job.check else data
+            return data.checked(self.job.max_bad, progress=self.shown) if self.job.check else data
         lost = set(self.known.excluded)
         bad = tuple(path for path in map(data.path, range(data.count)) if path in lost)
         return data.subset([i for i in range(data.count) if data.path(i) not in lost], bad=bad) if bad else data
@@ -220,9 +297,10 @@ class DetectorRun(Run):
         """A trained detector for this run's classes; score predictors of other classes start anew."""
         spec, tensors = read_detector(path)
         given = [name for name in ("model", "width", "depth", "se") if getattr(self.job, name) is not None]
+        given = ["network" if name == "model" else name for name in given]
         if given:
             raise ValueError(
-                f"A detector's file says which network it is. Received: {', '.join(given)} with weights={path!r}. "
+                f"A detector's file says which network it is. Received: {', '.join(given)} with from_model={path!r}. "
                 f"Leave them out."
             )
         same = spec.labels == self.data.labels
@@ -238,9 +316,14 @@ class DetectorRun(Run):
         return model
 
     def make_facts(self, model: keras.Model) -> DetectionFacts:
+        spec = spec_of(self.detector)
         excluded = self.data.bad + (self.validation.bad if self.validation else ())
-        return DetectionFacts(
-            detector=spec_of(self.detector).to_json(),
+        facts = DetectionFacts(
+            detector=spec.to_json(),
+            architecture=spec.backbone,
+            size=spec.input_size,
+            bn_epsilon=spec.bn_epsilon,
+            padding=spec.padding,
             labels=self.data.labels,
             train_images=self.data.count,
             train_boxes=len(self.data.boxes),
@@ -249,6 +332,34 @@ class DetectorRun(Run):
             environment={**environment(), "devices": [str(device) for device in keras.distribution.list_devices()]},
             **parts_of(self.data.count * self.recipe.passes, self.recipe.batch_size, self.job.checkpoint_steps, "photos"),
         )
+        header(self._header(spec, facts), shown=self.shown)
+        return facts
+
+    def _header(self, spec: DetectorSpec, facts: DetectionFacts) -> dict[str, object]:
+        """What the run read, and what it will do."""
+        job, data = self.job, self.data
+        counts = np.bincount(data.classes[data.classes >= 0], minlength=len(data.labels))
+        boxes = [f"{name} ({count:,} boxes)" for name, count in zip(data.labels, counts, strict=True)]
+        side = float(np.median(data.sizes.min(axis=1)))
+        if side > LARGE * spec.input_size:
+            logging.warning(
+                "photos of %d pixels (the shorter side) for an input of %d: decoding them is most of the work: shrink them",
+                side, spec.input_size,
+            )  # fmt: skip
+        return {
+            "detector": f"SSDLite on {spec.architecture.name}, {spec.input_size} pixels, {spec.params() / 1e6:.2f}M parameters",
+            "from": f"{self.folder} (resumed)" if self.has_state else job.weights or "fresh weights",
+            "classes": f"{len(data.labels)}: {listed(boxes)}",
+            "training": f"{data.count:,} photos in {job.photos}, {len(data.boxes):,} boxes of {job.data}"
+            + (f"; left out: {len(data.bad)} damaged photos" if data.bad else ""),
+            "validation": "none"
+            if self.validation is None
+            else f"{self.validation.count:,} photos in {job.validation_photos or job.photos}, {job.validation}",
+            "recipe": self.recipe,
+            "steps": f"{self.recipe.epochs} epochs of {facts.steps_per_epoch:,} steps of {self.recipe.batch_size} photos",
+            "devices": listed(facts.environment["devices"]),
+            "output": self.folder,
+        }
 
     def compile(self, model: keras.Model, frozen: bool, jit_compile: bool | str) -> None:
         model.compile(make_optimizer(self.recipe, self.facts.steps_per_epoch), jit_compile=jit_compile)
@@ -266,34 +377,23 @@ class DetectorRun(Run):
         )
 
     def measure(self, model: keras.Model) -> dict[str, float]:
-        if self.validation is None:
-            return {}
-        size, batch = spec_of(self.detector).input_size, min(self.recipe.batch_size, self.validation.count)
-        batches = evaluation_batches(self.validation, size=size, batch_size=batch, max_boxes=self.recipe.max_boxes)
-        found = {f"val_{key}": float(value) for key, value in model.evaluate(batches, verbose=0, return_dict=True).items()}
-        if self.job.measure_ap:
-            found |= self._ap(model, batches)
-        return found
-
-    def _ap(self, model: keras.Model, batches: tf.data.Dataset) -> dict[str, float]:
-        """COCO's AP and AP50 of the validation photos, 0 where there is nothing to measure."""
-        from keras_mnasnet.detection.evaluation import coco_score, results_of
-        from keras_mnasnet.detection.postprocess import detections_of, sigmoid
-
         data = self.validation
         if data is None:
             return {}
-        found = []
-        for pixels, _ in batches:
-            outputs = model.predict_on_batch(pixels)
-            found += detections_of(outputs["boxes"], sigmoid(outputs["scores"]), spec_of(self.detector))
-        results = [
-            row
-            for image, detections in zip(data.image_ids, found, strict=True)
-            for row in results_of(detections, data.truth.images[image], data.category_ids)
-        ]
-        metrics = coco_score(data.truth, results, image_ids=data.image_ids).metrics
-        return {"val_ap": metrics["AP"] or 0.0, "val_ap50": metrics["AP50"] or 0.0}
+        size, batch = spec_of(self.detector).input_size, min(self.recipe.batch_size, data.count)
+        batches = evaluation_batches(data, size=size, batch_size=batch, max_boxes=self.recipe.max_boxes)
+        with Life("validation loss", total=data.count, unit="photo", shown=self.shown):
+            found = {f"val_{key}": float(value) for key, value in model.evaluate(batches, verbose=0, return_dict=True).items()}
+        if self.job.measure_ap:
+            if self._finder is None:
+                self._finder = KerasDetector(self.detector, batch_size=batch)
+            rows, _ = results_on(
+                self._finder, data, data.truth, data.category_ids, size=size, batch_size=batch, name="validation AP",
+                shown=self.shown,
+            )  # fmt: skip
+            metrics = coco_score(data.truth, rows, image_ids=data.image_ids).metrics
+            found |= {"val_ap": metrics["AP"] or 0.0, "val_ap50": metrics["AP50"] or 0.0}
+        return found
 
     def score(self, found: dict[str, float]) -> float:
         return found["val_ap"] if "val_ap" in found else 1 / (1 + found["val_loss"])

@@ -14,9 +14,11 @@ import tensorflow as tf
 
 from keras_mnasnet.cli.main import main
 from keras_mnasnet.detection import SSDLite, load_detector, spec_of
+from keras_mnasnet.detection import resume as resume_detector
 from keras_mnasnet.detection.losses import FocalLoss, MinedLoss, loss_of
 from keras_mnasnet.detection.recipe import DETECTION_RECIPES, BoxAugment, DetectionRecipe
-from keras_mnasnet.detection.training import DetectionJob, DetectorRun, Trainee, resume_detector, train_detector
+from keras_mnasnet.detection.training import DetectorRun, Trainee
+from keras_mnasnet.detection.training import train as train_detector
 from keras_mnasnet.training import Job, engine, learning_rate, parse_recipe, recipe_from_json, recipe_to_json, resume, train
 from keras_mnasnet.training.state import write_state
 
@@ -25,7 +27,7 @@ BACKBONE = (
     "tiny: stem8 r1_k3_s11_e1_i8_o8_noskip r1_k3_s22_e3_i8_o16 r1_k3_s22_e3_i16_o16 r1_k3_s22_e3_i16_o24 r1_k3_s22_e3_i24_o32 "
     "head64"
 )
-NETWORK = {"model": BACKBONE}
+NETWORK = {"network": BACKBONE}
 COLOURS = {"red": (255, 40, 40), "green": (40, 255, 40)}
 TIMES = ("images_per_second", "seconds")
 
@@ -51,8 +53,8 @@ def draw(folder, count=6, seed=0, size=128):
     return path
 
 
-def job(annotations, recipe=FAST, **options):
-    return DetectionJob(annotations=str(annotations), images=str(annotations.parent), recipe=recipe, **{**NETWORK, **options})
+def fit(folder, annotations, recipe=FAST, **options):
+    return train_detector(annotations, annotations.parent, folder, recipe=recipe, progress=False, **{**NETWORK, **options}).rows
 
 
 def curve(folder):
@@ -68,7 +70,7 @@ def drawn(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, drawn):
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train_detector(folder, job(drawn), progress=False)
+    fit(folder, drawn)
     return folder
 
 
@@ -89,14 +91,12 @@ def test_learning_real_photos(data, tmp_path):
         epochs=1, passes=120, batch_size=4, base_batch=4, size=128, learning_rate=3e-3, warmup_epochs=0.1, bn_momentum=0.8,
         ema=0.9, **{"augment.crop": False, "augment.flip": False},
     )  # fmt: skip
-    rows = train_detector(
-        tmp_path / "run",
-        DetectionJob(
-            annotations=str(tmp_path / "four.json"), images=str(coco / "train2017"), recipe=recipe, model="a1", width=0.35,
-            validation=str(tmp_path / "four.json"),
-        ),
-        progress=False,
+    four = tmp_path / "four.json"
+    run = train_detector(
+        four, coco / "train2017", tmp_path / "run", recipe=recipe, network="a1", width=0.35, validation=four, progress=False
     )  # fmt: skip
+    rows = run.rows
+    assert 0 < run.ap == run.best_ap == float(rows[-1]["val_ap"])
     assert float(rows[-1]["val_ap50"]) >= 0.8
     assert float(rows[-1]["loss"]) < 2
 
@@ -130,7 +130,7 @@ def test_a_resumed_run_ends_like_a_whole_one(tmp_path, drawn, finished, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(engine, "write_state", write)
         with pytest.raises(KeyboardInterrupt):
-            train_detector(tmp_path / "cut", job(drawn), progress=False)
+            fit(tmp_path / "cut", drawn)
     resume_detector(tmp_path / "cut", progress=False)
     assert curve(tmp_path / "cut") == curve(finished)
     ours, theirs = (load_detector(folder).get_weights() for folder in (tmp_path / "cut", finished))
@@ -145,7 +145,7 @@ def test_other_classes_on_resume(tmp_path, drawn, finished):
     changed = json.loads(drawn.read_text("utf-8"))
     changed["categories"].append({"id": 11, "name": "blue"})
     (tmp_path / "more.json").write_text(json.dumps(changed), "utf-8")
-    run["job"]["annotations"] = str(tmp_path / "more.json")
+    run["job"]["data"] = str(tmp_path / "more.json")
     (folder / "run.json").write_text(json.dumps(run), "utf-8")
     with pytest.raises(ValueError, match="resumed with the data and network.*Received: labels=.*blue"):
         resume_detector(folder, progress=False)
@@ -155,14 +155,14 @@ def test_runs_of_the_other_kind(tmp_path, finished):
     with pytest.raises(ValueError, match="`mnasnet train` goes on with runs of classification, received one of detection"):
         resume(finished, progress=False)
     tiny = parse_recipe("proxy-5-epochs epochs=1 batch_size=16")
-    train(tmp_path / "c", Job(data="shapes:32@32", recipe=tiny, **NETWORK), progress=False)
+    train(tmp_path / "c", Job(data="shapes:32@32", recipe=tiny, model=BACKBONE), progress=False)
     with pytest.raises(ValueError, match="`mnasnet detect train` goes on with runs of detection"):
         resume_detector(tmp_path / "c", progress=False)
 
 
 def test_validation_with_the_mined_loss(tmp_path, drawn):
     recipe = FAST.changed(epochs=1, loss="mined", score_bias=0.0)
-    (row,) = train_detector(tmp_path / "run", job(drawn, recipe, validation=str(drawn), measure_ap=False), progress=False)
+    (row,) = fit(tmp_path / "run", drawn, recipe, validation=str(drawn), measure_ap=False)
     assert "val_ap" not in row
     found = {key: float(row[key]) for key in ("val_loss", "val_score_loss", "val_box_loss")}
     assert found["val_loss"] == pytest.approx(found["val_score_loss"] + found["val_box_loss"], rel=1e-5)
@@ -175,7 +175,7 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path, drawn, monkeypatch):
     monkeypatch.setattr(DetectorRun, "measure", lambda self, model: {"val_loss": next(measured)})
     monkeypatch.setattr(DetectorRun, "save", lambda self, model, path: saved.append(int(model.optimizer.iterations)))
     recipe = FAST.changed(epochs=5, patience=2, ema=0.0)
-    rows = train_detector(tmp_path / "run", job(drawn, recipe, validation=str(drawn), measure_ap=False), progress=False)
+    rows = fit(tmp_path / "run", drawn, recipe, validation=str(drawn), measure_ap=False)
     assert [float(row["val_loss"]) for row in rows] == [3.0, 2.0, 2.5, 2.6]
     assert saved == [3, 6]
 
@@ -184,21 +184,21 @@ def test_fine_tuning_a_detector(tmp_path, drawn, finished):
     """Other classes: all but the score predictors is kept. The same classes: everything is."""
     model = str(finished / "model.safetensors")
     still = FAST.changed(epochs=1, learning_rate=0.0, ema=0.0)
-    options = {"model": None, "weights": model}
-    train_detector(tmp_path / "one", job(drawn, still, **options, classes=("green",)), progress=False)
+    options = {"network": None, "from_model": model}
+    fit(tmp_path / "one", drawn, still, **options, classes=("green",))
     before, after = load_detector(finished), load_detector(tmp_path / "one")
     assert spec_of(after).labels == ("green",)
     for name, kept in (("stem_conv", True), ("extra2_project_conv", True), ("level1_boxes", True), ("level1_scores", False)):
         ours, theirs = after.get_layer(name).get_weights()[0], before.get_layer(name).get_weights()[0]
         assert (ours.shape == theirs.shape and np.array_equal(ours, theirs)) == kept
-    train_detector(tmp_path / "turned", job(drawn, still, **options, classes=spec_of(before).labels[::-1]), progress=False)
+    fit(tmp_path / "turned", drawn, still, **options, classes=spec_of(before).labels[::-1])
     turned = load_detector(tmp_path / "turned").get_layer("level1_scores").get_weights()[0]
     assert not np.array_equal(turned, before.get_layer("level1_scores").get_weights()[0]), "the same classes in another order"
-    train_detector(tmp_path / "two", job(drawn, still, **options), progress=False)
+    fit(tmp_path / "two", drawn, still, **options)
     for a, b in zip(load_detector(tmp_path / "two").trainable_variables, before.trainable_variables, strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
-    with pytest.raises(ValueError, match="says which network it is. Received: model with weights="):
-        train_detector(tmp_path / "three", job(drawn, still, **{**options, "model": "a1"}), progress=False)
+    with pytest.raises(ValueError, match="says which network it is. Received: network with from_model="):
+        fit(tmp_path / "three", drawn, still, **{**options, "network": "a1"})
 
 
 def test_the_trainees_loss_is_the_recipes():
@@ -226,16 +226,14 @@ def test_two_replicas_of_one_machine(tmp_path, drawn):
         "cpu = tf.config.list_physical_devices('CPU')[0]\n"
         "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
         "from pathlib import Path\n"
-        "from keras_mnasnet.detection.recipe import DetectionRecipe\n"
-        "from keras_mnasnet.detection.training import DetectionJob, train_detector\n"
-        "from keras_mnasnet.training import parse_recipe\n"
-        "path, recipe = Path(sys.argv[2]), parse_recipe(sys.argv[3], DetectionRecipe)\n"
-        "job = DetectionJob(annotations=str(path), images=str(path.parent), recipe=recipe, model=sys.argv[4])\n"
-        "rows = train_detector(sys.argv[1], job, devices=['CPU:0', 'CPU:1'], progress=False)\n"
-        "print(rows[-1]['loss'])\n"
+        "from keras_mnasnet.detection import train\n"
+        "path, devices = Path(sys.argv[2]), ['CPU:0', 'CPU:1']\n"
+        "options = {'recipe': sys.argv[3], 'network': sys.argv[4], 'devices': devices, 'progress': False}\n"
+        "run = train(path, path.parent, sys.argv[1], **options)\n"
+        "print(run.rows[-1]['loss'])\n"
     )
     recipe = FAST.changed(epochs=1, batch_size=6, base_batch=6)
-    plain = train_detector(tmp_path / "plain", job(drawn, recipe), progress=False)
+    plain = fit(tmp_path / "plain", drawn, recipe)
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "run"), str(drawn), str(recipe), BACKBONE],
         capture_output=True,
@@ -283,14 +281,14 @@ def test_recipes_have_text_and_json(name):
 )
 def test_bad_recipes(changed, message, drawn, tmp_path):
     with pytest.raises(ValueError, match=message):
-        train_detector(tmp_path / "run", job(drawn, FAST.changed(**changed)), progress=False)
+        fit(tmp_path / "run", drawn, FAST.changed(**changed))
 
 
 def test_bad_jobs(drawn, tmp_path):
     with pytest.raises(ValueError, match="Early stopping needs photos to validate on"):
-        job(drawn, FAST.changed(patience=2))
+        fit(tmp_path / "run", drawn, FAST.changed(patience=2))
     with pytest.raises(ValueError, match="An epoch needs at least one batch. Received: 6 photos"):
-        train_detector(tmp_path / "run", job(drawn, FAST.changed(batch_size=64)), progress=False)
+        fit(tmp_path / "run", drawn, FAST.changed(batch_size=64))
     assert not (tmp_path / "run").exists()
 
 
