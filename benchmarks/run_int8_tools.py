@@ -36,17 +36,15 @@ def quantize_static(source: Path, target: Path, photos: Any) -> None:
 
 def network_rows(name: str, data: str, folder: Path) -> list[dict[str, Any]]:
     """One row per file."""
-    from keras_mnasnet import MnasNet
     from keras_mnasnet.benchmarks import evaluate, latency
     from keras_mnasnet.data import sample_photos
     from keras_mnasnet.export import TfliteFile, export_tflite
-    from keras_mnasnet.weights.load import load_named, preprocessing_of
+    from keras_mnasnet.loading import load
 
-    checkpoint, record = load_named("cifar10", network=name, size=32)
-    assert record is not None
-    preprocessing = preprocessing_of(checkpoint, record.resolution)
+    checkpoint = load("cifar10", network=name)
+    preprocessing = checkpoint.preprocessing
     photos = sample_photos(data, preprocessing, CALIBRATION_IMAGES)
-    model = MnasNet(checkpoint.architecture, weights=checkpoint, input_shape=(record.resolution, record.resolution, 3))
+    model = checkpoint.model()
     files = {tool: folder / f"{name}-{tool}.tflite" for tool in ("float32", "converter", "ai-edge-quantizer")}
     export_tflite(model, files["float32"], images=photos[:64], labels=checkpoint.labels)
     export_tflite(
@@ -60,7 +58,8 @@ def network_rows(name: str, data: str, folder: Path) -> list[dict[str, Any]]:
     facts = {tool: TfliteFile(path).facts for tool, path in files.items()}
     return [
         {
-            "network": record.id, "tool": tool, "bytes": path.stat().st_size, "top1": score.top1, "images": score.images,
+            "network": checkpoint.origin.name, "tool": tool, "bytes": path.stat().st_size, "top1": score.top1,
+            "images": score.images,
             "operators": facts[tool].operators, "float_operators": facts[tool].floating,
             "latency": dataclasses.asdict(time) | {"model": path.name},
         }

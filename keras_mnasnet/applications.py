@@ -1,14 +1,11 @@
-"""MnasNetA1 ... MnasNetSmall with keras.applications' signature, and what goes with them."""
+"""MnasNetA1 ... MnasNetSmall with keras.applications' signature, the backbone of feature maps, and what goes with them."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
+import inspect
 import os
 from collections.abc import Callable, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,26 +15,27 @@ from absl import logging
 from keras_mnasnet import model as models
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
-from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from keras_mnasnet.pretrained import Candidates, open_weights, restore_h5
-from keras_mnasnet.weights import Checkpoint, CheckpointError, Numerics, Record, assign, get, load_record, names, select
-from keras_mnasnet.weights.registry import datasets
+from keras_mnasnet.loading import load, record_of
+from keras_mnasnet.preprocessing import IMAGENET
+from keras_mnasnet.spec import describe
+from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics
+from keras_mnasnet.weights.registry import datasets, imagenet_classes
 
 __all__ = [
-    "MnasNet", "MnasNetA1", "MnasNetA2", "MnasNetA3", "MnasNetB1", "MnasNetD1", "MnasNetD1_320", "MnasNetSmall",
-    "decode_predictions", "preprocess_input",
+    "MnasNet", "MnasNetA1", "MnasNetA2", "MnasNetA3", "MnasNetB1", "MnasNetBackbone", "MnasNetD1", "MnasNetD1_320",
+    "MnasNetSmall", "checkpoint_for", "decode_predictions", "level_layers", "preprocess_input",
 ]  # fmt: skip
 
 DEFAULT_NUMERICS = Numerics(bn_epsilon=1e-3, padding="same")
+LEVELS = ("C1", "C2", "C3", "C4", "C5")
 
 _ARGUMENTS = """
     Args:
         include_top: whether to end in the classifier.
         weights: None (fresh), "imagenet" (the published checkpoint of this variant, width and nearest resolution),
-            "cifar10" (ships with the package: ten classes, small photos, stem of stride 1), a record id
-            (`mnasnet weights list`), a file (.safetensors, .pth, .tgz, TF1 prefix, .weights.h5, .keras) or
-            "hf://owner/repo[@revision]/file", or a weights.Checkpoint. Batch-norm epsilon, padding and residuals follow
-            the checkpoint's source.
+            "cifar10" (ships with the package: ten classes, small photos, stem of stride 1), or anything else that
+            `keras_mnasnet.load` takes: a record id (`mnasnet weights list`), a training run's folder, a file, a Hub address, a
+            Checkpoint. Width, batch-norm epsilon, padding and residuals follow the checkpoint.
         input_tensor: a Keras tensor `[B, H, W, C]` to build on, in place of a new input.
         input_shape: (height, width, channels), sizes >= 32 or None. Default: the checkpoint's resolution, else 224
             (D1-320: 320). Other than 3 channels need weights=None and include_preprocessing=False.
@@ -48,28 +46,28 @@ _ARGUMENTS = """
         include_preprocessing: True: the input is RGB pixels 0..255, normalised inside. False: the input is what
             `preprocess_input` returns.
         name: the model's name.
-        width_multiplier: scales channels (Google's `depth_multiplier`); None scales nothing, or follows a record id.
+        width_multiplier: scales channels (Google's `depth_multiplier`); None scales nothing, or follows the checkpoint.
         depth_multiplier: scales repeats, rounded up, first and last stage excepted.
         se: None as published, False without squeeze-and-excite, True or a ratio for every stage that expands.
         stem_stride: 2 as published; 1 for small photos, where every map is then twice as high and wide. None: the
             checkpoint's, else 2.
         dropout_rate: before the classifier, in training.
-        bn_epsilon, bn_momentum, padding ("same" or "symmetric"), first_residual, scale_stem: numerics. None: the
+        bn_epsilon, bn_momentum, padding ("same" or "symmetric"), first_residual: numerics. None: the
             checkpoint's, or Google's (1e-3, 0.99, "same") without one.
 
     Returns:
         A functional keras.Model, `[B, H, W, C]` -> `[B, classes]`.
 
     Raises:
-        ValueError: an argument out of range, or a checkpoint that does not fit (weights.CheckpointError).
-        OSError: a checkpoint that cannot be fetched (weights.DownloadError).
+        ValueError: an argument out of range, or a checkpoint that does not fit (CheckpointError).
+        OSError: a checkpoint that cannot be fetched (DownloadError).
 """
 
 
 def MnasNet(
     architecture: Architecture | str,
     include_top: bool = True,
-    weights: str | os.PathLike[str] | Checkpoint | None = None,
+    weights: Any = None,
     input_tensor: Any = None,
     input_shape: Any = None,
     pooling: str | None = None,
@@ -87,54 +85,40 @@ def MnasNet(
     bn_momentum: float = 0.99,
     padding: str | None = None,
     first_residual: bool | None = None,
-    scale_stem: bool | None = None,
 ) -> keras.Model:
     base = as_architecture(architecture)
-    size = _size(base, input_tensor, input_shape)
+    network = base.scaled(width_multiplier, depth_multiplier).with_se(se).with_stem_stride(stem_stride)
     given = input_tensor is not None or input_shape is not None
-    record = _record(weights, base, width_multiplier, size if given or weights == "imagenet" else None)
-    if record and width_multiplier is None and not base.same_network(record.architecture):
-        width_multiplier = None if record.width == 1 else record.width
-    if record and stem_stride is None:
-        stem_stride = record.stem_stride
-    candidates = [
-        (base.scaled(width_multiplier, depth_multiplier, scale_stem=scaled).with_se(se).with_stem_stride(stride), scaled)
-        for stride in ([None, 1] if stem_stride is None else [stem_stride])
-        for scaled in ([True, False] if scale_stem is None else [scale_stem])
-    ]
-
-    opened = _open(weights, record, candidates)
-    checkpoint = opened if isinstance(opened, Checkpoint) else None
-    numerics = _overridden(checkpoint, bn_epsilon=bn_epsilon, padding=padding, first_residual=first_residual)
-    network = _network(checkpoint, candidates, first_residual)
-    if not given:
-        trained = (record and record.resolution) or (checkpoint and checkpoint.resolution)
-        input_shape = (trained or size,) * 2 + (3,)
-    if classes is None:
-        classes = (checkpoint and checkpoint.classes) or 1000
-    if checkpoint and include_top and checkpoint.classes != classes:
+    numerics = {"bn_epsilon": bn_epsilon, "padding": padding, "first_residual": first_residual}
+    options: dict[str, Any] = {
+        "include_top": include_top, "input_tensor": input_tensor, "pooling": pooling, "dropout_rate": dropout_rate,
+        "classifier_activation": classifier_activation, "include_preprocessing": include_preprocessing, "name": name,
+        "bn_momentum": bn_momentum,
+    }  # fmt: skip
+    if weights is None:
+        chosen = _overridden(DEFAULT_NUMERICS, numerics)
+        return models.build(
+            network.with_first_residual(first_residual),
+            input_shape=input_shape if given else (default_size(base),) * 2 + (3,),
+            classes=1000 if classes is None else classes,
+            bn_epsilon=chosen.bn_epsilon,
+            padding=chosen.padding,
+            **options,
+        )
+    checkpoint = checkpoint_for(
+        base, weights, size=_size(base, input_tensor, input_shape) if given else None, width_multiplier=width_multiplier,
+        depth_multiplier=depth_multiplier, se=se, stem_stride=stem_stride,
+    )  # fmt: skip
+    if (include_top and classes not in (None, checkpoint.classes)) or (include_top and not checkpoint.classes):
         _refuse_classes(weights, checkpoint, classes)
-    model = models.build(
-        network,
-        include_top=include_top,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        include_preprocessing=include_preprocessing,
-        name=name,
-        dropout_rate=dropout_rate,
-        bn_epsilon=numerics.bn_epsilon,
-        bn_momentum=bn_momentum,
-        padding=numerics.padding,
+    own = checkpoint.numerics
+    chosen = _overridden(own, numerics)
+    if changed := {key: value for key, value in numerics.items() if value is not None and getattr(own, key) != value}:
+        logging.warning("numerics of the checkpoint are overridden: %s (its own: %s)", changed, own)
+    checkpoint = dataclasses.replace(
+        checkpoint, architecture=checkpoint.architecture.with_first_residual(first_residual), numerics=chosen
     )
-    if checkpoint:
-        _check_channels(model, weights)
-        assign(model, checkpoint, include_top=include_top)
-    elif isinstance(opened, Path):
-        restore_h5(model, opened)
-    return model
+    return checkpoint.model(input_shape=input_shape, **options)
 
 
 MnasNet.__doc__ = (
@@ -143,54 +127,19 @@ MnasNet.__doc__ = (
 
 
 def _variant(name: str, function_name: str, remark: str) -> Callable[..., keras.Model]:
-    """The builder of one family member; one signature and one docstring for all of them."""
+    """The builder of one family member: MnasNet's signature without the architecture, weights="imagenet" by default."""
+    _, *parameters = inspect.signature(MnasNet).parameters.values()
+    signature = inspect.Signature(
+        [each.replace(default="imagenet") if each.name == "weights" else each for each in parameters],
+        return_annotation=keras.Model,
+    )
 
-    def builder(
-        include_top: bool = True,
-        weights: str | os.PathLike[str] | Checkpoint | None = "imagenet",
-        input_tensor: Any = None,
-        input_shape: Any = None,
-        pooling: str | None = None,
-        classes: int | None = None,
-        classifier_activation: Any = "softmax",
-        include_preprocessing: bool = True,
-        name: str | None = None,
-        *,
-        width_multiplier: float | None = None,
-        depth_multiplier: float | None = None,
-        se: bool | float | None = None,
-        stem_stride: int | None = None,
-        dropout_rate: float = 0.2,
-        bn_epsilon: float | None = None,
-        bn_momentum: float = 0.99,
-        padding: str | None = None,
-        first_residual: bool | None = None,
-        scale_stem: bool | None = None,
-    ) -> keras.Model:
-        return MnasNet(
-            network,
-            include_top=include_top,
-            weights=weights,
-            input_tensor=input_tensor,
-            input_shape=input_shape,
-            pooling=pooling,
-            classes=classes,
-            classifier_activation=classifier_activation,
-            include_preprocessing=include_preprocessing,
-            name=name,
-            width_multiplier=width_multiplier,
-            depth_multiplier=depth_multiplier,
-            se=se,
-            stem_stride=stem_stride,
-            dropout_rate=dropout_rate,
-            bn_epsilon=bn_epsilon,
-            bn_momentum=bn_momentum,
-            padding=padding,
-            first_residual=first_residual,
-            scale_stem=scale_stem,
-        )
+    def builder(*args: Any, **options: Any) -> keras.Model:
+        bound = signature.bind(*args, **options)
+        bound.apply_defaults()
+        return MnasNet(FAMILY[name], *bound.args, **bound.kwargs)
 
-    network = FAMILY[name]
+    builder.__signature__ = signature  # type: ignore[attr-defined]
     builder.__name__ = builder.__qualname__ = function_name
     builder.__doc__ = f"{function_name.replace('MnasNet', 'MnasNet-').replace('_', '-')}: {remark}\n{_ARGUMENTS}"
     return builder
@@ -215,44 +164,57 @@ def _size(base: Architecture, input_tensor: Any, input_shape: Any) -> int:
     return min(sides, default=default)
 
 
-def _record(weights: Any, base: Architecture, width: float | None, size: int | None) -> Record | None:
-    if not isinstance(weights, str) or (weights not in datasets() and weights not in names()):
-        return None
-    if weights in names():
-        return get(weights)
-    if base.name not in FAMILY or not base.same_network(FAMILY[base.name]):
-        raise CheckpointError(
-            f"Weights for {weights} exist for members of the family ({', '.join(FAMILY)}). Received: weights={weights!r} for "
-            f"the network '{base}'. Pass weights=None, or a path."
-        )
-    record = select(base.name, width, size or default_size(base), weights)
-    logging.info("weights=%r is %s", weights, record.describe())
-    if record.resolution != size and (size or weights == "imagenet"):
-        logging.warning("%s was trained at %d px and is used at %d px", record.id, record.resolution, size)
-    return record
+def checkpoint_for(
+    base: Architecture,
+    weights: Any,
+    *,
+    size: int | None = None,
+    width_multiplier: float | None = None,
+    depth_multiplier: float | None = None,
+    se: bool | float | None = None,
+    stem_stride: int | None = None,
+) -> Checkpoint:
+    """The checkpoint that `weights` means for a network, of the member, width and input size asked for.
 
-
-def _open(weights: Any, record: Record | None, candidates: Candidates) -> Checkpoint | Path | None:
-    """The checkpoint that `weights` means; a path for a `.weights.h5` file, None for None."""
-    if weights is None:
-        return None
-    if record:
-        if not any(record.numerics.apply(network).same_network(record.architecture) for network, _ in candidates):
+    Without multipliers the base may be of any width and depth; an unscaled stem and the first layer's residual are what the
+    file shows. CheckpointError for another network.
+    """
+    if isinstance(weights, bool):
+        raise CheckpointError(f"`weights` must be None, or what keras_mnasnet.load takes. Received: weights={weights}")
+    member: Architecture | str | None = base if base.name not in FAMILY else None
+    if isinstance(weights, str) and weights in datasets():
+        if base.name not in FAMILY or not base.same_network(FAMILY[base.name]):
             raise CheckpointError(
-                f"{record.id} is MnasNet {record.architecture.name!r}. Received: '{candidates[0][0]}'. Leave out multipliers, "
-                f"`se` and `stem_stride`, or choose another checkpoint."
+                f"Weights for {weights} exist for members of the family ({', '.join(FAMILY)}). Received: weights={weights!r} "
+                f"for the network '{base}'. Pass weights=None, or a path."
             )
-        return load_record(record)
-    return open_weights(weights, candidates)
+        member = base.name if width_multiplier is None else f"{base.name}-{width_multiplier:g}"
+    record = record_of(weights, network=member, size=size)
+    if record and size not in (None, record.size):
+        logging.warning("%s was trained at %d px and is used at %d px", record.id, record.size, size)
+    found: Checkpoint | None = None if record else load(weights, network=member)
+    held = found.architecture if found else record.architecture  # type: ignore[union-attr]
+    detects = found is not None and found.detector is not None
+    asked = base.scaled(width_multiplier, depth_multiplier).with_se(se).with_stem_stride(stem_stride)
+    any_width = width_multiplier is None and depth_multiplier is None and se is None
+    same = any_width or (held.blocks[1:], held.head) == (asked.blocks[1:], asked.head)
+    if not detects and stem_stride in (None, held.stem_stride) and same and _design(held) == _design(asked):
+        return found or load(record.id if record else weights)
+    what = "a detector" if detects else f"'{held}'"
+    raise CheckpointError(
+        f"{str(weights)[:200]} must hold MnasNet {asked.name!r}. Received: {what}. Leave out multipliers, `se` and "
+        f"`stem_stride`, or take it as it is: keras_mnasnet.load({str(weights)[:80]!r}).model()"
+    )
 
 
-def _overridden(checkpoint: Checkpoint | None, **arguments: Any) -> Numerics:
-    """The checkpoint's numerics, else the default ones, with the explicit arguments put in; overriding is logged."""
-    numerics = checkpoint.numerics if checkpoint else DEFAULT_NUMERICS
+def _design(network: Architecture) -> tuple:
+    """What a network and its scaled versions have in common."""
+    return tuple((block.op, block.kernel, block.stride, block.expand, block.pool) for block in network.blocks)
+
+
+def _overridden(numerics: Numerics, arguments: dict[str, Any]) -> Numerics:
+    """Numerics with the explicit arguments put in."""
     given = {key: value for key, value in arguments.items() if value is not None}
-    changed = {key: value for key, value in given.items() if getattr(numerics, key) != value}
-    if checkpoint and changed:
-        logging.warning("numerics of the checkpoint are overridden: %s (its own: %s)", changed, numerics)
     try:
         return dataclasses.replace(numerics, **given)
     except (CheckpointError, TypeError) as error:
@@ -261,35 +223,89 @@ def _overridden(checkpoint: Checkpoint | None, **arguments: Any) -> Numerics:
         ) from error
 
 
-def _network(checkpoint: Checkpoint | None, candidates: Candidates, first_residual: bool | None) -> Architecture:
-    """The network to build: of the ones asked for, the one the checkpoint holds."""
-    network = candidates[0][0]
-    if checkpoint:
-        applied = (checkpoint.numerics.apply(candidate) for candidate, _ in candidates)
-        network = next(candidate for candidate in applied if candidate.same_network(checkpoint.architecture))
-    return network.with_first_residual(first_residual)
-
-
-def _refuse_classes(weights: Any, checkpoint: Checkpoint, classes: int) -> None:
+def _refuse_classes(weights: Any, checkpoint: Checkpoint, classes: int | None) -> None:
     received = f"Received: classes={classes}, weights={str(weights)[:200]!r}"
     if not checkpoint.classes:
-        raise ValueError(
+        raise CheckpointError(
             f"A checkpoint must have a classifier to be loaded with include_top=True. {received}, which has none. "
-            f"Pass include_top=False and add your own."
+            f"Pass include_top=False and add your own, or load(...).model(classes=N)."
         )
     raise ValueError(
         f"`classes` must be the checkpoint's own to load it with its top. {received} with {checkpoint.classes} classes. "
-        f"Pass classes={checkpoint.classes}, or include_top=False with your own classifier, or build with weights=None and "
-        f"call load_weights(model, ..., include_top=False)."
+        f"Pass classes={checkpoint.classes}, or take its body with a new classifier: "
+        f"keras_mnasnet.load({str(weights)[:80]!r}).model(classes={classes})."
     )
 
 
-def _check_channels(model: keras.Model, weights: Any) -> None:
-    if model.inputs[0].shape[-1] != 3:
-        raise ValueError(
-            f"Checkpoints take 3 channels (RGB). Received: weights={str(weights)!r} with {model.inputs[0].shape[-1]} "
-            f"channels. Pass weights=None."
-        )
+def level_layers(architecture: Architecture) -> dict[str, str]:
+    """{level: layer name}: the last map at stride 2, 4, 8, ...; levels are named by their power of two."""
+    level, layers = 1, {"C1": "stem_relu"}
+    for unit in architecture.units():
+        level += unit.stride == 2
+        layers[f"C{level}"] = unit.output
+    return layers
+
+
+def MnasNetBackbone(
+    architecture: Architecture | str = "a1",
+    weights: Any = "imagenet",
+    input_tensor: Any = None,
+    input_shape: Any = (None, None, 3),
+    include_preprocessing: bool = True,
+    name: str | None = None,
+    *,
+    levels: Sequence[str] = LEVELS,
+    taps: Sequence[str] = (),
+    width_multiplier: float | None = None,
+    depth_multiplier: float | None = None,
+    se: bool | float | None = None,
+    bn_epsilon: float | None = None,
+    bn_momentum: float = 0.99,
+    padding: str | None = None,
+    first_residual: bool | None = None,
+) -> keras.Model:
+    """A model that returns {name: map `[B, h, w, C]`} for `levels` (C1 = stride 2 ... C5 = stride 32) and layer-name `taps`.
+
+    A level is the output of its last block: after batch norm and the residual addition, without an activation (a plain
+    convolution without a skip ends in its ReLU). Arguments
+    are those of `MnasNet`. `head_relu` is the tap for the 1280-channel head. Raises ValueError for unknown levels and taps.
+    """
+    full = MnasNet(
+        architecture,
+        include_top=False,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=None if input_tensor is not None else input_shape,
+        include_preprocessing=include_preprocessing,
+        width_multiplier=width_multiplier,
+        depth_multiplier=depth_multiplier,
+        se=se,
+        bn_epsilon=bn_epsilon,
+        bn_momentum=bn_momentum,
+        padding=padding,
+        first_residual=first_residual,
+    )
+    known = level_layers(describe(full).architecture)
+    layers = {layer.name for layer in full.layers}
+    for argument, value in (("levels", levels), ("taps", taps)):
+        if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
+            raise ValueError(f"`{argument}` must be a list of names. Received: {argument}={value!r}")
+    wanted = {}
+    for level in levels:
+        if level not in known:
+            raise ValueError(f"`levels` must be among {', '.join(known)}. Received: levels={tuple(levels)}")
+        wanted[level] = known[level]
+    for tap in taps:
+        if tap not in layers:
+            near = sorted(layer for layer in layers if layer.startswith(tap.partition("_")[0]))
+            raise ValueError(
+                f"`taps` must be layer names of the network. Received: {tap!r}. Near: {', '.join(near or sorted(layers)[:5])}"
+            )
+        wanted[tap] = tap
+    if not wanted:
+        raise ValueError("A backbone needs at least one level or tap. Received: levels=(), taps=()")
+    outputs = {key: full.get_layer(layer).output for key, layer in wanted.items()}
+    return keras.Model(full.input, outputs, name=name or f"{full.name}_backbone")
 
 
 def preprocess_input(x: Any, data_format: str | None = None) -> Any:
@@ -300,22 +316,20 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     """
     if data_format not in (None, "channels_last", "channels_first"):
         raise ValueError(f"`data_format` must be channels_last or channels_first. Received: data_format={data_format!r}")
-    x = np.asarray(x) if isinstance(x, (list, tuple)) else x
+    if isinstance(x, str | os.PathLike) or (not hasattr(x, "shape") and not isinstance(x, list | tuple)):
+        raise ValueError(
+            f"`preprocess_input` takes RGB pixels 0..255 as an array or tensor `[..., H, W, 3]`. Received: x={x!r}. "
+            f"A photo's file is classified by keras_mnasnet.predict(model, file)."
+        )
+    x = np.asarray(x) if isinstance(x, list | tuple) else x
     axis = -3 if data_format == "channels_first" else -1
     if len(x.shape) < 3 or x.shape[axis] != 3:
         raise ValueError(f"`preprocess_input` takes RGB images, 3 channels. Received: shape={tuple(x.shape)}")
     shape = (3, 1, 1) if axis == -3 else (3,)
-    mean = 255 * np.array(IMAGENET_MEAN, np.float32).reshape(shape)
-    std = 255 * np.array(IMAGENET_STD, np.float32).reshape(shape)
+    mean, std = (np.array(values, np.float32).reshape(shape) for values in (IMAGENET.mean, IMAGENET.std))
     if isinstance(x, np.ndarray):
         return (x.astype(np.float32) - mean) / std
     return (keras.ops.cast(x, "float32") - mean) / std
-
-
-@functools.cache
-def _imagenet_classes() -> list[tuple[str, str]]:
-    text = resources.files("keras_mnasnet.weights").joinpath("imagenet_classes.json").read_text("utf-8")
-    return [(wnid, name) for wnid, name in json.loads(text)]
 
 
 def decode_predictions(preds: Any, top: int = 5, labels: Sequence[str] | None = None) -> list[list[tuple[str, str, float]]]:
@@ -327,7 +341,7 @@ def decode_predictions(preds: Any, top: int = 5, labels: Sequence[str] | None = 
     scores = np.asarray(keras.ops.convert_to_numpy(preds), np.float64)
     if isinstance(labels, str):
         raise ValueError(f"`labels` must be a list of names, one per class. Received: labels={labels!r}")
-    classes = _imagenet_classes() if labels is None else [(str(i), label) for i, label in enumerate(labels)]
+    classes = imagenet_classes() if labels is None else [(str(i), label) for i, label in enumerate(labels)]
     if scores.ndim != 2 or scores.shape[1] != len(classes):
         raise ValueError(
             f"`preds` must have the shape [B, {len(classes)}]. Received: shape={scores.shape}. "

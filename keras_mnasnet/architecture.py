@@ -250,13 +250,10 @@ class Architecture:
             stem_stride=1 if tokens[0].endswith("_s11") else 2,
         )
 
-    def scaled(
-        self, width_multiplier: float | None = None, depth_multiplier: float | None = None, *, scale_stem: bool = True
-    ) -> Architecture:
+    def scaled(self, width_multiplier: float | None = None, depth_multiplier: float | None = None) -> Architecture:
         """Scale channels (Google's name for this is `depth_multiplier`) and repeats; the head is never scaled.
 
-        `depth_multiplier` multiplies repeats and rounds up, first and last stage excepted. `scale_stem=False` keeps the
-        stem and the first stage unscaled, as torchvision's version-1 networks did.
+        `depth_multiplier` multiplies repeats and rounds up, first and last stage excepted.
         """
         for key, value in (("width_multiplier", width_multiplier), ("depth_multiplier", depth_multiplier)):
             is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -265,20 +262,17 @@ class Architecture:
         if width_multiplier is None and depth_multiplier is None:
             return self
         last = len(self.blocks) - 1
-        stem = round_filters(self.stem, width_multiplier if scale_stem else None)
+        stem = round_filters(self.stem, width_multiplier)
         blocks = []
         for index, block in enumerate(self.blocks):
-            kept = not scale_stem and index == 0
-            kept_input = not scale_stem and index <= 1
             repeats = block.repeats
             if depth_multiplier is not None and 0 < index < last:
                 repeats = math.ceil(repeats * depth_multiplier)
-            width = None if kept else width_multiplier
-            filters = round_filters(block.filters, width)
+            filters = round_filters(block.filters, width_multiplier)
             # Google states twice the channels where a first layer has no residual, and compares them after rounding.
-            first_skip = block.first_skip or round_filters(2 * block.filters, width) == filters
+            first_skip = block.first_skip or round_filters(2 * block.filters, width_multiplier) == filters
             changes = {"repeats": repeats, "filters": filters, "first_skip": first_skip}
-            stated = round_filters(block.input_filters, None if kept_input else width_multiplier)
+            stated = round_filters(block.input_filters, width_multiplier)
             blocks.append(dataclasses.replace(block, input_filters=stated, **changes))
         if (stem, tuple(blocks)) == (self.stem, self.blocks):
             return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,40 +14,42 @@ from typing import Any
 import keras
 from absl import logging
 
-from keras_mnasnet import __version__
 from keras_mnasnet import model as models
+from keras_mnasnet._version import __version__
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.model_card import CONFIG_FILE, LABELS_FILE, LIBRARY, WEIGHTS_FILE, input_range, make_card
+from keras_mnasnet.loading import RUN_MODEL, load, save
 from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from keras_mnasnet.pretrained import save_weights
 from keras_mnasnet.spec import Spec, check_plain, rebuild
-from keras_mnasnet.weights import CheckpointError, DownloadError, assign, read_file
+from keras_mnasnet.weights.checkpoint import CheckpointError, DownloadError, assign, expected_shapes, remember
 from keras_mnasnet.weights.fetch import fetch_hub
 
-__all__ = ["from_hub", "labels_from_hub", "push_to_hub"]
+__all__ = ["from_hub", "push_to_hub"]
 
-SCHEMA = 1
-CARD_FILE = "README.md"
+SCHEMA = 2
+LIBRARY = "keras_mnasnet"
+CONFIG_FILE, WEIGHTS_FILE, LABELS_FILE, CARD_FILE = "config.json", RUN_MODEL, "labels.txt", "README.md"
+DEFAULT_SIZE = 224
 
 
 def push_to_hub(
-    model: keras.Model,
+    model: Any,
     repo_id: str,
     *,
     labels: Sequence[str] | None = None,
     metrics: Mapping[str, float] | None = None,
     dataset: str | None = None,
-    licence: str = "apache-2.0",
+    license: str | None = None,
     private: bool | None = None,
     token: str | bool | None = None,
     revision: str | None = None,
     commit_message: str = "Add a MnasNet made with keras_mnasnet",
     create_pr: bool = False,
 ) -> str:
-    """Upload a model of this package with its model card to `owner/name` (made if missing); the commit's address.
+    """Upload a model with its model card to `owner/name` (made if missing); the commit's address.
 
-    `labels` are the class names in order, one per class. `metrics`, such as `{"top1": 0.94}`, are figures that you
-    measured, and `dataset` is what you measured them on. `revision` is an existing branch, by default `main`.
+    `model` is a Keras model of this package, or anything that `load` takes. `labels` are the class names in order; default:
+    the model's own. `metrics`, such as `{"top1": 0.94}`, are figures that you measured, and `dataset` is what you measured them
+    on. `license` None is the model's own, or apache-2.0. `revision` is an existing branch, by default `main`.
 
     Raises ValueError for arguments and models that cannot be uploaded, DownloadError if the Hub refuses or is away.
     """
@@ -58,7 +61,11 @@ def push_to_hub(
             f"A pull request is made against the default branch. Received: create_pr=True with revision={revision!r}. "
             f"Leave out one of them."
         )
-    for name, text in (("commit_message", commit_message), ("licence", licence)):
+    checkpoint = load(model)
+    model = model if isinstance(model, keras.Model) else checkpoint.model()
+    license = (checkpoint.origin.license or "apache-2.0").lower() if license is None else license
+    labels = checkpoint.labels if labels is None else labels
+    for name, text in (("commit_message", commit_message), ("license", license)):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"`{name}` must be a text that is not empty. Received: {name}={text!r}")
     spec = check_plain(model)
@@ -66,12 +73,12 @@ def push_to_hub(
     figures = _checked_metrics(metrics, dataset)
     with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as name:
         folder = Path(name)
-        save_weights(model, folder / WEIGHTS_FILE)
+        save(model, folder / WEIGHTS_FILE, labels=class_names)
         config = json.dumps(_config(spec, model.name, class_names is not None), indent=2)
         (folder / CONFIG_FILE).write_text(config + "\n", "utf-8")
         if class_names is not None:
             (folder / LABELS_FILE).write_bytes("".join(f"{label}\n" for label in class_names).encode())
-        card = make_card(spec, repo_id, class_names, figures, dataset, licence)
+        card = make_card(spec, repo_id, class_names, figures, dataset, license)
         (folder / CARD_FILE).write_bytes(card.encode())
         url = _upload(folder, repo_id, private, token, revision, commit_message, create_pr)
     logging.info("pushed %s to %s", model.name, url)
@@ -89,7 +96,7 @@ def from_hub(repo_id: str, *, revision: str | None = None, token: str | bool | N
     config, commit = _fetch_config(repo_id, revision, token)
     where = f"{repo_id}@{commit}"
     spec, name = _parse(config, where)
-    checkpoint = read_file(fetch_hub(repo_id, WEIGHTS_FILE, commit, token=token), [(spec.architecture, True)])
+    checkpoint = load(fetch_hub(repo_id, WEIGHTS_FILE, commit, token=token))
     stored = (checkpoint.architecture.units(), checkpoint.numerics.bn_epsilon, checkpoint.numerics.padding)
     if (*stored, checkpoint.classes) != (spec.architecture.units(), spec.bn_epsilon, spec.padding, spec.classes):
         raise CheckpointError(
@@ -102,23 +109,9 @@ def from_hub(repo_id: str, *, revision: str | None = None, token: str | bool | N
         model = rebuild(spec, name)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{CONFIG_FILE} of {where} must describe a model. Received: {error}") from error
-    assign(model, checkpoint, include_top=spec.classes > 0)
+    assign(model, checkpoint.tensors, expected_shapes(spec.architecture, spec.classes))
+    remember(model, checkpoint)
     return model
-
-
-def labels_from_hub(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> list[str] | None:
-    """The class names pushed with the model, in order, or None if there are none."""
-    config, commit = _fetch_config(repo_id, revision, token)
-    spec, _ = _parse(config, f"{repo_id}@{commit}")
-    if not config.get("labels"):
-        return None
-    labels = fetch_hub(repo_id, LABELS_FILE, commit, token=token).read_text("utf-8").split("\n")[:-1]
-    if len(labels) != spec.classes:
-        raise CheckpointError(
-            f"{LABELS_FILE} of {repo_id}@{commit} must have a line for each of {spec.classes} classes. "
-            f"Received: {len(labels)} lines. Push the model again with its labels."
-        )
-    return labels
 
 
 def _check_repo_id(repo_id: str) -> None:
@@ -197,7 +190,7 @@ def _parse(config: dict[str, Any], where: str) -> tuple[Spec, str | None]:
         raise CheckpointError(
             f"{CONFIG_FILE} of {where} must be one that keras_mnasnet.push_to_hub wrote. "
             f"Received: library={config.get('library')!r}, model_type={config.get('model_type')!r}. For weights of "
-            f"other libraries pass weights='hf://owner/name@revision/file' to a builder, such as MnasNetA1."
+            f"other libraries call keras_mnasnet.load('hf://owner/name@revision/file').model()."
         )
     if config.get("schema") != SCHEMA:
         raise CheckpointError(
@@ -265,3 +258,127 @@ def _refusal(address: str, revision: str | None, error: Any) -> str:
         404: f"Check the name, and that the branch {revision!r} exists." if revision else "Check the name and the token.",
     }.get(status, "Push again later.")
     return f"{address} must accept the model. Received: {status} ({lines[0] if lines else 'no reason given'}). {way_out}"
+
+
+def input_range(spec: Spec) -> tuple[float, float]:
+    """The least and greatest value the model is meant to be fed."""
+    if spec.include_preprocessing:
+        return 0, 255
+    pairs = list(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
+    return round(min(-mean / std for mean, std in pairs), 4), round(max((1 - mean) / std for mean, std in pairs), 4)
+
+
+def make_card(
+    spec: Spec, repo_id: str, labels: list[str] | None, metrics: dict[str, float], dataset: str | None, license: str
+) -> str:
+    """README.md: what the model is, in figures that are computed here or were passed in."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    task = "image-classification" if spec.classes else "image-feature-extraction"
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=re.sub(r"[^a-z0-9._/-]+", "-", dataset.lower()).strip("-") or dataset,
+            dataset_name=dataset,
+            metric_type=name,
+            metric_value=value,
+        )
+        for name, value in metrics.items()
+        if dataset
+    ]
+    data = ModelCardData(
+        library_name="keras",
+        license=license,
+        pipeline_tag=task,
+        tags=[LIBRARY, "keras", "mnasnet", "mobile", "arxiv:1807.11626"],
+        metrics=list(metrics) or None,
+        model_name=repo_id.rpartition("/")[2] if results else None,
+        eval_results=results or None,
+    )
+    sections = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {repo_id.rpartition('/')[2]}",
+        f"A MnasNet ({spec.architecture.name}) for Keras 3, made with `keras_mnasnet` {__version__}.",
+        "## Network",
+        _network(spec),
+        "## Input",
+        _input(spec),
+        "## Output",
+        _output(spec, labels),
+        "## How to load it",
+        f'```python\nfrom keras_mnasnet import from_hub\n\nmodel = from_hub("{repo_id}", revision="<commit>")\n```',
+        f'`keras_mnasnet.load("hf://{repo_id}@<commit>")` gives labels and preprocessing with it.',
+        "`revision` takes a commit id from the history of this repository: it pins the model. Without it the newest "
+        "commit of `main` is loaded, with all files from that one commit.",
+        "## Numerics",
+        f"Batch-norm epsilon {spec.bn_epsilon:g}, momentum {spec.bn_momentum:g}; padding `{spec.padding}` "
+        f"({'as TensorFlow pads' if spec.padding == 'same' else 'as PyTorch pads'}); dropout {spec.dropout_rate:g} "
+        f"before the classifier in training. `{CONFIG_FILE}` and `{WEIGHTS_FILE}` (float32) record these values, "
+        "and loading applies them.",
+        "## Evaluation",
+        _evaluation(metrics, dataset),
+        "## Reference",
+        "Tan et al., *MnasNet: Platform-Aware Neural Architecture Search for Mobile*, CVPR 2019, "
+        "[arXiv:1807.11626](https://arxiv.org/abs/1807.11626).",
+    ]
+    return ModelCard("\n\n".join(sections) + "\n").content
+
+
+def _network(spec: Spec) -> str:
+    network = spec.architecture
+    height, width = (side or DEFAULT_SIZE for side in spec.input_shape[:2])
+    provenance = {
+        "published": "the authors' own; multipliers, if any, are in its name",
+        "reconstructed": "a reconstruction: its layout was never published",
+        "custom": "not a published MnasNet",
+    }[network.provenance]
+    table = [
+        "| stage | layers | kernel | stride | expansion | channels | squeeze-and-excite |",
+        "|---|---|---|---|---|---|---|",
+        f"| stem | 1 | 3x3 | 2 | | {network.stem} | |",
+    ]
+    for stage, block in enumerate(network.blocks, start=1):
+        size, gate = f"{block.kernel}x{block.kernel}", f"{block.se:g}" if block.se else "-"
+        kind = ("" if block.op == "mbconv" else f" {block.op}") + (" pool" if block.pool else "")
+        table.append(
+            f"| {stage} | {block.repeats}{kind} | {size} | {block.stride} | {block.expand} | {block.filters} | {gate} |"
+        )
+    rows = "\n".join([*table, f"| head | 1 | 1x1 | 1 | | {network.head} | |"])
+    return (
+        f"- Layout: {provenance}\n"
+        f"- Parameters (trainable): {network.params(classes=spec.classes):,}\n"
+        f"- Multiply-adds at {height} x {width}: {network.madds(height, width, classes=spec.classes):,}\n\n"
+        f"{rows}\n\n```text\n{network}\n```"
+    )
+
+
+def _input(spec: Spec) -> str:
+    height, width, _ = (side or "any" for side in spec.input_shape)
+    low, high = input_range(spec)
+    normalization = f"(pixel / 255 - mean) / std, mean {IMAGENET_MEAN}, std {IMAGENET_STD}"
+    how = (
+        f"pixels {low} to {high}, not normalised: the model does that itself ({normalization})."
+        if spec.include_preprocessing
+        else f"what `keras_mnasnet.preprocess_input` returns, {low:g} to {high:g}: {normalization}."
+    )
+    return f"RGB images, channels last, `[B, {height}, {width}, 3]`; {how}"
+
+
+def _output(spec: Spec, labels: list[str] | None) -> str:
+    if not spec.classes:
+        shape = f"[B, {spec.architecture.head}]" if spec.pooling else f"[B, h, w, {spec.architecture.head}]"
+        return f"Features `{shape}`, pooling `{spec.pooling}`; there is no classifier."
+    what = f"activation `{spec.classifier_activation}`" if spec.classifier_activation else "logits"
+    names = (
+        f"Class names are in `{LABELS_FILE}`, one per line in order; `keras_mnasnet.load` reads them."
+        if labels
+        else "No class names were given."
+    )
+    return f"`[B, {spec.classes}]`, {what}. {names}"
+
+
+def _evaluation(metrics: dict[str, float], dataset: str | None) -> str:
+    if not metrics:
+        return "No figures were given."
+    rows = "\n".join(f"| {name} | {value!r} |" for name, value in metrics.items())
+    return f"On {dataset}, as reported by whoever pushed the model:\n\n| metric | value |\n|---|---|\n{rows}"

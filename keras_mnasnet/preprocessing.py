@@ -47,7 +47,8 @@ class Preprocessing:
     `resize` given: shorter side to that many pixels, then the central crop. `resize` None: the central square of
     `crop_fraction` of the shorter side, then resized (Google). Normalisation: (pixel / 255 - mean) / std. `decoder` of
     JPEGs: `pillow` (accurate DCT) or `tensorflow` (its default, up to 6 of 255 away). `offset` of a central crop that leaves
-    half a pixel: `round` (to even, as Python, timm and torchvision) or `down`.
+    half a pixel: `round` (to even, as Python, timm and torchvision) or `down`. `squash`: the whole image is resized, whatever
+    its shape, as for detectors.
     """
 
     size: int
@@ -58,16 +59,19 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
     decoder: str = "pillow"
     offset: str = "round"
+    squash: bool = False
 
     def __str__(self) -> str:
+        if self.squash:
+            return f"resize to {self.size} x {self.size} ({self.interpolation})"
         if self.resize:
             return f"resize {self.resize} ({self.interpolation}), central crop {self.size}"
         return f"central crop {self.crop_fraction:.3f}, resize {self.size} ({self.interpolation})"
 
     def at(self, size: int) -> Preprocessing:
         """The same preprocessing down to another size, its crop in proportion."""
-        if size == self.size:
-            return self
+        if size == self.size or self.squash:
+            return dataclasses.replace(self, size=size)
         if self.resize:
             return dataclasses.replace(self, size=size, resize=round(size * self.resize / self.size))
         return dataclasses.replace(self, size=size, crop_fraction=size / (size + 32))

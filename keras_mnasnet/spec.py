@@ -1,23 +1,129 @@
-"""What a model is, read from its layers: the inverse of `model.build`."""
+"""What a network is, read from the shapes of its layers; and what a model of this package is, read from its layers."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from keras_mnasnet.architecture import DEFAULT_SE_RATIO, Architecture, Block
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.model import InputShape, build
 
-__all__ = ["Spec", "check_plain", "describe", "rebuild"]
+__all__ = ["Spec", "UnitShape", "check_plain", "describe", "read_network", "rebuild"]
 
-NAMED_WIDTHS = (None, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 COMPARED = (
     "activation", "axis", "data_format", "epsilon", "filters", "kernel_size", "max_value", "mean", "negative_slope", "padding",
     "strides", "threshold", "units", "use_bias", "variance",
 )  # fmt: skip
+PATTERN = (1, 2, 2, 2, 1, 2, 1)  # the strides of every member's stages
+WIDTHS = (1.0, 0.35, 0.5, 0.75, 1.3, 1.4, *(round(0.05 * step, 2) for step in range(1, 61)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnitShape:
+    """What the tensors of one layer of a stage show; `stage`, `stride` and `residual` are None where nothing shows them."""
+
+    kernel: int
+    filters: int
+    expanded: int | None = None
+    se_filters: int = 0
+    stage: int | None = None
+    stride: int | None = None
+    residual: bool | None = None
+    pooled: bool = False
+    op: str = "mbconv"
+
+
+def read_network(units: Sequence[UnitShape], stem: int, head: int, *, stem_stride: int = 2) -> Architecture:
+    """The network whose layers have these shapes: the member of the family at its width, or one named `custom`.
+
+    Where no stages are shown, a stage ends where kernel, expansion, filters or squeeze-and-excite change. Strides that are not
+    shown are those that all members share (their seven stages); ValueError for any other number of stages.
+    """
+    stages: list[list[UnitShape]] = []
+    last = None
+    for unit, channels in zip(units, [stem, *(unit.filters for unit in units)], strict=False):
+        kind = (unit.op, unit.kernel, (unit.expanded or channels) / channels, unit.filters, unit.se_filters > 0)
+        place = kind if unit.stage is None else unit.stage
+        if place != last:
+            stages.append([])
+        stages[-1].append(unit)
+        last = place
+    shown = all(unit.stride for unit in units)
+    if not shown and len(stages) != len(PATTERN):
+        raise ValueError(
+            f"the strides of {len(stages)} stages are not known from tensors; the family's {len(PATTERN)} stages are. "
+            f"Name the network: network='stem... head...' (--network)"
+        )
+    blocks, channels = [], stem
+    for stage, pattern in zip(stages, PATTERN if not shown else itertools.repeat(1), strict=False):
+        blocks.append(_block(stage, channels, stage[0].stride or pattern))
+        channels = stage[0].filters
+    read = Architecture("custom", stem, tuple(blocks), head, stem_stride=stem_stride)
+    return _named(read, residual_known=units[0].residual is not None)
+
+
+def _block(units: Sequence[UnitShape], channels: int, stride: int) -> Block:
+    first = units[0]
+    expanded = first.expanded or channels
+    if expanded % channels or any(unit.filters != first.filters for unit in units):
+        raise ValueError(f"a stage of {channels} channels, expanded to {expanded}, filters {[unit.filters for unit in units]}")
+    pool = any(unit.pooled for unit in units)
+    possible = [(pool or stride == 1) and channels == first.filters] + [True] * (len(units) - 1)
+    residual = [could if unit.residual is None else unit.residual for unit, could in zip(units, possible, strict=True)]
+    skip = any(residual) or not any(possible)
+    return Block(
+        repeats=len(units),
+        kernel=first.kernel,
+        stride=stride,
+        expand=expanded // channels,
+        input_filters=channels,
+        filters=first.filters,
+        se=_se_ratio([(first.filters if place else channels, unit.se_filters) for place, unit in enumerate(units)]),
+        skip=skip,
+        first_skip=not (skip and possible[0] and not residual[0]),
+        pool=pool,
+        op=first.op,
+    )
+
+
+def _se_ratio(widths: Sequence[tuple[int, int]]) -> float:
+    """The ratio that gives every (input channels, reduced channels) pair of a stage: 0.25, else the shortest decimal."""
+    if not any(reduced for _, reduced in widths):
+        return 0.0
+    candidates = [DEFAULT_SE_RATIO]
+    for digits, (input_filters, reduced) in itertools.product(range(1, 9), widths):
+        ratio = round(reduced / input_filters, digits)
+        candidates += [ratio, round(ratio + 10**-digits, digits)]
+    fits = (c for c in candidates if 0 < c <= 1 and all(max(1, int(i * c)) == r for i, r in widths))
+    found = next(fits, None)
+    if found is None:
+        raise ValueError(f"A stage's squeeze-and-excite must have one ratio. Received: (channels, reduced) {widths}")
+    return found
+
+
+def _named(read: Architecture, *, residual_known: bool) -> Architecture:
+    """The member of the family, at some width, that is this network; else the network as read.
+
+    Tensors do not show whether the first layer has a residual; then it is the member's own.
+    """
+
+    def free(block: Block) -> Block:
+        return dataclasses.replace(block, skip=True, first_skip=True)
+
+    for network, width in itertools.product(FAMILY.values(), WIDTHS):
+        known = network.scaled(width).with_stem_stride(read.stem_stride)
+        if known.blocks[1:] != read.blocks[1:] or known.head != read.head:
+            continue
+        for stem, first in ((known.stem, known.blocks[0]), (network.stem, network.blocks[0])):  # scaled, or left as it was
+            if (stem, free(first)) == (read.stem, free(read.blocks[0])):
+                first = read.blocks[0] if residual_known else first
+                found = dataclasses.replace(known, stem=stem, blocks=(first, *known.blocks[1:]))
+                return known if found.same_network(known) else found
+    return read
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +155,7 @@ def describe(model: Any) -> Spec:
     dropout = layers.get("top_dropout")
     activation = top.get_config()["activation"] if top else None
     return Spec(
-        architecture=_read_architecture(layers),
+        architecture=_read_layers(layers),
         bn_epsilon=float(bn.epsilon),
         bn_momentum=float(bn.momentum),
         padding="symmetric" if any(name.endswith("_pad") for name in layers) else "same",
@@ -62,82 +168,30 @@ def describe(model: Any) -> Spec:
     )
 
 
-def _read_architecture(layers: dict[str, Any]) -> Architecture:
-    stages: dict[int, list[str]] = {}
-    for name in layers:
-        match = re.fullmatch(r"(block(\d+)[a-z]+)_(?:depthwise|plain|linear)_conv", name)
-        if match:
-            stages.setdefault(int(match[2]), []).append(match[1])
-    channels = stem = layers["stem_conv"].filters
-    blocks = []
-    for _, units in sorted(stages.items()):
-        blocks.append(_read_block(layers, units, channels))
-        channels = blocks[-1].filters
-    stride = layers["stem_conv"].strides[0]
-    read = Architecture("custom", stem, tuple(blocks), layers["head_conv"].filters)
-    return _named(read).with_stem_stride(stride)
-
-
-def _read_block(layers: dict[str, Any], units: list[str], channels: int) -> Block:
-    """One stage, from its layers and the channels before it."""
-    op, spatial = next(
-        (op, layers[f"{units[0]}_{part}_conv"])
-        for op, part in (("mbconv", "depthwise"), ("conv", "plain"), ("linear", "linear"))
-        if f"{units[0]}_{part}_conv" in layers
-    )
-    expand = layers.get(f"{units[0]}_expand_conv")
-    filters = layers[f"{units[0]}_project_conv"].filters if op == "mbconv" else spatial.filters
-    stride = spatial.strides[0]
-    pool = any(f"{unit}_pool" in layers for unit in units)
-    possible = [(pool or stride == 1) and channels == filters] + [True] * (len(units) - 1)
-    residual = [f"{unit}_add" in layers for unit in units]
-    skip = any(residual) or not any(possible)
-    widths = [
-        (filters if index else channels, layers[f"{unit}_se_reduce"].filters)
-        for index, unit in enumerate(units)
-        if f"{unit}_se_reduce" in layers
-    ]
-    return Block(
-        repeats=len(units),
-        kernel=spatial.kernel_size[0],
-        stride=stride,
-        expand=expand.filters // channels if expand else 1,
-        input_filters=channels,
-        filters=filters,
-        se=_se_ratio(widths),
-        skip=skip,
-        pool=pool,
-        op=op,
-        first_skip=residual[0] or not (skip and possible[0]),
-    )
-
-
-def _named(read: Architecture) -> Architecture:
-    """The member of the family, at a published width, that is this network; else the network as read."""
-    first = read.blocks[0]
-    for network, width, scale_stem in itertools.product(FAMILY.values(), NAMED_WIDTHS, (True, False)):
-        known = network.scaled(width, scale_stem=scale_stem)
-        if read.same_network(known):
-            return known
-        if known.stem == read.stem and known.blocks[1:] == read.blocks[1:]:
-            residual = dataclasses.replace(known.blocks[0], skip=first.skip, first_skip=first.first_skip)
-            known = dataclasses.replace(known, blocks=(residual, *known.blocks[1:]))
-            if read.same_network(known):
-                return known
-    return read
-
-
-def _se_ratio(widths: list[tuple[int, int]]) -> float:
-    """The ratio that gives every (input channels, reduced channels) pair of a stage: 0.25, else the shortest decimal."""
-    candidates = [DEFAULT_SE_RATIO]
-    for digits, (input_filters, reduced) in itertools.product(range(1, 9), widths):
-        ratio = round(reduced / input_filters, digits)
-        candidates += [ratio, round(ratio + 10**-digits, digits)]
-    fits = (c for c in candidates if 0 < c <= 1 and all(max(1, int(i * c)) == r for i, r in widths))
-    found = next(fits, None) if widths else 0.0
-    if found is None:
-        raise ValueError(f"A stage's squeeze-and-excite must have one ratio. Received: (channels, reduced) {widths}")
-    return found
+def _read_layers(layers: dict[str, Any]) -> Architecture:
+    parts = {"depthwise": "mbconv", "plain": "conv", "linear": "linear"}
+    units = []
+    for name, spatial in layers.items():
+        match = re.fullmatch(r"(block(\d+)[a-z]+)_(depthwise|plain|linear)_conv", name)
+        if not match:
+            continue
+        unit, stage, part = match.groups()
+        expand, reduce = layers.get(f"{unit}_expand_conv"), layers.get(f"{unit}_se_reduce")
+        units.append(
+            UnitShape(
+                kernel=spatial.kernel_size[0],
+                filters=(layers[f"{unit}_project_conv"] if part == "depthwise" else spatial).filters,
+                expanded=expand.filters if expand else None,
+                se_filters=reduce.filters if reduce else 0,
+                stage=int(stage),
+                stride=spatial.strides[0],
+                residual=f"{unit}_add" in layers,
+                pooled=f"{unit}_pool" in layers,
+                op=parts[part],
+            )
+        )
+    stem = layers["stem_conv"]
+    return read_network(units, stem.filters, layers["head_conv"].filters, stem_stride=stem.strides[0])
 
 
 def rebuild(spec: Spec, name: str | None = None) -> Any:

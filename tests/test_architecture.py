@@ -192,11 +192,6 @@ def test_small_first_residual_can_be_chosen():
         A1.with_first_residual(True)
 
 
-def test_unscaled_stem_of_torchvision_version_1():
-    network = B1.scaled(0.5, scale_stem=False)
-    assert (network.stem, network.blocks[0].filters, network.blocks[1].filters) == (32, 16, 16)
-
-
 def test_squeeze_and_excite_can_be_switched():
     assert [unit.se_filters for unit in A1.units() if unit.se_filters] == [6, 10, 10, 20, 28, 28, 40, 40]
     assert [unit.se_filters for unit in SMALL.units() if unit.se_filters] == [4, 8, 8, 8, 8, 8, 8, 8, 22, 22]

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_mnasnet import MnasNetBackbone, save_weights
-from keras_mnasnet.applications import MnasNet
-from keras_mnasnet.backbone import level_layers
+from keras_mnasnet import MnasNetBackbone, save
+from keras_mnasnet.applications import MnasNet, level_layers
 from keras_mnasnet.family import FAMILY
 
 CHANNELS = {
@@ -25,7 +24,7 @@ def test_levels_by_stride(name):
 
 def test_taps_and_weights_are_the_classifiers(tmp_path):
     model = MnasNet("a1", include_top=False, weights=None, input_shape=(64, 64, 3), width_multiplier=0.35)
-    save_weights(model, tmp_path / "w.safetensors")
+    save(model, tmp_path / "w.safetensors")
     backbone = MnasNetBackbone(
         "a1", tmp_path / "w.safetensors", levels=("C4",), taps=("block6a_expand_relu", "head_relu"), width_multiplier=0.35
     )

@@ -29,13 +29,14 @@ import sys, numpy as np, tf_keras
 from keras_mnasnet.family import A1, B1, SMALL
 from keras_mnasnet.model import build
 from keras_mnasnet.spec import describe
-from keras_mnasnet.weights import assign, read_file
+from keras_mnasnet.weights.checkpoint import assign
+from keras_mnasnet import load
 assert "keras" not in sys.modules
 folder = sys.argv[1]
 x = np.load(folder + "/x.npy")
 twin = build(A1, input_shape=x.shape[1:], classes=11, classifier_activation=None, framework=tf_keras)
 assert isinstance(twin, tf_keras.Model)
-assign(twin, read_file(folder + "/weights.safetensors"))
+assign(twin, load(folder + "/weights.safetensors"))
 np.save(folder + "/twin.npy", np.asarray(twin(x)))
 for network in (B1, SMALL):
     assert describe(build(network, padding="symmetric", framework=tf_keras)).architecture == network
@@ -56,7 +57,7 @@ def reference(tmp_path_factory):
     np.save(folder / "x.npy", x)
     np.save(folder / "expected.npy", np.asarray(model(x)))
     model.save(folder / "model.keras")
-    keras_mnasnet.save_weights(model, folder / "weights.safetensors")
+    keras_mnasnet.save(model, folder / "weights.safetensors")
     return folder
 
 

@@ -100,7 +100,7 @@ def test_save_load_clone_give_the_same_outputs(name, builder, tmp_path):
     clone.set_weights(model.get_weights())
     np.testing.assert_array_equal(np.asarray(clone(x)), expected)
     assert describe(loaded) == describe(clone) == describe(model)
-    keras_mnasnet.save_weights(model, tmp_path / "weights.safetensors")
+    keras_mnasnet.save(model, tmp_path / "weights.safetensors")
     for path in (tmp_path / "weights.safetensors", tmp_path / "model.keras"):
         again = builder(weights=path, input_shape=(64, 64, 3), classes=7, width_multiplier=WIDTH, classifier_activation=None)
         np.testing.assert_array_equal(np.asarray(again(x)), expected)

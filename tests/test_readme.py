@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from keras_mnasnet.family import FAMILY, PUBLISHED, default_size
-from keras_mnasnet.weights import names, records
+from keras_mnasnet.weights.registry import names, records
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 
@@ -15,7 +15,7 @@ def test_checkpoint_table_is_the_records():
     rows = re.findall(r"^\| `([^`]+)` \| (\S+) \| (\S+) \| (\d+) \| (\S+) \| (\S+) \| (\S+) \|$", README, re.MULTILINE)
     expected = [
         (
-            record.id, record.network, f"{record.width:g}", str(record.resolution), f"{record.params:,}", f"{record.top1:g}",
+            record.id, record.network, f"{record.width:g}", str(record.size), f"{record.params:,}", f"{record.top1:g}",
             "-" if record.top5 is None else f"{record.top5:g}",
         )
         for record in records("imagenet")
@@ -28,7 +28,7 @@ def test_bundled_table_is_the_records():
     expected = [
         (
             record.id, record.network, f"{record.params:,}",
-            f"{record.architecture.madds(record.resolution, record.resolution, classes=10) / 1e6:.2f}",
+            f"{record.architecture.madds(record.size, record.size, classes=10) / 1e6:.2f}",
             f"{record.top1:g}", f"{record.top5:g}",
         )
         for record in records("cifar10")

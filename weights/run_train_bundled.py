@@ -67,12 +67,11 @@ def train(arguments: argparse.Namespace) -> None:
 def pack(arguments: argparse.Namespace) -> None:
     """Measure the finished runs, and write weights and records."""
     from keras_mnasnet.benchmarks.results import write_json
+    from keras_mnasnet.loading import load
     from keras_mnasnet.training.callbacks import read_log
     from keras_mnasnet.training.job import read_run
     from keras_mnasnet.training.recipe import recipe_to_json
-    from keras_mnasnet.weights import read_file
-    from keras_mnasnet.weights.load import preprocessing_of
-    from keras_mnasnet.weights.store import write_native
+    from keras_mnasnet.weights.formats.safetensors import write_native
 
     table = json.loads((BUNDLED / "records.json").read_text("utf-8"))
     for network, width in NETWORKS.items():
@@ -82,7 +81,7 @@ def pack(arguments: argparse.Namespace) -> None:
             continue
         runs = [(*read_run(folder), read_log(folder / "log.csv")) for folder in done]
         folder, (_, facts, _) = done[-1], runs[-1]
-        checkpoint = read_file(folder / "model.safetensors")
+        checkpoint = load(folder)
         filename = f"cifar10-{network}-{width}-{facts.size}.safetensors"
         write_native(checkpoint, BUNDLED / filename)
         measured = _measure(BUNDLED / filename, arguments.data)
@@ -97,12 +96,12 @@ def pack(arguments: argparse.Namespace) -> None:
             "network_version": 1,
             "width": width,
             "stem_stride": checkpoint.architecture.stem_stride,
-            "resolution": facts.size,
+            "size": facts.size,
             "classes": checkpoint.classes,
             "filename": filename,
             "sha256": hashlib.sha256((BUNDLED / filename).read_bytes()).hexdigest(),
             "size_bytes": (BUNDLED / filename).stat().st_size,
-            "preprocessing": _preprocessing(preprocessing_of(checkpoint, facts.size)),
+            "preprocessing": _preprocessing(checkpoint.preprocessing),
             **measured,
             "params": checkpoint.architecture.params(classes=checkpoint.classes),
             "training": [

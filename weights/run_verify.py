@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from keras_mnasnet.weights import get, load_record, names, verify_record
+from keras_mnasnet.loading import load, verify_record
+from keras_mnasnet.weights.registry import find, names
 
 
 def main() -> int:
@@ -14,9 +15,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON list with the received hashes")
     arguments = parser.parse_args()
     report = []
-    for record in map(get, arguments.ids or names()):
+    for record in map(find, arguments.ids or names()):
         try:
-            checkpoint = load_record(record)
+            checkpoint = load(record.id)
             params = checkpoint.architecture.params(classes=checkpoint.classes)
             row = verify_record(record)
             if params != record.params:

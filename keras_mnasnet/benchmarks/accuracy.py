@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from keras_mnasnet.benchmarks.classifiers import Classifier, open_classifier
 from keras_mnasnet.benchmarks.results import SCHEMA
 from keras_mnasnet.data import ImageSet, evaluated_split, evaluation_batches, numbering, open_images, refuse_bad
+from keras_mnasnet.inference import Classifier, open_classifier
 from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.utils.system import environment
 from keras_mnasnet.utils.text import Life, header
+from keras_mnasnet.weights.registry import spelled_as
 
 __all__ = ["TIE_RULE", "TIMING", "AccuracyResult", "ClassResult", "evaluate", "report"]
 
@@ -123,7 +124,9 @@ def evaluate(
     if limit is not None and limit < images.count:
         images = images.subset(np.arange(limit) * images.count // limit)
     outputs = [
-        label_outputs(model.name, model.outputs, images.labels, known=model.labels, offset=labels_offset)
+        label_outputs(
+            model.name, model.outputs, images.labels, known=spelled_as(model.labels, images.labels), offset=labels_offset
+        )
         for model in classifiers
     ]
     names = ["model"] if len(classifiers) == 1 else [f"model {number}" for number in range(1, len(classifiers) + 1)]
@@ -242,6 +245,8 @@ class _Tally:
             np.bincount(labels[chosen], minlength=classes) for chosen in (places >= 0, places < 1, places < 5)
         )
         has_top5 = classes > 5
+        origin = self.model.origin
+        figures = origin.published or origin.measured
         total, correct1, correct5 = len(labels), int(first.sum()), int(among5.sum())
         return AccuracyResult(
             model=self.model.name,
@@ -259,9 +264,9 @@ class _Tally:
             preprocessing=self.model.preprocessing,
             preprocessing_text=str(self.model.preprocessing),
             input=self.model.input,
-            published_top1=self.model.top1,
-            published_top5=self.model.top5,
-            published_at=self.model.published_at,
+            published_top1=figures.get("top1"),
+            published_top5=figures.get("top5"),
+            published_at=origin.published_at or (origin.measured_on and f"measured on {origin.measured_on}"),
             per_class=tuple(
                 ClassResult(
                     images.labels[label], int(counts[label]), int(first[label]), int(among5[label]) if has_top5 else None
@@ -270,7 +275,7 @@ class _Tally:
             ),
             bad=bad,
             background=self.model.outputs == classes + 1,
-            bundled=self.model.bundled,
+            bundled=bool(origin.measured),
         )
 
 

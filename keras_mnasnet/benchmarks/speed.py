@@ -297,37 +297,27 @@ def _network_target(text: str, name: str, size: int | None, precision: str) -> T
 
 def _is_source(name: str) -> bool:
     """Whether a text that names no network is meant for `load`."""
-    from keras_mnasnet.pretrained import KERAS_SUFFIXES
-    from keras_mnasnet.weights.files import SUFFIXES
+    from keras_mnasnet.weights.formats import SUFFIXES
     from keras_mnasnet.weights.registry import datasets
 
-    return "/" in name or name in datasets() or name.endswith((*SUFFIXES, *KERAS_SUFFIXES)) or os.path.exists(name)
+    return "/" in name or name in datasets() or name.endswith(SUFFIXES) or os.path.exists(name)
 
 
 def _checkpoint_target(source: Any, text: str | None, size: int | None, precision: str) -> Target:
-    checkpoint = _opened(source, size)
+    from keras_mnasnet.loading import load
+
+    checkpoint = load(source, size=size)
+    if checkpoint.detector is not None:
+        raise ValueError(
+            f"A latency is measured of a classifier or a .tflite file. Received: {checkpoint.origin.name}, a detector: "
+            f"`mnasnet detect export` makes a file of it"
+        )
     if not checkpoint.classes:
         raise ValueError(f"A latency is measured of a classifier with its classes. Received: {text}, which has none")
     return Target(
-        text or checkpoint.source, architecture=checkpoint.architecture, checkpoint=checkpoint, precision=precision,
-        classes=checkpoint.classes, size=size or checkpoint.resolution or 224,
+        text or checkpoint.origin.name, architecture=checkpoint.architecture, checkpoint=checkpoint, precision=precision,
+        classes=checkpoint.classes, size=size or checkpoint.size,
     )  # fmt: skip
-
-
-def _opened(source: Any, size: int | None) -> Any:
-    from keras_mnasnet.weights.load import load_named
-
-    if isinstance(source, str) and not source.endswith((".keras", ".weights.h5")):
-        return load_named(source, size=size or 224)[0]
-    from keras_mnasnet.pretrained import open_weights
-
-    opened = open_weights(source)
-    if isinstance(opened, Path):
-        raise ValueError(
-            f"A model must name its network. Received: {source}, which holds weights only. Save it with "
-            f"save_weights(model, 'x.safetensors') or model.save('x.keras')."
-        )
-    return opened
 
 
 def _is_tflite(path: Path) -> bool:

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_mnasnet.cli.options import network, network_options, option, options, output, read_labels
+from keras_mnasnet.cli.options import network_options, option, options, output, read_labels
 from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.cli.parsing import Parser, one_of
 from keras_mnasnet.utils.system import held_stderr
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from keras_mnasnet.export.qat import TrainingReport
     from keras_mnasnet.export.report import ExportReport, Origin
     from keras_mnasnet.preprocessing import Preprocessing
-    from keras_mnasnet.weights import Checkpoint, registry
+    from keras_mnasnet.weights.checkpoint import Checkpoint
 
 __all__ = ["add_commands", "file_options", "print_comparisons", "print_outline"]
 
@@ -113,8 +113,6 @@ def export(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace, quantize: str | None) -> ExportReport:
     from keras_mnasnet.export.tflite import DIRECT, export_checkpoint, export_tflite
-    from keras_mnasnet.weights import registry
-    from keras_mnasnet.weights.load import preprocessing_of
 
     labels = read_labels(arguments)
     progress = not arguments.json and sys.stderr.isatty()
@@ -125,21 +123,17 @@ def _export(arguments: argparse.Namespace, quantize: str | None) -> ExportReport
         )
     if arguments.model.endswith(KERAS_MODEL):
         return _export_keras_file(arguments, quantize, labels, progress)
-    checkpoint, record = _checkpoint(arguments)
-    origin = _named_origin(arguments.model, checkpoint, record)
-    size = (checkpoint.resolution or 224) if arguments.size is None else arguments.size
-    preprocessing = (
-        registry.preprocessing_of(record.source, size, record) if record is not None else preprocessing_of(checkpoint, size)
-    )
+    checkpoint = _checkpoint(arguments)
+    origin = _named_origin(checkpoint)
+    size = checkpoint.size if arguments.size is None else arguments.size
+    preprocessing = checkpoint.preprocessing.at(size)
     options: dict[str, Any] = {
         "labels": labels or checkpoint.labels, "batch": arguments.batch_size, "origin": origin, "preprocessing": preprocessing,
     }  # fmt: skip
     if quantize in DIRECT and arguments.photos is None and arguments.input_dtype == "float32":
         return export_checkpoint(checkpoint, arguments.output, quantize=quantize, resolution=size, progress=progress, **options)
     with held_stderr():
-        from keras_mnasnet.applications import MnasNet
-
-    model = MnasNet(checkpoint.architecture, weights=checkpoint, input_shape=(size, size, 3))
+        model = checkpoint.model(size=size)
     return export_tflite(
         model, arguments.output, quantize=quantize, representative_data=_photos(arguments, "calibrate", preprocessing),
         images=_photos(arguments, "photos", preprocessing), input_dtype=arguments.input_dtype,
@@ -147,32 +141,28 @@ def _export(arguments: argparse.Namespace, quantize: str | None) -> ExportReport
     )  # fmt: skip
 
 
-def _named_origin(weights: str, checkpoint: Checkpoint, record: registry.Record | None) -> Origin:
-    """What a file says about the weights of that name."""
+def _named_origin(checkpoint: Checkpoint) -> Origin:
+    """What a file says about its weights."""
     from keras_mnasnet.export.report import Origin
 
-    if record is None:
-        return Origin(f"{weights} ({checkpoint.source})")
-    return Origin(f"{record.id} ({record.url})" if record.url else record.id, record.licence)
+    origin = checkpoint.origin
+    text = f"{origin.name} ({origin.url or origin.source})" if origin.url or origin.record is None else origin.name
+    return Origin(text, origin.license or "not stated")
 
 
-def _checkpoint(arguments: argparse.Namespace) -> tuple[Checkpoint, registry.Record | None]:
+def _checkpoint(arguments: argparse.Namespace) -> Checkpoint:
+    from keras_mnasnet.loading import load
+
+    asked = (arguments.width, arguments.depth, arguments.se, arguments.stem_stride)
+    if arguments.network is None and all(value is None for value in asked):
+        return load(arguments.model, size=arguments.size)
+    from keras_mnasnet.applications import checkpoint_for
     from keras_mnasnet.family import as_architecture
-    from keras_mnasnet.weights import registry
-    from keras_mnasnet.weights.load import check_fits, load_named
 
-    name = as_architecture(arguments.network).name if arguments.network else "a1"
-    checkpoint, record = load_named(
-        arguments.model,
-        network=name,
-        width=arguments.width,
-        size=224 if arguments.size is None else arguments.size,
-    )
-    asked = (arguments.depth, arguments.se, arguments.stem_stride)
-    wanted = network(arguments)
-    if wanted and (arguments.model not in registry.datasets() or any(value is not None for value in asked)):
-        check_fits(checkpoint, arguments.model, [(wanted, True)])
-    return checkpoint, record
+    return checkpoint_for(
+        as_architecture(arguments.network or "a1"), arguments.model, size=arguments.size, width_multiplier=arguments.width,
+        depth_multiplier=arguments.depth, se=arguments.se, stem_stride=arguments.stem_stride,
+    )  # fmt: skip
 
 
 def _export_keras_file(
@@ -183,13 +173,13 @@ def _export_keras_file(
     from keras_mnasnet.export.report import Origin
     from keras_mnasnet.export.tflite import export_tflite
     from keras_mnasnet.preprocessing import NORMALIZATIONS
-    from keras_mnasnet.weights import registry
+    from keras_mnasnet.weights.registry import source_preprocessing
 
     path = Path(arguments.model).expanduser()
     model = as_functional(_load_keras(path))
     how = _input(arguments, path, input_kind(model))
     size = arguments.size if arguments.size is not None else model.inputs[0].shape[1]
-    preprocessing = registry.preprocessing_of("timm", size) if isinstance(size, int) else None
+    preprocessing = source_preprocessing("timm", size) if isinstance(size, int) else None
     return export_tflite(
         model, arguments.output, quantize=quantize, representative_data=_photos(arguments, "calibrate", preprocessing, how),
         images=_photos(arguments, "photos", preprocessing, how), input_dtype=arguments.input_dtype, labels=labels,
@@ -306,17 +296,17 @@ def qat(arguments: argparse.Namespace) -> None:
     """Train, write the file and its report, and print what was measured."""
     from keras_mnasnet.benchmarks import latency as measure
     from keras_mnasnet.export.qat import prune, train_quantized
-    from keras_mnasnet.weights.load import load_named
+    from keras_mnasnet.loading import load
 
     if not arguments.output.endswith(".tflite"):
         raise ValueError(f"`-o` must end in .tflite. Received: {arguments.output}")
     if arguments.prune is not None and arguments.input_dtype != "float32":
         raise ValueError(f"`--prune` writes a float32 file. Received: --input-dtype {arguments.input_dtype}")
-    checkpoint, record = load_named(arguments.model)
+    checkpoint = load(arguments.model)
     options: dict[str, Any] = {
         "epochs": arguments.epochs, "batch_size": arguments.batch_size, "seed": arguments.seed,
         "resolution": arguments.size, "labels": read_labels(arguments), "max_bad": arguments.max_bad,
-        "origin": _named_origin(arguments.model, checkpoint, record), "steps_per_epoch": arguments.steps_per_epoch,
+        "origin": _named_origin(checkpoint), "steps_per_epoch": arguments.steps_per_epoch,
         "progress": not arguments.json,
     }  # fmt: skip
     if arguments.learning_rate is not None:

@@ -136,7 +136,7 @@ def info(arguments: argparse.Namespace) -> None:
                 print(f"{name.replace('_', ' ')}: {_shown(value)}")
         return None
     for record in (fitting := _records(architecture)):
-        print(f"checkpoint {record.describe()}: {record.preprocessing}")
+        print(f"checkpoint {record.origin}: {record.preprocessing}")
     if not fitting:
         print("no public checkpoint of this network")
     return None

@@ -46,8 +46,8 @@ def add_commands(top: Parser) -> None:
 def list_records(arguments: argparse.Namespace) -> None:
     """Print the records."""
     from keras_mnasnet.family import as_architecture
-    from keras_mnasnet.weights import records
-    from keras_mnasnet.weights.load import converted_path
+    from keras_mnasnet.loading import converted_path
+    from keras_mnasnet.weights.registry import records
 
     wanted = as_architecture(arguments.network).name if arguments.network else None
     found = [record for record in records() if wanted in (None, record.network)]
@@ -72,12 +72,12 @@ def list_records(arguments: argparse.Namespace) -> None:
                 record.id,
                 record.network,
                 record.width,
-                record.resolution,
+                record.size,
                 record.params,
                 record.top1,
                 record.top5,
                 str(record.preprocessing),
-                record.licence,
+                record.license,
                 "yes" if converted_path(record).is_file() else "no",
             )
             for record in found
@@ -88,15 +88,15 @@ def list_records(arguments: argparse.Namespace) -> None:
 
 def fetch(arguments: argparse.Namespace) -> int:
     """Fetch and convert records; one that fails is reported, the others go on."""
-    from keras_mnasnet.weights import get, load_record, records
-    from keras_mnasnet.weights.load import converted_path
+    from keras_mnasnet.loading import converted_path, load
+    from keras_mnasnet.weights.registry import find, records
 
     ids = [record.id for record in records()] if arguments.ids == ["all"] else arguments.ids
     report = []
     for record_id in ids:
         try:
-            record = get(record_id)
-            load_record(record)
+            record = find(record_id)
+            load(record.id)
             report.append({"id": record_id, "ok": True, "path": str(converted_path(record))})
         except (ValueError, OSError) as error:
             report.append({"id": record_id, "ok": False, "problem": str(error)})
@@ -105,9 +105,10 @@ def fetch(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Check cached files; named records must be cached, without names only what is cached is checked."""
-    from keras_mnasnet.weights import get, records, verify_record
+    from keras_mnasnet.loading import verify_record
+    from keras_mnasnet.weights.registry import find, records
 
-    report = [verify_record(get(i)) for i in arguments.ids] or [verify_record(record) for record in records()]
+    report = [verify_record(find(i)) for i in arguments.ids] or [verify_record(record) for record in records()]
     if not arguments.ids:
         report = [row for row in report if row["ok"] is not None]
     for row in report:
@@ -118,19 +119,20 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def convert(arguments: argparse.Namespace) -> None:
     """Convert one file."""
-    from keras_mnasnet.weights import convert_file
+    from keras_mnasnet.loading import load, save
 
-    checkpoint = convert_file(arguments.model, arguments.output, network(arguments))
+    checkpoint = load(arguments.model, network=network(arguments), size=None)
+    save(checkpoint, arguments.output)
     row = {
         "output": arguments.output,
-        "source": checkpoint.source,
+        "source": checkpoint.origin.source,
         "architecture": str(checkpoint.architecture),
         "classes": checkpoint.classes,
         "numerics": dataclasses.asdict(checkpoint.numerics),
     }
     if arguments.json:
         return print_json(row)
-    print(f"{checkpoint.source} checkpoint of MnasNet {checkpoint.architecture.name}, {checkpoint.classes} classes")
+    print(f"{checkpoint.origin.source} checkpoint of MnasNet {checkpoint.architecture.name}, {checkpoint.classes} classes")
     return print(f"wrote {arguments.output}; use it with: mnasnet predict {arguments.output} PHOTO")
 
 

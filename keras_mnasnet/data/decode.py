@@ -67,7 +67,9 @@ def prepare(image: Any, preprocessing: Preprocessing) -> Any:
         raise ValueError(f"`offset` must be one of {OFFSETS}. Received: offset={preprocessing.offset!r}")
     image = within_aspect(tf.convert_to_tensor(image))
     size = preprocessing.size
-    if preprocessing.resize:
+    if preprocessing.squash:
+        out = _resize(image, size, size, preprocessing.interpolation)
+    elif preprocessing.resize:
         out = _crop(_resize_short(image, preprocessing), size, size, preprocessing.offset)
     else:
         out = _resize(central_square(image, preprocessing.crop_fraction or 1.0), size, size, preprocessing.interpolation)

@@ -15,6 +15,7 @@ import tqdm
 from absl import logging
 
 from keras_mnasnet.data.decode import decode, within_aspect
+from keras_mnasnet.weights.registry import spelled_as
 
 __all__ = [
     "Arrays", "Files", "ImageSet", "Segments", "Source", "check_classes", "missing", "refuse_bad", "shard_size",
@@ -261,7 +262,8 @@ def shard_size(batch: int, shard: tuple[int, int]) -> int:
 
 def check_classes(known: Sequence[str] | None, labels: Sequence[str], what: str, way_out: str) -> None:
     """ValueError where a checkpoint names its classes and the data has others, or has them in another order."""
-    if known and tuple(labels) != tuple(known):
+    known = spelled_as(known, labels)
+    if known and tuple(labels) != known:
         place, (theirs, ours) = next(
             (place, pair) for place, pair in enumerate(zip_longest(known, labels)) if pair[0] != pair[1]
         )

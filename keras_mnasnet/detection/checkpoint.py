@@ -12,10 +12,9 @@ import numpy as np
 
 from keras_mnasnet.detection.model import build_detector, spec_of
 from keras_mnasnet.detection.spec import DetectorSpec
-from keras_mnasnet.weights import CheckpointError
-from keras_mnasnet.weights.convert import layer_shapes
-from keras_mnasnet.weights.files import open_tensors, save_tensors
-from keras_mnasnet.weights.load import RUN_MODEL
+from keras_mnasnet.loading import RUN_MODEL, open_tensors
+from keras_mnasnet.weights.checkpoint import CheckpointError, layer_shapes
+from keras_mnasnet.weights.formats.safetensors import save_tensors
 
 __all__ = [
     "assign_tensors",

@@ -16,7 +16,7 @@ from keras_mnasnet.family import as_architecture
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization
 from keras_mnasnet.spec import describe
 from keras_mnasnet.training.start import copy_layers
-from keras_mnasnet.weights import Checkpoint
+from keras_mnasnet.weights.checkpoint import Checkpoint
 
 __all__ = ["SSDLite"]
 

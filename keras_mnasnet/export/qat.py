@@ -30,9 +30,8 @@ from keras_mnasnet.export.tflite import check_labels, check_options
 from keras_mnasnet.model import resolve_input_shape
 from keras_mnasnet.preprocessing import Normalization
 from keras_mnasnet.utils.files import check_writable, replaced
-from keras_mnasnet.weights import Checkpoint
-from keras_mnasnet.weights.load import preprocessing_of
-from keras_mnasnet.weights.store import write_native
+from keras_mnasnet.weights.checkpoint import Checkpoint
+from keras_mnasnet.weights.formats.safetensors import write_native
 
 __all__ = ["AUGMENT", "TrainingReport", "prune", "train_quantized"]
 
@@ -123,7 +122,7 @@ class _Run:
         names = (self.checkpoint.labels or None) if labels is None else labels
         names = check_labels(names, (None, self.checkpoint.classes))
         started = time.perf_counter()
-        size = (self.checkpoint.resolution or 224) if self.resolution is None else self.resolution
+        size = self.checkpoint.size if self.resolution is None else self.resolution
         with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as temporary:
             folder = Path(temporary)
             write_native(self.checkpoint, folder / "start.safetensors")
@@ -146,7 +145,7 @@ class _Run:
         what = "int8, quantization-aware training" if sparsity is None else f"float32, pruned to {sparsity:.0%}"
         card = Card(
             name=network, description=f"{network}, {what}, made by keras_mnasnet {__version__}", origin=origin or Origin(),
-            labels=names, normalization=Normalization(), preprocessing=preprocessing_of(self.checkpoint, size),
+            labels=names, normalization=Normalization(), preprocessing=self.checkpoint.preprocessing.at(size),
         )  # fmt: skip
         content, silent = rewritten(
             content, input_names=["image"], output_names=["scores"], description=card.description,

@@ -26,10 +26,10 @@ from keras_mnasnet.data import (
     open_splits,
     training_batches,
 )
+from keras_mnasnet.loading import load
 from keras_mnasnet.model import build
 from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Augment
-from keras_mnasnet.weights import Checkpoint
-from keras_mnasnet.weights.load import assign, preprocessing_of, read_file
+from keras_mnasnet.weights.checkpoint import Checkpoint, assign, expected_shapes
 
 __all__ = ["main"]
 
@@ -98,7 +98,7 @@ def twin(checkpoint: Checkpoint, size: int, *, padding: str, activation: str | N
         include_preprocessing=False, classes=checkpoint.classes, classifier_activation=activation, dropout_rate=0.0,
         padding=padding, bn_epsilon=checkpoint.numerics.bn_epsilon, framework=tf_keras,
     )  # fmt: skip
-    assign(model, checkpoint)
+    assign(model, checkpoint.tensors, expected_shapes(checkpoint.architecture, checkpoint.classes))
     return model
 
 
@@ -160,7 +160,7 @@ def main() -> int:
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     try:
         tf_keras.utils.set_random_seed(job["seed"])
-        checkpoint = read_file(job["checkpoint"])
+        checkpoint = load(job["checkpoint"])
         data = _Data(job, checkpoint)
         (_prune if job["prune"] else _quantize)(job, checkpoint, data, send)
     except (ValueError, OSError, tf.errors.OpError) as error:
@@ -190,7 +190,7 @@ class _Data:
             self.augment = Augment(**job["augment"])
         except TypeError as error:
             raise ValueError(f"`augment` must hold values of data.Augment. Received: {job['augment']} ({error})") from error
-        self.preprocessing = preprocessing_of(checkpoint, self.size)
+        self.preprocessing = checkpoint.preprocessing.at(self.size)
         self.steps = images.steps_per_epoch(self.batch)
         if job["steps_per_epoch"] is not None:
             self.steps = min(self.steps, job["steps_per_epoch"])

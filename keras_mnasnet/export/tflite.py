@@ -19,7 +19,6 @@ from keras_mnasnet.export.weights import folded_weights
 from keras_mnasnet.model import resolve_input_shape
 from keras_mnasnet.preprocessing import Normalization, Preprocessing
 from keras_mnasnet.utils.files import check_writable
-from keras_mnasnet.weights.load import preprocessing_of
 
 __all__ = ["DIRECT", "check_labels", "check_options", "export_checkpoint", "export_tflite", "with_extremes"]
 
@@ -85,7 +84,7 @@ def export_tflite(
     )
     silent: tuple[str, ...] = ()
     if spec is not None:
-        from keras_mnasnet.pretrained import checkpoint_of
+        from keras_mnasnet.loading import checkpoint_of
 
         checkpoint = checkpoint_of(model, checked=False)
         content = _direct(
@@ -148,7 +147,7 @@ def export_checkpoint(
     check_writable(path)
     if not checkpoint.classes:
         raise ValueError("`checkpoint` must have a classifier. Received: one without")
-    height, width = _size((checkpoint.resolution or 224) if resolution is None else resolution)
+    height, width = _size(checkpoint.size if resolution is None else resolution)
     resolve_input_shape((height, width, 3))
     shown, shown_name = _verification_images(images, None, (height, width, 3), Normalization(), QUICK_IMAGES)
     architecture: Architecture = checkpoint.architecture
@@ -159,7 +158,7 @@ def export_checkpoint(
         origin=origin or Origin(),
         labels=check_labels(labels or checkpoint.labels, (None, checkpoint.classes)),
         normalization=Normalization(),
-        preprocessing=preprocessing or (preprocessing_of(checkpoint, height) if height == width else None),
+        preprocessing=preprocessing or (checkpoint.preprocessing.at(height) if height == width else None),
     )
     numerics = checkpoint.numerics
     content = _direct(

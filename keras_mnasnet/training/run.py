@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.data import training_batches
-from keras_mnasnet.pretrained import checkpoint_of
+from keras_mnasnet.loading import checkpoint_of
 from keras_mnasnet.spec import describe
 from keras_mnasnet.training.callbacks import COLUMNS
 from keras_mnasnet.training.datasets import evaluate, evaluation_preprocessing, open_run
@@ -22,7 +22,8 @@ from keras_mnasnet.training.engine import ALONE, STATE_FILE, Diverged, Run, part
 from keras_mnasnet.training.job import CLASSIFICATION, Facts, Job
 from keras_mnasnet.training.start import compile_model, kept_classes, starting_model, training_model
 from keras_mnasnet.utils.system import environment
-from keras_mnasnet.weights.store import write_native
+from keras_mnasnet.weights.checkpoint import OWN_SOURCE, Origin
+from keras_mnasnet.weights.formats.safetensors import write_native
 
 __all__ = ["STATE_FILE", "Diverged", "resume", "train"]
 
@@ -143,5 +144,12 @@ class ClassifierRun(Run):
 
     def save(self, model: keras.Model, path: Path) -> None:
         preprocessing = evaluation_preprocessing(self.facts.size, self.recipe.augment)
+        origin = Origin(OWN_SOURCE, self.folder.name, measured_on=f"{self.validation.name}, for validation")
         checkpoint = checkpoint_of(model, checked=False)
-        write_native(dataclasses.replace(checkpoint, labels=self.images.labels, preprocessing=preprocessing), path)
+        write_native(
+            dataclasses.replace(
+                checkpoint, labels=self.images.labels, preprocessing=preprocessing, origin=origin, assumed=(),
+                size=self.facts.size,
+            ),
+            path,
+        )  # fmt: skip

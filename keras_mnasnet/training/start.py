@@ -9,18 +9,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mnasnet.applications import MnasNet
+from keras_mnasnet.applications import DEFAULT_NUMERICS, checkpoint_for
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.data import check_classes
+from keras_mnasnet.family import as_architecture, default_size
+from keras_mnasnet.loading import load
 from keras_mnasnet.model import build
-from keras_mnasnet.pretrained import open_weights
-from keras_mnasnet.spec import Spec, describe
 from keras_mnasnet.training.distribution import accelerators
 from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import Recipe
-from keras_mnasnet.weights import Checkpoint, get, names
-from keras_mnasnet.weights.load import load_named
-from keras_mnasnet.weights.registry import datasets
+from keras_mnasnet.weights.checkpoint import Checkpoint, Numerics, assign, expected_shapes
 
 __all__ = ["HEADS", "compile_model", "copy_layers", "freeze", "jit_choice", "kept_classes", "starting_model", "training_model"]
 
@@ -53,31 +51,24 @@ def starting_model(
         raise ValueError(f"`head` must be one of {HEADS}. Received: head={head!r}")
     if head == "keep" and weights is None:
         raise ValueError("head='keep' needs a checkpoint to keep it from. Received: weights=None")
-    network, weights = _network(network, weights)
-    start = MnasNet(
-        network,
-        include_top=head == "keep",
-        weights=weights,
-        input_shape=(size, size, 3) if size else None,
-        classes=None,
-        width_multiplier=width_multiplier,
-        depth_multiplier=depth_multiplier,
-        se=se,
+    start, network, numerics = _start(
+        network, weights, size, width_multiplier=width_multiplier, depth_multiplier=depth_multiplier, se=se,
         stem_stride=stem_stride,
-    )
-    spec = describe(start)
-    if head == "keep" and spec.classes != classes:
-        raise ValueError(
-            f"head='keep' needs a checkpoint with the classes of the data. Received: {spec.classes} classes in {weights}, "
-            f"{classes} in the data. Use head='new'."
-        )
-    if head == "keep" and labels is not None:
-        check_classes(_labels_of(weights, network, width_multiplier, spec), labels, "head='keep'", "Use head='new'.")
-    model = training_model(
-        spec.architecture, classes, size=spec.input_shape[0] or 224, bn_epsilon=spec.bn_epsilon, padding=spec.padding,
-        dropout=dropout, bn_momentum=bn_momentum,
     )  # fmt: skip
-    copy_layers(start, model)
+    side = size or (start.size if start else default_size(network))
+    if head == "keep" and start and start.classes != classes:
+        raise ValueError(
+            f"head='keep' needs a checkpoint with the classes of the data. Received: {start.classes} classes in "
+            f"{start.origin.name}, {classes} in the data. Use head='new'."
+        )
+    if head == "keep" and start and labels is not None:
+        check_classes(start.labels, labels, "head='keep'", "Use head='new'.")
+    model = training_model(
+        network, classes, size=side, bn_epsilon=numerics.bn_epsilon, padding=numerics.padding, dropout=dropout,
+        bn_momentum=bn_momentum,
+    )  # fmt: skip
+    if start:
+        assign(model, start.tensors, expected_shapes(network, classes if head == "keep" else 0))
     if head == "new":
         top = model.get_layer("predictions")
         top.set_weights([np.zeros_like(value) for value in top.get_weights()])
@@ -123,36 +114,24 @@ def compile_model(
     )
 
 
-def _network(network: Architecture | str | None, weights: Any) -> tuple[Architecture | str, Any]:
-    """The network to train, and its checkpoint."""
-    if network is not None or weights is None or weights in datasets():
-        return network or DEFAULT_NETWORK, weights
-    if weights in names():
-        return get(weights).network, weights
-    opened = open_weights(weights)
-    if not isinstance(opened, Checkpoint):
-        raise ValueError(f"A .weights.h5 file does not name its network. Received: weights={str(weights)!r} without a model")
-    return opened.architecture, opened
+def _start(
+    network: Architecture | str | None, weights: Any, size: int | None, **scaling: Any
+) -> tuple[Checkpoint | None, Architecture, Numerics]:
+    """(the checkpoint to start from or None, the network, how it computes)."""
+    if weights is None:
+        base = as_architecture(network or DEFAULT_NETWORK)
+        scaled = base.scaled(scaling["width_multiplier"], scaling["depth_multiplier"])
+        return None, scaled.with_se(scaling["se"]).with_stem_stride(scaling["stem_stride"]), DEFAULT_NUMERICS
+    if network is None and not any(value is not None for value in scaling.values()):
+        found = load(weights, size=size)
+    else:
+        found = checkpoint_for(as_architecture(network or DEFAULT_NETWORK), weights, size=size, **scaling)
+    return found, found.architecture, found.numerics
 
 
 def kept_classes(weights: Any) -> int | None:
-    """The classes of a checkpoint file; None for a name, and for a file that does not tell."""
-    if weights is None or weights in datasets() or weights in names():
-        return None
-    opened = open_weights(weights)
-    return opened.classes if isinstance(opened, Checkpoint) else None
-
-
-def _labels_of(weights: Any, network: Architecture | str, width: float | None, spec: Spec) -> tuple[str, ...] | None:
-    """The classes that a checkpoint names; None where it names none, as `.keras` and `.weights.h5` files do."""
-    if isinstance(weights, Checkpoint):
-        return weights.labels
-    if weights in datasets() or weights in names():
-        name = network if isinstance(network, str) else network.name
-        found, _ = load_named(weights, network=name, width=width, size=spec.input_shape[0] or 224)
-        return found.labels
-    opened = open_weights(weights)
-    return opened.labels if isinstance(opened, Checkpoint) else None
+    """The classes of a checkpoint; None without one."""
+    return None if weights is None else load(weights).classes
 
 
 def copy_layers(source: Any, target: Any) -> None:

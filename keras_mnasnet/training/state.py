@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mnasnet.weights.files import save_tensors
+from keras_mnasnet.weights.formats.safetensors import save_tensors
 
 __all__ = ["NotFinite", "Position", "finite_state", "read_state", "restore_state", "write_state"]
 

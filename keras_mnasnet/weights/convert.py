@@ -6,74 +6,26 @@ its tensor names, never by its extension. Name rules and traps: each function's 
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from keras_mnasnet.architecture import Architecture, Layer
-from keras_mnasnet.family import FAMILY
-from keras_mnasnet.preprocessing import Preprocessing
-from keras_mnasnet.weights.errors import CheckpointError
-from keras_mnasnet.weights.files import TensorFile
-from keras_mnasnet.weights.registry import Numerics, source_numerics
+from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.spec import UnitShape, read_network
+from keras_mnasnet.utils.text import listed
+from keras_mnasnet.weights.checkpoint import BN_LEAVES, Checkpoint, CheckpointError, Numerics, Origin, expected_shapes
+from keras_mnasnet.weights.formats import TensorFile
+from keras_mnasnet.weights.registry import labels_of, source_numerics, source_preprocessing
 
-__all__ = ["Checkpoint", "convert", "expected_shapes", "layer_shapes", "recognise"]
+__all__ = ["convert", "recognize"]
 
 EMA = "/ExponentialMovingAverage"
-WIDTHS = (None, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
-BN_LEAVES = ("gamma", "beta", "moving_mean", "moving_variance")
 TORCH_BN = dict(zip(("weight", "bias", "running_mean", "running_var"), BN_LEAVES, strict=True))
 
 Key = tuple[str | int, str, str]  # (`stem` | `head` | `predictions` | position of the unit, part, variable)
-Shapes = dict[str, tuple[int, ...]]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Tensors under house names, the network they belong to and how their source computes.
-
-    `labels` (class names) and `preprocessing` are known of checkpoints that a training run of this package wrote.
-    """
-
-    source: str
-    architecture: Architecture
-    numerics: Numerics
-    classes: int
-    tensors: dict[str, np.ndarray]
-    resolution: int | None = None
-    labels: tuple[str, ...] | None = None
-    preprocessing: Preprocessing | None = None
-
-    def check_values(self, where: object) -> None:
-        """CheckpointError unless every tensor is float32 and finite."""
-        for name, value in self.tensors.items():
-            if value.dtype != np.float32 or not np.isfinite(value).all():
-                raise CheckpointError(f"{where}: tensor {name!r} must be finite float32. Received: {value.dtype}, or NaN in it")
-
-
-@functools.lru_cache(maxsize=64)
-def expected_shapes(architecture: Architecture, classes: int) -> Shapes:
-    """{house name: shape in Keras layout} of a network; `classes=0` leaves out the classifier."""
-    return layer_shapes(architecture.layers(32, 32, classes=classes))
-
-
-def layer_shapes(layers: Iterable[Layer]) -> Shapes:
-    """{house name: shape in Keras layout} of a layer table."""
-    shapes: Shapes = {}
-    for layer in layers:
-        k, cin, cout = layer.kernel, layer.input_filters, layer.filters
-        kernel = {"conv": (k, k, cin, cout), "depthwise": (k, k, cin, 1), "dense": (cin, cout)}[layer.op]
-        shapes[f"{layer.name}/kernel"] = kernel
-        if layer.bn:
-            shapes.update({f"{layer.bn}/{leaf}": (cout,) for leaf in BN_LEAVES})
-        else:
-            shapes[f"{layer.name}/bias"] = (cout,)
-    return shapes
 
 
 def _google(names: Iterable[str]) -> dict[Key, str]:
@@ -198,65 +150,159 @@ def _torchvision(names: Iterable[str]) -> dict[Key, str]:
     return located
 
 
-SOURCES: dict[str, tuple[Callable[[str], bool], Callable[[Iterable[str]], dict[Key, str]]]] = {
+def _keras_h5(names: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> dict[Key, str]:
+    """Keras's `.weights.h5` names: `layers/conv2d_7/vars/0`. Layers are numbered by class, in the order of the model.
+
+    The classes are numbered apart from each other, so the shapes say where a convolution stands: one that leads to another
+    number of channels than the depthwise layer after it has expands, two with a bias gate, the next one projects.
+    """
+    ranked: dict[str, dict[int, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
+    for name in names:
+        match = re.fullmatch(r"layers/(conv2d|depthwise_conv2d|batch_normalization|dense)(?:_(\d+))?/vars/(\d)", name)
+        if match:
+            ranked[match[1]][int(match[2] or 0)][int(match[3])] = name
+    kinds = ("conv2d", "depthwise_conv2d", "batch_normalization", "dense")
+    convs, depthwise, norms, dense = (iter([ranked[kind][number] for number in sorted(ranked[kind])]) for kind in kinds)
+    located: dict[Key, str] = {}
+
+    def take(scope: str | int, part: str, kind: Iterator[dict[int, str]], leaves: Sequence[str]) -> None:
+        group = next(kind)
+        located.update({(scope, part, leaf): group[place] for place, leaf in enumerate(leaves) if place in group})
+
+    try:
+        take("stem", "conv", convs, ["kernel"])
+        take("stem", "bn", norms, BN_LEAVES)
+        channels = shapes[located["stem", "conv", "kernel"]][-1]
+        for scope, layer in enumerate(list(depthwise)):
+            if shapes[layer[0]][2] != channels:
+                take(scope, "expand_conv", convs, ["kernel"])
+                take(scope, "expand_bn", norms, BN_LEAVES)
+            located[scope, "depthwise_conv", "kernel"] = layer[0]
+            take(scope, "depthwise_bn", norms, BN_LEAVES)
+            following = next(convs)
+            if len(following) == 2:
+                convs = itertools.chain([following], convs)
+                take(scope, "se_reduce", convs, ["kernel", "bias"])
+                take(scope, "se_expand", convs, ["kernel", "bias"])
+                following = next(convs)
+            located[scope, "project_conv", "kernel"] = following[0]
+            take(scope, "project_bn", norms, BN_LEAVES)
+            channels = shapes[following[0]][-1]
+        take("head", "conv", convs, ["kernel"])
+        take("head", "bn", norms, BN_LEAVES)
+        for last in dense:
+            located |= {("predictions", "", leaf): last[place] for place, leaf in enumerate(["kernel", "bias"])}
+    except (StopIteration, KeyError) as error:
+        raise CheckpointError("the layers of a MnasNet must follow each other: one is missing or there are others") from error
+    return located
+
+
+SOURCES: dict[str, tuple[Callable[[str], bool], Callable[..., dict[Key, str]]]] = {
     "google": (lambda name: "/mnas_stem/" in f"/{name}", _google),
     "timm": (lambda name: name == "conv_stem.weight", _timm),
     "torchvision": (lambda name: name == "layers.0.weight", _torchvision),
+    "keras": (lambda name: name.startswith("layers/depthwise_conv2d/vars/"), _keras_h5),
 }
 MARKS = {"timm": "blocks.0.0.conv_dw.weight", "torchvision": "layers.8.0.layers.0.weight"}
 
 
-def recognise(names: Iterable[str]) -> str:
+def recognize(names: Iterable[str]) -> str:
     """The source that wrote tensors of these names; unknown names raise CheckpointError and are shown."""
     names = set(names)
     for source, (is_mark, _) in SOURCES.items():
         if any(map(is_mark, names)) and (source not in MARKS or MARKS[source] in names):
             return source
-    shown = ", ".join(sorted(names)[:6]) or "no tensors"
     raise CheckpointError(
         f"A checkpoint must be Google's (TF1 MnasNet), timm's, torchvision's or keras_mnasnet's own. "
-        f"Received: {len(names)} tensors named {shown}{', ...' if len(names) > 6 else ''}"
+        f"Received: {len(names)} tensors named {listed(sorted(names)) or 'none'}"
     )
 
 
-def convert(file: TensorFile, candidates: Sequence[tuple[Architecture, bool]] | None = None) -> Checkpoint:
-    """Read a source's tensors, with the numerics of that source.
+def convert(file: TensorFile, network: Architecture | None = None) -> Checkpoint:
+    """The checkpoint in a source's file: its network read from names and shapes, with the numerics of that source.
 
-    `candidates` are the networks the file may hold, each with whether its stem was scaled; None finds the family member
-    and width that fit. Raises CheckpointError for unknown names, for a file of another network (saying which one fits),
-    and for values that are not finite.
+    `network` is needed only where the strides cannot be read, and must then be what the shapes show. Raises CheckpointError
+    for unknown names, tensors that are missing or of another network, and values that are not finite.
     """
-    source = recognise(file.shapes)
-    located = SOURCES[source][1](file.shapes)
+    source = recognize(file.shapes)
+    locate = SOURCES[source][1]
+    located = locate(file.shapes, file.shapes) if source == "keras" else locate(file.shapes)
     shapes = {key: _keras_shape(key, file.shapes[name], source) for key, name in located.items()}
+    numerics = _h5_numerics(file) if source == "keras" else source_numerics(source)
+    try:
+        architecture = numerics.apply(_network(shapes, located, source) if network is None else network)
+    except (ValueError, KeyError) as error:
+        missing = f"tensor {error} missing" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(
+            f"{file.path} must hold the tensors of a MnasNet. Received: {source} tensors; {missing}"
+        ) from error
     dense = shapes.get(("predictions", "", "kernel"))
     classes = dense[1] if dense else 0
-    networks = _family() if candidates is None else iter(candidates)
-    fit = next((n for n in networks if _renamed(shapes, n[0]) == expected_shapes(n[0], classes)), None)
-    if fit is None:
-        raise CheckpointError(f"{file.path} {_mismatch(source, shapes, classes, candidates)}")
-    architecture, scale_stem = fit
-    numerics = dataclasses.replace(source_numerics(source), scale_stem=scale_stem)
     units = architecture.units()
+    expected = expected_shapes(architecture, classes)
+    found = {_house_name(key, units): shape for key, shape in shapes.items()}
+    if found != expected:
+        wrong = next(name for name in [*expected, *found] if expected.get(name) != found.get(name))
+        raise CheckpointError(
+            f"{file.path} must hold the tensors of MnasNet {architecture.name!r}. Received: {wrong} "
+            f"{found.get(wrong, 'missing')} where it has {expected.get(wrong, 'none')}"
+        )
     read = {
         _house_name(key, units): np.ascontiguousarray(_keras_layout(key, file.read(name), source), dtype=np.float32)
         for key, name in located.items()
     }
-    tensors = {name: read[name] for name in expected_shapes(architecture, classes)}
-    checkpoint = Checkpoint(source, numerics.apply(architecture), numerics, classes, tensors)
-    checkpoint.check_values(file.path)
+    size = 224
+    assumed = ("labels", "preprocessing", "input size", "stem stride", "batch-norm epsilon") if source == "keras" else ()
+    checkpoint = Checkpoint(
+        architecture,
+        numerics,
+        classes,
+        {name: read[name] for name in expected},
+        size,
+        labels_of(source, classes),
+        source_preprocessing("timm" if source == "keras" else source, size),
+        Origin(source, str(file.path)),
+        assumed,
+    )
+    checkpoint.check_values()
     return checkpoint
+
+
+def _h5_numerics(file: TensorFile) -> Numerics:
+    """What a `.weights.h5` file shows: layers that pad are PyTorch's way, whose epsilon is then assumed too."""
+    symmetric = file.metadata.get("pads") == "True"
+    return Numerics(1e-5 if symmetric else 1e-3, "symmetric" if symmetric else "same")
+
+
+def _network(shapes: Mapping[Key, tuple[int, ...]], located: Mapping[Key, str], source: str) -> Architecture:
+    """The network that the shapes show; KeyError names a tensor that is missing."""
+    count = len({scope for scope, _, _ in shapes if isinstance(scope, int)})
+    units = []
+    for scope in range(count):
+        expand, reduce = shapes.get((scope, "expand_conv", "kernel")), shapes.get((scope, "se_reduce", "kernel"))
+        name = located[scope, "depthwise_conv", "kernel"]
+        stage = re.match(r"(?:blocks|layers)\.(\d+)\.\d+\.", name) if source in ("timm", "torchvision") else None
+        units.append(
+            UnitShape(
+                kernel=shapes[scope, "depthwise_conv", "kernel"][0],
+                filters=shapes[scope, "project_conv", "kernel"][-1],
+                expanded=expand[-1] if expand else None,
+                se_filters=reduce[-1] if reduce else 0,
+                stage=int(stage[1]) if stage else -1 if source in ("timm", "torchvision") else None,
+            )
+        )
+    return read_network(units, shapes["stem", "conv", "kernel"][-1], shapes["head", "conv", "kernel"][-1])
 
 
 def _house_name(key: Key, units: tuple) -> str:
     scope, part, leaf = key
-    prefix = units[scope].name if isinstance(scope, int) else scope
+    prefix = units[scope].name if isinstance(scope, int) and scope < len(units) else scope
     return f"{prefix}_{part}/{leaf}" if part else f"{prefix}/{leaf}"
 
 
 def _keras_layout(key: Key, value: np.ndarray, source: str) -> np.ndarray:
     """PyTorch's OIHW -> HWIO, depthwise [C,1,k,k] -> [k,k,C,1], linear [out,in] -> [in,out]; TF1 is Keras's already."""
-    if source == "google" or key[2] != "kernel":
+    if source not in ("timm", "torchvision") or key[2] != "kernel":
         return value
     if value.ndim == 2:
         return value.T
@@ -267,41 +313,3 @@ def _keras_shape(key: Key, shape: tuple[int, ...], source: str) -> tuple[int, ..
     if key[2] == "kernel" and len(shape) != (2 if key[0] == "predictions" else 4):
         raise CheckpointError(f"The kernel of {key[0]} {key[1]} must have 4 axes (2 in the classifier). Received: {shape}")
     return _keras_layout(key, np.broadcast_to(np.float32(0), shape), source).shape
-
-
-def _renamed(shapes: dict[Key, tuple[int, ...]], architecture: Architecture) -> Shapes | None:
-    units = architecture.units()
-    positions = {scope for scope, _, _ in shapes if isinstance(scope, int)}
-    if positions != set(range(len(units))):
-        return None
-    return {_house_name(key, units): shape for key, shape in shapes.items()}
-
-
-def _family() -> Iterator[tuple[Architecture, bool]]:
-    """Every member of the family at every published width, with whether its stem is scaled."""
-    for network, width, scale_stem in itertools.product(FAMILY.values(), WIDTHS, (True, False)):
-        yield network.scaled(width, scale_stem=scale_stem), scale_stem
-
-
-def _mismatch(
-    source: str,
-    shapes: dict[Key, tuple[int, ...]],
-    classes: int,
-    candidates: Sequence[tuple[Architecture, bool]] | None,
-) -> str:
-    fits = next((a for a, _ in _family() if _renamed(shapes, a) == expected_shapes(a, classes)), None)
-    if candidates is None:
-        return (
-            f"must hold a member of the family at one of the widths {', '.join(map(str, WIDTHS[1:]))}. "
-            f"Received: {source} tensors of another network. Name its architecture."
-        )
-    wanted = candidates[0][0]
-    renamed, expected = _renamed(shapes, wanted), expected_shapes(wanted, classes)
-    if renamed is None:
-        count = len({scope for scope, _, _ in shapes if isinstance(scope, int)})
-        difference = f"{count} blocks where {wanted.name!r} has {len(wanted.units())}"
-    else:
-        name = next(n for n in [*expected, *renamed] if expected.get(n) != renamed.get(n))
-        difference = f"{name} {renamed.get(name, 'missing')} where {wanted.name!r} has {expected.get(name, 'none')}"
-    hint = f"The file fits MnasNet {fits.name!r}: {fits}" if fits else "It fits no member of the family"
-    return f"must hold MnasNet {wanted.name!r}. Received: {difference}. {hint}."

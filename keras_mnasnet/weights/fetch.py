@@ -7,8 +7,10 @@ import email.message
 import hashlib
 import http.client
 import json
+import logging as std_logging
 import os
 import shutil
+import socket
 import time
 import urllib.error
 import urllib.parse
@@ -20,7 +22,8 @@ from typing import Any
 from absl import logging
 from filelock import FileLock
 
-from keras_mnasnet.weights.errors import CheckpointError, DownloadError
+from keras_mnasnet.utils.text import Life
+from keras_mnasnet.weights.checkpoint import CheckpointError, DownloadError
 from keras_mnasnet.weights.registry import Record
 
 __all__ = [
@@ -107,11 +110,15 @@ def fetch_hub(
         RevisionNotFoundError,
     )
 
+    unknown_host = _unknown_host(constants.ENDPOINT)
     try:
-        return Path(hf_hub_download(repo, filename, revision=revision, token=token))
+        with _one_line_a_retry():
+            return Path(
+                hf_hub_download(repo, filename, revision=revision, token=token, local_files_only=unknown_host is not None)
+            )
     except LocalEntryNotFoundError as error:
         refused = isinstance(error.__cause__, HfHubHTTPError)
-        why = "HF_HUB_OFFLINE is set" if _offline() else _reason(error.__cause__ or error)
+        why = "HF_HUB_OFFLINE is set" if _offline() else unknown_host or _reason(error.__cause__ or error)
         problem = why if _offline() or refused else f"the server cannot be reached ({why})"
         cause: Exception = error
     except GatedRepoError as error:
@@ -156,6 +163,8 @@ def download(url: str, path: Path, expected_sha256: str | None = None) -> str:
             problem = str(error)
         except urllib.error.URLError as error:
             problem = f"the server cannot be reached ({error.reason})"
+            if isinstance(error.reason, socket.gaierror):  # no such host: it will not appear in a few seconds
+                raise DownloadError(_way_out(url, path, problem, expected_sha256)) from error
         except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
             problem = f"the connection broke ({error})"
         except OSError as error:
@@ -217,10 +226,11 @@ def _receive(url: str, part: Path, state: Path) -> None:
         state.write_text(json.dumps({"validator": _etag(response.headers)}))
         if total and shutil.disk_usage(part.parent).free < total - start:
             raise OSError(28, f"no space for {total - start:,} bytes")
-        with part.open("ab" if resumed else "wb") as file, _progress(url, start, total) as bar:
+        name = urllib.parse.urlsplit(url).path.rpartition("/")[2]
+        with part.open("ab" if resumed else "wb") as file, Life(name, total=total, unit="byte", done=start) as life:
             while chunk := _read(response):
                 file.write(chunk)
-                bar.update(len(chunk))
+                life.step(len(chunk))
         received = part.stat().st_size
     if total is not None and received < total:
         raise _CutConnectionError(f"the connection was cut at {received:,} of {total:,} bytes")
@@ -251,11 +261,34 @@ def _range_start(headers: email.message.Message) -> int | None:
     return int(start) if start.isdigit() else None
 
 
-def _progress(url: str, start: int, total: int | None) -> Any:
-    from tqdm import tqdm
+def _unknown_host(url: str) -> str | None:
+    """Why the host of an address cannot be found, so that nothing waits for it; None if it can, or a proxy would find it."""
+    parts = urllib.parse.urlsplit(url)
+    if _offline() or urllib.request.getproxies().get(parts.scheme):
+        return None
+    try:
+        socket.getaddrinfo(parts.hostname, parts.port)
+    except OSError as error:
+        return f"{parts.hostname}: {error.strerror or error}"
+    return None
 
-    name = urllib.parse.urlsplit(url).path.rpartition("/")[2]
-    return tqdm(desc=name, initial=start, total=total, unit="B", unit_scale=True, disable=None, leave=False)
+
+@contextlib.contextmanager
+def _one_line_a_retry() -> Iterator[None]:
+    """huggingface_hub warns of every failed attempt in two lines, which the root logger repeats; here it is one warning."""
+
+    class Forward(std_logging.Handler):
+        def emit(self, record: std_logging.LogRecord) -> None:
+            if not record.getMessage().startswith("Retrying in"):
+                logging.warning("%s", record.getMessage())
+
+    logger = std_logging.getLogger("huggingface_hub")
+    kept = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [Forward()], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = kept
 
 
 def _offline() -> bool:

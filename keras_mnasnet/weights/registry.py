@@ -3,63 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import json
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.preprocessing import Preprocessing
-from keras_mnasnet.weights.errors import CheckpointError
+from keras_mnasnet.utils.text import did_you_mean
+from keras_mnasnet.weights.checkpoint import OWN_SOURCE, CheckpointError, Numerics, Origin
 
 __all__ = [
-    "OWN_SOURCE",
-    "Numerics",
-    "Record",
-    "datasets",
-    "get",
-    "names",
-    "preference",
-    "preprocessing_of",
-    "records",
-    "select",
-    "source_numerics",
-    "sources",
-    "training_of",
-]
+    "Record", "datasets", "find", "imagenet_classes", "labels_of", "names", "records", "select", "source_numerics",
+    "source_preprocessing", "spelled_as", "training_of",
+]  # fmt: skip
 
 SCHEMA = 1
-OWN_SOURCE = "keras_mnasnet"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Numerics:
-    """How the framework that trained a checkpoint computes: what the weights alone do not say."""
-
-    bn_epsilon: float
-    padding: str
-    first_residual: bool | None = None
-    scale_stem: bool = True
-
-    def __post_init__(self) -> None:
-        if self.padding not in ("same", "symmetric") or not isinstance(self.bn_epsilon, float) or not 0 < self.bn_epsilon < 1:
-            raise CheckpointError(f"Numerics need an epsilon in (0, 1) and a padding, same or symmetric. Received: {self}")
-        if self.first_residual not in (None, True, False) or self.scale_stem not in (True, False):
-            raise CheckpointError(f"`first_residual` and `scale_stem` must be true or false. Received: {self}")
-
-    def apply(self, architecture: Architecture) -> Architecture:
-        """The network as this source builds it: with or without the first layer's residual, where that can be chosen."""
-        first = architecture.blocks[0]
-        if self.first_residual is None or first.stride != 1 or architecture.stem != first.filters:
-            return architecture
-        return architecture.with_first_residual(self.first_residual)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One checkpoint. `sha256` may be a prefix or None (the publisher gives none).
+    """One checkpoint. `sha256` may be a prefix or None (the publisher gives none); `size` is its input size in pixels.
 
     Figures are as published; those of a checkpoint that ships with the package (`bundled`) were measured by it.
     """
@@ -69,13 +35,11 @@ class Record:
     network: str
     network_version: int
     width: float
-    resolution: int
+    size: int
     params: int
     classes: int
     filename: str
     url: str
-    repo: str | None
-    revision: str | None
     sha256: str | None
     size_bytes: int | None
     numerics: Numerics
@@ -83,8 +47,10 @@ class Record:
     top1: float | None
     top5: float | None
     published_at: str
-    licence: str
-    note: str | None
+    license: str
+    repo: str | None = None
+    revision: str | None = None
+    note: str | None = None
     dataset: str = "imagenet"
     stem_stride: int = 2
 
@@ -96,14 +62,16 @@ class Record:
     @property
     def architecture(self) -> Architecture:
         """The network of this checkpoint."""
-        scaled = FAMILY[self.network].scaled(self.width, scale_stem=self.numerics.scale_stem)
-        return self.numerics.apply(scaled).with_stem_stride(self.stem_stride)
+        return self.numerics.apply(FAMILY[self.network].scaled(self.width)).with_stem_stride(self.stem_stride)
 
-    def describe(self) -> str:
-        """One line: id, resolution and accuracy, and where it was published or on what it was measured."""
-        origin = self.published_at if self.bundled else f"published at {self.published_at}"
-        top1 = "" if self.top1 is None else f", top-1 {self.top1:g} % {origin}"
-        return f"{self.id} ({self.resolution} px{top1})"
+    @property
+    def origin(self) -> Origin:
+        """What there is to say of it."""
+        figures = {name: value for name, value in (("top1", self.top1), ("top5", self.top5)) if value is not None}
+        where: dict[str, Any] = {"published": figures, "published_at": self.published_at}
+        if self.bundled:
+            where = {"measured": figures, "measured_on": self.published_at.removeprefix("measured on ")}
+        return Origin(self.source, self.id, record=self.id, url=self.url or None, license=self.license, **where)
 
 
 @functools.cache
@@ -129,11 +97,6 @@ def source_numerics(source: str) -> Numerics:
     return Numerics(**_sources()[source]["numerics"])
 
 
-def sources() -> tuple[str, ...]:
-    """The frameworks that trained the recorded checkpoints."""
-    return tuple(_sources())
-
-
 def records(dataset: str | None = None) -> tuple[Record, ...]:
     """Every checkpoint, or those of one dataset (`imagenet`, `cifar10`): public ones first, in the order of the tables."""
     return tuple(record for record in _records() if dataset in (None, record.dataset))
@@ -152,45 +115,22 @@ def training_of(record_id: str) -> list[dict[str, Any]] | None:
 
 @functools.cache
 def _records() -> tuple[Record, ...]:
+    stated = {field.name for field in dataclasses.fields(Record)}
     found = []
     for entry in (entry for table in _tables() for entry in table["records"]):
         source = _sources()[entry["source"]]
-        numerics = Numerics(**{**source["numerics"], **entry.get("overrides", {})})
-        preprocessing = Preprocessing(
-            size=entry["resolution"],
+        values = {key: value for key, value in entry.items() if key in stated}
+        values |= {key: source[key] for key in ("published_at", "license")}
+        values["url"] = source["url"].format(**{key: entry.get(key) or "" for key in ("filename", "repo", "revision")})
+        values["numerics"] = Numerics(**{**source["numerics"], **entry.get("overrides", {})})
+        values["preprocessing"] = Preprocessing(
+            size=entry["size"],
             mean=tuple(source["mean"]),
             std=tuple(source["std"]),
             decoder=source.get("decoder", "pillow"),
             **entry["preprocessing"],
         )
-        url = source["url"].format(**{key: entry.get(key) or "" for key in ("filename", "repo", "revision")})
-        found.append(
-            Record(
-                id=entry["id"],
-                source=entry["source"],
-                network=entry["network"],
-                network_version=entry["network_version"],
-                width=entry["width"],
-                resolution=entry["resolution"],
-                params=entry["params"],
-                classes=entry["classes"],
-                filename=entry["filename"],
-                url=url,
-                repo=entry.get("repo"),
-                revision=entry.get("revision"),
-                sha256=entry["sha256"],
-                size_bytes=entry["size_bytes"],
-                numerics=numerics,
-                preprocessing=preprocessing,
-                top1=entry["top1"],
-                top5=entry["top5"],
-                published_at=source["published_at"],
-                licence=source["licence"],
-                note=entry.get("note"),
-                dataset=entry.get("dataset", "imagenet"),
-                stem_stride=entry.get("stem_stride", 2),
-            )
-        )
+        found.append(Record(**values))
     return tuple(found)
 
 
@@ -199,27 +139,47 @@ def names(network: str | None = None, dataset: str | None = None) -> tuple[str, 
     return tuple(record.id for record in records(dataset) if network in (None, record.network))
 
 
-def get(record_id: str) -> Record:
+def find(record_id: str) -> Record:
     """The record of that id; an unknown id raises CheckpointError with the nearest ones."""
     for record in records():
         if record.id == record_id:
             return record
-    near = difflib.get_close_matches(record_id, names(), n=3, cutoff=0.3)
     raise CheckpointError(
-        f"`weights` must be None, 'imagenet', 'cifar10', a record id, an existing file or hf://owner/repo/file. "
-        f"Received: weights={record_id!r}. Nearest records: {', '.join(near) or ', '.join(names())}. "
-        f"`mnasnet weights list` shows all {len(records())}."
+        f"A record's id must be one of the {len(records())} that `mnasnet weights list` shows. Received: {record_id!r}."
+        f"{did_you_mean(record_id, names())}"
     )
 
 
-def preprocessing_of(source: str, size: int, record: Record | None = None) -> Preprocessing:
-    """How a source evaluates at `size` pixels; of a record, its own, kept in proportion when the size is another."""
-    return (record or next(r for r in records() if r.source == source)).preprocessing.at(size)
+def source_preprocessing(source: str, size: int) -> Preprocessing:
+    """How `google`, `timm` or `torchvision` evaluates at `size` pixels."""
+    return next(record for record in records() if record.source == source).preprocessing.at(size)
 
 
-def preference(record: Record, size: int) -> tuple:
+@functools.cache
+def imagenet_classes() -> tuple[tuple[str, str], ...]:
+    """(WordNet id, name) of ImageNet's 1000 classes, in the order of the outputs."""
+    text = resources.files("keras_mnasnet.weights").joinpath("imagenet_classes.json").read_text("utf-8")
+    return tuple((wnid, name) for wnid, name in json.loads(text))
+
+
+def labels_of(source: str, classes: int) -> tuple[str, ...] | None:
+    """ImageNet's class names for the 1000 classes of a public source; None where nothing says the names."""
+    return tuple(name for _, name in imagenet_classes()) if classes == 1000 and source in _sources() else None
+
+
+def spelled_as(known: Sequence[str] | None, labels: Sequence[str]) -> tuple[str, ...] | None:
+    """A model's class names as data spells them: ImageNet's may be WordNet ids there, or numbers (None: matched by number)."""
+    if known is None or tuple(known) != labels_of("google", len(known)):
+        return None if known is None else tuple(known)
+    for spelling in zip(*imagenet_classes(), strict=True):
+        if set(labels) <= set(spelling):
+            return spelling
+    return None
+
+
+def _preference(record: Record, size: int) -> tuple:
     """Sort key of `weights="imagenet"`: Google's first, then the nearest resolution, then the higher published top-1."""
-    return record.source != "google", abs(record.resolution - size), -record.resolution, -(record.top1 or 0)
+    return record.source != "google", abs(record.size - size), -record.size, -(record.top1 or 0)
 
 
 def select(network: str, width: float | None, size: int, dataset: str = "imagenet") -> Record:
@@ -234,7 +194,7 @@ def select(network: str, width: float | None, size: int, dataset: str = "imagene
     wanted = 1.0 if width is None and dataset == "imagenet" else width
     fitting = [record for record in of_network if wanted in (None, record.width)]
     if fitting:
-        return min(fitting, key=lambda record: preference(record, size))
+        return min(fitting, key=lambda record: _preference(record, size))
     title = {"imagenet": "ImageNet", "cifar10": "CIFAR-10"}.get(dataset, dataset)
     if not of_network:
         have = {name: sum(record.network == name for record in of_dataset) for name in FAMILY}

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mnasnet import MnasNetA1, save_weights
+from keras_mnasnet import MnasNetA1, load, save
 from keras_mnasnet.benchmarks import evaluate
 from keras_mnasnet.benchmarks.accuracy import label_outputs, ranks
-from keras_mnasnet.benchmarks.classifiers import Classifier, named_preprocessing, open_classifier
 from keras_mnasnet.data import evaluation_batches, load_image, open_images
 from keras_mnasnet.data.folders import imagenet_wnids
+from keras_mnasnet.inference import Classifier, open_classifier
 from keras_mnasnet.preprocessing import Preprocessing
-from keras_mnasnet.weights.load import preprocessing_of, read_file
+from keras_mnasnet.weights.checkpoint import Origin
+from keras_mnasnet.weights.registry import source_preprocessing
 
 PLACES = [0] * 5 + [3] * 4 + [10] * 3
 
@@ -28,8 +29,8 @@ def built(tmp_path_factory):
     top = model.get_layer("predictions")
     top.set_weights([generator.normal(size=value.shape).astype(np.float32) for value in top.get_weights()])
     checkpoint = folder / "a1.safetensors"
-    save_weights(model, checkpoint)
-    preprocessing = preprocessing_of(read_file(checkpoint), 64)
+    save(model, checkpoint)
+    preprocessing = load(checkpoint).preprocessing
     for number, place in enumerate(PLACES):
         pixels = generator.integers(0, 256, (80 + number, 100, 3), np.uint8)
         photo = folder / f"{number}.jpg"
@@ -98,7 +99,8 @@ def scripted(outputs, scores, labels=None):
         seen.append(len(pixels))
         return np.tile(np.array(scores), (len(pixels), 1)), 1.0
 
-    model = Classifier("scripted", "keras", 32, outputs, named_preprocessing("google", 32), "", run, labels)
+    origin = Origin("test", "scripted")
+    model = Classifier("scripted", "keras", 32, outputs, source_preprocessing("google", 32), "", run, origin, labels)
     return model, seen
 
 
@@ -189,7 +191,8 @@ def test_pillow_pixels(tmp_path):
         photo.parent.mkdir()
         image.fromarray(rough).resize((width, height), image.Resampling.BICUBIC).save(photo, quality=90)
         names.append(photo)
-    pixels = next(iter(evaluation_batches(open_images(tmp_path), named_preprocessing("pillow", 64), batch_size=4)))[0].numpy()
+    pillow = Preprocessing(64, "bilinear", resize=round(64 / 0.875), offset="down")
+    pixels = next(iter(evaluation_batches(open_images(tmp_path), pillow, batch_size=4)))[0].numpy()
     for name, found in zip(names, pixels, strict=True):
         photo = image.open(name)
         short = min(photo.size)

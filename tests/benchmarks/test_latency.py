@@ -12,7 +12,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_mnasnet import MnasNet, save_weights
+from keras_mnasnet import MnasNet, save
 from keras_mnasnet.benchmarks import host, latency
 from keras_mnasnet.benchmarks.host import choose_cores
 from keras_mnasnet.benchmarks.speed import parse_target, stages
@@ -283,7 +283,7 @@ def test_a_model_has_its_own_weights_and_a_network_random_ones(tmp_path, capfd):
     assert target.checkpoint.classes == 10
 
     saved = tmp_path / "saved.safetensors"
-    save_weights(MnasNet(target.architecture, weights=target.checkpoint, input_shape=(32, 32, 3)), saved)
+    save(MnasNet(target.architecture, weights=target.checkpoint, input_shape=(32, 32, 3)), saved)
     report = latency([saved, f"{saved}@40:float16"], networks=["small@32"], runs=1, memory=False)
     rows = [(row.model, row.source, row.size, row.precision) for row in report.results]
     assert rows == [

@@ -12,8 +12,8 @@ from fixtures import Fixture
 from writers import write_tgz
 
 from keras_mnasnet import MnasNetSmall
-from keras_mnasnet.weights import get
 from keras_mnasnet.weights.fetch import placed_path
+from keras_mnasnet.weights.registry import find
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_weights_list(mnasnet):
 
 def test_fetch_verify_predict_and_convert(mnasnet, tmp_path, photo):
     """A checkpoint placed by hand goes all the way to a prediction, without a network."""
-    record = get("google/a1-0.35-96")
+    record = find("google/a1-0.35-96")
     target = placed_path(record)
     target.parent.mkdir(parents=True)
     fixture = Fixture("google-a1-d0.35-96")

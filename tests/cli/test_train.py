@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from keras_mnasnet import load
 from keras_mnasnet.data import write_folder
-from keras_mnasnet.weights import read_file
 
 TINY = (
     "--network",
@@ -56,7 +56,7 @@ def test_settings_reach_the_run(mnasnet, tmp_path):
     assert job["recipe"]["augment"]["flip"] is False
     assert (job["recipe"]["learning_rate"], job["recipe"]["batch_size"], job["recipe"]["size"]) == (0.004, 16, 40)
     assert list((folder / "tensorboard").iterdir())
-    assert read_file(folder / "model.safetensors").resolution == 40
+    assert load(folder / "model.safetensors").size == 40
     status, _, err = mnasnet("train", "--resume", folder, "--network", "b1", "--epochs", 3)
     assert status == 1
     assert "keeps the settings of its start" in err

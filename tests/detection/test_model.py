@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from models import shaken
 
-from keras_mnasnet import MnasNet, save_weights
+from keras_mnasnet import CheckpointError, MnasNet, save
 from keras_mnasnet.architecture import Layer
 from keras_mnasnet.detection import DetectorSpec, SSDLite, load_detector, save_detector, spec_of
 from keras_mnasnet.detection.anchors import anchor_boxes
@@ -17,7 +17,6 @@ from keras_mnasnet.detection.checkpoint import is_detector, read_detector
 from keras_mnasnet.detection.spec import COCO_IDS, default_classes, head_layers
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.preprocessing import IMAGENET, Normalization
-from keras_mnasnet.weights import CheckpointError
 
 
 def spec(name="a1", size=320, classes=90, **options):
@@ -141,7 +140,7 @@ def test_normalization_in_and_before_the_graph(tmp_path):
 
 def test_weights_of_a_classifier(tmp_path):
     classifier = shaken(MnasNet("small", weights=None, classes=7, width_multiplier=0.5, bn_epsilon=1e-5, padding="symmetric"))
-    save_weights(classifier, tmp_path / "c.safetensors")
+    save(classifier, tmp_path / "c.safetensors")
     detector = SSDLite("small", 3, tmp_path / "c.safetensors", width_multiplier=0.5, input_size=96)
     found = spec_of(detector)
     assert (found.bn_epsilon, found.padding, found.normalization) == (1e-5, "symmetric", IMAGENET)
@@ -181,7 +180,7 @@ def test_a_file_keeps_everything(tmp_path):
 
 
 def test_wrong_files(tmp_path):
-    save_weights(MnasNet("small", weights=None, width_multiplier=0.35), tmp_path / "c.safetensors")
+    save(MnasNet("small", weights=None, width_multiplier=0.35), tmp_path / "c.safetensors")
     assert not is_detector(tmp_path / "c.safetensors")
     with pytest.raises(CheckpointError, match="must be a detector.*A classification checkpoint goes into SSDLite"):
         read_detector(tmp_path / "c.safetensors")

@@ -9,6 +9,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from models import shaken
 
+from keras_mnasnet import checkpoint_of
 from keras_mnasnet.export import TfliteFile, export_tflite
 from keras_mnasnet.export.converter import convert_model
 from keras_mnasnet.export.graph import PRECISIONS, write_graph
@@ -16,7 +17,6 @@ from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.weights import Folded, folded_weights, random_weights
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.model import build
-from keras_mnasnet.pretrained import checkpoint_of
 
 TOLERANCE = 1e-5
 CASES = [

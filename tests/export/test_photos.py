@@ -7,15 +7,14 @@ from keras_mnasnet import MnasNet
 from keras_mnasnet.benchmarks import evaluate
 from keras_mnasnet.data import sample_photos
 from keras_mnasnet.export import export_tflite
-from keras_mnasnet.weights import records
-from keras_mnasnet.weights.registry import preprocessing_of
+from keras_mnasnet.weights.registry import records, source_preprocessing
 
 
 @pytest.mark.parametrize("network", ["a1", "b1"])
 def test_float_files_equal_keras_on_photos(data, tmp_path, network):
     """At 224 px on photos of ImageNet's classes: 1e-5 of the largest logit in float32, 3e-3 in float16."""
     model = shaken(MnasNet(network, weights=None, classifier_activation=None))
-    photos = sample_photos(data / "imagenet_250", preprocessing_of("timm", 224), 8)
+    photos = sample_photos(data / "imagenet_250", source_preprocessing("timm", 224), 8)
     for quantize, limit in ((None, 1e-5), ("float16", 3e-3)):
         report = export_tflite(model, tmp_path / "x.tflite", quantize=quantize, images=photos)
         (compared,) = report.comparisons

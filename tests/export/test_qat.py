@@ -12,9 +12,9 @@ import time
 import PIL.Image
 import pytest
 
+from keras_mnasnet import load
 from keras_mnasnet.export import TfliteFile, export_tflite, prune, train_quantized
 from keras_mnasnet.export import qat as room
-from keras_mnasnet.weights.load import load_named
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow_model_optimization") is None, reason="the extra [qat] is not installed"
@@ -26,12 +26,12 @@ SHAPES = "shapes:160@32"
 @pytest.fixture(scope="module")
 def checkpoint():
     """The bundled A1 without the names of its classes: it trains on drawn shapes here."""
-    return dataclasses.replace(load_named("cifar10")[0], labels=None)
+    return dataclasses.replace(load("cifar10"), labels=None)
 
 
 def test_other_classes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="checkpoint's classes, in its order. Received: class 0 is .* and 'airplane' in"):
-        train_quantized(load_named("cifar10")[0], SHAPES, tmp_path / "x.tflite", epochs=1, batch_size=16)
+        train_quantized(load("cifar10"), SHAPES, tmp_path / "x.tflite", epochs=1, batch_size=16)
     assert not list(tmp_path.glob("*.tflite*"))
 
 
@@ -68,8 +68,8 @@ def test_the_file_has_the_operators_of_post_training_quantization(checkpoint, bu
 def test_this_process_never_loads_keras_2():
     code = (
         "import sys\nfrom keras_mnasnet.cli import export\nfrom keras_mnasnet.export import train_quantized\n"
-        "from keras_mnasnet.weights.load import load_named\n"
-        "try:\n    train_quantized(load_named('cifar10')[0], 'nowhere', 'x.tflite')\n"
+        "from keras_mnasnet import load\n"
+        "try:\n    train_quantized(load('cifar10'), 'nowhere', 'x.tflite')\n"
         "except ValueError as error:\n    assert 'does not exist' in str(error)\n"
         "assert not {'tf_keras', 'tensorflow_model_optimization', 'tensorflow'} & set(sys.modules)"
     )

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
+from keras_mnasnet import load
 from keras_mnasnet.export import ExportError, TfliteClassifier, TfliteFile, export_checkpoint, export_tflite
 from keras_mnasnet.preprocessing import PIXELS
-from keras_mnasnet.weights.load import load_named
 
 BLOCKS = {"CONV_2D": 49, "DEPTHWISE_CONV_2D": 16, "ADD": 9, "MEAN": 9, "LOGISTIC": 8, "MUL": 9, "SUB": 1, "SOFTMAX": 1}
 BLOCKS |= {"FULLY_CONNECTED": 1}
@@ -132,7 +132,7 @@ def test_checkpoint_needs_no_tensorflow(tmp_path):
 
 @pytest.mark.parametrize("quantize", [None, "float16"])
 def test_numpy_reference_equals_keras(bundled, pictures, tmp_path, quantize):
-    checkpoint, _ = load_named("cifar10")
+    checkpoint = load("cifar10")
     report = export_checkpoint(checkpoint, tmp_path / "a.tflite", quantize=quantize, images=pictures[:4])
     assert report.comparisons[0].max_relative < (1e-5 if quantize is None else 2e-2)
     from keras_mnasnet.export.reference import Reference
@@ -146,10 +146,9 @@ def test_numpy_reference_equals_keras(bundled, pictures, tmp_path, quantize):
 def test_symmetric_reference():
     from models import shaken
 
-    from keras_mnasnet import MnasNet
+    from keras_mnasnet import MnasNet, checkpoint_of
     from keras_mnasnet.export.reference import Reference
     from keras_mnasnet.export.verify import drawn_images
-    from keras_mnasnet.pretrained import checkpoint_of
 
     options = {"padding": "symmetric", "bn_epsilon": 1e-5, "classifier_activation": None}
     model = shaken(MnasNet("b1", width_multiplier=0.35, weights=None, input_shape=(65, 47, 3), classes=6, **options))

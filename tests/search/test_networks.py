@@ -274,10 +274,10 @@ def test_every_operation_and_skip_trains_and_exports():
     from ai_edge_litert.interpreter import Interpreter
     from models import shaken
 
+    from keras_mnasnet import checkpoint_of
     from keras_mnasnet.export.graph import write_graph
     from keras_mnasnet.export.weights import folded_weights
     from keras_mnasnet.model import build
-    from keras_mnasnet.pretrained import checkpoint_of
 
     made = space("paper", width=0.1, stem_stride=1)
     network = made.build(

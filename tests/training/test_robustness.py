@@ -9,12 +9,12 @@ import keras
 import numpy as np
 import pytest
 
+from keras_mnasnet import load
 from keras_mnasnet.data import open_images, write_folder
 from keras_mnasnet.training import RECIPES, Diverged, Job, resume, train
 from keras_mnasnet.training import engine as runs
 from keras_mnasnet.training.averages import Averages
 from keras_mnasnet.training.state import NotFinite, finite_state, read_state, restore_state, write_state
-from keras_mnasnet.weights import read_file
 
 TINY = RECIPES["cifar10"].changed(epochs=2, batch_size=32, base_batch=32, learning_rate=2e-3, warmup_epochs=0.5, ema=0.9)
 NETWORK = {"model": "small", "width": 0.35, "stem_stride": 1}
@@ -164,7 +164,7 @@ def test_a_weight_that_is_no_number_leaves_the_last_model(tmp_path, monkeypatch)
     monkeypatch.setattr(runs, "finite_state", poisoned)
     with pytest.raises(Diverged, match="predictions/kernel is NaN or infinite.*its last checkpoint is of step"):
         train(tmp_path / "run", job(), progress=False)
-    assert np.isfinite(read_file(tmp_path / "run" / "model.safetensors").tensors["predictions/kernel"]).all()
+    assert np.isfinite(load(tmp_path / "run" / "model.safetensors").tensors["predictions/kernel"]).all()
 
 
 def test_a_full_disk_is_one_message(tmp_path, monkeypatch):

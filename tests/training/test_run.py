@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 from filelock import FileLock
 
-from keras_mnasnet import MnasNet
+from keras_mnasnet import MnasNet, load
 from keras_mnasnet.benchmarks import evaluate as measured
 from keras_mnasnet.data import open_images
 from keras_mnasnet.family import FAMILY
@@ -25,7 +25,6 @@ from keras_mnasnet.training.datasets import evaluate, open_run
 from keras_mnasnet.training.run import STATE_FILE
 from keras_mnasnet.training.start import kept_classes
 from keras_mnasnet.training.state import read_state
-from keras_mnasnet.weights import read_file
 
 TINY = RECIPES["cifar10"].changed(epochs=3, batch_size=32, base_batch=32, learning_rate=2e-3, warmup_epochs=0.5, ema=0.9)
 NETWORK = {"model": "small", "width": 0.35, "stem_stride": 1}
@@ -65,7 +64,7 @@ def test_a_run_folder(finished):
 
 def test_the_model_of_a_run_is_the_evaluated_one(finished):
     """The file holds the moving averages, its labels and preprocessing; it scores what the log says."""
-    checkpoint = read_file(finished / "model.safetensors")
+    checkpoint = load(finished / "model.safetensors")
     images = open_images("shapes:160@32", split="validation")
     assert checkpoint.labels == images.labels
     assert (checkpoint.preprocessing.size, checkpoint.preprocessing.resize) == (32, 32)
@@ -112,7 +111,7 @@ def test_killed_and_resumed_gives_the_same_curve_to_the_digit(finished, tmp_path
     assert again.returncode == 0, err
     assert curve(folder) == curve(finished)
     assert json.loads(out)["epochs"][-1]["step"] == "12" or json.loads(out)["epochs"][-1]["step"] == 12
-    ours, theirs = (read_file(each / "model.safetensors").tensors for each in (folder, finished))
+    ours, theirs = (load(each / "model.safetensors").tensors for each in (folder, finished))
     for name, value in ours.items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)
 
@@ -145,7 +144,7 @@ def test_frozen_epochs_train_the_classifier_alone(finished, tmp_path):
     assert rates[1] != rates[0]
     stopped = tmp_path / "stopped"
     train(stopped, job(recipe.changed(epochs=1), **from_start), progress=False)
-    given, first, last = (read_file(path).tensors for path in (start, *(run / "model.safetensors" for run in (stopped, whole))))
+    given, first, last = (load(path).tensors for path in (start, *(run / "model.safetensors" for run in (stopped, whole))))
     assert np.any(first["predictions/kernel"])
     statistics = "block1a_depthwise_bn/moving_mean"
     np.testing.assert_array_equal(first[statistics], given[statistics], "batch norms keep their statistics")
@@ -274,7 +273,7 @@ def test_mixed_precision_keeps_float32_weights(tmp_path, precision):
     start = dataclasses.replace(job(TINY.changed(epochs=1), data="shapes:64@32"), model=network, width=None)
     train(tmp_path / "run", dataclasses.replace(start, mixed_precision=precision), progress=False)
     assert keras.config.dtype_policy().name == "float32"
-    tensors = read_file(tmp_path / "run" / "model.safetensors").tensors
+    tensors = load(tmp_path / "run" / "model.safetensors").tensors
     assert all(value.dtype == np.float32 for value in tensors.values())
 
 

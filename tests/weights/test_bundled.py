@@ -5,13 +5,12 @@ import json
 
 import pytest
 
-from keras_mnasnet import MnasNetA1, MnasNetA3, load_weights
+from keras_mnasnet import CheckpointError, MnasNetA1, MnasNetA3, load, load_weights
 from keras_mnasnet.benchmarks import evaluate
 from keras_mnasnet.cli.main import main
+from keras_mnasnet.loading import converted_path, verify_record
 from keras_mnasnet.training import recipe_from_json
-from keras_mnasnet.weights import CheckpointError, load_record, records, verify_record
-from keras_mnasnet.weights.load import converted_path
-from keras_mnasnet.weights.registry import training_of
+from keras_mnasnet.weights.registry import records, training_of
 
 BUNDLED = records("cifar10")
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -22,14 +21,14 @@ def test_a_record_and_its_file(record):
     path = converted_path(record)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == record.sha256
     assert path.stat().st_size == record.size_bytes
-    checkpoint = load_record(record)
+    checkpoint = load(record.id)
     assert checkpoint.labels == LABELS
     assert checkpoint.architecture.same_network(record.architecture)
     assert checkpoint.preprocessing == record.preprocessing
     assert record.params == record.architecture.params(classes=10)
     assert record.bundled
     assert verify_record(record)["ok"]
-    assert record.describe().endswith("measured on the 10,000 test images of CIFAR-10)")
+    assert str(record.origin).endswith("measured on the 10,000 test images of CIFAR-10)")
 
 
 @pytest.mark.parametrize("record", BUNDLED, ids=lambda record: record.id)
@@ -42,7 +41,7 @@ def test_how_it_was_trained_is_recorded(record):
         assert stage["seconds"] > 0
         assert stage["environment"]["processor"]
         assert stage["seed"] == recipe.seed
-    assert recipe.size == record.resolution
+    assert recipe.size == record.size
     assert 100 * stages[-1]["curve"][-1][2] == pytest.approx(record.top1, abs=1), "the run's own last accuracy"
 
 
@@ -79,9 +78,9 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
     data = bytearray(converted_path(record).read_bytes())
     data[-100] ^= 1
     damaged.write_bytes(data)
-    monkeypatch.setattr("keras_mnasnet.weights.load.converted_path", lambda record: damaged)
+    monkeypatch.setattr("keras_mnasnet.loading.converted_path", lambda record: damaged)
     with pytest.raises(CheckpointError, match="must have the sha256"):
-        load_record(record)
+        load(record.id)
 
 
 def test_recorded_accuracies_are_reproduced(data):
@@ -105,4 +104,4 @@ def test_predict_says_what_it_knows(capfd, data, tmp_path):
     (row,) = json.loads(capfd.readouterr().out)
     assert row["predictions"][0]["name"] in LABELS
     assert main(["predict", "cifar10", str(path)]) == 0
-    assert "knows 10 classes: airplane, automobile" in capfd.readouterr().err
+    assert "cifar10/a1-0.5-32 (top1 85.36 %" in capfd.readouterr().err

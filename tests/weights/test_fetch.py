@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from local_server import FakeHub, FileServer, Page, closed_port
 
-from keras_mnasnet.weights import CheckpointError, DownloadError, get
+from keras_mnasnet import CheckpointError, DownloadError
 from keras_mnasnet.weights.fetch import ATTEMPTS, download, fetch_hub, fetch_record, placed_path
+from keras_mnasnet.weights.registry import find
 
 BODY = np.random.default_rng(0).bytes(1 << 20)
 OTHER = np.random.default_rng(1).bytes(1 << 20)
@@ -65,11 +66,11 @@ def ranges(server):
 
 
 def web_record(server, **changes):
-    return dataclasses.replace(get("torchvision/mnasnet0_5"), url=server.url(PATH), sha256=SHA256, **changes)
+    return dataclasses.replace(find("torchvision/mnasnet0_5"), url=server.url(PATH), sha256=SHA256, **changes)
 
 
 def hub_record(revision, **changes):
-    record = get("timm/semnasnet_100.rmsp_in1k")
+    record = find("timm/semnasnet_100.rmsp_in1k")
     return dataclasses.replace(record, repo="timm/some", revision=revision, filename="w.safetensors", **changes)
 
 
@@ -293,7 +294,7 @@ class TestFetchRecord:
     def test_two_processes_fetch_it_once(self, server):
         program = (
             "import dataclasses, sys\n"
-            "from keras_mnasnet.weights import get\n"
+            "from keras_mnasnet.weights.registry import find\n"
             "from keras_mnasnet.weights.fetch import fetch_record\n"
             "record = dataclasses.replace(get('torchvision/mnasnet0_5'), url=sys.argv[1], sha256=sys.argv[2])\n"
             "print('ready', flush=True)\n"

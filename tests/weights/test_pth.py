@@ -9,8 +9,8 @@ import pytest
 from fixtures import RECIPE
 from writers import write_pth
 
-from keras_mnasnet.weights import CheckpointError
-from keras_mnasnet.weights.pth import read_pth
+from keras_mnasnet import CheckpointError
+from keras_mnasnet.weights.formats.pth import read_pth
 
 PTH = RECIPE / "pth"
 

@@ -13,9 +13,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from writers import write_tf1
 
-from keras_mnasnet import MnasNet, MnasNetA1, MnasNetB1, MnasNetSmall, load_weights, save_weights
-from keras_mnasnet.weights import CheckpointError, read_file
-from keras_mnasnet.weights.load import parse_hub
+from keras_mnasnet import CheckpointError, MnasNet, MnasNetA1, MnasNetB1, MnasNetSmall, load, load_weights, save
+from keras_mnasnet.loading import HUB_ADDRESS
 
 BY_NAME = {fixture.name: fixture for fixture in FIXTURES}
 A1_035 = "google-a1-d0.35-96"
@@ -34,7 +33,7 @@ def test_path_traversal_in_a_tgz(member, tmp_path):
         tar.addfile(info, io.BytesIO(b"evil"))
     refused = "must hold a TF1 checkpoint" if member.startswith("/") else "stay inside the folder"
     with pytest.raises(CheckpointError, match=refused):  # an absolute name is unpacked as a relative one
-        read_file(archive)
+        load(archive)
     assert not (tmp_path / "outside.txt").exists()
     assert not os.path.exists("/tmp/keras_mnasnet_outside.txt")
 
@@ -46,22 +45,25 @@ def test_symlinks_out_of_a_tgz(tmp_path):
         info.type, info.linkname = tarfile.SYMTYPE, "/etc"
         tar.addfile(info)
     with pytest.raises(CheckpointError, match="stay inside the folder"):
-        read_file(archive)
+        load(archive)
 
 
 def test_load_weights_refuses_other_numerics(tmp_path):
     timm = BY_NAME["timm-semnasnet_050-96"].write(tmp_path)
-    with pytest.raises(CheckpointError, match="trained with bn_epsilon=1e-05, padding='symmetric'"):
+    with pytest.raises(
+        CheckpointError,
+        match="needs a model with bn_epsilon=1e-05, padding='symmetric'. Received: a model with bn_epsilon=0.001",
+    ):
         load_weights(MnasNetA1(weights=None, width_multiplier=0.5), timm)
     model = MnasNetA1(weights=None, width_multiplier=0.5, bn_epsilon=1e-5, padding="symmetric")
     load_weights(model, timm)
     np.testing.assert_allclose(outputs(model), outputs(MnasNetA1(weights=timm, width_multiplier=0.5)))
 
 
-@pytest.mark.parametrize("network", ["a1", "b1", "small"])
+@pytest.mark.parametrize("network", ["b1", "small"])
 def test_a_checkpoint_of_another_network_says_which_one_fits(network, tmp_path):
     path = BY_NAME["timm-semnasnet_050-96"].write(tmp_path)
-    with pytest.raises(CheckpointError, match=rf"must hold MnasNet '{network}'. Received: .*fits MnasNet 'a1-0.5'"):
+    with pytest.raises(CheckpointError, match=rf"must hold MnasNet '{network}'. Received: 'a1-0.5\["):
         MnasNet(network, weights=path)
 
 
@@ -86,10 +88,10 @@ def test_paths_that_are_not_files(google, tmp_path):
         MnasNetA1(weights=tmp_path / "notes.txt")
     run = tmp_path / "run"
     run.mkdir()
-    with pytest.raises(CheckpointError, match=r"Received: the folder .*run\.$"):
+    with pytest.raises(CheckpointError, match=r"is a training run's, with model.safetensors. Received: the folder .*run\.$"):
         MnasNetA1(weights=run)
     (run / "model.safetensors").touch()
-    with pytest.raises(CheckpointError, match=r"Name one of the checkpoints in it: .*run/model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"run/model.safetensors must be a whole safetensors file"):
         MnasNetA1(weights=run)
 
 
@@ -99,26 +101,24 @@ def test_a_truncated_tf1_checkpoint(google, tmp_path):
         data = part.read_bytes()
         (tmp_path / part.name).write_bytes(data if part.suffix == ".index" else data[: len(data) // 3])
     with pytest.raises(CheckpointError, match="cannot be read|whole TF1 checkpoint"):
-        read_file(tmp_path / prefix.name)
+        load(tmp_path / prefix.name)
 
 
 def test_unknown_tensors_are_shown(tmp_path):
     save_file({"encoder.weight": np.zeros(3, np.float32)}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="Received: 1 tensors named encoder.weight"):
-        read_file(tmp_path / "x.safetensors")
+        load(tmp_path / "x.safetensors")
     timm = load_file(BY_NAME["timm-semnasnet_050-96"].write(tmp_path))
     save_file(timm | {"blocks.0.0.attn.weight": np.zeros(3, np.float32)}, tmp_path / "y.safetensors")
     with pytest.raises(CheckpointError, match="no tensor of this name. Received: 'blocks.0.0.attn.weight'"):
-        read_file(tmp_path / "y.safetensors")
+        load(tmp_path / "y.safetensors")
     del timm["blocks.3.1.bn2.running_var"]
     save_file(timm, tmp_path / "z.safetensors")
-    with pytest.raises(CheckpointError, match="another network"):
-        read_file(tmp_path / "z.safetensors")
     timm["conv_stem.weight"] = timm["conv_stem.weight"][0]
     save_file(timm, tmp_path / "rank.safetensors")
     with pytest.raises(CheckpointError, match="must have 4 axes"):
-        read_file(tmp_path / "rank.safetensors")
-    with pytest.raises(CheckpointError, match="block4b_depthwise_bn/moving_variance missing"):
+        load(tmp_path / "rank.safetensors")
+    with pytest.raises(CheckpointError, match="block4b_depthwise_bn/moving_variance missing where"):
         MnasNetA1(weights=tmp_path / "z.safetensors", width_multiplier=0.5)
 
 
@@ -127,7 +127,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
     tensors["conv_stem.weight"][0, 0, 0, 0] = np.nan
     save_file(tensors, tmp_path / "nan.safetensors")
     with pytest.raises(CheckpointError, match="'stem_conv/kernel' must be finite"):
-        read_file(tmp_path / "nan.safetensors")
+        load(tmp_path / "nan.safetensors")
 
 
 def test_builders_without_checkpoints():
@@ -141,9 +141,9 @@ def test_builders_without_checkpoints():
         MnasNetB1(weights="google/a1-1.0-224")
     with pytest.raises(CheckpointError, match="exist for members of the family"):
         MnasNet("x: stem8 r1_k3_s11_e1_i8_o8 head64", weights="imagenet")
-    with pytest.raises(CheckpointError, match="Nearest records: google/a1"):
+    with pytest.raises(CheckpointError, match="Did you mean 'google/a1"):
         MnasNetA1(weights="google/a1-1.0")
-    with pytest.raises(CheckpointError, match="must be None, 'imagenet'"):
+    with pytest.raises(CheckpointError, match="Received: 'imagenett'.* Did you mean 'imagenet'"):
         MnasNetA1(weights="imagenett")
 
 
@@ -154,46 +154,47 @@ def test_checkpoints_need_three_channels(google):
 
 
 def test_hub_addresses():
-    assert parse_hub("hf://me/net@abc/sub/w.safetensors") == ("me/net", "abc", "sub/w.safetensors")
-    assert parse_hub("hf://me/net-1.0/w.pth") == ("me/net-1.0", None, "w.pth")
-    assert parse_hub("hf://me/net@refs/pr/1/w.pth") == ("me/net", "refs/pr/1", "w.pth")
-    for bad in ("hf://me", "hf://me/net", "hf://me/net/../../x", "hf://../x/y"):
-        with pytest.raises(CheckpointError, match="hf://owner/repo"):
-            parse_hub(bad)
+    assert HUB_ADDRESS.match("hf://me/net@abc/sub/w.safetensors").groups() == ("me/net", "abc", "sub/w.safetensors")
+    assert HUB_ADDRESS.match("hf://me/net-1.0/w.pth").groups() == ("me/net-1.0", None, "w.pth")
+    assert HUB_ADDRESS.match("hf://me/net@refs/pr/1/w.pth").groups() == ("me/net", "refs/pr/1", "w.pth")
+    assert HUB_ADDRESS.match("hf://me/net@abc").groups() == ("me/net", "abc", None)
+    for bad in ("hf://me", "hf://me/net/../../x", "hf://../x/y"):
+        with pytest.raises(CheckpointError, match="hf://owner/name"):
+            load(bad)
 
 
 def test_newer_schema_is_refused(assets, tmp_path):
-    data = (assets / "native_schema1.safetensors").read_bytes()
-    (tmp_path / "new.safetensors").write_bytes(data.replace(rb"\"schema\": 1", rb"\"schema\": 9"))
-    with pytest.raises(CheckpointError, match="schema 1. Received: schema=9. Update keras_mnasnet"):
-        read_file(tmp_path / "new.safetensors")
+    data = (assets / "native_schema2.safetensors").read_bytes()
+    (tmp_path / "new.safetensors").write_bytes(data.replace(rb"\"schema\": 2", rb"\"schema\": 9"))
+    with pytest.raises(CheckpointError, match="schema 2. Received: schema=9. Update keras_mnasnet"):
+        load(tmp_path / "new.safetensors")
 
 
-def test_save_weights_needs_safetensors(tmp_path):
+def test_save_needs_an_ending_that_it_knows(tmp_path):
     with pytest.raises(ValueError, match="must end in .safetensors"):
-        save_weights(MnasNetSmall(weights=None), tmp_path / "x.h5")
+        save(MnasNetSmall(weights=None), tmp_path / "x.h5")
 
 
 def test_models_that_are_more_than_a_mnasnet_are_not_saved_as_one(tmp_path):
     base = MnasNetSmall(weights=None, include_top=False, pooling="avg", input_shape=(64, 64, 3))
     extended = keras.Model(base.input, keras.layers.Dense(5, name="out")(base.output))
     with pytest.raises(ValueError, match=r"no others. Received: other or missing layers \['out'\]"):
-        save_weights(extended, tmp_path / "x.safetensors")
+        save(extended, tmp_path / "x.safetensors")
 
     def relu6(layer):
         return keras.layers.ReLU(6.0, name=layer.name) if isinstance(layer, keras.layers.ReLU) else layer
 
     with pytest.raises(ValueError, match="no others. Received: other or missing layers"):
-        save_weights(keras.models.clone_model(base, clone_function=relu6), tmp_path / "x.safetensors")
+        save(keras.models.clone_model(base, clone_function=relu6), tmp_path / "x.safetensors")
     four = MnasNetSmall(weights=None, input_shape=(64, 64, 4), include_preprocessing=False)
     with pytest.raises(ValueError, match="3 channels"):
-        save_weights(four, tmp_path / "x.safetensors")
+        save(four, tmp_path / "x.safetensors")
     assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_headless_checkpoints_and_models(tmp_path):
     model = MnasNetSmall(weights=None, include_top=False, input_shape=(64, 64, 3))
-    save_weights(model, tmp_path / "w.safetensors")
+    save(model, tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="must have a classifier"):
         MnasNetSmall(weights=tmp_path / "w.safetensors")
     again = MnasNetSmall(weights=tmp_path / "w.safetensors", include_top=False, input_shape=(64, 64, 3))
@@ -204,22 +205,22 @@ def test_two_networks_in_one_checkpoint(google, tmp_path):
     _, tensors = google
     other = {name.replace("mnasnet-a1/", "other/", 1): value for name, value in tensors.items() if "/" in name}
     with pytest.raises(CheckpointError, match="one network. Received: mnasnet-a1, other"):
-        read_file(write_tf1(tmp_path / "m", tensors | other))
+        load(write_tf1(tmp_path / "m", tensors | other))
 
 
 def test_own_files_are_not_trusted_blindly(assets, tmp_path):
-    tensors = load_file(assets / "native_schema1.safetensors")
-    with safe_open(assets / "native_schema1.safetensors", framework="numpy") as file:
+    tensors = load_file(assets / "native_schema2.safetensors")
+    with safe_open(assets / "native_schema2.safetensors", framework="numpy") as file:
         header = json.loads(file.metadata()["keras_mnasnet"])
 
     def write(tensors, **changes):
         save_file(tensors, tmp_path / "x.safetensors", metadata={"keras_mnasnet": json.dumps(header | changes)})
 
     write(tensors)
-    assert read_file(tmp_path / "x.safetensors").classes == 2
+    assert load(tmp_path / "x.safetensors").classes == 2
     write(tensors | {"stem_conv/kernel": np.full_like(tensors["stem_conv/kernel"], np.nan)})
     with pytest.raises(CheckpointError, match="must be finite float32"):
-        read_file(tmp_path / "x.safetensors")
+        load(tmp_path / "x.safetensors")
     for changes in (
         {"numerics": {"bn_epsilon": "q", "padding": "same"}},
         {"numerics": {"bn_epsilon": 0.001, "padding": "x"}},
@@ -229,4 +230,4 @@ def test_own_files_are_not_trusted_blindly(assets, tmp_path):
     ):
         write(tensors, **changes)
         with pytest.raises(CheckpointError):
-            read_file(tmp_path / "x.safetensors")
+            load(tmp_path / "x.safetensors")

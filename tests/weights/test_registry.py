@@ -8,11 +8,12 @@ from importlib import resources
 import pytest
 from fixtures import FIXTURES, INDEX, RECIPE, recipe
 
+from keras_mnasnet import CheckpointError
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.model import build
-from keras_mnasnet.weights import CheckpointError, convert, get, names, records, select
-from keras_mnasnet.weights.convert import expected_shapes
-from keras_mnasnet.weights.registry import preprocessing_of
+from keras_mnasnet.weights.checkpoint import expected_shapes
+from keras_mnasnet.weights.convert import convert
+from keras_mnasnet.weights.registry import find, names, records, select, source_preprocessing
 
 
 def test_all_public_checkpoints_are_recorded():
@@ -26,7 +27,7 @@ def test_record_fits_its_network(record):
     network = record.architecture
     assert network.params(classes=record.classes) == record.params
     assert network.provenance == "published"
-    assert record.preprocessing.size == record.resolution
+    assert record.preprocessing.size == record.size
     assert bool(record.preprocessing.resize) != bool(record.preprocessing.crop_fraction)
     assert record.url.startswith("https://")
     assert " " not in record.url
@@ -35,7 +36,7 @@ def test_record_fits_its_network(record):
     if record.repo:
         pinned_by_commit = len(record.revision) == 40 and set(record.revision) <= set("0123456789abcdef")
         assert pinned_by_commit or len(record.sha256) == 64
-    if record.source == "torchvision":
+    if record.origin.source == "torchvision":
         assert record.filename.removesuffix(".pth").endswith(record.sha256)
     expected = {"google": (1e-3, "same"), "timm": (1e-5, "symmetric"), "torchvision": (1e-5, "symmetric")}
     assert (record.numerics.bn_epsilon, record.numerics.padding) == expected[record.source]
@@ -87,14 +88,14 @@ def test_widths_without_checkpoints_say_what_exists():
 
 
 def test_unknown_record_names_the_nearest():
-    with pytest.raises(CheckpointError, match=r"weights='timm/mnasnet_100'. Nearest records: timm/mnasnet_100.rmsp_in1k"):
-        get("timm/mnasnet_100")
+    with pytest.raises(CheckpointError, match=r"Received: 'timm/mnasnet_100'. Did you mean 'timm/mnasnet_100.rmsp_in1k'"):
+        find("timm/mnasnet_100")
 
 
 def test_preprocessing_follows_the_size():
-    assert str(preprocessing_of("google", 160)) == "central crop 0.833, resize 160 (bicubic-tf1)"
-    assert str(preprocessing_of("torchvision", 224, get("torchvision/mnasnet1_3"))).startswith("resize 232 (bilinear)")
-    assert preprocessing_of("timm", 112).resize == 128
+    assert str(source_preprocessing("google", 160)) == "central crop 0.833, resize 160 (bicubic-tf1)"
+    assert str(find("torchvision/mnasnet1_3").preprocessing).startswith("resize 232 (bilinear)")
+    assert source_preprocessing("timm", 112).resize == 128
 
 
 def test_thousand_classes_in_wordnet_order():

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from keras_mnasnet.weights.errors import CheckpointError
+from keras_mnasnet.weights.checkpoint import CheckpointError
 
 __all__ = ["read_pth"]
 

@@ -1,0 +1,466 @@
+"""What a text means: `load` makes a Checkpoint of any source, `save` writes all of it again. The only place that decides it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.family import FAMILY, as_architecture, default_size
+from keras_mnasnet.preprocessing import Preprocessing
+from keras_mnasnet.spec import check_plain, describe
+from keras_mnasnet.utils.text import did_you_mean
+from keras_mnasnet.weights import registry
+from keras_mnasnet.weights.checkpoint import (
+    OWN_SOURCE,
+    Checkpoint,
+    CheckpointError,
+    DownloadError,
+    Numerics,
+    Origin,
+    assign,
+    expected_shapes,
+    fingerprint,
+    layer_shapes,
+    remember,
+    remembered,
+)
+from keras_mnasnet.weights.convert import convert
+from keras_mnasnet.weights.fetch import cache_home, check_sha256, fetch_hub, fetch_record, file_sha256, locked, placed_path
+from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, PTH_SUFFIXES, SUFFIXES, TAR_SUFFIXES, TensorFile
+from keras_mnasnet.weights.formats.keras import h5_tensors, keras_header, load_keras, open_h5, write_keras
+from keras_mnasnet.weights.formats.pth import read_pth
+from keras_mnasnet.weights.formats.safetensors import (
+    FORMAT,
+    described,
+    open_safetensors,
+    read_header,
+    to_header,
+    write_native,
+)
+from keras_mnasnet.weights.formats.tf1 import open_tf1, unpack
+
+__all__ = ["RUN_MODEL", "checkpoint_of", "load", "load_weights", "record_of", "save", "verify_record"]
+
+RUN_MODEL = "model.safetensors"
+HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?(?:/(?P<file>.+))?$")
+KINDS = (
+    "'imagenet', 'cifar10', a record's id (`mnasnet weights list`), the folder of a training run, a checkpoint file "
+    f"({', '.join(SUFFIXES)}, a TF1 prefix), or hf://owner/name[@revision][/file]"
+)
+NO_CHECKPOINTS = {  # how a file begins: what it is, and what takes it
+    b"SQLite format 3": "a study of a search: `mnasnet search retrain --study` trains its best networks",
+    b"\xff\xd8\xff": "a photo: name the model first, then the photos",
+    b"\x89PNG": "a photo: name the model first, then the photos",
+    b"version https://git-lfs": "a Git LFS pointer, not the file: fetch it with `git lfs pull`",
+}
+TFLITE = (
+    "a .tflite file, which `mnasnet predict`, `mnasnet bench accuracy` and `mnasnet bench latency` take (of a detector: "
+    "`mnasnet detect predict` and `mnasnet detect eval`); it is not read back into a network"
+)
+
+
+def load(source: Any, *, network: Architecture | str | None = None, size: int | None = None) -> Checkpoint:
+    """The checkpoint that a source means: network, tensors, labels, preprocessing and origin as one value.
+
+    Args:
+        source: "imagenet" or "cifar10" (of `network`, a1 without it, trained nearest to `size` pixels), a record's id, the
+            folder of a training run (of a detector's too), a file of keras_mnasnet, Google, timm, torchvision or Keras
+            (`.weights.h5`, `.keras`), hf://owner/name[@revision][/file], a Checkpoint, or a Keras model of this process.
+        network: of a dataset's name, which member (`b1`, `a1-0.75`); of a file whose strides its tensors do not show, its text.
+        size: input size in pixels that a dataset's record should have been trained near.
+
+    Raises CheckpointError for what is no checkpoint, naming the command or argument that takes it, and for damaged files;
+    DownloadError for what cannot be fetched.
+
+    Example:
+        >>> from keras_mnasnet import load
+        >>> load("cifar10/b1-0.5-32").origin.measured["top1"]
+        85.73
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    if _is_keras_model(source):
+        return checkpoint_of(source)
+    if not isinstance(source, str | os.PathLike):
+        raise CheckpointError(f"A model must be {KINDS}. Received: {source!r} of type {type(source).__name__}")
+    text = os.fspath(source)
+    if isinstance(text, bytes):
+        text = os.fsdecode(text)
+    if (record := record_of(text, network=network, size=size)) is not None:
+        return _load_record(record)
+    path = _local(text)
+    named = None if network is None else as_architecture(network)
+    checkpoint = _read_keras(path) if path.name.endswith(KERAS_SUFFIX) else _read_tensors(path, named)
+    checkpoint = dataclasses.replace(
+        checkpoint, origin=dataclasses.replace(checkpoint.origin, name=checkpoint.origin.record or text)
+    )
+    if checkpoint.assumed:
+        logging.warning("%s does not say its %s: assumed", text, ", ".join(checkpoint.assumed))
+    return checkpoint
+
+
+def record_of(text: Any, *, network: Architecture | str | None = None, size: int | None = None) -> registry.Record | None:
+    """The record that a dataset's name or an id means, before anything is fetched; None for any other source."""
+    if not isinstance(text, str):
+        return None
+    if text in registry.datasets():
+        base, width = _member(network or "a1")
+        record = registry.select(base, width, size or default_size(FAMILY[base]), text)
+        logging.info("%s is %s", text, record.origin)
+        return record
+    return registry.find(text) if text in registry.names() else None
+
+
+def _is_keras_model(value: Any) -> bool:
+    keras = sys.modules.get("keras")  # without Keras in the process there is no model of it
+    return keras is not None and isinstance(value, keras.Model)
+
+
+def _member(network: Architecture | str) -> tuple[str, float | None]:
+    """(family name, width multiplier) of `b1`, `a1-0.75` or an Architecture of the family."""
+    text = network.name if isinstance(network, Architecture) else str(network).lower()
+    for name in sorted(FAMILY, key=len, reverse=True):
+        match = re.fullmatch(rf"{name}(?:-(\d+(?:\.\d+)?))?(?:-stem1)?", text.removeprefix("mnasnet-"))
+        if match:
+            return name, float(match[1]) if match[1] else None
+    raise CheckpointError(
+        f"Checkpoints of datasets exist for members of the family ({', '.join(FAMILY)}). Received: network={text!r}. Name a "
+        f"record's id or a file, or train without weights (--network)."
+    )
+
+
+def _local(text: str) -> Path:
+    """The path of the file that a text means, fetched if it is a Hub address; CheckpointError says what else takes it."""
+    address = re.sub("^hf:/+", "hf://", text)
+    if address.startswith("hf://"):
+        match = HUB_ADDRESS.match(address)
+        if not match or ".." in address.split("/"):
+            raise CheckpointError(f"A Hub address is hf://owner/name[@revision][/file]. Received: {text!r}")
+        return fetch_hub(match["repo"], match["file"] or RUN_MODEL, match["revision"])
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if (path / RUN_MODEL).is_file():
+            return path / RUN_MODEL
+        inside = sorted(str(index)[: -len(".index")] for index in path.glob("*.index"))
+        begun = (path / "run.json").is_file()
+        hint = f" Name one of the checkpoints in it: {', '.join(inside)}." if inside else ""
+        hint = f" Its run has no whole epoch yet: mnasnet train --resume {path}" if begun else hint
+        raise CheckpointError(
+            f"The folder of a model is a training run's, with {RUN_MODEL}. Received: the folder {path}.{hint}"
+        )
+    if not path.exists() and not Path(f"{path}.index").exists():
+        raise _unknown(text)
+    if path.is_file():
+        with path.open("rb") as file:
+            begins = file.read(32)
+        known = [what for start, what in NO_CHECKPOINTS.items() if begins.startswith(start)]
+        known += [TFLITE] if begins[4:8] == b"TFL3" or path.suffix == ".tflite" else []
+        if known:
+            raise CheckpointError(f"A model must be {KINDS}. Received: {path}, {known[0]}")
+    return path
+
+
+def _unknown(text: str) -> CheckpointError:
+    """What is said of a text that is neither a name nor a file."""
+    if text.endswith(SUFFIXES) or ("/" in text.removeprefix("./") and text not in registry.names() and Path(text).suffix):
+        near = did_you_mean(text, registry.names())
+        return CheckpointError(f"A checkpoint file must exist. Received: {text}, which does not.{near}")
+    try:
+        name = _member(text)[0]
+    except CheckpointError:
+        name = "custom" if "stem" in text else ""
+    if not name:
+        near = did_you_mean(text, [*registry.datasets(), *registry.names(), *FAMILY])
+        return CheckpointError(f"A model must be {KINDS}. Received: {text!r}, which is none of them.{near}")
+    ids = registry.names(name)
+    way = f"Its checkpoints: {', '.join(ids[:4])}{', ...' if len(ids) > 4 else ''}. " if ids else "It has no checkpoints. "
+    return CheckpointError(
+        f"A model must have trained weights. Received: {text!r}, a network without weights. {way}A network alone is --network "
+        f"{text} (network={text!r}) where one is trained or timed."
+    )
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path) -> Iterator[TensorFile]:
+    """Open a `.safetensors`, `.pth`/`.pt`/`.bin`, `.tgz`/`.tar`, `.weights.h5` file or the prefix of a TF1 checkpoint.
+
+    The tensors can be read until the context ends. Raises CheckpointError for a file that is damaged or something else.
+    """
+    if Path(f"{path}.index").is_file():
+        yield open_tf1(path)
+    elif path.name.endswith(".index") or ".data-00000-of-" in path.name:
+        prefix = re.sub(r"\.(index|data-\d+-of-\d+)$", "", str(path))
+        raise CheckpointError(f"A TF1 checkpoint is named by its prefix, here {prefix}. Received: {path}")
+    elif not path.is_file():
+        raise CheckpointError(f"A checkpoint file must exist. Received: {path}, which does not")
+    elif path.name.endswith(TAR_SUFFIXES):
+        with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
+            yield dataclasses.replace(open_tf1(unpack(path, Path(folder))), path=path)
+    elif path.suffix == ".safetensors":
+        with open_safetensors(path) as file:
+            yield file
+    elif path.suffix in PTH_SUFFIXES:
+        arrays, _ = read_pth(path)
+        yield TensorFile(path, {name: array.shape for name, array in arrays.items()}, arrays.__getitem__)
+    elif path.name.endswith(H5_SUFFIX):
+        with open_h5(path) as file:
+            yield file
+    else:
+        raise CheckpointError(f"A checkpoint must end in {', '.join(SUFFIXES)}, or be a TF1 prefix. Received: {path}")
+
+
+def _read_tensors(path: Path, network: Architecture | None) -> Checkpoint:
+    with open_tensors(path) as file:
+        if FORMAT not in file.metadata:
+            return convert(file, network)
+        if not path.name.endswith(H5_SUFFIX):
+            return described(file)
+        header = read_header(file)
+        layers = Architecture.parse(header["architecture"]).layers(32, 32, classes=int(header["classes"]))
+        return described(file, lambda names: h5_tensors(file, layers))
+
+
+def _read_keras(path: Path) -> Checkpoint:
+    model = load_keras(path)
+    metadata = keras_header(path)
+    if metadata:
+        file = TensorFile(path, {}, lambda name: np.empty(0), metadata)
+        return described(file, lambda names: _tensors(model, names))
+    try:
+        found = checkpoint_of(model)
+    except ValueError as error:
+        raise CheckpointError(f"{path} must be a MnasNet saved by save() or model.save(). Received: {error}") from error
+    labels = registry.labels_of("google", found.classes)
+    said = ("preprocessing",) if found.classes in (0, 1000) else ("labels", "preprocessing")
+    return dataclasses.replace(found, labels=labels, assumed=said, origin=Origin("keras", str(path)))
+
+
+def checkpoint_of(model: Any, *, checked: bool = True) -> Checkpoint:
+    """A Keras model of this package as a Checkpoint, with the labels, preprocessing and origin that it was made from.
+
+    Of a model that was trained since, the origin says what it was made from, and no figures. ValueError for a model with other
+    layers than a MnasNet's, which `checked=False` does not look for (of a model that was just built).
+    """
+    said = remembered(model)
+    detector = getattr(model, "detector_spec", None)
+    if detector is not None:
+        tensors = _tensors(model, layer_shapes(detector.layers()))
+        checkpoint = Checkpoint(
+            architecture=detector.architecture,
+            numerics=Numerics(detector.bn_epsilon, detector.padding),
+            classes=len(detector.labels),
+            tensors=tensors,
+            size=detector.input_size,
+            labels=detector.labels,
+            preprocessing=Preprocessing(detector.input_size, "bilinear", squash=True, decoder="tensorflow"),
+            origin=Origin(OWN_SOURCE, model.name),
+            detector=detector,
+        )
+    else:
+        spec = check_plain(model) if checked else describe(model)
+        tensors = _tensors(model, expected_shapes(spec.architecture, spec.classes))
+        sides = {side for side in spec.input_shape[:2] if side}
+        size = min(sides) if sides else said[0].size if said else default_size(spec.architecture)
+        checkpoint = Checkpoint(
+            architecture=spec.architecture,
+            numerics=Numerics(spec.bn_epsilon, spec.padding, spec.architecture.units()[0].residual),
+            classes=spec.classes,
+            tensors=tensors,
+            size=size,
+            labels=said[0].labels if said and said[0].classes == spec.classes else None,
+            preprocessing=(said[0].preprocessing if said else registry.source_preprocessing("timm", size)).at(size),
+            origin=Origin(OWN_SOURCE, model.name),
+            assumed=() if said else ("preprocessing",),
+        )
+    if said and fingerprint(tensors) == said[1]:
+        return dataclasses.replace(checkpoint, origin=said[0].origin, assumed=said[0].assumed)
+    if said:
+        origin = Origin(OWN_SOURCE, f"{model.name}, trained from {said[0].origin.name}", license=said[0].origin.license)
+        return dataclasses.replace(checkpoint, origin=origin)
+    return checkpoint
+
+
+def _tensors(model: Any, names: Iterable[str]) -> dict[str, np.ndarray]:
+    layers = {layer.name: iter(layer.get_weights()) for layer in model.layers}
+    return {name: np.asarray(next(layers[name.rpartition("/")[0]]), np.float32) for name in names}
+
+
+def save(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    labels: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> None:
+    """Write a model, a Checkpoint or any source to `.safetensors`, `.keras` or `.weights.h5`; `load(path)` gives it all again.
+
+    `labels` (one name for each class) and `preprocessing` replace what is known of the model. The file appears whole or not at
+    all. Raises ValueError for another ending, or a model that has other layers than a MnasNet's.
+
+    Example:
+        >>> from keras_mnasnet import MnasNetA1, load, save
+        >>> save(MnasNetA1(weights="cifar10"), "a1.safetensors")
+        >>> load("a1.safetensors").labels == load("cifar10").labels
+        True
+    """
+    target = Path(path).expanduser()
+    if not target.name.endswith((".safetensors", KERAS_SUFFIX, H5_SUFFIX)):
+        raise ValueError(f"`path` must end in .safetensors, .keras or .weights.h5. Received: path={str(path)!r}")
+    checkpoint = load(model)
+    changes: dict[str, Any] = {}
+    if labels is not None:
+        if isinstance(labels, str):
+            raise ValueError(f"`labels` must be a list of names, one for each class. Received: labels={labels!r}")
+        changes["labels"] = tuple(map(str, labels))
+    if preprocessing is not None:
+        changes["preprocessing"] = preprocessing
+    if changes:
+        changes["assumed"] = tuple(each for each in checkpoint.assumed if each not in changes)
+        checkpoint = dataclasses.replace(checkpoint, **changes)
+    if target.suffix == ".safetensors":
+        return write_native(checkpoint, target)
+    if checkpoint.detector is not None and target.suffix != KERAS_SUFFIX:
+        raise ValueError(f"A detector is saved as .safetensors or .keras. Received: path={str(path)!r}")
+    return write_keras(model if _is_keras_model(model) else checkpoint.model(), target, to_header(checkpoint))
+
+
+def load_weights(model: Any, source: Any, *, include_top: bool = True) -> None:
+    """Load any source that `load` takes into a model of this package, which must be of the same network and numerics.
+
+    `include_top=False` leaves the model's classifier as it is. Raises CheckpointError that says what the source needs.
+    """
+    spec = describe(model)
+    if spec.input_shape[-1] != 3:
+        raise CheckpointError(f"Checkpoints take 3 channels (RGB). Received: a model with input_shape={spec.input_shape}")
+    network = spec.architecture
+    sides = [side for side in spec.input_shape[:2] if side]
+    dataset = isinstance(source, str) and source in registry.datasets()
+    checkpoint = load(source, network=network if dataset else None, size=min(sides) if dataset and sides else None)
+    numerics = {"bn_epsilon": spec.bn_epsilon, "padding": spec.padding}
+    needs, has = [], []
+    if not checkpoint.architecture.same_network(network):
+        needs.append(f"the network '{checkpoint.architecture}'")
+        has.append(f"'{network}'")
+    for key, value in numerics.items():
+        if getattr(checkpoint.numerics, key) != value:
+            needs.append(f"{key}={getattr(checkpoint.numerics, key)!r}")
+            has.append(f"{key}={value!r}")
+    if needs:
+        raise CheckpointError(
+            f"{checkpoint.origin.name} needs a model with {', '.join(needs)}. Received: a model with {', '.join(has)}. Build "
+            f"it with load({str(source)[:80]!r}).model(), which takes classes= and size=."
+        )
+    if include_top and checkpoint.classes != spec.classes:
+        raise CheckpointError(
+            f"{checkpoint.origin.name} has {checkpoint.classes or 'no'} classes. Received: a model with "
+            f"{spec.classes or 'no'} classes. Pass include_top=False to leave the model's classifier as it is."
+        )
+    assign(model, checkpoint.tensors, expected_shapes(network, checkpoint.classes if include_top else 0))
+    remember(model, checkpoint)
+
+
+def converted_path(record: registry.Record) -> Path:
+    """Where the converted form of a record is cached; of a bundled one, its file in the package."""
+    if record.bundled:
+        return Path(str(resources.files("keras_mnasnet.weights") / "bundled" / record.filename))
+    return cache_home() / "converted" / f"{record.id}.safetensors"
+
+
+def _load_record(record: registry.Record) -> Checkpoint:
+    """A record's checkpoint: from the cache (which may be read-only), else fetched, verified, converted once and cached."""
+    path = converted_path(record)
+    if record.bundled:
+        check_sha256(path, record.sha256)
+        return _cached(record, path)
+    if (cached := _usable(record, path)) is not None:
+        return cached
+    try:
+        with locked(path):
+            if (cached := _usable(record, path)) is not None:
+                return cached
+            source, sha256 = fetch_record(record)
+            logging.info("converting %s", source)
+            checkpoint = _converted(record, source)
+            write_native(checkpoint, path, source_sha256=sha256)
+            return checkpoint
+    except DownloadError:
+        raise
+    except OSError as error:
+        raise DownloadError(
+            f"The cache must be writable to keep {record.id}. Received: {error}. Nothing half-written was kept. "
+            f"Free space there, or set KERAS_MNASNET_HOME to another folder."
+        ) from error
+
+
+def _converted(record: registry.Record, source: Path) -> Checkpoint:
+    """The checkpoint in a record's file as its publisher wrote it, with everything that the record says."""
+    with open_tensors(source) as file:
+        checkpoint = convert(file)
+    if checkpoint.classes != record.classes or not checkpoint.architecture.same_network(record.architecture):
+        raise CheckpointError(
+            f"{source} must hold '{record.architecture}' with {record.classes} classes. Received: '{checkpoint.architecture}' "
+            f"with {checkpoint.classes} classes"
+        )
+    return dataclasses.replace(
+        checkpoint, architecture=record.architecture, numerics=record.numerics, size=record.size,
+        preprocessing=record.preprocessing, origin=record.origin, assumed=(),
+    )  # fmt: skip
+
+
+def _usable(record: registry.Record, path: Path) -> Checkpoint | None:
+    """The cached checkpoint; None when there is none, or one that has to be made anew."""
+    if not path.is_file():
+        return None
+    try:
+        return _cached(record, path)
+    except CheckpointError as error:
+        logging.warning("%s is not usable and is made anew: %s", path, error)
+        return None
+
+
+def _cached(record: registry.Record, path: Path) -> Checkpoint:
+    with open_tensors(path) as file:
+        if FORMAT not in file.metadata or not (
+            record.bundled or read_header(file).get("source_sha256", "").startswith(record.sha256 or "")
+        ):
+            raise CheckpointError(f"{path} must come from {record.url}. Received: a file of another origin")
+        checkpoint = described(file)
+    if not checkpoint.architecture.same_network(record.architecture) or checkpoint.numerics != record.numerics:
+        raise CheckpointError(f"{path} must hold {record.id}. Received: another network or other numerics")
+    return dataclasses.replace(checkpoint, origin=record.origin, preprocessing=record.preprocessing)
+
+
+def verify_record(record: registry.Record) -> dict[str, Any]:
+    """What is cached of a record and whether it is whole; `ok` is None when nothing is cached. Fetches nothing."""
+    path, placed = converted_path(record), placed_path(record)
+    report: dict[str, Any] = {"id": record.id, "ok": None, "files": [], "problem": None}
+    try:
+        if record.bundled:
+            _load_record(record)
+            return report | {"ok": True, "files": [{"path": str(path), "sha256": file_sha256(path)}]}
+        source_sha256 = record.sha256
+        if path.is_file():
+            _cached(record, path)
+            with open_tensors(path) as file:
+                source_sha256 = read_header(file)["source_sha256"]
+            report["files"].append({"path": str(path), "sha256": file_sha256(path)})
+        if placed.is_file():
+            report["files"].append({"path": str(placed), "sha256": check_sha256(placed, source_sha256)})
+            if not path.is_file():
+                _converted(record, placed)
+        report["ok"] = True if report["files"] else None
+    except (CheckpointError, OSError) as error:
+        report |= {"ok": False, "problem": str(error)}
+    return report

@@ -1,0 +1,26 @@
+"""Tensor files of every format, opened without reading the tensors: one reader for each, in a file of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["H5_SUFFIX", "KERAS_SUFFIX", "PTH_SUFFIXES", "SUFFIXES", "TAR_SUFFIXES", "TensorFile"]
+
+PTH_SUFFIXES = (".pth", ".pt", ".bin")
+TAR_SUFFIXES = (".tgz", ".tar.gz", ".tar")
+KERAS_SUFFIX, H5_SUFFIX = ".keras", ".weights.h5"
+SUFFIXES = (".safetensors", *PTH_SUFFIXES, *TAR_SUFFIXES, KERAS_SUFFIX, H5_SUFFIX)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TensorFile:
+    """Names and shapes of a file's tensors, a reader of one tensor, and the file's own metadata."""
+
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
