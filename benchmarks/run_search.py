@@ -51,7 +51,7 @@ LARGEST_SLOWDOWN = 1.15  # of ten workers, in trainings
 @functools.cache
 def table(path: str) -> tuple[Any, Any]:
     """The table, and its space."""
-    from keras_mnasnet.search.tables import MacroTable
+    from keras_mnasnet.search import MacroTable
 
     found = MacroTable.read(path)
     return found, found.space()
@@ -60,7 +60,7 @@ def table(path: str) -> tuple[Any, Any]:
 @functools.cache
 def task(path: str, objective: str) -> tuple[Any, frozenset]:
     """The reward, and the networks to be found."""
-    from keras_mnasnet.search.rewards import parse_reward
+    from keras_mnasnet.search import parse_reward
 
     known, _ = table(path)
     reward = parse_reward(objective, known.median_mflops())
@@ -69,8 +69,7 @@ def task(path: str, objective: str) -> tuple[Any, frozenset]:
 
 def reach(path: str, name: str, objective: str, seed: int) -> tuple[int, int]:
     """(trainings, draws) up to the first of the best networks; one more than the most allowed if none was reached."""
-    from keras_mnasnet.search.algorithms import make_algorithm
-    from keras_mnasnet.search.algorithms.base import Observation
+    from keras_mnasnet.search import Observation, make_algorithm
 
     algorithm, options, most, workers, _ = SEARCHES[name]
     known, space = table(path)
@@ -126,12 +125,9 @@ def ask_and_tell(trials: Sequence[int], rounds: int = 30) -> dict[str, float]:
     """{trials told: median ms of one ask and its tell} of `thompson` in the space `mbconv`, with costs it has to model."""
     import numpy as np
 
-    from keras_mnasnet.search.algorithms import make_algorithm
-    from keras_mnasnet.search.algorithms.base import Observation
-    from keras_mnasnet.search.networks import space
-    from keras_mnasnet.search.rewards import Reward
+    from keras_mnasnet.search import Observation, Reward, make_algorithm, make_space
 
-    found, rng, known = {}, np.random.default_rng(0), space("mbconv")
+    found, rng, known = {}, np.random.default_rng(0), make_space("mbconv")
     reward = Reward("soft", 75)
     search = make_algorithm("thompson", known, reward, seed=0)
     weights = rng.normal(size=(2, known.feature_count)) * np.array([[0.02], [0.1]])
@@ -163,12 +159,9 @@ def ask_and_tell(trials: Sequence[int], rounds: int = 30) -> dict[str, float]:
 
 def distinct_asks(count: int, batch: int = 50) -> int:
     """How many different networks `count` asks of `thompson` give in the space `mbconv`, each told at once."""
-    from keras_mnasnet.search.algorithms import make_algorithm
-    from keras_mnasnet.search.algorithms.base import Observation
-    from keras_mnasnet.search.networks import space
-    from keras_mnasnet.search.rewards import Reward
+    from keras_mnasnet.search import Observation, Reward, make_algorithm, make_space
 
-    known = space("mbconv")
+    known = make_space("mbconv")
     search = make_algorithm("thompson", known, Reward("exponents", 1, 0, 0), seed=0)
     keys = set()
     for _ in range(count // batch):

@@ -31,13 +31,18 @@ from typing import Any
 import numpy as np
 
 from keras_mnasnet.benchmarks.results import write_json
-from keras_mnasnet.search.algorithms import make_algorithm
-from keras_mnasnet.search.algorithms.base import Observation
-from keras_mnasnet.search.latency import pixel1_ms
+from keras_mnasnet.search import (
+    Candidate,
+    Decision,
+    MacroTable,
+    Observation,
+    Reward,
+    SearchSpace,
+    make_algorithm,
+    parse_reward,
+    pixel1_ms,
+)  # fmt: skip
 from keras_mnasnet.search.networks import MACRO_CHOICES, MACRO_STAGES, macro_canonical, macro_network
-from keras_mnasnet.search.rewards import Reward, parse_reward
-from keras_mnasnet.search.space import Candidate, Decision, SearchSpace
-from keras_mnasnet.search.tables import MacroTable
 from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.utils.system import environment
 

@@ -28,19 +28,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_mnasnet import search
 from keras_mnasnet.architecture import Architecture, Block, round_filters
 from keras_mnasnet.family import A1
-from keras_mnasnet.search.algorithms import make_algorithm
-from keras_mnasnet.search.engine import Order, run
-from keras_mnasnet.search.evaluator import NetworkEvaluator, fixed_cost
-from keras_mnasnet.search.executors.pool import ProcessPool
-from keras_mnasnet.search.latency import parse_device
-from keras_mnasnet.search.report import gather, write_report
-from keras_mnasnet.search.rewards import Reward
-from keras_mnasnet.search.space import Candidate, Decision, SearchSpace
-from keras_mnasnet.search.study import Study
-from keras_mnasnet.search.trials import StudyMeta, Trial
-from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_to_json
+from keras_mnasnet.search import Candidate, Decision, Reward, SearchSpace, Study, Trial
+from keras_mnasnet.training import Recipe, parse_recipe, recipe_to_json
 from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.utils.system import machine
 
@@ -83,28 +75,23 @@ def main() -> None:
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = parse_recipe(f"proxy-5-epochs epochs={arguments.epochs} batch_size={arguments.batch_size}")
-    evaluator = NetworkEvaluator(
-        data=arguments.data, recipe=recipe, resolution=SIZE, device="host", images=arguments.images,
-        validation_images=arguments.validation_images,
-    )  # fmt: skip
     deadline = time.monotonic() + 60 * arguments.budget_minutes
     chosen = space()
     target_ms = arguments.target_ms or _target(folder, chosen)
     reward = Reward("soft", target_ms)
-    print(f"{chosen.size:.1e} networks; {reward}; {arguments.images:,} images x {recipe.epochs} epochs a trial", flush=True)
     try:
         studies = {
-            algorithm: _search(algorithm, chosen, reward, evaluator, arguments, folder, deadline)
+            algorithm: _search(algorithm, chosen, reward, recipe, arguments, folder, deadline)
             for algorithm in ("thompson", "random")
         }
         rows = _finals(studies, reward, arguments, folder, deadline)
     except (KeyboardInterrupt, TimeoutError) as stop:
         why = str(stop) or "stopped"
         sys.exit(f"{why}; go on with: python {' '.join(sys.argv)}")
-    results = _results(studies, rows, reward, evaluator, arguments)
+    results = _results(studies, rows, reward, recipe, arguments)
     _keep(folder / "results.json", results)
-    with Study.open(folder / "study.sqlite", read_only=True) as study:
-        write_report(gather(study), folder / "report", pictures=importlib.util.find_spec("matplotlib") is not None)
+    pictures = importlib.util.find_spec("matplotlib") is not None
+    search.report(folder / "study.sqlite", folder / "report", pictures=pictures)
     print(json.dumps(results["verdict"], indent=1))
     print(f"wrote {folder / 'results.json'} and {folder / 'report'}")
 
@@ -115,59 +102,28 @@ def _target(folder: Path, chosen: SearchSpace) -> float:
         if (folder / name).is_file():
             with Study.open(folder / name, read_only=True) as study:
                 return Reward.from_json(study.meta.reward).target_ms
-    rng, model = np.random.default_rng(0), parse_device("host")
+    rng, model = np.random.default_rng(0), search.parse_device("host")
     latencies = [model.latency_ms(network(chosen.sample(rng)), SIZE, CLASSES).latency_ms for _ in range(15)]
     model.close()
     return float(f"{statistics.median(latencies):.3g}")
 
 
 def _search(
-    algorithm: str, chosen: SearchSpace, reward: Reward, evaluator: NetworkEvaluator, arguments: argparse.Namespace,
-    folder: Path, deadline: float,
+    algorithm: str, chosen: SearchSpace, reward: Reward, recipe: Recipe, arguments: argparse.Namespace, folder: Path,
+    deadline: float,
 ) -> list[Trial]:  # fmt: skip
     """All trials of a search, from where its study stands."""
     path = folder / ("study.sqlite" if algorithm == "thompson" else f"study-{algorithm}.sqlite")
-    seed = arguments.seed + (0 if algorithm == "thompson" else 1)
-    meta = StudyMeta(
-        space=chosen.name, fingerprint=chosen.fingerprint(), algorithm=algorithm, reward=reward.to_json(), seed=seed,
-        order={"kind": "window", "size": arguments.workers}, device="host", data="cifar10",
-        recipe=recipe_to_json(evaluator.recipe),
-        evaluation={
-            "resolution": SIZE, "classes": CLASSES, "images": evaluator.images,
-            "validation_images": evaluator.validation_images,
-        },
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), environment=machine(),
-    )  # fmt: skip
-    with Study.at(path, meta) as study:
-        if study.count("done", "failed") < arguments.trials:
-            executor = ProcessPool(evaluator, arguments.workers, timeout=arguments.timeout)
-            began = time.monotonic()
-
-            def watch(trial: Trial) -> None:
-                done = [each for each in study.trials() if each.status == "done"]
-                best = max(done, key=lambda each: each.reward or 0, default=None)
-                seconds = [each.finished - each.started for each in done if each.finished and each.started]
-                left = (arguments.trials - len(done)) * statistics.mean(seconds or [0]) / arguments.workers / 60
-                fixed = statistics.mean(fixed_cost(each.seconds) for each in done) if done else 0
-                shown = "failed: " + str(trial.reason) if trial.accuracy is None else f"accuracy {trial.accuracy:.4f}"
-                print(
-                    f"{algorithm} {trial.number + 1}/{arguments.trials}: {shown}, {trial.latency_ms or 0:.4f} ms; best reward "
-                    f"{best.reward if best else 0:.4f}; {statistics.mean(seconds or [0]):.1f} s a trial ({fixed:.1f} s fixed), "
-                    f"{left:.0f} min left of this search",
-                    flush=True,
-                )
-
-            try:
-                finished = run(
-                    study, chosen, make_algorithm(algorithm, chosen, reward, seed=seed), executor, trials=arguments.trials,
-                    reward=reward, order=Order("window", arguments.workers), watch=watch,
-                    seconds=max(0.0, deadline - time.monotonic()),
-                )  # fmt: skip
-            finally:
-                executor.close()
-            print(f"{algorithm}: {time.monotonic() - began:.0f} s", flush=True)
-            if not finished:
-                raise TimeoutError(f"the {arguments.budget_minutes:g} minutes are over in the {algorithm} search")
+    for _ in search.run(
+        arguments.data, study=path, space=chosen, reward=reward, algorithm=algorithm, device="host", recipe=recipe, size=SIZE,
+        images=arguments.images, validation_images=arguments.validation_images, trials=arguments.trials,
+        workers=arguments.workers, timeout=arguments.timeout, seed=arguments.seed + (algorithm != "thompson"),
+        minutes=max(0.0, deadline - time.monotonic()) / 60, estimate=False,
+    ):  # fmt: skip
+        pass
+    if not search.status(path).progress.finished:
+        raise TimeoutError(f"the {arguments.budget_minutes:g} minutes are over in the {algorithm} search")
+    with Study.open(path, read_only=True) as study:
         return study.trials()[: arguments.trials]
 
 
@@ -186,7 +142,7 @@ def _finalists(studies: dict[str, list[Trial]], count: int, like_ms: float) -> I
 
 def _scaled_a1(latency_ms: float) -> Architecture:
     """A1 with stem stride 1 at the width whose measured latency is nearest to `latency_ms`."""
-    model = parse_device("host")
+    model = search.parse_device("host")
     widths: dict[str, Architecture] = {}
     for width in WIDTHS:
         scaled = A1.scaled(width).with_stem_stride(1)
@@ -222,7 +178,7 @@ def _finals(
                     f"A final needs a trained network of each search. Received: none that succeeded of {algorithm}"
                 )
         best = _best(studies["thompson"], 1)
-        model = parse_device("host")
+        model = search.parse_device("host")
         plan = []
         for role, architecture in _finalists(studies, arguments.top, best[0].latency_ms or 0.0):
             runs = [model.latency_ms(architecture, SIZE, CLASSES).latency_ms for _ in range(3)]
@@ -290,7 +246,7 @@ def _final(architecture: str, recipe: Recipe, images: Any) -> dict[str, Any]:
 
 
 def _results(
-    studies: dict[str, list[Trial]], rows: list[dict[str, Any]], reward: Reward, evaluator: NetworkEvaluator,
+    studies: dict[str, list[Trial]], rows: list[dict[str, Any]], reward: Reward, recipe: Recipe,
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:  # fmt: skip
     for row in rows:
@@ -319,7 +275,7 @@ def _results(
             "failed": sum(trial.status == "failed" for trial in trials),
             "best_reward": max(trial.reward for trial in trials if trial.reward is not None),
             "mean_seconds": statistics.mean(t.finished - t.started for t in trials if t.finished and t.started),
-            "mean_fixed_seconds": statistics.mean(fixed_cost(t.seconds) for t in trials if t.status == "done"),
+            "mean_fixed_seconds": statistics.mean(search.fixed_cost(t.seconds) for t in trials if t.status == "done"),
         }
         for name, trials in studies.items()
     }
@@ -327,7 +283,7 @@ def _results(
         "schema": SCHEMA, "benchmark": "host-cifar10",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "environment": machine(),
         "settings": {key: value for key, value in vars(arguments).items() if key not in ("data", "output")},
-        "proxy_recipe": recipe_to_json(evaluator.recipe), "reward": reward.to_json(), "proxies": proxies,
+        "proxy_recipe": recipe_to_json(recipe), "reward": reward.to_json(), "proxies": proxies,
         "chosen_by": "validation reward, mean over seeds", "verdict": verdict, "finals": rows,
     }  # fmt: skip
 

@@ -79,7 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--final-epochs", type=int, default=350, help="default %(default)s")
     parser.add_argument("--space-set", action="append", help="KEY=VALUE of the space, such as width=0.25, stem_stride=1")
     parser.add_argument("--workers", type=int, default=1, help="trials at a time (default %(default)s)")
-    parser.add_argument("--executor", choices=("local", "ray"), default="local", help="default %(default)s")
+    parser.add_argument("--executor", choices=("pool", "ray"), default="pool", help="default %(default)s")
     parser.add_argument("--ray-address", help="of a Ray cluster")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--go", action="store_true", help="run; without it only the estimate is printed")

@@ -197,8 +197,7 @@ def finalists(name: str, members: Members) -> tuple[int, list[Architecture]]:
 
 def train(networks: list[Architecture], arguments: argparse.Namespace) -> dict[str, Any]:
     """Each network trained with every seed on `images` photos, in turns; accuracies 0..1 on 2,000 held-out ones."""
-    from keras_mnasnet.search.evaluator import NetworkEvaluator
-    from keras_mnasnet.search.trials import TrialRequest
+    from keras_mnasnet.search import NetworkEvaluator, Trial
     from keras_mnasnet.training import parse_recipe
 
     recipe = parse_recipe(f"{RECIPE} epochs={arguments.epochs}")
@@ -213,7 +212,7 @@ def train(networks: list[Architecture], arguments: argparse.Namespace) -> dict[s
             validation_images=2000,
         )
         for number, text in enumerate(accuracies):
-            result = evaluate(TrialRequest(number, 1, (), {}, text))
+            result = evaluate(Trial(number, architecture=text))
             if result.accuracy is None:
                 raise RuntimeError(f"A proxy training must end with an accuracy. Received: {result.failure} for {text}")
             accuracies[text].append(result.accuracy)

@@ -9,11 +9,11 @@ import numpy as np
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.search.algorithms import make_algorithm
 from keras_mnasnet.search.algorithms.base import Observation
-from keras_mnasnet.search.engine import Order, run
+from keras_mnasnet.search.engine import Order, drive
 from keras_mnasnet.search.executors import InProcess
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Decision, SearchSpace
-from keras_mnasnet.search.trials import StudyMeta, TrialResult
+from keras_mnasnet.search.trials import Measurement, StudyMeta
 
 REWARD = Reward("soft", 10.0)
 LEAKED = []
@@ -42,17 +42,17 @@ class FakeEvaluator:
     folder: str = ""
     leaks: int = 0
 
-    def __call__(self, request):
+    def __call__(self, trial):
         LEAKED.append(bytearray(b"x") * (self.leaks << 20))
         if self.seconds:
             time.sleep(self.seconds)
         if self.folder:
-            with open(os.path.join(self.folder, f"{request.number}-{request.attempt}-{os.getpid()}"), "w") as file:
+            with open(os.path.join(self.folder, f"{trial.number}-{trial.attempts}-{os.getpid()}"), "w") as file:
                 file.write(str(time.time()))
-        if self.fails and request.number % self.fails == 0 and (request.attempt == 1 or self.how.endswith("!")):
+        if self.fails and trial.number % self.fails == 0 and (trial.attempts == 1 or self.how.endswith("!")):
             return self.fail(self.how.rstrip("!"))
-        latency = 5.0 + sum(request.values.values())
-        return TrialResult(accuracy_of(request.values), latency, "fake", 100, 200, {"training_steps": 1.0, "build": 0.5})
+        latency = 5.0 + sum(trial.values.values())
+        return Measurement(accuracy_of(trial.values), latency, "fake", 100, 200, {"training_steps": 1.0, "build": 0.5})
 
     def fail(self, how):
         if how == "crash":
@@ -62,7 +62,7 @@ class FakeEvaluator:
         if how == "hang":
             time.sleep(60)
         if how == "nan":
-            return TrialResult(float("nan"), 5.0, "fake")
+            return Measurement(float("nan"), 5.0, "fake")
         if how == "arithmetic":
             raise ArithmeticError("the loss of step 3 is NaN")
         if how == "memory":
@@ -80,10 +80,12 @@ def meta_of(made, algorithm="random", **changes):
 def go(study, space, *, trials, algorithm="random", order=None, executor=None, evaluator=None, **options):
     executor = executor or InProcess(evaluator or FakeEvaluator())
     try:
-        return run(
+        for _ in drive(
             study, space, make_algorithm(algorithm, space, REWARD, seed=0), executor, trials=trials, reward=REWARD,
             order=order or Order("window", 1), **options,
-        )  # fmt: skip
+        ):  # fmt: skip
+            pass
+        return not study.count("pending", "running")
     finally:
         executor.close()
 

@@ -1,3 +1,5 @@
-"""Architecture search: spaces, rewards, algorithms, latency models, evaluation, studies."""
+"""Architecture search: spaces, rewards, algorithms, latency models, studies. The names load when they are first used."""
 
-__all__: list[str] = []
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

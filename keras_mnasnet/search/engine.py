@@ -6,24 +6,24 @@ import collections
 import dataclasses
 import math
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from keras_mnasnet.search.algorithms.base import Algorithm, Observation
-from keras_mnasnet.search.executors import Executor, Outcome
+from keras_mnasnet.search.algorithms.base import Algorithm
+from keras_mnasnet.search.executors import Executor
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.search.study import Study, Writer
-from keras_mnasnet.search.trials import FATAL, Failure, Measurement, Trial, TrialRequest, TrialResult
+from keras_mnasnet.search.trials import FATAL, Failure, Measurement, Observation, Trial
 
-__all__ = ["Meter", "Order", "run", "StudyStopped"]
+__all__ = ["drive", "Meter", "Order", "StudyStopped"]
 
 ORDERS = ("batch", "window", "completion")
 ATTEMPTS = {"lost": 4}  # a lost machine says nothing of the trial; every other failure is tried once more elsewhere
 USUAL_ATTEMPTS = 2
 FAILURES_IN_A_ROW = 8
 
-Meter = Callable[[TrialRequest], tuple[float, str]]
+Meter = Callable[[Trial], tuple[float, str]]
+"""Measures a trial's latency: milliseconds, and who says so."""
 
 
 class StudyStopped(ValueError):
@@ -51,15 +51,15 @@ class Order:
             raise ValueError(f"`size` must be an integer >= 1. Received: size={self.size!r}")
 
 
-def run(
+def drive(
     study: Study, space: SearchSpace, algorithm: Algorithm, executor: Executor, *, trials: int, reward: Reward, order: Order,
-    meter: Meter | None = None, watch: Callable[[Trial], Any] | None = None, seconds: float | None = None,
-) -> bool:  # fmt: skip
-    """Go on with a study until it has `trials` trials, all finished; False where `seconds` ended it sooner.
+    meter: Meter | None = None, seconds: float | None = None,
+) -> Iterator[Trial]:  # fmt: skip
+    """Go on with a study until it has `trials` trials, all finished, or `seconds` are over; gives each that is done or failed.
 
     Trials that the last run left unfinished come first. `meter` measures latency in this process, before a trial is handed
-    out. `watch` is called with every trial that is done or failed. The executor stays open. Raises StudyStopped for a
-    vanished device, data that cannot be read, and when trial after trial fails.
+    out. The executor stays open. Raises StudyStopped for a vanished device, data that cannot be read, and when trial after
+    trial fails.
     """
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise ValueError(f"`trials` must be an integer >= 1. Received: trials={trials!r}")
@@ -67,27 +67,26 @@ def run(
         raise ValueError(f"A study goes on in the space it was begun in. Received: space {space.name} for {study.path}")
     with study.transaction() as writer:
         writer.plan({**study.plan(), "trials": trials})
-    return _Driver(study, space, algorithm, executor, trials, reward, order, meter, watch, seconds).go()
+    return _Driver(study, space, algorithm, executor, trials, reward, order, meter, seconds).go()
 
 
 class _Driver:
     def __init__(
         self, study: Study, space: SearchSpace, algorithm: Algorithm, executor: Executor, trials: int, reward: Reward,
-        order: Order, meter: Meter | None, watch: Callable[[Trial], Any] | None, seconds: float | None,
+        order: Order, meter: Meter | None, seconds: float | None,
     ) -> None:  # fmt: skip
         self.study, self.space, self.algorithm, self.executor = study, space, algorithm, executor
-        self.trials, self.reward, self.order = trials, reward, order
-        self.meter, self.watch = meter, watch
+        self.trials, self.reward, self.order, self.meter = trials, reward, order, meter
         self.deadline = math.inf if seconds is None else time.monotonic() + seconds
         self.out: dict[int, Trial] = {}  # asked and not told
         self.finished: dict[int, Observation] = {}  # of these, the finished ones, in the order of finishing
-        self.waiting: collections.deque[tuple[TrialRequest, str | None]] = collections.deque()
+        self.waiting: collections.deque[tuple[Trial, str | None]] = collections.deque()  # with the worker to avoid
         self.running = 0
         self.asked = study.count()
         self.exhausted = False
         self.failures = 0
 
-    def go(self) -> bool:
+    def go(self) -> Iterator[Trial]:
         self._resume()
         with self.study.transaction() as writer:
             self._advance(writer)
@@ -97,10 +96,12 @@ class _Driver:
                 self._submit(*self.waiting.popleft())
                 late = time.monotonic() >= self.deadline
             if late and not self.running:
-                return False
-            for outcome in self.executor.wait(1.0):
-                self._record(outcome)
-        return True
+                return
+            for measurement in self.executor.wait(1.0):
+                failure, again = self._record(measurement)
+                if not again:
+                    yield self.study.trial(measurement.trial)
+                    self._look_out(failure)
 
     def _resume(self) -> None:
         state = self.study.state()
@@ -118,8 +119,8 @@ class _Driver:
                     if trial.status == "running":
                         writer.waiting(trial.number, forget=True)
                     failed = self.study.measurements(trial.number)
-                    request = _request(trial, 1 + len(failed))
-                    self.waiting.append((request, failed[-1].worker if failed else None))
+                    again = dataclasses.replace(trial, attempts=1 + len(failed))
+                    self.waiting.append((again, failed[-1].worker if failed else None))
 
     def _advance(self, writer: Writer) -> None:
         """Tell what can be told and ask for what is wanted, until neither; then keep the algorithm's state."""
@@ -159,95 +160,81 @@ class _Driver:
         self.exhausted = len(proposals) < count
         for proposal in proposals:
             trial = Trial(
-                number=self.asked,
-                candidate=proposal.candidate,
-                values=dict(self.space.values(proposal.candidate)),
-                key=self.space.key(proposal.candidate),
-                status="pending",
+                self.asked, proposal.candidate, dict(self.space.values(proposal.candidate)), self.space.key(proposal.candidate),
                 architecture=None if self.space.build is None else str(self.space.build(proposal.candidate)),
-                extra=proposal.extra,
-            )
+                attempts=1, extra=proposal.extra,
+            )  # fmt: skip
             writer.add(trial)
             self.out[trial.number] = trial
-            self.waiting.append((_request(trial, 1), None))
+            self.waiting.append((trial, None))
             self.asked += 1
 
-    def _submit(self, request: TrialRequest, avoid: str | None) -> None:
-        if self.meter is not None and request.latency_ms is None:
+    def _submit(self, trial: Trial, avoid: str | None) -> None:
+        if self.meter is not None and trial.latency_ms is None:
             try:
-                latency_ms, source = self.meter(request)
+                latency_ms, source = self.meter(trial)
             except OSError as error:
-                self.waiting.appendleft((request, avoid))
-                raise StudyStopped(_stopped(request.number, str(error))) from error
-            request = dataclasses.replace(request, latency_ms=latency_ms, latency_source=source)
-        worker = self.executor.submit(request, avoid=avoid)
+                self.waiting.appendleft((trial, avoid))
+                raise StudyStopped(_stopped(trial.number, str(error))) from error
+            trial = dataclasses.replace(trial, latency_ms=latency_ms, latency_source=source)
+        self.out[trial.number] = trial
+        worker = self.executor.submit(trial, avoid=avoid)
         self.running += 1
         with self.study.transaction() as writer:
-            writer.started(request.number, worker, time.time())
+            writer.started(trial.number, worker, time.time())
 
-    def _record(self, outcome: Outcome) -> None:
+    def _record(self, found: Measurement) -> tuple[Failure | None, bool]:
+        """Keep what an attempt found; what failed in it, and whether the trial is tried again."""
         self.running -= 1
-        request, result = outcome.request, outcome.result
-        failure = result.failure or self._unusable(result, request.candidate)
-        if failure is not None and result.failure is None:
-            result = dataclasses.replace(result, failure=failure)
+        trial = self.out[found.trial]
+        failure = found.failure or self._unusable(found, trial.candidate)
         if failure is not None and failure.kind in FATAL:
             with self.study.transaction() as writer:
-                writer.waiting(request.number, forget=True)
-            raise StudyStopped(_stopped(request.number, failure.reason))
-        measurement = Measurement(request.number, request.attempt, outcome.worker, outcome.started, outcome.finished, result)
-        again = failure is not None and request.attempt < ATTEMPTS.get(failure.kind, USUAL_ATTEMPTS)
+                writer.waiting(trial.number, forget=True)
+            raise StudyStopped(_stopped(trial.number, failure.reason))
+        found = dataclasses.replace(found, failure=failure)
+        again = failure is not None and found.attempt < ATTEMPTS.get(failure.kind, USUAL_ATTEMPTS)
         with self.study.transaction() as writer:
-            writer.measured(measurement)
+            writer.measured(found)
             if again:
-                writer.waiting(request.number)
-                self.waiting.appendleft((dataclasses.replace(request, attempt=request.attempt + 1), outcome.worker))
+                writer.waiting(trial.number)
+                self.waiting.appendleft((dataclasses.replace(trial, attempts=found.attempt + 1), found.worker))
             else:
-                self._finish(writer, measurement)
+                self._finish(writer, trial, found)
                 self._advance(writer)
-        if not again:
-            self._look_out(failure, request.number)
+        return failure, again
 
-    def _finish(self, writer: Writer, measurement: Measurement) -> None:
-        trial, result = self.out[measurement.trial], measurement.result
-        latency = self._latency(result, trial.candidate)
-        reward = None
-        if result.failure is None and result.accuracy is not None:
-            reward = self.reward(result.accuracy, 1.0 if latency is None else latency)
-        writer.finished(trial.number, measurement, latency, reward)
-        accuracy = None if result.failure else result.accuracy
+    def _finish(self, writer: Writer, trial: Trial, found: Measurement) -> None:
+        latency = self._latency(found, trial.candidate)
+        accuracy = None if found.failure else found.accuracy
+        reward = None if accuracy is None else self.reward(accuracy, 1.0 if latency is None else latency)
+        writer.finished(found, latency, reward)
         self.finished[trial.number] = Observation(trial.candidate, trial.extra, accuracy, latency, reward)
 
-    def _latency(self, result: TrialResult, candidate: Candidate) -> float | None:
-        if result.latency_ms is not None or self.space.cost is None:
-            return result.latency_ms
+    def _latency(self, found: Measurement, candidate: Candidate) -> float | None:
+        if found.latency_ms is not None or self.space.cost is None:
+            return found.latency_ms
         return float(self.space.cost(candidate))
 
-    def _unusable(self, result: TrialResult, candidate: Candidate) -> Failure | None:
-        """What is wrong with a result that claims to be none."""
-        latency = self._latency(result, candidate)
-        if result.accuracy is None or not math.isfinite(result.accuracy):
-            return Failure("nan", f"the evaluator returned accuracy={result.accuracy}")
+    def _unusable(self, found: Measurement, candidate: Candidate) -> Failure | None:
+        """What is wrong with a measurement that claims to have not failed."""
+        latency = self._latency(found, candidate)
+        if found.accuracy is None or not math.isfinite(found.accuracy):
+            return Failure("nan", f"the evaluator returned accuracy={found.accuracy}")
         if latency is None and self.reward.uses_latency:
             return Failure("error", "the evaluator returned no latency, and the space has no cost for the reward to use")
         if latency is not None and not 0 < latency < math.inf:
             return Failure("error", f"the evaluator returned latency_ms={latency}")
         return None
 
-    def _look_out(self, failure: Failure | None, number: int) -> None:
-        """Report a finished trial, and stop where nothing but failures comes back."""
-        if self.watch is not None:
-            self.watch(self.study.trial(number))
+    def _look_out(self, failure: Failure | None) -> None:
+        """Stop where nothing but failures comes back."""
         self.failures = self.failures + 1 if failure else 0
         if failure and self.failures >= FAILURES_IN_A_ROW:
             raise StudyStopped(
-                f"Trials must succeed now and then. Received: {self.failures} failures in a row, the last with "
-                f"{failure.kind}: {failure.reason}. The study is kept; mend the cause and start the same command again."
+                f"Trials must succeed now and then. Received: {self.failures} failures in a row, the last with {failure}. "
+                f"The study is kept; mend the cause and start the same command again."
             )
-
-
-def _request(trial: Trial, attempt: int) -> TrialRequest:
-    return TrialRequest(trial.number, attempt, trial.candidate, trial.values, trial.architecture)
 
 
 def _observation(trial: Trial) -> Observation:

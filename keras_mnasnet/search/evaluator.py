@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.search.latency import DeviceGone, Latency, LatencyModel, parse_device
-from keras_mnasnet.search.trials import Failure, TrialRequest, TrialResult
+from keras_mnasnet.search.trials import Failure, Measurement, Trial
 from keras_mnasnet.utils.system import held_stderr
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ VALIDATION_SEED = 0  # fixed: the same images are held out in every study and fo
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkEvaluator:
-    """Called with a TrialRequest, returns a TrialResult. Pickles; data and devices are opened once in each process.
+    """Called with a Trial, returns a Measurement. Pickles; data and devices are opened once in each process.
 
-    `device` None: the request brings the latency, or the space has a cost. `resolution` is of training and of latency.
+    `device` None: the trial brings the latency, or the space has a cost. `resolution` is of training and of latency.
     `device_options` go to `parse_device`. `steps` ends every training early, to see what a trial costs.
     """
 
@@ -45,30 +45,30 @@ class NetworkEvaluator:
     device_options: tuple[tuple[str, Any], ...] = ()
     steps: int | None = None
 
-    def __call__(self, request: TrialRequest) -> TrialResult:
+    def __call__(self, trial: Trial) -> Measurement:
         """Measure, train, validate; what went wrong is in the result's failure."""
-        if request.architecture is None:
-            raise ValueError(f"This evaluator trains networks. Received: trial {request.number}, which is none")
+        if trial.architecture is None:
+            raise ValueError(f"This evaluator trains networks. Received: trial {trial.number}, which is none")
         began = time.perf_counter()
         try:
             images = _images(self.data, self.images, self.validation_images)
         except (ValueError, OSError, ImportError) as error:
-            return TrialResult(failure=Failure("data", str(error)))
-        architecture = Architecture.parse(request.architecture)
+            return Measurement(failure=Failure("data", str(error)))
+        architecture = Architecture.parse(trial.architecture)
         seconds = {"open_data": time.perf_counter() - began}
         found: dict[str, Any] = {
             "params": architecture.params(classes=images.classes),
             "madds": architecture.madds(self.resolution, self.resolution, classes=images.classes),
         }
         details: dict[str, Any] = {}
-        if request.latency_ms is not None:
-            found |= {"latency_ms": request.latency_ms, "latency_source": request.latency_source}
+        if trial.latency_ms is not None:
+            found |= {"latency_ms": trial.latency_ms, "latency_source": trial.latency_source}
         elif self.device is not None:
             measured = time.perf_counter()
             try:
                 latency = self.measured(architecture, images.classes)
             except DeviceGone as error:
-                return TrialResult(failure=Failure("device", str(error)))
+                return Measurement(failure=Failure("device", str(error)))
             seconds["latency"] = time.perf_counter() - measured
             found |= {"latency_ms": latency.latency_ms, "latency_source": latency.source}
             details["latency"] = {**latency.details, "extrapolated": latency.extrapolated}
@@ -82,7 +82,7 @@ class NetworkEvaluator:
 
     def _trained(
         self, architecture: Architecture, images: Any, found: dict[str, Any], seconds: dict[str, float], details: dict[str, Any]
-    ) -> TrialResult:
+    ) -> Measurement:
         import keras
 
         from keras_mnasnet.training import Diverged
@@ -93,7 +93,7 @@ class NetworkEvaluator:
                 architecture, images.train, images.validation, self.recipe, size=self.resolution, steps=self.steps
             )
         except Diverged as error:
-            return TrialResult(**found, seconds=seconds, failure=Failure("nan", str(error)), details=details)
+            return Measurement(**found, seconds=seconds, failure=Failure("nan", str(error)), details=details)
         seconds |= run.seconds
         details |= {"loss": run.loss, "steps": run.steps}
         cleared = time.perf_counter()
@@ -102,7 +102,7 @@ class NetworkEvaluator:
         keras.backend.clear_session(free_memory=False)
         gc.collect()
         seconds["clear"] = time.perf_counter() - cleared
-        return TrialResult(accuracy=accuracy, **found, seconds=seconds, details=details)
+        return Measurement(accuracy=accuracy, **found, seconds=seconds, details=details)
 
 
 def fixed_cost(seconds: dict[str, float]) -> float:
@@ -113,6 +113,7 @@ def fixed_cost(seconds: dict[str, float]) -> float:
 @functools.lru_cache(maxsize=2)
 def _images(data: str, images: int | None, validation_images: int | None) -> Any:
     """The data, decoded into memory where it fits."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with held_stderr():
         import tensorflow as tf
 
@@ -147,6 +148,14 @@ class SearchImages:
     def classes(self) -> int:
         """How many."""
         return len(self.train.labels)
+
+    def __str__(self) -> str:
+        counts = np.bincount(self.train.label_ids, minlength=self.classes)
+        each = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
+        return (
+            f"{self.classes:,} classes; {self.train.count:,} photos to train on ({each} of a class), {self.validation.count:,} "
+            f"of the same split to choose by, {self.test.count:,} for retrain ({self.test_is})"
+        )
 
 
 def located(data: str) -> str:

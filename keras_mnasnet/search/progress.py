@@ -1,8 +1,9 @@
-"""How far a study is: best so far, Pareto front, trials an hour, time left, what a trial costs; and an estimate beforehand."""
+"""How far a study is: best so far, front, trials an hour, time left, what a trial costs; and an estimate beforehand."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +14,10 @@ from keras_mnasnet.search.evaluator import NetworkEvaluator, fixed_cost
 from keras_mnasnet.search.executors import Executor
 from keras_mnasnet.search.rewards import pareto_front
 from keras_mnasnet.search.space import SearchSpace
-from keras_mnasnet.search.trials import Trial, TrialRequest
+from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.trials import Measurement, StudyMeta, Trial
 
-__all__ = ["estimate", "estimate_from", "PROBE_STEPS", "Progress", "progress_of", "shown_time"]
+__all__ = ["estimate_from", "PROBE_STEPS", "Progress", "progress_of", "shown_time"]
 
 PROBE_STEPS = 6
 PROBED = 33  # networks drawn for the middle one, by multiply-adds
@@ -24,7 +26,10 @@ RECENT = 20  # trials that the pace is taken from
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
-    """A study in figures. Hours and seconds are of this machine's clock; None where too little is known."""
+    """A study in figures. Hours and seconds are of this machine's clock; None where too little is known.
+
+    `trial` is the one that has just finished, `estimate` what was said before the first.
+    """
 
     done: int
     failed: int
@@ -36,17 +41,58 @@ class Progress:
     trial_seconds: float | None
     fixed_seconds: float | None
     phases: dict[str, float]
+    planned: int | None = None
+    trial: Trial | None = None
+    estimate: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do: every trial that was asked for is through, and as many as were planned were asked."""
+        return not self.waiting and self.done + self.failed > 0
+
+    def line(self) -> str:
+        """`12 of 200 done, best 81.20 %, 2.31 ms, reward 0.8120 (trial 7), front 4, 31 trials/h, 6.1 h left, ...`."""
+        parts = [f"{self.done} of {self.planned or self.done + self.failed + self.waiting} done"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if self.best is not None:
+            parts.append(f"best {measures(self.best)} (trial {self.best.number})")
+        parts.append(f"front {self.front}")
+        if self.trials_per_hour is not None:
+            parts.append(f"{self.trials_per_hour:.0f} trials/h")
+        if self.hours_left is not None:
+            parts.append(f"{shown_time(self.hours_left)} left")
+        if self.fixed_seconds is not None:
+            parts.append(f"{self.trial_seconds or 0:.1f} s a trial, {self.fixed_seconds:.1f} s of it fixed")
+        return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object."""
-        best = self.best and {
-            key: getattr(self.best, key) for key in ("number", "accuracy", "latency_ms", "reward", "architecture", "values")
-        }
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {"best": best}
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del found["trial"], found["estimate"]
+        return found | {"best": self.best and row_of(self.best)}
 
 
-def progress_of(trials: Sequence[Trial], *, planned: int | None = None, workers: int = 1) -> Progress:
-    """How far these trials are, of `planned` ones; the pace is that of the last twenty on `workers` workers."""
+def row_of(trial: Trial) -> dict[str, Any]:
+    """A trial's figures and its network, as a JSON object."""
+    names = ("number", "accuracy", "latency_ms", "reward", "params", "madds", "architecture", "values")
+    return {name: getattr(trial, name) for name in names}
+
+
+def measures(trial: Trial) -> str:
+    """`81.20 %, 2.31 ms, reward 0.8120`."""
+    latency = "" if trial.latency_ms is None else f", {trial.latency_ms:.4g} ms"
+    return f"{100 * (trial.accuracy or 0):.2f} %{latency}, reward {trial.reward or 0:.4f}"
+
+
+def progress_of(
+    trials: Sequence[Trial], *, planned: int | None = None, workers: int = 1, trial: Trial | None = None,
+    waiting: int | None = None,
+) -> Progress:  # fmt: skip
+    """How far these trials are, of `planned` ones; the pace is that of the last twenty on `workers` workers.
+
+    `waiting`: how many are not finished, where `trials` may lack some of them.
+    """
     done = [trial for trial in trials if trial.status == "done"]
     ended = sorted((t for t in trials if t.status in ("done", "failed") and t.finished), key=lambda trial: trial.finished or 0)
     spans = [trial.finished - trial.started for trial in ended[-RECENT:] if trial.finished and trial.started]
@@ -58,7 +104,7 @@ def progress_of(trials: Sequence[Trial], *, planned: int | None = None, workers:
     return Progress(
         done=len(done),
         failed=sum(trial.status == "failed" for trial in trials),
-        waiting=sum(trial.status in ("pending", "running") for trial in trials),
+        waiting=sum(each.status in ("pending", "running") for each in trials) if waiting is None else waiting,
         best=max(done, key=lambda trial: (trial.reward or 0.0, -trial.number), default=None),
         front=len(pareto_front(points)),
         trials_per_hour=pace,
@@ -66,7 +112,49 @@ def progress_of(trials: Sequence[Trial], *, planned: int | None = None, workers:
         trial_seconds=statistics.mean(spans) if spans else None,
         fixed_seconds=statistics.mean(map(fixed_cost, measured)) if measured else None,
         phases={name: statistics.mean(seconds.get(name, 0.0) for seconds in measured) for name in names},
+        planned=planned,
+        trial=trial,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """A study as it stands: what it is about, how the last run was to go, who writes it, and every failed attempt."""
+
+    study: str
+    meta: StudyMeta
+    plan: dict[str, Any]
+    owner: dict[str, Any] | None
+    progress: Progress
+    failures: tuple[Measurement, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object."""
+        about = {name: getattr(self.meta, name) for name in ("space", "algorithm", "reward", "device", "seed")}
+        failures = [
+            {"trial": each.trial, "attempt": each.attempt, "worker": each.worker, "reason": str(each.failure)}
+            for each in self.failures
+        ]
+        return {
+            "study": self.study, **about, "plan": self.plan, "owner": self.owner, **self.progress.to_json(),
+            "failures": failures,
+        }  # fmt: skip
+
+
+def status(study: str | os.PathLike[str]) -> Status:
+    """How far a study is, also while it runs.
+
+    Example:
+        from keras_mnasnet import search
+
+        print(search.status("mine.study").progress.line())
+    """
+    with Study.open(study, read_only=True) as opened:
+        trials = opened.trials()
+        plan = {"trials": len(trials), "workers": 1, **opened.plan()}
+        progress = progress_of(trials, planned=plan["trials"], workers=plan["workers"])
+        failures = tuple(each for each in opened.measurements() if each.failure)
+        return Status(os.fspath(study), opened.meta, plan, opened.owner(), progress, failures)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,7 +185,7 @@ class Estimate:
         )
 
 
-def estimate(
+def timed(
     space: SearchSpace, evaluator: NetworkEvaluator, executor: Executor, *, trials: int, train_images: int, classes: int
 ) -> Estimate:
     """Time a few steps of the middle network, in a worker, as a trial would run. ValueError where that fails."""
@@ -108,13 +196,13 @@ def estimate(
     size = evaluator.resolution
     networks = sorted(drawn.values(), key=lambda network: network.madds(size, size, classes=classes))
     steps = train_images // evaluator.recipe.batch_size * evaluator.recipe.epochs
-    executor.submit(TrialRequest(-1, 1, (), {}, str(networks[len(networks) // 2])))
+    executor.submit(Trial(-1, architecture=str(networks[len(networks) // 2])))
     outcomes: list[Any] = []
     while not outcomes:
         outcomes = executor.wait(1.0)
-    result = outcomes[0].result
+    result = outcomes[0]
     if result.failure is not None:
-        raise ValueError(f"A trial must be possible. Received: {result.failure.kind}: {result.failure.reason}")
+        raise ValueError(f"A trial must be possible. Received: {result.failure}")
     timed = max(1, result.details["steps"] - 1)
     return Estimate(trials, executor.workers, steps, result.seconds["training_steps"] / timed, fixed_cost(result.seconds))
 

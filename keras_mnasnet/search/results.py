@@ -1,4 +1,4 @@
-"""What is done with the trials of a study: its best networks trained fully, and a copy for Optuna's dashboard."""
+"""What is done with the trials of a study: other rewards, its best networks trained fully, a copy for Optuna's dashboard."""
 
 from __future__ import annotations
 
@@ -7,28 +7,90 @@ import datetime
 import importlib
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keras_mnasnet.benchmarks.results import write_json
-from keras_mnasnet.search.evaluator import open_search_images
-from keras_mnasnet.search.rewards import Reward
+from keras_mnasnet.search.evaluator import located, open_search_images
+from keras_mnasnet.search.progress import row_of
+from keras_mnasnet.search.rewards import Reward, pareto_front, parse_reward
+from keras_mnasnet.search.setup import space_of
 from keras_mnasnet.search.space import SearchSpace
 from keras_mnasnet.search.study import Study
 from keras_mnasnet.search.trials import StudyMeta, Trial
+from keras_mnasnet.training.recipe import Recipe, parse_recipe
+from keras_mnasnet.utils.text import header, say
 
-if TYPE_CHECKING:
-    from keras_mnasnet.training.recipe import Recipe
-
-__all__ = ["export_optuna", "ranked", "RESULTS", "retrain"]
-
-OBJECTIVES = {"reward": (("maximize", "reward"),), "pareto": (("maximize", "accuracy"), ("minimize", "latency_ms"))}
-ATTRIBUTES = ("accuracy", "latency_ms", "latency_source", "reward", "params", "madds", "architecture", "worker", "reason")
+__all__ = ["RESULTS", "Rescored", "Retrained", "export_optuna", "ranked", "rescore", "retrain"]
 
 SCHEMA = 1
 RESULTS = "results.json"
 FIRST_SEED = 1  # the proxies' recipe has seed 0
+OBJECTIVES = {"reward": (("maximize", "reward"),), "pareto": (("maximize", "accuracy"), ("minimize", "latency_ms"))}
+ATTRIBUTES = ("accuracy", "latency_ms", "latency_source", "reward", "params", "madds", "architecture", "worker", "reason")
+
+
+def ranked(trials: Sequence[Trial], reward: Reward) -> list[tuple[float, Trial]]:
+    """The trained networks by a reward of what is stored, best first."""
+    found = [
+        (reward(trial.accuracy, 1.0 if trial.latency_ms is None else trial.latency_ms), trial)
+        for trial in trials
+        if trial.status == "done" and trial.accuracy is not None and (trial.latency_ms or not reward.uses_latency)
+    ]
+    return sorted(found, key=lambda pair: (-pair[0], pair[1].number))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rescored:
+    """The trained networks of a study under a reward, best first; `own` is the study's. `front`: the Pareto front of them."""
+
+    reward: Reward
+    own: Reward
+    ranked: tuple[tuple[float, Trial], ...]
+    front: tuple[Trial, ...]
+
+    def to_json(self, top: int | None = None) -> dict[str, Any]:
+        """One JSON object with the `top` best (default: all)."""
+        best = [{**row_of(trial), "reward": value, "reward_in_study": trial.reward} for value, trial in self.ranked[:top]]
+        return {"reward": self.reward.to_json(), "best": best, "front": [row_of(trial) for trial in self.front]}
+
+
+def rescore(
+    study: str | os.PathLike[str], *, target_ms: float | None = None, reward: str | Reward | None = None
+) -> Rescored:  # fmt: skip
+    """The networks of a study by another target or reward (default: the study's own); nothing is trained.
+
+    ValueError for a study without trained networks and for a target below its fastest network.
+
+    Example:
+        from keras_mnasnet import search
+
+        value, trial = search.rescore("mine.study", target_ms=2.5).ranked[0]
+    """
+    with Study.open(study, read_only=True) as opened:
+        meta, trials = opened.meta, opened.trials()
+    own, chosen = Reward.from_json(meta.reward), _reward(meta, target_ms, reward)
+    found = ranked(trials, chosen)
+    if not found:
+        raise ValueError(f"A study is rescored when it has trained networks. Received: {os.fspath(study)}, which has none")
+    latencies = [trial.latency_ms for _, trial in found if trial.latency_ms is not None]
+    if chosen.uses_latency and chosen.target_ms < min(latencies):
+        raise ValueError(
+            f"`target_ms` must be at least the latency of the study's fastest network, {min(latencies):.4g} ms. "
+            f"Received: target_ms={chosen.target_ms:g}"
+        )
+    front = pareto_front([(trial.accuracy or 0.0, trial.latency_ms or 0.0) for _, trial in found])
+    return Rescored(chosen, own, tuple(found), tuple(found[index][1] for index in front))
+
+
+def _reward(meta: StudyMeta, target_ms: float | None, reward: str | Reward | None) -> Reward:
+    """The reward that is asked for, else the study's; a new target keeps its exponents."""
+    if isinstance(reward, Reward):
+        return reward if target_ms is None else dataclasses.replace(reward, target_ms=target_ms)
+    stored = Reward.from_json(meta.reward)
+    target = stored.target_ms if target_ms is None else target_ms
+    return dataclasses.replace(stored, target_ms=target) if reward is None else parse_reward(reward, target)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,63 +107,69 @@ class Retrained:
         """The mean over the seeds."""
         return statistics.mean(self.test_accuracies)
 
-
-def ranked(trials: Sequence[Trial], reward: Reward) -> list[tuple[float, Trial]]:
-    """The trained networks by a reward of what is stored, best first."""
-    found = [
-        (reward(trial.accuracy, 1.0 if trial.latency_ms is None else trial.latency_ms), trial)
-        for trial in trials
-        if trial.status == "done" and trial.accuracy is not None and (trial.latency_ms or not reward.uses_latency)
-    ]
-    return sorted(found, key=lambda pair: (-pair[0], pair[1].number))
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object, as in `results.json`."""
+        trial = self.trial
+        return {
+            "trial": trial.number, "architecture": trial.architecture, "proxy_accuracy": trial.accuracy,
+            "latency_ms": trial.latency_ms, "params": trial.params, "madds": trial.madds,
+            "test_accuracies": self.test_accuracies, "test_accuracy": self.test_accuracy, "reward": self.reward,
+            "runs": self.folders,
+        }  # fmt: skip
 
 
 def retrain(
-    meta: StudyMeta, trials: Sequence[Trial], folder: Path, *, reward: Reward, recipe: Recipe, top: int = 15, seeds: int = 1,
-    data: str | None = None, resolution: int | None = None, progress: bool = True,
-    watch: Callable[[Trial, int, float], Any] | None = None,
+    study: str | os.PathLike[str], output: str | os.PathLike[str], *, target_ms: float | None = None,
+    reward: str | Reward | None = None, recipe: str | Recipe = "cifar10", top: int = 15, seeds: int = 1,
+    data: str | os.PathLike[str] | None = None, size: int | None = None, progress: bool = True,
 ) -> list[Retrained]:  # fmt: skip
     """Train the `top` networks with seeds 1 .. `seeds`, each run in a folder of its own that goes on where it was stopped.
 
     Data with splits is trained on its whole training split and scored on its test split (else its validation split); of
-    undivided data the tenth that the search set aside stays out of training and is scored. `results.json` holds the outcome.
+    undivided data the tenth that the search set aside stays out of training and is scored. `results.json` in `output` holds
+    what came of it. Paper, section 5.
+
+    Example:
+        from keras_mnasnet import search
+
+        best = search.retrain("mine.study", "retrained", recipe="cifar10 epochs=1 batch_size=32", top=1)
+        print(best[0].test_accuracy, best[0].folders)
     """
     for name, value in (("top", top), ("seeds", seeds)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be an integer >= 1. Received: {name}={value!r}")
-    where = data or meta.data
+    with Study.open(study, read_only=True) as opened:
+        meta, trials = opened.meta, opened.trials()
+    chosen, recipe = _reward(meta, target_ms, reward), parse_recipe(recipe) if isinstance(recipe, str) else recipe
+    where = located(os.fspath(data)) if data else meta.data
     if where is None:
         raise ValueError("Training needs data. Received: data=None, and a study that names none")
-    best = [trial for _, trial in ranked(trials, reward) if trial.architecture][:top]
+    best = [trial for _, trial in ranked(trials, chosen) if trial.architecture][:top]
     if not best:
         raise ValueError("Training needs a network that the study has trained. Received: a study without one")
+    folder = Path(output).expanduser().absolute()
     images = open_search_images(where)
-    size = resolution or recipe.size or meta.evaluation.get("resolution", 224)
+    size = size or recipe.size or meta.evaluation.get("resolution", 224)
+    header({
+        "networks": f"the {len(best)} best of {len(trials):,} trials of {os.fspath(study)} by {chosen}, {seeds} trainings each",
+        "data": f"{where}: {images.classes} classes; scored on {images.test.count:,} photos ({images.test_is})",
+        "recipe": f"{recipe} at {size} pixels", "output": folder,
+    }, shown=progress)  # fmt: skip
     found = []
     for trial in best:
         folders, scores = [], []
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
             own = folder / f"trial{trial.number}-seed{seed}"
             _trained(own, trial, images.holdout, where, recipe.changed(seed=seed, size=size), progress)
-            score = _scored(own, images.test)
+            scores.append(_scored(own, images.test))
             folders.append(str(own))
-            scores.append(score)
-            if watch is not None:
-                watch(trial, seed, score)
-        accuracy = statistics.mean(scores)
+            if progress:
+                say(f"trial {trial.number}, seed {seed}: {100 * scores[-1]:.2f} % of the test images")
         latency = 1.0 if trial.latency_ms is None else trial.latency_ms
-        found.append(Retrained(trial, tuple(folders), tuple(scores), reward(accuracy, latency)))
+        found.append(Retrained(trial, tuple(folders), tuple(scores), chosen(statistics.mean(scores), latency)))
     write_json(folder / RESULTS, {
         "schema": SCHEMA, "data": where, "tested_on": images.test_is, "test_images": images.test.count,
-        "recipe": str(recipe), "reward": reward.to_json(), "networks": [
-            {
-                "trial": each.trial.number, "architecture": each.trial.architecture, "proxy_accuracy": each.trial.accuracy,
-                "latency_ms": each.trial.latency_ms, "params": each.trial.params, "madds": each.trial.madds,
-                "test_accuracies": each.test_accuracies, "test_accuracy": each.test_accuracy, "reward": each.reward,
-                "runs": each.folders,
-            }
-            for each in found
-        ],
+        "recipe": str(recipe), "reward": chosen.to_json(), "networks": [each.to_json() for each in found],
     })  # fmt: skip
     return found
 
@@ -128,12 +196,18 @@ def _scored(folder: Path, images: Any) -> float:
 
 
 def export_optuna(
-    study: Study, space: SearchSpace, path: str | os.PathLike[str], *, objectives: str = "reward", name: str | None = None
-) -> int:
+    study: str | os.PathLike[str], path: str | os.PathLike[str], *, space: SearchSpace | None = None,
+    objectives: str = "reward", name: str | None = None,
+) -> int:  # fmt: skip
     """Write the finished trials with their distributions, values and times into a new SQLite file; how many they are.
 
-    Decisions become categorical distributions, failed trials Optuna's failed ones with their reason. ImportError without
-    Optuna.
+    Optuna is not what searches: this is for its dashboard and plots. Decisions become categorical distributions, failed
+    trials Optuna's failed ones with their reason. `space` is needed where it is a script's own. ImportError without Optuna.
+
+    Example:
+        from keras_mnasnet import search
+
+        search.export_optuna("mine.study", "optuna.db", objectives="pareto")
     """
     if objectives not in OBJECTIVES:
         raise ValueError(f"`objectives` must be one of {tuple(OBJECTIVES)}. Received: objectives={objectives!r}")
@@ -142,24 +216,24 @@ def export_optuna(
         raise ValueError(f"An export needs a new file. Received: {place}, which exists")
     if not place.parent.is_dir():
         raise ValueError(f"An export is written into an existing folder. Received: {place}, but {place.parent} is none")
+    with Study.open(study, read_only=True) as opened:
+        meta, ended = opened.meta, [trial for trial in opened.trials() if trial.status in ("done", "failed")]
+    decisions = space_of(meta, space).decisions
     try:
         optuna = importlib.import_module("optuna")
     except ImportError as error:
         raise ImportError('An export for Optuna needs it: pip install "keras_mnasnet[optuna]"') from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {
-        decision.name: optuna.distributions.CategoricalDistribution(decision.choices) for decision in space.decisions
-    }
-    ended = [trial for trial in study.trials() if trial.status in ("done", "failed")]
+    distributions = {each.name: optuna.distributions.CategoricalDistribution(each.choices) for each in decisions}
     beside = place.with_name(f".{place.name}.new")
     beside.unlink(missing_ok=True)
     try:
         storage = optuna.storages.RDBStorage(f"sqlite:///{beside}")
         written = optuna.create_study(
-            storage=storage, study_name=name or study.path.stem, directions=[way for way, _ in OBJECTIVES[objectives]]
+            storage=storage, study_name=name or Path(study).stem, directions=[way for way, _ in OBJECTIVES[objectives]]
         )
         for key in ("space", "algorithm", "seed", "device", "reward"):
-            written.set_user_attr(key, getattr(study.meta, key))
+            written.set_user_attr(key, getattr(meta, key))
         written.add_trials([_trial(optuna, trial, distributions, objectives) for trial in ended])
         storage.remove_session()
         storage.engine.dispose()

@@ -1,39 +1,359 @@
-"""From what a study is about to what runs it: space, reward, algorithm, evaluator, order."""
+"""The door of a search: from what is asked for to a study, what runs it, and its progress trial by trial."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_mnasnet.search.algorithms import make_algorithm
 from keras_mnasnet.search.algorithms.base import Algorithm
-from keras_mnasnet.search.engine import Meter, Order
+from keras_mnasnet.search.engine import Meter, Order, drive
+from keras_mnasnet.search.evaluator import NetworkEvaluator, located, open_search_images
+from keras_mnasnet.search.executors import Evaluator, Executor, InProcess
 from keras_mnasnet.search.latency import CannotKnow, DeviceGone, LatencyModel, parse_device
-from keras_mnasnet.search.rewards import Reward
+from keras_mnasnet.search.networks import constrained, with_cost
+from keras_mnasnet.search.networks import space as preset
+from keras_mnasnet.search.progress import PROBE_STEPS, Progress, estimate_from, measures, progress_of, timed
+from keras_mnasnet.search.rewards import Reward, parse_reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
-from keras_mnasnet.search.trials import StudyMeta, TrialRequest
-from keras_mnasnet.utils.system import machine
+from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.trials import StudyMeta, Trial
+from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_from_json, recipe_to_json
+from keras_mnasnet.utils.system import Interrupts, held_stderr, machine
+from keras_mnasnet.utils.text import Life, header, say
 
-__all__ = [
-    "algorithm_of", "check_target", "default_order", "evaluator_of", "make_meta", "make_space", "meter_of", "model_of",
-    "space_of",
-]  # fmt: skip
+__all__ = ["algorithm_of", "check_target", "default_order", "evaluator_of", "make_space", "run", "smallest", "space_of"]
 
+PLAN = {"trials": 200, "workers": 1, "executor": "pool", "ray_address": None}
+EXECUTORS = ("local", "pool", "ray")
 PPO_BATCH = 20  # NASNet, appendix A.3
+LIMITS = ("max_params", "max_madds", "max_latency_ms")
+FACTS = ("classes", "train_images", "photos")  # of the data, in a study's `evaluation`
+
+
+def run(
+    data: str | os.PathLike[str] | None = None, *, study: str | os.PathLike[str], space: str | SearchSpace | None = None,
+    space_options: Mapping[str, Any] | None = None, device: str | None = None, device_options: Mapping[str, Any] | None = None,
+    target_ms: float | None = None, reward: str | Reward | None = None, algorithm: str | None = None,
+    algorithm_options: Mapping[str, Any] | None = None, recipe: str | Recipe | None = None, size: int | None = None,
+    images: int | None = None, validation_images: int | None = None, max_params: int | None = None,
+    max_madds: int | None = None, max_latency_ms: float | None = None, seed: int | None = None, trials: int | None = None,
+    workers: int | None = None, executor: str | None = None, ray_address: str | None = None, cpus: float = 1.0,
+    gpus: float = 0.0, order: str | None = None, batch: int | None = None, timeout: float | None = None,
+    minutes: float | None = None, evaluator: Evaluator | None = None, estimate: bool | str = True, progress: bool = True,
+) -> Iterator[Progress]:  # fmt: skip
+    """Search for networks: start a study or go on with it, and give its progress after every finished trial.
+
+    What is None is as in the study, or as usual: space `mbconv`, device `host`, reward `soft` (which needs `target_ms`),
+    algorithm `thompson`, recipe `proxy-5-epochs`, its own input size or 224, 200 trials by one worker. A study goes on with
+    the settings of its start; other ones are refused. The same call goes on where the last one was stopped, wherever that was.
+
+    `data`: labelled photos; `size`: pixels; `images`, `validation_images`: how many to train on and to choose by.
+    `device`, `device_options`: as `parse_device` takes them. `space`: a preset, `module:function`, or a SearchSpace.
+    `executor`: `pool` (processes), `local` (this process) or `ray` (`ray_address`; `cpus` and `gpus` of each worker).
+    `order` (`batch`, `window` or `completion`) and `batch`: see `Order`. `timeout`: seconds a trial. `minutes`: start no trial
+    after so long. `evaluator`: in the place of training on `data`. `estimate`: time a few steps first and say what the search
+    will take; False does not, "only" stops there. `progress`: say what is searched, and show life.
+
+    Raises ValueError or OSError for what cannot be searched (before a file is begun), StudyStopped for a device or data that
+    went away. Paper, sections 3 and 4.
+
+    Example:
+        from keras_mnasnet import search
+
+        for progress in search.run(
+            "shapes:200@32", study="mine.study", space_options={"width": 0.1, "stem_stride": 1}, device="madds", target_ms=1,
+            recipe="proxy-5-epochs epochs=1 batch_size=32", trials=1, executor="local", estimate=False,
+        ):
+            print(progress.best.reward)
+    """
+    path = Path(study).expanduser()
+    known, plan, counted = None, dict[str, Any](PLAN), 0
+    if path.exists():
+        with Study.open(path, read_only=True) as opened:
+            known, plan, counted = opened.meta, {**PLAN, **opened.plan()}, opened.count("done", "failed")
+    asked = {
+        "data": data, "space": space, "space_options": space_options, "device": device, "device_options": device_options,
+        "target_ms": target_ms, "reward": reward, "algorithm": algorithm, "algorithm_options": algorithm_options,
+        "recipe": recipe, "size": size, "images": images, "validation_images": validation_images, "seed": seed,
+        "max_params": max_params, "max_madds": max_madds, "max_latency_ms": max_latency_ms,
+    }  # fmt: skip
+    given = space if isinstance(space, SearchSpace) else None
+    meta = _meta({name: value for name, value in asked.items() if value is not None}, known, evaluator is not None)
+    if known is not None:
+        with Study.open(path, read_only=True) as opened:
+            opened.require(meta)
+    chosen = {"trials": trials, "workers": workers, "executor": executor, "ray_address": ray_address}
+    plan |= {name: value for name, value in chosen.items() if value is not None}
+    _check_plan(plan)
+    ordered = _order(order, batch, workers, meta, plan["workers"], goes_on=known is not None)
+    meta = dataclasses.replace(meta, order=dataclasses.asdict(ordered))
+    made = space_of(meta, given)
+    header(_header(path, meta, made, plan, ordered, counted if known is not None else None), shown=progress)
+    if known is None:
+        check_target(made, Reward.from_json(meta.reward), model_of(meta), **_shape(meta))
+    return _Search(path, meta, made, plan, ordered, evaluator, timeout, minutes, cpus, gpus, progress).go(estimate)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Search:
+    """All that is decided, before anything is begun."""
+
+    path: Path
+    meta: StudyMeta
+    space: SearchSpace
+    plan: dict[str, Any]
+    order: Order
+    evaluator: Evaluator | None
+    timeout: float | None
+    minutes: float | None
+    cpus: float
+    gpus: float
+    shown: bool
+
+    def go(self, estimate: bool | str) -> Iterator[Progress]:
+        if estimate == "only":
+            known: list[Trial] = []
+            if self.path.exists():
+                with Study.open(self.path, read_only=True) as study:
+                    known = study.trials()
+            found = self.progress(known)
+            yield dataclasses.replace(found, estimate=self.estimated(found))
+            return
+        begun = not self.path.exists()
+        with Study.at(self.path, self.meta) as study, _kept_unless_empty(study, begun):
+            with study.transaction() as writer:
+                writer.plan(self.plan)
+            trials = {trial.number: trial for trial in study.trials()}
+            found = self.progress(list(trials.values()))
+            text = self.estimated(found) if estimate and self.shown else None
+            if text:
+                say(f"estimate: {text}")
+            yield from self.trained(study, trials, text)
+
+    def trained(self, study: Study, trials: dict[int, Trial], estimate: str | None) -> Iterator[Progress]:
+        """The trials."""
+        meter: Meter | None = None
+        with contextlib.ExitStack() as stack:
+            if self.plan["executor"] == "ray" and self.meta.device:
+                meter, close = meter_of(self.meta)
+                stack.callback(close)
+            executor = self.executor(self.evaluator or evaluator_of(self.meta, device=meter is None))
+            stack.callback(executor.close)
+            interrupts = stack.enter_context(Interrupts())
+            ended = sum(trial.status in ("done", "failed") for trial in trials.values())
+            life = stack.enter_context(Life("search", total=self.plan["trials"], unit="trial", shown=self.shown, done=ended))
+            for trial in drive(
+                study, self.space, algorithm_of(self.meta, self.space), executor, trials=self.plan["trials"],
+                reward=Reward.from_json(self.meta.reward), order=self.order, meter=meter,
+                seconds=None if self.minutes is None else 60 * self.minutes,
+            ):  # fmt: skip
+                interrupts.check()
+                trials[trial.number] = trial
+                found = self.progress(list(trials.values()), trial, study.count("pending", "running"))
+                life.step(note=found.line())
+                if self.shown and not life.terminal:
+                    text = f"failed ({trial.reason})" if trial.status == "failed" else measures(trial)
+                    say(f"trial {trial.number}: {text} | {found.line()}")
+                yield dataclasses.replace(found, estimate=estimate)
+            interrupts.check()
+
+    def progress(self, trials: list[Trial], last: Trial | None = None, waiting: int | None = None) -> Progress:
+        return progress_of(trials, planned=self.plan["trials"], workers=self.plan["workers"], trial=last, waiting=waiting)
+
+    def executor(self, evaluator: Evaluator) -> Executor:
+        workers = self.plan["workers"]
+        if self.plan["executor"] == "local":
+            return InProcess(evaluator, timeout=self.timeout)
+        if self.plan["executor"] == "pool":
+            from keras_mnasnet.search.executors.pool import ProcessPool
+
+            return ProcessPool(evaluator, workers, timeout=self.timeout)
+        from keras_mnasnet.search.executors.ray import RayActors
+
+        return RayActors(
+            evaluator, workers, address=self.plan["ray_address"], timeout=self.timeout, cpus=self.cpus, gpus=self.gpus
+        )
+
+    def estimated(self, found: Progress) -> str | None:
+        """What the search will take: by the trials there are, else by a few steps of a network; None for another evaluator."""
+        trials, workers = self.plan["trials"], self.plan["workers"]
+        known = estimate_from(found, trials=trials, workers=workers)
+        if known or self.evaluator is not None:
+            return known
+        from keras_mnasnet.search.executors.pool import ProcessPool
+
+        evaluator = dataclasses.replace(evaluator_of(self.meta), steps=PROBE_STEPS)
+        probe = ProcessPool(evaluator, 1, timeout=self.timeout)
+        own = self.meta.evaluation
+        try:
+            with Life("estimate, by some steps of a middle network", unit="network", shown=self.shown):
+                measured = timed(
+                    self.space, evaluator, probe, trials=trials, train_images=own["train_images"], classes=own["classes"]
+                )
+        finally:
+            probe.close()
+        return str(dataclasses.replace(measured, workers=workers))
+
+
+@contextlib.contextmanager
+def _kept_unless_empty(study: Study, begun: bool) -> Iterator[None]:
+    """A study begun here that fails before its first trial, as without its cluster, leaves no file."""
+    try:
+        yield
+    except Exception:
+        if begun and not study.count():
+            study.close()
+            study.path.unlink()
+        raise
+
+
+# What is asked for, beside what the study was begun with
+
+
+def _meta(asked: Mapping[str, Any], known: StudyMeta | None, own_evaluator: bool) -> StudyMeta:
+    """What the search is about: what is asked for, the rest as in the study, or as usual."""
+    if known is not None and not asked:
+        return known
+    space, space_options = _with_options("space", "mbconv", asked, known)
+    algorithm, algorithm_options = _with_options("algorithm", "thompson", asked, known)
+    recipe = asked.get("recipe")
+    if isinstance(recipe, str):
+        recipe = parse_recipe(recipe)
+    elif recipe is None and known is not None and known.recipe is not None:
+        recipe = recipe_from_json(known.recipe)
+    elif recipe is None and not own_evaluator:
+        recipe = parse_recipe("proxy-5-epochs")
+    data = asked.get("data") or (known.data if known else None)
+    if data is None and not own_evaluator:
+        raise ValueError("A search needs images to train on. Received: data=None (a folder of <class>/*.jpg, cifar10, shapes)")
+    where = None if data is None else located(os.fspath(data))
+    own = known.evaluation if known else {}
+    evaluation: dict[str, Any] = {
+        "resolution": asked.get("size") or own.get("resolution") or (recipe and recipe.size) or 224,
+        "images": asked.get("images", own.get("images")),
+        "validation_images": asked.get("validation_images", own.get("validation_images")),
+        "device_options": dict(asked.get("device_options") or own.get("device_options", {})),
+        "limits": {name: asked[name] for name in LIMITS if name in asked} or own.get("limits", {}),
+    }
+    evaluation = {name: value for name, value in evaluation.items() if value not in (None, {}) or name in own}
+    if known is not None and where == known.data:
+        evaluation |= {name: own[name] for name in FACTS if name in own}
+    elif where is not None:
+        evaluation |= _data_facts(where, evaluation)
+    meta = StudyMeta(
+        space=space, fingerprint="", space_options=space_options, algorithm=algorithm, algorithm_options=algorithm_options,
+        reward=_reward(asked, known).to_json(), seed=asked.get("seed", known.seed if known else 0),
+        device=asked.get("device") or (known.device if known else None if own_evaluator else "host"), data=where,
+        recipe=None if recipe is None else recipe_to_json(recipe), evaluation=evaluation, order=known.order if known else {},
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), environment=machine(),
+    )  # fmt: skip
+    given = asked.get("space")
+    made = space_of(meta, given if isinstance(given, SearchSpace) else None)
+    algorithm_of(meta, made)  # its options are checked here
+    return dataclasses.replace(meta, fingerprint=made.fingerprint())
+
+
+def _with_options(
+    what: str, usual: str, asked: Mapping[str, Any], known: StudyMeta | None
+) -> tuple[str, dict[str, Any]]:  # fmt: skip
+    """The name of a space or an algorithm, and its options: a study's own as long as the name is the study's."""
+    value = asked.get(what)
+    if isinstance(value, SearchSpace):
+        return value.name, dict(value.options)
+    name = value or (getattr(known, what) if known else usual)
+    options = asked.get(f"{what}_options")
+    if options is None and known is not None and name == getattr(known, what):
+        options = getattr(known, f"{what}_options")
+    return name, dict(options or {})
+
+
+def _reward(asked: Mapping[str, Any], known: StudyMeta | None) -> Reward:
+    given, target = asked.get("reward"), asked.get("target_ms")
+    if isinstance(given, Reward) or (given is None and known is not None):
+        found = given if isinstance(given, Reward) else Reward.from_json(known.reward)  # type: ignore[union-attr]
+        return found if target is None else dataclasses.replace(found, target_ms=target)
+    if target is None and known is not None:
+        target = Reward.from_json(known.reward).target_ms
+    return parse_reward(given or "soft", target)
+
+
+def _data_facts(where: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Classes, training images and what is used for what; ValueError for data that cannot be searched with."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with held_stderr():
+        found = open_search_images(
+            where, images=evaluation.get("images"), validation_images=evaluation.get("validation_images")
+        )
+    return {"classes": found.classes, "train_images": found.train.count, "photos": str(found)}
+
+
+def _check_plan(plan: Mapping[str, Any]) -> None:
+    trials, workers, executor = plan["trials"], plan["workers"], plan["executor"]
+    if any(isinstance(each, bool) or not isinstance(each, int) or each < 1 for each in (trials, workers)):
+        raise ValueError(f"`trials` and `workers` must be 1 or more. Received: trials={trials!r}, workers={workers!r}")
+    if executor not in EXECUTORS:
+        raise ValueError(f"`executor` must be one of {', '.join(EXECUTORS)}. Received: executor={executor!r}")
+    if executor == "local" and workers != 1:
+        raise ValueError(
+            f"The executor local has one worker, this process. Received: workers={workers}. `pool` has as many as you want."
+        )
+
+
+def _order(
+    kind: str | None, batch: int | None, workers: int | None, meta: StudyMeta, planned: int, *, goes_on: bool
+) -> Order:  # fmt: skip
+    usual = Order(**meta.order) if goes_on and meta.order else default_order(meta.algorithm, planned)
+    if kind is None and batch is None:
+        return Order(usual.kind, planned) if goes_on and workers is not None and usual.kind != "batch" else usual
+    kind = kind or usual.kind
+    return Order(kind, batch or (usual.size if kind == "batch" and usual.kind == "batch" else planned))
+
+
+def default_order(algorithm: str, workers: int) -> Order:
+    """Batches of 20 for the paper's controller, which learns from batches; for the others one trial out for each worker."""
+    return Order("batch", PPO_BATCH) if algorithm == "ppo" else Order("window", workers)
+
+
+def _header(
+    path: Path, meta: StudyMeta, space: SearchSpace, plan: Mapping[str, Any], order: Order, counted: int | None
+) -> dict[str, object]:  # fmt: skip
+    def named(name: str | None, options: Mapping[str, Any]) -> str:
+        return " ".join([str(name), *(f"{key}={value}" for key, value in options.items())])
+
+    own = meta.evaluation
+    limits = "".join(f", {name} {value:,}" for name, value in own.get("limits", {}).items())
+    recipe = None if meta.recipe is None else recipe_from_json(meta.recipe)
+    return {
+        "space": f"{named(meta.space, meta.space_options)}: {space.size:.3g} networks{limits}",
+        "reward": Reward.from_json(meta.reward),
+        "device": meta.device and named(meta.device, own.get("device_options", {})),
+        "data": meta.data and f"{meta.data}: {own.get('photos') or '{} classes'.format(own.get('classes'))}",
+        "recipe": recipe and f"{recipe} at {own['resolution']} pixels",
+        "algorithm": f"{named(meta.algorithm, meta.algorithm_options)}, seed {meta.seed}",
+        "trials": f"{plan['trials']:,}{'' if counted is None else f', {counted:,} of them finished'}; order {order.kind} "
+        f"of {order.size}",
+        "workers": f"{plan['workers']}, {plan['executor']}{' at ' + plan['ray_address'] if plan['ray_address'] else ''}",
+        "study": f"{path}, {'which is begun' if counted is None else 'which goes on'}",
+    }
+
+
+# From what a study is about to what runs it
 
 
 def make_space(name: str, options: Mapping[str, Any] | None = None) -> SearchSpace:
     """A preset, or `module:function` of the user's own, called with the options; ValueError for an unknown one."""
     module, colon, function = name.partition(":")
     if not colon:
-        from keras_mnasnet.search.networks import space
-
-        return space(name, **(options or {}))
+        return preset(name, **(options or {}))
     try:
         maker = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
@@ -47,44 +367,16 @@ def make_space(name: str, options: Mapping[str, Any] | None = None) -> SearchSpa
     return made
 
 
-def default_order(algorithm: str, workers: int, batch: int | None = None) -> Order:
-    """Batches of 20 for the paper's controller, which learns from batches; for the others one trial out for each worker."""
-    return Order("batch", batch or PPO_BATCH) if algorithm == "ppo" else Order("window", batch or workers)
-
-
-def make_meta(
-    space: str, *, space_options: Mapping[str, Any], algorithm: str, algorithm_options: Mapping[str, Any], reward: Reward,
-    seed: int, order: Order, device: str | None, data: str | None, recipe: dict[str, Any] | None,
-    evaluation: Mapping[str, Any],
-) -> StudyMeta:  # fmt: skip
-    """What a new study is about; unknown presets, algorithms and options are ValueErrors here.
-
-    `evaluation`: resolution, classes, images, validation_images, device_options, limits (max_params, max_madds,
-    max_latency_ms), whichever there are.
-    """
-    meta = StudyMeta(
-        space=space, fingerprint="", space_options=dict(space_options), algorithm=algorithm,
-        algorithm_options=dict(algorithm_options), reward=reward.to_json(), seed=seed,
-        order={"kind": order.kind, "size": order.size}, device=device, data=data, recipe=recipe, evaluation=dict(evaluation),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), environment=machine(),
-    )  # fmt: skip
-    made = space_of(meta)
-    algorithm_of(meta, made)
-    return dataclasses.replace(meta, fingerprint=made.fingerprint())
-
-
 def model_of(meta: StudyMeta) -> LatencyModel | None:
     """The study's latency model; None where it names no device."""
     return parse_device(meta.device, **meta.evaluation.get("device_options", {})) if meta.device else None
 
 
-def space_of(meta: StudyMeta) -> SearchSpace:
-    """The study's space, with a cost where its device is arithmetic, and within its limits."""
-    made, own = make_space(meta.space, meta.space_options), meta.evaluation
+def space_of(meta: StudyMeta, given: SearchSpace | None = None) -> SearchSpace:
+    """The study's space (`given` where it is a script's own), with a cost where its device is arithmetic, in its limits."""
+    made, own = given or make_space(meta.space, meta.space_options), meta.evaluation
     if made.build is None:
         return made
-    from keras_mnasnet.search.networks import constrained, with_cost
-
     shape = {"resolution": own.get("resolution", 224), "classes": own.get("classes", 1000)}
     model = model_of(meta)
     if model is not None and not model.measures:
@@ -97,11 +389,8 @@ def algorithm_of(meta: StudyMeta, space: SearchSpace) -> Algorithm:
     return make_algorithm(meta.algorithm, space, Reward.from_json(meta.reward), seed=meta.seed, **meta.algorithm_options)
 
 
-def evaluator_of(meta: StudyMeta, *, device: bool = True) -> Any:
+def evaluator_of(meta: StudyMeta, *, device: bool = True) -> NetworkEvaluator:
     """The study's evaluator; `device=False` leaves the latency to the driver."""
-    from keras_mnasnet.search.evaluator import NetworkEvaluator
-    from keras_mnasnet.training.recipe import recipe_from_json
-
     if meta.data is None or meta.recipe is None:
         raise ValueError(f"A study of networks names data and a recipe. Received: data={meta.data!r}, recipe={meta.recipe!r}")
     own = meta.evaluation
@@ -120,12 +409,15 @@ def meter_of(meta: StudyMeta) -> tuple[Meter, Callable[[], None]]:
     if model is None:
         raise ValueError("Latency is measured on a device. Received: device=None")
 
-    def measure(request: TrialRequest) -> tuple[float, str]:
-        architecture = Architecture.parse(request.architecture or "")
-        latency = model.latency_ms(architecture, meta.evaluation["resolution"], meta.evaluation["classes"])
-        return latency.latency_ms, latency.source
+    def measure(trial: Trial) -> tuple[float, str]:
+        found = model.latency_ms(Architecture.parse(trial.architecture or ""), **_shape(meta))
+        return found.latency_ms, found.source
 
     return measure, model.close
+
+
+def _shape(meta: StudyMeta) -> dict[str, int]:
+    return {"resolution": meta.evaluation.get("resolution", 224), "classes": meta.evaluation.get("classes", 1000)}
 
 
 def smallest(space: SearchSpace, cost: Callable[[Candidate], float], *, starts: int = 4) -> Candidate:
@@ -174,6 +466,8 @@ def check_target(space: SearchSpace, reward: Reward, model: LatencyModel | None,
             raise ValueError(f"A device must know the networks of the space. Received: {model.name}: {error}") from error
         except DeviceGone as error:
             raise OSError(str(error)) from error
+        finally:
+            model.close()
         how = f"has the {'fewest multiply-adds' if model.measures else 'lowest latency'}, on {model.name}"
         shown = f': MnasNet("{build(found)}")'
     if reward.target_ms < latency:

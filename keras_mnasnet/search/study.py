@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from keras_mnasnet.search.trials import Failure, Measurement, StudyMeta, Trial, TrialResult
+from keras_mnasnet.search.trials import Failure, Measurement, StudyMeta, Trial
 
 __all__ = ["SCHEMA", "Study", "Writer"]
 
@@ -42,7 +42,9 @@ CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), algorithm BLOB NOT NU
 
 TRIAL_FIELDS = tuple(field.name for field in dataclasses.fields(Trial))
 TRIAL_COLUMNS = ", ".join(f'"{name}"' for name in TRIAL_FIELDS)
-RESULT_FIELDS = ("accuracy", "latency_ms", "latency_source", "params", "madds")
+MEASUREMENT_FIELDS = (
+    "trial", "attempt", "worker", "started", "finished", "accuracy", "latency_ms", "latency_source", "params", "madds",
+)  # fmt: skip
 
 
 class Study:
@@ -186,10 +188,8 @@ class Study:
     def measurements(self, trial: int | None = None) -> list[Measurement]:
         """Every attempt at every trial, or at one, failed ones included."""
         where, values = ("", ()) if trial is None else (" WHERE trial = ?", (trial,))
-        query = (
-            "SELECT trial, attempt, worker, started, finished, accuracy, latency_ms, latency_source, params, madds, seconds, "
-            f"failure, reason, details FROM measurements{where} ORDER BY trial, attempt"
-        )
+        columns = ", ".join([*MEASUREMENT_FIELDS, "seconds", "failure", "reason", "details"])
+        query = f"SELECT {columns} FROM measurements{where} ORDER BY trial, attempt"
         with translated(self.path):
             rows = self._connection.execute(query, values).fetchall()
         return [_measurement(row) for row in rows]
@@ -269,31 +269,23 @@ class Writer:
         less = ", attempts = attempts - 1" if forget else ""
         self._connection.execute(f"UPDATE trials SET status = 'pending'{less} WHERE number = ?", (number,))
 
-    def measured(self, measurement: Measurement) -> None:
+    def measured(self, found: Measurement) -> None:
         """What an attempt returned."""
-        result = measurement.result
-        failure = result.failure or Failure("", "")
-        self._connection.execute(
-            "INSERT OR REPLACE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                measurement.trial, measurement.attempt, measurement.worker, measurement.started, measurement.finished,
-                result.accuracy, result.latency_ms, result.latency_source, result.params, result.madds, as_json(result.seconds),
-                failure.kind or None, failure.reason or None, as_json(result.details),
-            ),
-        )  # fmt: skip
+        failure = found.failure or Failure("", "")
+        values = [getattr(found, name) for name in MEASUREMENT_FIELDS]
+        values += [as_json(found.seconds), failure.kind or None, failure.reason or None, as_json(found.details)]
+        self._connection.execute(f"INSERT OR REPLACE INTO measurements VALUES ({', '.join('?' * len(values))})", values)
 
-    def finished(self, number: int, measurement: Measurement, latency_ms: float | None, reward: float | None) -> None:
-        """The trial is done, or failed where the last attempt did."""
-        result = measurement.result
-        failed = result.failure is not None
-        reason = f"{result.failure.kind}: {result.failure.reason}" if result.failure else None
+    def finished(self, found: Measurement, latency_ms: float | None, reward: float | None) -> None:
+        """The trial is done, or failed where its last attempt did."""
+        reason = str(found.failure) if found.failure else None
         self._connection.execute(
             "UPDATE trials SET status = ?, accuracy = ?, latency_ms = ?, latency_source = ?, reward = ?, params = ?, "
             "madds = ?, seconds = ?, started = ?, finished = ?, worker = ?, reason = ?, attempts = ? WHERE number = ?",
             (
-                "failed" if failed else "done", None if failed else result.accuracy, latency_ms, result.latency_source, reward,
-                result.params, result.madds, as_json(result.seconds), measurement.started, measurement.finished,
-                measurement.worker, reason, measurement.attempt, number,
+                "failed" if found.failure else "done", None if found.failure else found.accuracy, latency_ms,
+                found.latency_source, reward, found.params, found.madds, as_json(found.seconds), found.started, found.finished,
+                found.worker, reason, found.attempt, found.trial,
             ),
         )  # fmt: skip
 
@@ -375,14 +367,11 @@ def _trial(row: tuple[Any, ...]) -> Trial:
 
 
 def _measurement(row: tuple[Any, ...]) -> Measurement:
-    trial, attempt, worker, started, finished, *figures, seconds, kind, reason, details = row
-    result = TrialResult(
-        **dict(zip(RESULT_FIELDS, figures, strict=True)),
-        seconds=json.loads(seconds),
-        failure=Failure(kind, reason) if kind else None,
-        details=json.loads(details),
-    )
-    return Measurement(trial, attempt, worker, started, finished, result)
+    *figures, seconds, kind, reason, details = row
+    return Measurement(
+        **dict(zip(MEASUREMENT_FIELDS, figures, strict=True)), seconds=json.loads(seconds),
+        failure=Failure(kind, reason) if kind else None, details=json.loads(details),
+    )  # fmt: skip
 
 
 def created(path: Path, meta: str) -> None:

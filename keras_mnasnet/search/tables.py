@@ -9,7 +9,7 @@ import math
 import os
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from keras_mnasnet.architecture import Architecture, Block
 from keras_mnasnet.benchmarks.results import write_json
 from keras_mnasnet.family import A1, B1
 from keras_mnasnet.search.landmarks import MOBILENET_V2
-from keras_mnasnet.search.latency import CannotKnow, Latency, Meter
+from keras_mnasnet.search.latency import CannotKnow, Latency, Meter, parse_device
 from keras_mnasnet.search.networks import macro
 from keras_mnasnet.search.rewards import Reward
+from keras_mnasnet.search.setup import make_space
 from keras_mnasnet.search.space import Candidate, SearchSpace
+from keras_mnasnet.utils.files import check_writable
+from keras_mnasnet.utils.text import Life, header
 
 __all__ = ["build_table", "LANDMARKS", "MacroTable", "parts", "parts_of_space", "TableLatency"]
 
@@ -163,36 +166,61 @@ class TableLatency:
 
 
 def build_table(
-    path: str | os.PathLike[str], space: SearchSpace, meter: Meter, *, resolution: int = 224, classes: int = 1000,
-    networks: int = CHECK_NETWORKS, seed: int = 0, progress: bool = False, rows: dict[str, Part] | None = None,
+    path: str | os.PathLike[str], *, space: str | SearchSpace = "mbconv", space_options: Mapping[str, Any] | None = None,
+    device: str | Meter = "host", device_options: Mapping[str, Any] | None = None, size: int = 224, classes: int = 1000,
+    networks: int = CHECK_NETWORKS, runs: int | None = None, seed: int = 0, progress: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure every row on a device, then `networks` whole networks of the space and the landmarks; write and give the table.
 
-    Half of the drawn networks set the scale, the others and the landmarks check it. `rows` are `parts_of_space`, if they are
-    known already. What is measured is kept beside `path`
-    until the table is whole: the same call goes on where it was broken off.
+    Half of the drawn networks set the scale, the others and the landmarks check it. `device` is `host`, `adb`, `adb:SERIAL` or
+    a Meter, `size` the input's pixels, `runs` the timed runs of each row. What is measured is kept beside `path` until the
+    table is whole: the same call goes on where it was broken off. Use it with `device="table:FILE"`.
+
+    Example:
+        from keras_mnasnet import search
+
+        table = search.build_table("mine.json", space="macro", size=32, classes=10, networks=2, runs=5)
+        print(table["check"]["percent_off"])
     """
     target = Path(path).expanduser()
+    check_writable(target)
     if networks < 2:
         raise ValueError(f"`networks` must be 2 or more: half of them check the others. Received: networks={networks}")
-    rows = parts_of_space(space, resolution, seed) if rows is None else rows
-    about = {"device": meter.name, "space": space.fingerprint(), "resolution": resolution, "classes": classes, "seed": seed}
-    draft = _Draft(target, about)
-    with _bar(len(rows), "row", progress) as bar, tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
-        bar.update(len(rows.keys() & draft.ms.keys()))
+    made = space if isinstance(space, SearchSpace) else make_space(space, space_options)
+    meter: Any = parse_device(device, runs=runs, **(device_options or {})) if isinstance(device, str) else device
+    if not meter.measures or not hasattr(meter, "files_ms"):
+        raise ValueError(f"A table is measured on a device: host, adb or adb:SERIAL. Received: device={device!r}")
+    rows = parts_of_space(made, size, seed)
+    header({
+        "table": f"{len(rows):,} rows, and {networks + len(LANDMARKS)} whole networks that scale and check it",
+        "space": f"{made.name} {dict(made.options) or ''}".strip(), "device": meter.name, "input": f"{size} pixels",
+        "classes": classes, "output": target,
+    }, shown=progress)  # fmt: skip
+    draft = _Draft(target, {
+        "device": meter.name, "space": made.fingerprint(), "resolution": size, "classes": classes, "seed": seed,
+    })  # fmt: skip
+    try:
         waiting = [part for key, part in sorted(rows.items()) if key not in draft.ms]
-        for start in range(0, len(waiting), BATCH):
-            batch = waiting[start : start + BATCH]
-            files = [_write(part, Path(folder) / f"{number}.tflite", classes) for number, part in enumerate(batch)]
-            found = meter.files_ms(files, [part.key for part in batch])
-            draft.add({part.key: ms for part, ms in zip(batch, found, strict=True)})
-            bar.update(len(batch))
-    checked = _check(draft.ms, space, meter, resolution, classes, networks, seed, progress)
+        with (
+            Life("rows", total=len(rows), unit="row", shown=progress, done=len(rows) - len(waiting)) as life,
+            tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder,
+        ):
+            for start in range(0, len(waiting), BATCH):
+                batch = waiting[start : start + BATCH]
+                files = [_write(part, Path(folder) / f"{number}.tflite", classes) for number, part in enumerate(batch)]
+                found = meter.files_ms(files, [part.key for part in batch])
+                draft.add({part.key: ms for part, ms in zip(batch, found, strict=True)})
+                life.step(len(batch))
+        checked = _check(draft.ms, made, meter, size, classes, networks, seed, progress)
+        facts = {"name": meter.name, **meter.facts()}
+    finally:
+        if isinstance(device, str):
+            meter.close()
     scale, check = _scaled(checked)
     value = {
         "schema": SCHEMA, "kind": KIND, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": {"name": meter.name, **meter.facts()}, "space": space.name, "space_options": dict(space.options),
-        "resolution": resolution, "classes": classes, "seed": seed, "scale": scale, "check": check, "ms": draft.ms,
+        "device": facts, "space": made.name, "space_options": dict(made.options), "resolution": size, "classes": classes,
+        "seed": seed, "scale": scale, "check": check, "ms": draft.ms,
     }  # fmt: skip
     write_json(target, value)
     draft.remove()
@@ -243,14 +271,14 @@ def _check(
     drawn = _drawn(space, networks, seed)
     use = ["check" if index % 2 else "scale" for index in range(len(drawn))] + ["check"] * len(LANDMARKS)
     found = []
-    with _bar(len(use), "network", progress) as bar:
+    with Life("whole networks", total=len(use), unit="network", shown=progress) as life:
         for network, purpose in zip([*drawn, *LANDMARKS], use, strict=True):
             keys = [part.key for part in parts(network, resolution)]
             found.append({
                 "network": str(network), "use": purpose, "sum_ms": math.fsum(rows[key] for key in keys),
                 "measured_ms": meter.latency_ms(network, resolution, classes).latency_ms,
             })  # fmt: skip
-            bar.update()
+            life.step()
     return found
 
 
@@ -279,12 +307,6 @@ def _scaled(checked: Sequence[dict[str, Any]]) -> tuple[float, dict[str, Any]]:
         "percent_off": statistics.fmean(scaled), "percent_off_max": max(scaled),
         "percent_off_unscaled": statistics.fmean(off(1, others)), "networks": list(checked),
     }  # fmt: skip
-
-
-def _bar(total: int, unit: str, progress: bool) -> Any:
-    import tqdm
-
-    return tqdm.tqdm(total=total, unit=unit, disable=not progress)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,29 +1,32 @@
-"""What passes between engine, workers and study: requests, results, trials, and what a study is about."""
+"""What passes between algorithm, driver, workers and study: a proposal becomes a trial, measurements make it an observation."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-__all__ = ["Failure", "FATAL", "Measurement", "StudyMeta", "Trial", "TrialRequest", "TrialResult"]
+__all__ = ["Failure", "FATAL", "Measurement", "Observation", "Proposal", "StudyMeta", "Trial"]
 
 FATAL = ("device", "data")  # failures that the next trial would meet as well: the study stops, the trial stays pending
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TrialRequest:
-    """One trial for a worker: the candidate's values, and its network in text form (None in a space not of networks).
+class Proposal:
+    """A candidate to train. `extra` is JSON-able and comes back with its observation."""
 
-    `latency_ms` is set where the driver measured it, because the device is attached to its machine.
-    """
-
-    number: int
-    attempt: int
     candidate: tuple[int, ...]
-    values: dict[str, Any]
-    architecture: str | None = None
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Observation:
+    """What came of a proposal: accuracy 0..1, `latency_ms`, reward. A failed trial has no reward (None)."""
+
+    candidate: tuple[int, ...]
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    accuracy: float | None = None
     latency_ms: float | None = None
-    latency_source: str | None = None
+    reward: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,12 +36,16 @@ class Failure:
     kind: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason}"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TrialResult:
-    """What an evaluator found. `accuracy` 0..1; `seconds` by phase, of which `training_steps` is the trial's own work.
+class Measurement:
+    """What one attempt at a trial found. The evaluator says what, the executor adds which trial, where and when.
 
-    `latency_ms` None: the space's own cost stands for it. `details` is anything in JSON.
+    `accuracy` 0..1; `latency_ms` None: the space's own cost stands for it; `seconds` by phase, of which `training_steps` is the
+    trial's own work; `failure` where the attempt came to nothing; `details` is anything in JSON.
     """
 
     accuracy: float | None = None
@@ -49,33 +56,34 @@ class TrialResult:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     failure: Failure | None = None
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    trial: int = -1
+    attempt: int = 1
+    worker: str = ""
+    started: float = 0.0
+    finished: float = 0.0
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Measurement:
-    """One attempt at a trial, as a worker returned it."""
-
-    trial: int
-    attempt: int
-    worker: str
-    started: float
-    finished: float
-    result: TrialResult
+    def by(self, worker: str, trial: Trial, started: float, finished: float) -> Measurement:
+        """The same of this attempt, as an executor hands it over; times are seconds since 1970."""
+        return dataclasses.replace(
+            self, trial=trial.number, attempt=trial.attempts, worker=worker, started=started, finished=finished
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trial:
-    """One row of a study. `status`: pending, running, done or failed. Times are seconds since 1970.
+    """One row of a study, and what a worker is handed. `status`: pending, running, done or failed; times since 1970.
 
-    `told` is the trial's place in the order in which the algorithm learned of them (None: not yet), `facts` what the
-    algorithm said of itself afterwards, `extra` what it attached to its proposal.
+    `architecture` is the network in text form (None in a space not of networks), `attempts` counts the one that runs too, and
+    `latency_ms` is known beforehand where the driver measures it, whose machine the device is attached to. `told` is the place
+    in the order in which the algorithm learned of the trials (None: not yet), `facts` what it said of itself afterwards,
+    `extra` what it attached to its proposal.
     """
 
     number: int
-    candidate: tuple[int, ...]
-    values: dict[str, Any]
-    key: str
-    status: str
+    candidate: tuple[int, ...] = ()
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)
+    key: str = ""
+    status: str = "pending"
     accuracy: float | None = None
     latency_ms: float | None = None
     reward: float | None = None

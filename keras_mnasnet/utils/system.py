@@ -1,19 +1,22 @@
-"""This machine: versions, processor and cores that something was measured on, and what native libraries write."""
+"""This machine: versions, processor and cores that something was measured on, and what native libraries write; and Ctrl-C."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import platform
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, TextIO
 
 from keras_mnasnet._version import __version__
 
-__all__ = ["available_cores", "core_state", "environment", "held_output", "held_stderr", "machine"]
+__all__ = ["Interrupts", "available_cores", "core_state", "environment", "held_output", "held_stderr", "machine"]
 
 CORES = Path("/sys/devices/system/cpu")
 
@@ -142,3 +145,33 @@ def _held(stream: Any) -> Iterator[None]:
             if failed:
                 held.seek(0)
                 os.write(2, held.read())
+
+
+class Interrupts:
+    """Within the block, Ctrl-C raises KeyboardInterrupt at once, and `check` raises it again.
+
+    An exception raised while a native library calls back into Python can be swallowed there, and with it the Ctrl-C.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            self._before = signal.signal(signal.SIGINT, self._on)
+        else:
+            self._before = None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _on(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """KeyboardInterrupt if Ctrl-C came within the block."""
+        if self.asked:
+            raise KeyboardInterrupt

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from keras_mnasnet.cli.interrupts import Interrupts
+from keras_mnasnet.utils.system import Interrupts
 
 
 def test_what_was_swallowed_is_raised_again():

@@ -37,14 +37,15 @@ def study(tmp_path_factory):
     path = tmp_path_factory.mktemp("search") / "s.sqlite"
     command = [sys.executable, "-m", "keras_mnasnet.cli.main", "search", "run", "--study", str(path), *SMALL]
     found = subprocess.run(
-        [*command, "--executor", "inline", "--trials", "2", "--seed", "1"],
+        [*command, "--executor", "local", "--trials", "2", "--seed", "1"],
         capture_output=True,
         text=True,
         timeout=600,
         env=PATHS,
     )
     assert found.returncode == 0, found.stderr[-3000:]
-    assert "estimate: 2 trials of about" in found.stdout
+    assert "estimate: 2 trials of about" in found.stderr
+    assert found.stderr.index("space ") < found.stderr.index("estimate: ")
     assert "2 of 2 done" in found.stderr
     assert "trials/h" in found.stderr
     assert 'MnasNet("tiny-' in found.stdout
@@ -73,7 +74,7 @@ def test_status_says_what_a_trial_costs_beyond_its_steps(study, search):
 
 
 def test_the_same_command_goes_on_and_other_settings_are_refused(study, search):
-    status, out, err = search("run", "--study", study, *SMALL, "--executor", "inline", "--trials", 2, "--json")
+    status, out, err = search("run", "--study", study, *SMALL, "--executor", "local", "--trials", 2, "--json")
     assert status == 0, err
     assert json.loads(out)["done"] == 2
     status, _, err = search("run", "--study", study, "--target-ms", "9")
@@ -112,7 +113,7 @@ def test_retrain_reports_on_images_nothing_was_chosen_by(study, tmp_path, search
     results = json.loads((tmp_path / "r" / "results.json").read_text())
     assert results["tested_on"] == "the data's test split"
     assert results["networks"][0]["test_accuracy"] == network["test_accuracies"][0]
-    assert os.path.isfile(os.path.join(network["folders"][0], "model.safetensors"))
+    assert os.path.isfile(os.path.join(network["runs"][0], "model.safetensors"))
     assert search("retrain", "--study", study, "-o", tmp_path / "r", *options, "--json")[0] == 0
 
 
@@ -164,7 +165,7 @@ def test_export_for_optuna(toy, tmp_path, search):
         (("--data", "nowhere"), "nowhere"),
         (("--trials", "0"), "`trials` and `workers` must be 1 or more"),
         (("--executor", "ray", "--ray-address", "127.0.0.1:9", "--json"), "must answer at its address"),
-        (("--executor", "inline", "--workers", "2", "--json"), "has one worker, this process"),
+        (("--executor", "local", "--workers", "2", "--json"), "has one worker, this process"),
     ],
 )
 def test_bad_input_is_one_message(tmp_path, search, arguments, message):
@@ -214,7 +215,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     path = tmp_path / "s.sqlite"
     command = [sys.executable, "-m", "keras_mnasnet.cli.main", "search", "run", "--study", str(path), *SMALL]
     process = subprocess.Popen(
-        [*command, "--executor", "inline", "--trials", "6"],
+        [*command, "--executor", "local", "--trials", "6"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

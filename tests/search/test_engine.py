@@ -4,10 +4,10 @@ import pytest
 from search_fakes import REWARD, FakeEvaluator, accuracy_of, facts_of, go, meta_of, toy_space
 
 from keras_mnasnet.search.algorithms import make_algorithm
-from keras_mnasnet.search.engine import Order, StudyStopped, run
-from keras_mnasnet.search.executors import InProcess, Outcome, evaluated
+from keras_mnasnet.search.engine import Order, StudyStopped, drive
+from keras_mnasnet.search.executors import InProcess, evaluated
 from keras_mnasnet.search.study import Study
-from keras_mnasnet.search.trials import Failure, TrialResult
+from keras_mnasnet.search.trials import Failure, Measurement
 
 SPACE = toy_space()
 
@@ -24,13 +24,13 @@ class Shuffled:
     def free(self):
         return self.workers - len(self.out)
 
-    def submit(self, request, *, avoid=None):
-        self.out.append((request, avoid))
-        return f"worker {request.number % 4}"
+    def submit(self, trial, *, avoid=None):
+        self.out.append((trial, avoid))
+        return f"worker {trial.number % 4}"
 
     def wait(self, seconds):
-        request, _ = self.out.pop(self.pick(len(self.out)))
-        return [Outcome(request, f"worker {request.number % 4}", 1.0, 2.0, evaluated(self.evaluator, request))]
+        trial, _ = self.out.pop(self.pick(len(self.out)))
+        return [evaluated(self.evaluator, trial).by(f"worker {trial.number % 4}", trial, 1.0, 2.0)]
 
     def close(self):
         pass
@@ -75,7 +75,7 @@ def test_a_failed_trial_is_tried_once_more_and_keeps_its_reason(tmp_path, how, k
         assert failed.reason.startswith(f"{kind}: ")
         assert reason in failed.reason
         assert (failed.accuracy, failed.reward, failed.told) == (None, None, 0)
-        assert [m.result.failure.kind for m in one.measurements(0)] == [kind, kind]
+        assert [m.failure.kind for m in one.measurements(0)] == [kind, kind]
 
 
 def test_the_second_attempt_avoids_the_first_worker(tmp_path):
@@ -83,9 +83,9 @@ def test_the_second_attempt_avoids_the_first_worker(tmp_path):
     avoided = []
     submit = executor.submit
 
-    def watched(request, *, avoid=None):
-        avoided.append((request.number, request.attempt, avoid))
-        return submit(request, avoid=avoid)
+    def watched(trial, *, avoid=None):
+        avoided.append((trial.number, trial.attempts, avoid))
+        return submit(trial, avoid=avoid)
 
     executor.submit = watched
     with study(tmp_path) as one:
@@ -105,10 +105,10 @@ def test_nothing_but_failures_stops_the_study(tmp_path):
 
 @pytest.mark.parametrize("kind", ["device", "data"])
 def test_a_vanished_device_stops_the_study_and_the_trial_waits(tmp_path, kind):
-    def evaluator(request):
-        if request.number == 2:
-            return TrialResult(failure=Failure(kind, "no phone answers"))
-        return TrialResult(accuracy_of(request.values), 7.0)
+    def evaluator(trial):
+        if trial.number == 2:
+            return Measurement(failure=Failure(kind, "no phone answers"))
+        return Measurement(accuracy_of(trial.values), 7.0)
 
     with study(tmp_path) as one:
         with pytest.raises(StudyStopped, match="Received at trial 2: no phone answers. It waits"):
@@ -121,15 +121,15 @@ def test_a_vanished_device_stops_the_study_and_the_trial_waits(tmp_path, kind):
 def test_the_meter_runs_in_the_driver(tmp_path):
     seen = []
 
-    def evaluator(request):
-        seen.append((request.latency_ms, request.latency_source))
-        return TrialResult(0.5, request.latency_ms, request.latency_source)
+    def evaluator(trial):
+        seen.append((trial.latency_ms, trial.latency_source))
+        return Measurement(0.5, trial.latency_ms, trial.latency_source)
 
     with study(tmp_path) as one:
-        go(one, SPACE, trials=2, executor=InProcess(evaluator), meter=lambda request: (4.0 + request.number, "phone"))
+        go(one, SPACE, trials=2, executor=InProcess(evaluator), meter=lambda trial: (4.0 + trial.number, "phone"))
         assert [(t.latency_ms, t.latency_source) for t in one.trials()] == [(4.0, "phone"), (5.0, "phone")] == seen
 
-        def gone(request):
+        def gone(trial):
             raise OSError("the phone is away")
 
         with pytest.raises(StudyStopped, match="the phone is away"):
@@ -138,7 +138,7 @@ def test_the_meter_runs_in_the_driver(tmp_path):
 
 def test_a_result_without_latency_needs_a_cost(tmp_path):
     with study(tmp_path) as one:
-        go(one, SPACE, trials=1, executor=InProcess(lambda request: TrialResult(0.5)))
+        go(one, SPACE, trials=1, executor=InProcess(lambda trial: Measurement(0.5)))
         assert "returned no latency, and the space has no cost" in one.trial(0).reason
 
 
@@ -164,4 +164,4 @@ def test_wrong_arguments(tmp_path):
         Order("batch", 0)
     algorithm = make_algorithm("random", SPACE, REWARD, seed=0)
     with study(tmp_path) as one, pytest.raises(ValueError, match="`trials` must be an integer >= 1"):
-        run(one, SPACE, algorithm, InProcess(FakeEvaluator()), trials=0, reward=REWARD, order=Order("window", 1))
+        drive(one, SPACE, algorithm, InProcess(FakeEvaluator()), trials=0, reward=REWARD, order=Order("window", 1))

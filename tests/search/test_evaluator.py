@@ -12,7 +12,7 @@ from keras_mnasnet.data import open_images
 from keras_mnasnet.data.shapes import write_folder
 from keras_mnasnet.search.evaluator import NetworkEvaluator, fixed_cost, open_search_images
 from keras_mnasnet.search.latency import DeviceGone
-from keras_mnasnet.search.trials import TrialRequest
+from keras_mnasnet.search.trials import Trial
 from keras_mnasnet.training import Diverged, parse_recipe, train_short
 
 NETWORK = "tiny: stem8 r1_k3_s11_e1_i8_o8_noskip r2_k3_s22_e2_i8_o16_se0.25 head32"
@@ -26,7 +26,7 @@ def evaluator(**changes):
 
 
 def request(number=0, **changes):
-    return TrialRequest(number, 1, (0,), {}, **{"architecture": NETWORK, **changes})
+    return Trial(number, (0,), attempts=1, **{"architecture": NETWORK, **changes})
 
 
 def test_a_trial_is_measured_trained_and_repeatable():

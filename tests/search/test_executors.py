@@ -30,7 +30,9 @@ SPACE = toy_space()
 )
 def test_a_trial_that_takes_its_process_down_is_a_failed_trial(tmp_path, how, reason):
     with Study.create(tmp_path / "s", meta_of(SPACE)) as study:
-        executor = ProcessPool(FakeEvaluator(how=how, fails=3, folder=str(tmp_path)), 2, timeout=3.0)
+        executor = ProcessPool(
+            FakeEvaluator(how=how, fails=3, folder=str(tmp_path)), 2, timeout=3.0 if how == "hang!" else 100.0
+        )
         go(study, SPACE, trials=3, order=Order("window", 2), executor=executor)
         failed, *done = study.trials()
         assert (failed.status, failed.attempts) == ("failed", 2)

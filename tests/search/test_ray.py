@@ -58,9 +58,9 @@ def test_a_node_removed_in_the_middle_of_a_trial_loses_nothing(cluster, tmp_path
         trials = study.trials()
         assert [trial.status for trial in trials] == ["done"] * 8
         assert [trial.number for trial in trials] == list(range(8))
-        lost = [m for m in study.measurements() if m.result.failure]
+        lost = [m for m in study.measurements() if m.failure]
         assert removed
-        assert [m.result.failure.kind for m in lost] == ["lost"]
+        assert [m.failure.kind for m in lost] == ["lost"]
         assert study.trial(lost[0].trial).attempts == 2
         assert study.trial(lost[0].trial).started > removed[0] - 1
 

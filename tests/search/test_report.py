@@ -15,12 +15,12 @@ import pytest
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import A1, B1
-from keras_mnasnet.search.charts import Chart, Mark, ticks
+from keras_mnasnet.search.charts import Chart, Dots, Level, Mark, svg, ticks
 from keras_mnasnet.search.latency import pixel1_ms
-from keras_mnasnet.search.report import gather, write_report
+from keras_mnasnet.search.reporting import gather, write
 from keras_mnasnet.search.rewards import Reward, pareto_front
 from keras_mnasnet.search.study import Study
-from keras_mnasnet.search.trials import Failure, Measurement, StudyMeta, Trial, TrialResult
+from keras_mnasnet.search.trials import Failure, Measurement, StudyMeta, Trial
 from keras_mnasnet.utils.system import machine
 
 REWARD = Reward("soft", 75.0)
@@ -50,18 +50,18 @@ def make_study(path, *, trials=60, device="pixel1", networks=True, entropy=True,
             latency = pixel1_ms(found, SIZE, classes=CLASSES)
             accuracy = float(0.5 + 0.002 * latency + 0.0006 * number + rng.normal(0, 0.01))
             failure = Failure("nan", "the loss of step 3 is NaN <b>") if number % 20 == 19 else None
-            result = TrialResult(
+            measurement = Measurement(
                 accuracy, latency, device, found.params(classes=CLASSES), found.madds(SIZE, SIZE, classes=CLASSES),
-                {"training_steps": 30.0, "build": 2.0}, failure,
+                {"training_steps": 30.0, "build": 2.0}, failure, trial=number, worker="worker 0", started=1e9 + 40 * number,
+                finished=1e9 + 40 * number + 33,
             )  # fmt: skip
-            measurement = Measurement(number, 1, "worker 0", 1e9 + 40 * number, 1e9 + 40 * number + 33, result)
             text = str(found) if networks else None
             with study.transaction() as writer:
                 writer.add(Trial(number, (number,), {"choice": number}, f"{number:016x}", "pending", architecture=text))
                 writer.started(number, "worker 0", 1e9)
                 writer.measured(measurement)
                 score = None if failure else reward(accuracy, latency)
-                writer.finished(number, measurement, latency, score)
+                writer.finished(measurement, latency, score)
                 writer.told([number], {"entropy": 20 * 0.97**number, "baseline": 0.6} if entropy else None)
         with study.transaction() as writer:
             writer.add(Trial(trials, (trials,), {"choice": trials}, f"{trials:016x}", "pending"))
@@ -87,11 +87,8 @@ def test_ticks():
 
 
 def test_a_chart_keeps_what_is_outside_in_sight():
-    chart = Chart("x", "y", [0, 10], [1, 1], "one & two")
-    chart.mark(Mark(99, None, "far", "known"))
-    chart.level(500, "nowhere", "target")
-    chart.dots([(5, 1, "<dot>")], "other")
-    drawn = chart.svg()
+    layers = [Mark(99, None, "far", "known"), Level(500, "nowhere", "target"), Dots([(5, 1)], "other", texts=["<dot>"])]
+    drawn = svg(Chart("one & two", "x", "y", [0, 10], [1, 1], layers))
     assert "far \N{RIGHTWARDS ARROW}" in drawn
     assert "nowhere" not in drawn
     assert "&lt;dot&gt;" in drawn
@@ -183,7 +180,7 @@ class Page(HTMLParser):
 def test_page_stands_alone_and_its_lines_run(study, tmp_path):
     from keras_mnasnet import MnasNet
 
-    written = write_report(gather(study, top=2), tmp_path / "out", pictures=False)
+    written = write(gather(study, top=2), tmp_path / "out", pictures=False).files
     text = written["html"].read_text("utf-8")
     page = Page(text)
     assert page.open == []
@@ -207,7 +204,7 @@ def test_spaces_and_algorithms_without_networks_and_entropy(tmp_path):
     with Study.open(path, read_only=True) as study:
         report = gather(study)
     assert report.landmarks == ()
-    text = write_report(report, tmp_path, pictures=False)["html"].read_text("utf-8")
+    text = write(report, tmp_path, pictures=False).files["html"].read_text("utf-8")
     assert "thompson has no controller" in text
     assert "<td>choice</td>" in text
     assert "target" not in re.sub(r"<style>.*</style>", "", text, flags=re.DOTALL)
@@ -228,12 +225,12 @@ def test_nothing_finished_is_no_report(tmp_path):
 
 def test_one_trial_is_a_report(tmp_path):
     with Study.open(make_study(tmp_path / "one.study", trials=1), read_only=True) as study:
-        assert Page(write_report(gather(study), tmp_path, pictures=False)["html"].read_text("utf-8")).open == []
+        assert Page(write(gather(study), tmp_path, pictures=False).files["html"].read_text("utf-8")).open == []
 
 
 def test_pictures(study, tmp_path):
     pytest.importorskip("matplotlib")
-    written = write_report(gather(study), tmp_path / "out")
+    written = write(gather(study), tmp_path / "out", pictures=True).files
     for name in ("pareto", "history", "algorithm"):
         content = written[name].read_bytes()
         assert content.startswith(b"\x89PNG")
@@ -243,7 +240,7 @@ def test_pictures(study, tmp_path):
 def test_pictures_without_matplotlib(study, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(ImportError, match=r'pip install "keras_mnasnet\[report\]"'):
-        write_report(gather(study), tmp_path / "out")
+        write(gather(study), tmp_path / "out", pictures=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -279,15 +276,15 @@ def test_landmarks_trained_as_the_trials(study, monkeypatch):
 
     def evaluate(request):
         asked.append(Architecture.parse(request.architecture).name)
-        return TrialResult(0.5 + len(asked) / 100)
+        return Measurement(0.5 + len(asked) / 100)
 
-    monkeypatch.setattr("keras_mnasnet.search.setup.evaluator_of", lambda meta, device: evaluate)
+    monkeypatch.setattr("keras_mnasnet.search.reporting.evaluator_of", lambda meta, device: evaluate)
     report = gather(study, landmarks="train")
     assert asked == ["b1", "mobilenet-v2"], "A1 is one of the study's trials"
     assert [each.accuracy for each in report.landmarks][1:] == [0.51, 0.52]
     monkeypatch.setattr(
-        "keras_mnasnet.search.setup.evaluator_of",
-        lambda meta, device: lambda request: TrialResult(failure=Failure("nan", "NaN")),
+        "keras_mnasnet.search.reporting.evaluator_of",
+        lambda meta, device: lambda request: Measurement(failure=Failure("nan", "NaN")),
     )
     with pytest.raises(ValueError, match="A landmark must train as the study's trials do. Received: B1: .*NaN"):
         gather(study, landmarks="train")
@@ -318,7 +315,7 @@ def shown(page, folder, *options):
 
 
 def test_a_browser_shows_the_page(study, tmp_path):
-    page = write_report(gather(study), tmp_path / "out", pictures=False)["html"]
+    page = write(gather(study), tmp_path / "out", pictures=False).files["html"]
     dom, console = shown(page, tmp_path, "--dump-dom")
     assert console == []
     assert 'data-ready="yes"' in dom, "the page's script ran to its end"

@@ -38,7 +38,7 @@ def test_what_is_written_is_read(tmp_path):
         assert again.state() is not None
         assert again.owner() is None
         assert [(m.trial, m.attempt) for m in again.measurements()] == [(0, 1), (1, 1), (2, 1), (3, 1)]
-        assert again.measurements(2)[0].result.accuracy == trials[2].accuracy
+        assert again.measurements(2)[0].accuracy == trials[2].accuracy
         with pytest.raises(ValueError, match="opened to be read"), again.transaction():
             pass
         with pytest.raises(ValueError, match="A trial must be one of the study's 4. Received: number=9"):

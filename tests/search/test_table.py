@@ -134,12 +134,12 @@ def test_a_table_is_scaled_and_checked_and_goes_on_where_it_broke(tmp_path):
     path = tmp_path / "table.json"
     broken = Ruler(breaks_at=16)
     with pytest.raises(KeyboardInterrupt):
-        build_table(path, SPACE, broken, resolution=32, classes=10)
+        build_table(path, space=SPACE, device=broken, size=32, classes=10)
     assert not path.exists()
     with pytest.raises(ValueError, match="goes on with its settings. Received: .*'classes': 11"):
-        build_table(path, SPACE, Ruler(), resolution=32, classes=11)
+        build_table(path, space=SPACE, device=Ruler(), size=32, classes=11)
     ruler = Ruler()
-    value = build_table(path, SPACE, ruler, resolution=32, classes=10)
+    value = build_table(path, space=SPACE, device=ruler, size=32, classes=10)
     assert not set(ruler.timed) & set(broken.timed)
     assert set(ruler.timed + broken.timed) == set(value["ms"]) == set(parts_of_space(SPACE, 32))
     assert not list(tmp_path.glob(".*"))
@@ -157,7 +157,7 @@ def test_a_table_is_scaled_and_checked_and_goes_on_where_it_broke(tmp_path):
 @pytest.fixture
 def table(tmp_path):
     path = tmp_path / "table.json"
-    build_table(path, SPACE, Ruler(), resolution=32, classes=10)
+    build_table(path, space=SPACE, device=Ruler(), size=32, classes=10)
     return path
 
 
@@ -200,11 +200,7 @@ def test_no_file_and_no_json(tmp_path):
 
 
 def test_a_table_of_this_machine(tmp_path):
-    meter = parse_device("host", runs=9)
-    try:
-        value = build_table(tmp_path / "table.json", SPACE, meter, resolution=96, networks=4)
-    finally:
-        meter.close()
+    value = build_table(tmp_path / "table.json", space=SPACE, size=96, networks=4, runs=9)
     assert value["ms"].keys() == parts_of_space(SPACE, 96).keys()
     assert min(value["ms"].values()) > 0
     assert value["device"]["kind"] == "host"

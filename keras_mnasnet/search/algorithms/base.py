@@ -14,30 +14,12 @@ import numpy as np
 
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
+from keras_mnasnet.search.trials import Observation, Proposal
 
-__all__ = ["Algorithm", "Observation", "pack_array", "Proposal", "reward_of", "Searcher", "unpack_array", "Unseen"]
+__all__ = ["Algorithm", "pack_array", "reward_of", "Searcher", "unpack_array", "Unseen"]
 
 SCHEMA = 1
 TRIES = 2_000  # draws of one unseen candidate in a space too large to list, before it counts as exhausted
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Proposal:
-    """A candidate to train. `extra` is JSON-able and comes back with its observation."""
-
-    candidate: Candidate
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Observation:
-    """What came of a proposal: accuracy 0..1, `latency_ms`, reward. A failed trial has no reward (None)."""
-
-    candidate: Candidate
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
-    accuracy: float | None = None
-    latency_ms: float | None = None
-    reward: float | None = None
 
 
 @runtime_checkable

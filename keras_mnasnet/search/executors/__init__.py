@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib
 import os
 import signal
@@ -14,32 +13,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from keras_mnasnet.search.trials import Failure, TrialRequest, TrialResult
+from keras_mnasnet.search.trials import Failure, Measurement, Trial
 
-__all__ = ["evaluated", "Evaluator", "Executor", "Growth", "GROWTH_MB", "InProcess", "Outcome"]
+__all__ = ["evaluated", "Evaluator", "Executor", "Growth", "GROWTH_MB", "InProcess"]
 
 GROWTH_MB = 1000.0  # TensorFlow keeps some of every traced graph: 20 to 150 MB of a network, measured
 
-Evaluator = Callable[[TrialRequest], TrialResult]
+Evaluator = Callable[[Trial], Measurement]
 """Runs one trial. Workers in other processes get a pickled copy each, once."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """A trial that a worker is through with; times in seconds since 1970."""
-
-    request: TrialRequest
-    worker: str
-    started: float
-    finished: float
-    result: TrialResult
 
 
 class Executor(Protocol):
     """Workers. `submit` takes a trial while `free` is above zero and names its worker; `wait` gives what is through.
 
     `avoid` names the worker on which the trial failed: another one takes it, or that one after starting anew. A trial that
-    takes longer than the executor's time limit, or whose worker dies, is an outcome with a failure.
+    takes longer than the executor's time limit, or whose worker dies, is a measurement with a failure.
     """
 
     workers: int
@@ -47,26 +35,26 @@ class Executor(Protocol):
     @property
     def free(self) -> int: ...
 
-    def submit(self, request: TrialRequest, *, avoid: str | None = None) -> str: ...
+    def submit(self, trial: Trial, *, avoid: str | None = None) -> str: ...
 
-    def wait(self, seconds: float) -> list[Outcome]: ...
+    def wait(self, seconds: float) -> list[Measurement]: ...
 
     def close(self) -> None: ...
 
 
-def evaluated(evaluator: Evaluator, request: TrialRequest) -> TrialResult:
+def evaluated(evaluator: Evaluator, trial: Trial) -> Measurement:
     """What the evaluator returns; an exception as the failure it is."""
     try:
-        return evaluator(request)
+        return evaluator(trial)
     except MemoryError as error:
-        return TrialResult(failure=Failure("memory", _line(error) or "the process has no memory left"))
+        return Measurement(failure=Failure("memory", _line(error) or "the process has no memory left"))
     except TimeoutError as error:
-        return TrialResult(failure=Failure("timeout", _line(error)))
+        return Measurement(failure=Failure("timeout", _line(error)))
     except ArithmeticError as error:
-        return TrialResult(failure=Failure("nan", _line(error)))
+        return Measurement(failure=Failure("nan", _line(error)))
     except Exception as error:
         kind = "memory" if _out_of_memory(error) else "error"
-        return TrialResult(failure=Failure(kind, f"{type(error).__name__}: {_line(error)}"))
+        return Measurement(failure=Failure(kind, f"{type(error).__name__}: {_line(error)}"))
 
 
 class Growth:
@@ -116,26 +104,26 @@ class InProcess:
         ):
             raise ValueError(f"A time limit inside one process needs its main thread, on Unix. Received: timeout={timeout}")
         self._evaluator, self._timeout = evaluator, timeout
-        self._request: TrialRequest | None = None
+        self._trial: Trial | None = None
 
     @property
     def free(self) -> int:
         """1 between trials."""
-        return int(self._request is None)
+        return int(self._trial is None)
 
-    def submit(self, request: TrialRequest, *, avoid: str | None = None) -> str:
+    def submit(self, trial: Trial, *, avoid: str | None = None) -> str:
         """Take a trial; it runs in `wait`."""
-        self._request = request
+        self._trial = trial
         return "this process"
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[Measurement]:
         """Run the trial, however long it takes."""
-        if self._request is None:
+        if self._trial is None:
             return []
-        request, self._request, started = self._request, None, time.time()
+        trial, self._trial, started = self._trial, None, time.time()
         with _limit(self._timeout):
-            result = evaluated(self._evaluator, request)
-        return [Outcome(request, "this process", started, time.time(), result)]
+            found = evaluated(self._evaluator, trial)
+        return [found.by("this process", trial, started, time.time())]
 
     def close(self) -> None:
         """Nothing to close."""

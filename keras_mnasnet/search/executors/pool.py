@@ -8,13 +8,14 @@ import multiprocessing.connection
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras_mnasnet.search.executors import GROWTH_MB, Evaluator, Growth, Outcome, evaluated
-from keras_mnasnet.search.trials import Failure, TrialRequest, TrialResult
+from keras_mnasnet.search.executors import GROWTH_MB, Evaluator, Growth, evaluated
+from keras_mnasnet.search.trials import Failure, Measurement, Trial
 from keras_mnasnet.utils.system import available_cores, held_stderr
 
 __all__ = ["ProcessPool"]
@@ -27,14 +28,15 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.name = name
         self.pipe, theirs = context.Pipe()
-        self.request: TrialRequest | None = None
+        self.trial: Trial | None = None
         self.started = 0.0
         self.grown_mb = 0.0
         self.deadline = float("inf")
         self.process = context.Process(
             target=_work, args=(theirs, pickle.dumps(evaluator), dict(environment)), name=name, daemon=True
         )
-        self.process.start()
+        with _without_script(evaluator):
+            self.process.start()
         theirs.close()
 
     def stop(self) -> None:
@@ -65,11 +67,11 @@ class ProcessPool:
     @property
     def free(self) -> int:
         """How many processes have no trial; they are started with their first."""
-        return sum(worker is None or worker.request is None for worker in self._pool.values())
+        return sum(worker is None or worker.trial is None for worker in self._pool.values())
 
-    def submit(self, request: TrialRequest, *, avoid: str | None = None) -> str:
+    def submit(self, trial: Trial, *, avoid: str | None = None) -> str:
         """Hand a trial to a free process."""
-        free = [name for name, worker in self._pool.items() if worker is None or worker.request is None]
+        free = [name for name, worker in self._pool.items() if worker is None or worker.trial is None]
         name = min(free, key=lambda each: (each == avoid, self._pool[each] is None))
         worker = self._pool[name]
         if worker is not None and not worker.process.is_alive():
@@ -77,33 +79,33 @@ class ProcessPool:
             worker = None
         if worker is None:
             worker = self._pool[name] = _Worker(name, self.evaluator, self._environment)
-        worker.request, worker.started = request, time.time()
+        worker.trial, worker.started = trial, time.time()
         if self._timeout is not None:
             worker.deadline = time.monotonic() + self._timeout
         with contextlib.suppress(OSError):  # a process that died just now: `wait` sees it
-            worker.pipe.send(request)
+            worker.pipe.send(trial)
         return name
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[Measurement]:
         """The trials that are through, after at most `seconds`."""
-        busy = [worker for worker in self._pool.values() if worker is not None and worker.request is not None]
+        busy = [worker for worker in self._pool.values() if worker is not None and worker.trial is not None]
         if not busy:
             return []
         left = max(0.0, min(seconds, min(worker.deadline for worker in busy) - time.monotonic()))
         sources: list[Any] = [source for worker in busy for source in (worker.pipe, worker.process.sentinel)]
         ready = multiprocessing.connection.wait(sources, left)
-        outcomes = []
+        through = []
         for worker in busy:
             result = self._result(worker, ready)
-            if result is not None and worker.request is not None:
-                outcomes.append(Outcome(worker.request, worker.name, worker.started, time.time(), result))
-                worker.request, worker.deadline = None, float("inf")
+            if result is not None and worker.trial is not None:
+                through.append(result.by(worker.name, worker.trial, worker.started, time.time()))
+                worker.trial, worker.deadline = None, float("inf")
                 if result.failure is not None or worker.grown_mb > self._growth_mb:
                     worker.stop()
                     self._pool[worker.name] = None
-        return outcomes
+        return through
 
-    def _result(self, worker: _Worker, ready: list[Any]) -> TrialResult | None:
+    def _result(self, worker: _Worker, ready: list[Any]) -> Measurement | None:
         if worker.pipe in ready:
             try:
                 result, worker.grown_mb = worker.pipe.recv()
@@ -112,9 +114,9 @@ class ProcessPool:
                 pass
         if worker.pipe in ready or worker.process.sentinel in ready:
             worker.process.join(5)
-            return TrialResult(failure=_death(worker.process.exitcode))
+            return Measurement(failure=_death(worker.process.exitcode))
         if time.monotonic() >= worker.deadline:
-            return TrialResult(failure=Failure("timeout", f"a trial may take {self._timeout:g} s"))
+            return Measurement(failure=Failure("timeout", f"a trial may take {self._timeout:g} s"))
         return None
 
     def close(self) -> None:
@@ -123,6 +125,24 @@ class ProcessPool:
             if worker is not None:
                 worker.stop()
                 self._pool[name] = None
+
+
+@contextlib.contextmanager
+def _without_script(evaluator: Evaluator) -> Iterator[None]:
+    """A process started afresh runs the caller's script again, for what is defined there; not where it needs nothing of it.
+
+    So a search can stand in a script or notebook as it is, without `if __name__ == "__main__"`.
+    """
+    script = sys.modules["__main__"]
+    if type(evaluator).__module__ == "__main__" or getattr(evaluator, "__module__", "") == "__main__":
+        yield
+        return
+    kept: dict[str, Any] = {name: vars(script)[name] for name in ("__spec__", "__file__") if name in vars(script)}
+    try:
+        vars(script).update(dict.fromkeys(kept))
+        yield
+    finally:
+        vars(script).update(kept)
 
 
 def _death(code: int | None) -> Failure:
@@ -145,10 +165,10 @@ def _work(pipe: Any, pickled: bytes, environment: Mapping[str, str]) -> None:
     growth = Growth()
     while True:
         try:
-            request = pipe.recv()
+            trial = pipe.recv()
         except (EOFError, OSError):
             return
-        result = evaluated(evaluator, request)
+        result = evaluated(evaluator, trial)
         pipe.send((result, growth.megabytes()))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import keras_mnasnet
-from keras_mnasnet.search.executors import GROWTH_MB, Evaluator, Growth, Outcome, evaluated
-from keras_mnasnet.search.trials import Failure, TrialRequest, TrialResult
+from keras_mnasnet.search.executors import GROWTH_MB, Evaluator, Growth, evaluated
+from keras_mnasnet.search.trials import Failure, Measurement, Trial
 
 __all__ = ["RayActors"]
 
@@ -34,9 +34,9 @@ class _Trials:
 
         return ray.get_runtime_context().get_node_id()
 
-    def evaluate(self, request: TrialRequest) -> tuple[TrialResult, float]:
+    def evaluate(self, trial: Trial) -> tuple[Measurement, float]:
         """One trial, and by how many MB the process has grown since its first."""
-        return evaluated(self._evaluator, request), self._growth.megabytes()
+        return evaluated(self._evaluator, trial), self._growth.megabytes()
 
 
 @dataclasses.dataclass(slots=True)
@@ -47,7 +47,7 @@ class _Slot:
     actor: Any
     ready: Any
     node: str | None = None
-    request: TrialRequest | None = None
+    trial: Trial | None = None
     answer: Any = None
     started: float = 0.0
     deadline: float = float("inf")
@@ -117,21 +117,21 @@ class RayActors:
     def free(self) -> int:
         """How many actors run and have no trial; at first, and after a loss, one trial may wait for its actor."""
         self._look()
-        return sum(slot.node is not None and slot.request is None for slot in self._slots)
+        return sum(slot.node is not None and slot.trial is None for slot in self._slots)
 
-    def submit(self, request: TrialRequest, *, avoid: str | None = None) -> str:
+    def submit(self, trial: Trial, *, avoid: str | None = None) -> str:
         """Hand a trial to a free actor, on another node than the one to avoid if there is one."""
-        free = [slot for slot in self._slots if slot.node is not None and slot.request is None]
+        free = [slot for slot in self._slots if slot.node is not None and slot.trial is None]
         node = (avoid or "").rpartition(" ")[2]
         slot = min(free, key=lambda each: bool(avoid) and each.name.endswith(node))
-        slot.request, slot.started = request, time.time()
+        slot.trial, slot.started = trial, time.time()
         slot.deadline = float("inf") if self._timeout is None else time.monotonic() + self._timeout
-        slot.answer = slot.actor.evaluate.remote(request)
+        slot.answer = slot.actor.evaluate.remote(trial)
         return slot.name
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[Measurement]:
         """The trials that are through, after at most `seconds`."""
-        busy = [slot for slot in self._slots if slot.request is not None]
+        busy = [slot for slot in self._slots if slot.trial is not None]
         if not busy:
             waiting = [slot.ready for slot in self._slots if slot.node is None]
             if waiting:
@@ -139,32 +139,32 @@ class RayActors:
             return []
         left = max(0.0, min(seconds, min(slot.deadline for slot in busy) - time.monotonic()))
         ready, _ = self._ray.wait([slot.answer for slot in busy], num_returns=1, timeout=left)
-        outcomes = []
+        through = []
         for slot in busy:
             result = self._result(slot, slot.answer in ready or bool(self._ray.wait([slot.answer], timeout=0)[0]))
-            if result is not None and slot.request is not None:
-                outcomes.append(Outcome(slot.request, slot.name, slot.started, time.time(), result))
+            if result is not None and slot.trial is not None:
+                through.append(result.by(slot.name, slot.trial, slot.started, time.time()))
                 if result.failure is None and slot.grown_mb <= GROWTH_MB:
-                    slot.request, slot.answer, slot.deadline = None, None, float("inf")
+                    slot.trial, slot.answer, slot.deadline = None, None, float("inf")
                 else:
                     self._ray.kill(slot.actor)
                     self._slots[self._slots.index(slot)] = self._slot(slot.number)
-        return outcomes
+        return through
 
-    def _result(self, slot: _Slot, through: bool) -> TrialResult | None:
+    def _result(self, slot: _Slot, through: bool) -> Measurement | None:
         exceptions = self._ray.exceptions
         if through:
             try:
                 result, slot.grown_mb = self._ray.get(slot.answer)
                 return result
             except exceptions.OutOfMemoryError as error:
-                return TrialResult(failure=Failure("memory", _line(error)))
+                return Measurement(failure=Failure("memory", _line(error)))
             except (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.NodeDiedError) as error:
-                return TrialResult(failure=Failure("lost", f"{slot.name}: {_line(error)}"))
+                return Measurement(failure=Failure("lost", f"{slot.name}: {_line(error)}"))
             except exceptions.RayError as error:
-                return TrialResult(failure=Failure("crash", f"{type(error).__name__}: {_line(error)}"))
+                return Measurement(failure=Failure("crash", f"{type(error).__name__}: {_line(error)}"))
         if time.monotonic() >= slot.deadline:
-            return TrialResult(failure=Failure("timeout", f"a trial may take {self._timeout:g} s"))
+            return Measurement(failure=Failure("timeout", f"a trial may take {self._timeout:g} s"))
         return None
 
     def close(self) -> None:
