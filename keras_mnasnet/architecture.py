@@ -7,7 +7,6 @@ import functools
 import math
 import numbers
 import re
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ __all__ = ["Architecture", "Block", "Layer", "Unit", "round_filters"]
 PROVENANCES = ("published", "reconstructed", "custom")
 OPS = ("mbconv", "conv", "linear")
 DEFAULT_SE_RATIO = 0.25
+WEIGHTED = ("conv", "depthwise", "dense")
 
 _WORDS = ("noskip", "nofirstskip", "pool", "conv", "linear")
 _BLOCK_TOKEN = re.compile(r"(se|[rkseio])(\d+(?:\.\d+)?)$")
@@ -166,10 +166,12 @@ class Unit(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One row of the layer table: a convolution with its batch norm (`bn`), or the classifier.
+    """One operation of a network: a convolution with its batch norm (`bn`) and ReLU, the classifier, or one without weights.
 
-    `height` and `width` are the output's; `params` counts trainable values (kernel, bias, gamma, beta), `madds` the
-    multiplies of kernels only.
+    `op` is `conv`, `depthwise`, `dense`, `squeeze` (the mean over the map, as a map), `mean`, `sigmoid`, `multiply`, `max_pool`
+    or `add`. `inputs` are the `output` names of the operations that it takes, or `image`; an `add` takes the skip first.
+    `height` and `width` are the output's; `params` counts trainable values (kernel, bias, gamma, beta), `madds` the multiplies
+    of kernels only. `part` is the layer of a stage that it belongs to, `stem`, `head` or `top`.
     """
 
     name: str
@@ -183,6 +185,19 @@ class Layer(NamedTuple):
     bn: str | None
     params: int
     madds: int
+    inputs: tuple[str, ...] = ()
+    relu: bool = False
+    part: str = ""
+
+    @property
+    def base(self) -> str:
+        """The name that its convolution, batch norm, ReLU and padding begin with."""
+        return self.bn.removesuffix("_bn") if self.bn else self.name
+
+    @property
+    def output(self) -> str:
+        """The name of the Keras layer that ends it."""
+        return f"{self.base}_relu" if self.bn and self.relu else self.bn or self.name
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -271,9 +286,10 @@ class Architecture:
             filters = round_filters(block.filters, width_multiplier)
             # Google states twice the channels where a first layer has no residual, and compares them after rounding.
             first_skip = block.first_skip or round_filters(2 * block.filters, width_multiplier) == filters
-            changes = {"repeats": repeats, "filters": filters, "first_skip": first_skip}
-            stated = round_filters(block.input_filters, width_multiplier)
-            blocks.append(dataclasses.replace(block, input_filters=stated, **changes))
+            given = round_filters(block.input_filters, width_multiplier)
+            blocks.append(
+                dataclasses.replace(block, repeats=repeats, input_filters=given, filters=filters, first_skip=first_skip)
+            )
         if (stem, tuple(blocks)) == (self.stem, self.blocks):
             return self
         suffix = "" if width_multiplier is None else f"-{width_multiplier:g}"
@@ -300,6 +316,8 @@ class Architecture:
 
     def with_first_residual(self, residual: bool | None) -> Architecture:
         """Decide the first layer's residual: timm's small network has one, Google's has none. None keeps it."""
+        if residual is not None and not isinstance(residual, bool):
+            raise ValueError(f"`first_residual` must be None, True or False. Received: first_residual={residual!r}")
         first = self.blocks[0]
         if residual is None or self.units()[0].residual == residual:
             return self
@@ -324,21 +342,25 @@ class Architecture:
         """Every layer of every stage, with residuals decided on the channel counts as they are (after rounding)."""
         return _units(self)
 
+    def operations(self, height: int = 224, width: int = 224, *, classes: int = 1000) -> tuple[Layer, ...]:
+        """Everything the network computes, in order, at an input of `height` x `width` pixels; `classes=0` ends at the head."""
+        return _operations(self, height, width, classes)
+
     def layers(self, height: int = 224, width: int = 224, *, classes: int = 1000) -> tuple[Layer, ...]:
-        """The layer table at an input of `height` x `width` pixels, stem to classifier (left out with `classes=0`)."""
-        return tuple(_layers(self, height, width, classes))
+        """The layer table: the operations that have weights, stem to classifier (left out with `classes=0`)."""
+        return tuple(row for row in _operations(self, height, width, classes) if row.params)
 
     def params(self, *, classes: int = 1000) -> int:
         """Trainable parameters; `classes=0` counts the network without its classifier."""
-        return sum(layer.params for layer in _layers(self, 1, 1, classes))
+        return sum(row.params for row in _operations(self, 224, 224, classes))
 
     def moving_statistics(self) -> int:
         """Non-trainable values: a moving mean and a moving variance per batch-norm channel."""
-        return sum(2 * layer.filters for layer in _layers(self, 1, 1, 0) if layer.bn)
+        return sum(2 * row.filters for row in _operations(self, 224, 224, 0) if row.bn)
 
     def madds(self, height: int = 224, width: int = 224, *, classes: int = 1000) -> int:
         """Multiply-adds per image of convolutions, squeeze-and-excite and classifier at `height` x `width` pixels."""
-        return sum(layer.madds for layer in _layers(self, height, width, classes))
+        return sum(row.madds for row in _operations(self, height, width, classes))
 
     def same_network(self, other: Architecture) -> bool:
         """Whether both build the same graph, whatever their names or the wording of their blocks."""
@@ -381,33 +403,57 @@ def _units(architecture: Architecture) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-def _layers(architecture: Architecture, height: int, width: int, classes: int) -> Iterator[Layer]:
-    stride = architecture.stem_stride
-    h, w = -(-height // stride), -(-width // stride)
+@functools.lru_cache(maxsize=128)
+def _operations(architecture: Architecture, height: int, width: int, classes: int) -> tuple[Layer, ...]:
+    """THE description of an MBConv network: Keras builder, `.tflite` writer, NumPy reference and counters interpret it."""
+    maps = {"image": (height, width, 3)}
+    rows: list[Layer] = []
 
-    def conv(name: str, kernel: int, stride: int, cin: int, cout: int, op: str = "conv") -> Layer:
-        weights = kernel * kernel * cin * (1 if op == "depthwise" else cout)
-        params = weights + 2 * cout
-        return Layer(f"{name}_conv", op, kernel, stride, cin, cout, h, w, f"{name}_bn", params, weights * h * w)
+    def put(
+        op: str, name: str, *inputs: str, filters: int = 0, kernel: int = 1, stride: int = 1, bn: str | None = None,
+        relu: bool = False,
+    ) -> str:  # fmt: skip
+        h, w, given = maps[inputs[0]]
+        h, w = (1, 1) if op in ("squeeze", "mean") else (-(-h // stride), -(-w // stride))
+        filters = filters or given
+        weights = kernel * kernel * given * (1 if op == "depthwise" else filters) if op in WEIGHTED else 0
+        params = weights and weights + (2 if bn else 1) * filters
+        rows.append(
+            Layer(name, op, kernel, stride, given, filters, h, w, bn, params, weights * h * w, inputs, relu, part)
+        )  # fmt: skip
+        maps[rows[-1].output] = h, w, filters
+        return rows[-1].output
 
-    def gate(name: str, cin: int, cout: int) -> Layer:
-        return Layer(name, "conv", 1, 1, cin, cout, 1, 1, None, cin * cout + cout, cin * cout)
+    def conv(x: str, name: str, filters: int, kernel: int = 1, stride: int = 1, relu: bool = True, op: str = "conv") -> str:
+        return put(op, f"{name}_conv", x, filters=filters, kernel=kernel, stride=stride, bn=f"{name}_bn", relu=relu)
 
-    yield conv("stem", 3, stride, 3, architecture.stem)
+    def gate(x: str, prefix: str, filters: int) -> str:
+        y = put("squeeze", f"{prefix}_squeeze", x)
+        y = put("conv", f"{prefix}_reduce", y, filters=filters, relu=True)
+        y = put("conv", f"{prefix}_expand", y, filters=maps[x][2])
+        return put("multiply", f"{prefix}_excite", x, put("sigmoid", f"{prefix}_gate", y))
+
+    part = "stem"
+    x = conv("image", "stem", architecture.stem, 3, architecture.stem_stride)
     for unit in _units(architecture):
-        if unit.op == "mbconv" and unit.expanded != unit.input_filters:
-            yield conv(f"{unit.name}_expand", 1, 1, unit.input_filters, unit.expanded)
-        h, w = -(-h // unit.stride), -(-w // unit.stride)
-        if unit.op == "mbconv":
-            yield conv(f"{unit.name}_depthwise", unit.kernel, unit.stride, unit.expanded, unit.expanded, "depthwise")
+        part, start = unit.name, x
+        if unit.op != "mbconv":
+            x = conv(x, unit.conv, unit.filters, unit.kernel, unit.stride, relu=unit.op == "conv")
         else:
-            yield conv(unit.conv, unit.kernel, unit.stride, unit.input_filters, unit.filters)
+            if unit.expanded != unit.input_filters:
+                x = conv(x, f"{part}_expand", unit.expanded)
+            x = conv(x, f"{part}_depthwise", unit.expanded, unit.kernel, unit.stride, op="depthwise")
         if unit.se_filters:
-            yield gate(f"{unit.name}_se_reduce", unit.expanded, unit.se_filters)
-            yield gate(f"{unit.name}_se_expand", unit.se_filters, unit.expanded)
+            x = gate(x, f"{part}_se", unit.se_filters)
         if unit.op == "mbconv":
-            yield conv(f"{unit.name}_project", 1, 1, unit.expanded, unit.filters)
-    yield conv("head", 1, 1, unit.filters, architecture.head)
+            x = conv(x, f"{part}_project", unit.filters, relu=False)
+        if unit.pooled:
+            start = put("max_pool", f"{part}_pool", start, kernel=3, stride=unit.stride)
+        if unit.residual or unit.pooled:
+            x = put("add", f"{part}_add", start, x)
+    part = "head"
+    x = conv(x, "head", architecture.head)
     if classes:
-        weights = architecture.head * classes
-        yield Layer("predictions", "dense", 1, 1, architecture.head, classes, 1, 1, None, weights + classes, weights)
+        part = "top"
+        put("dense", "predictions", put("mean", "avg_pool", x), filters=classes)
+    return tuple(rows)

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from keras_mnasnet.architecture import Architecture, Unit
+from keras_mnasnet.architecture import Architecture, Layer
 from keras_mnasnet.preprocessing import IMAGENET
 
 __all__ = [
     "build",
+    "check_bool",
     "default_name",
     "normalization",
     "output_dtype",
@@ -38,6 +39,11 @@ def resolve_input_shape(input_shape: Any, default_size: int = 224) -> InputShape
     except (TypeError, ValueError):
         raise ValueError(f"`input_shape` must be (height, width, channels). Received: input_shape={input_shape!r}") from None
     height, width, channels = (size if size is None else _integer(size) for size in (height, width, channels))
+    if height in (1, 3) and width is not None and (channels is None or channels >= MIN_SIZE):
+        raise ValueError(
+            f"`input_shape` has the channels last: (height, width, channels). Received: input_shape={tuple(input_shape)}, "
+            f"which looks like channels first. Pass input_shape={(width, channels, height)}."
+        )
     for size in (height, width):
         if size is not None and size < MIN_SIZE:
             raise ValueError(
@@ -60,107 +66,88 @@ def _integer(value: Any) -> int:
         return 0
 
 
+def check_bool(name: str, value: Any, *others: Any) -> None:
+    """ValueError for an argument `name` that is neither True nor False nor one of `others`; the text "False" would be true."""
+    if not isinstance(value, bool) and not any(value is other for other in others):
+        expected = " or ".join(map(str, (True, False, *others)))
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-class _Graph:
-    """Named layers of one network: thin wrappers that know the house's padding, batch norm and data format."""
+class _Layers:
+    """Makes the Keras layers of one operation: they know the house's padding, batch norm and data format."""
 
-    def __init__(self, framework: ModuleType, padding: str, bn_epsilon: float, bn_momentum: float) -> None:
+    def __init__(
+        self, framework: ModuleType, padding: str, bn_epsilon: float, bn_momentum: float, activation: Any, dropout_rate: float
+    ) -> None:
         self.layers = framework.layers
         self.initializers = framework.initializers
         self.padding = padding
         self.bn_options = {"axis": -1, "epsilon": bn_epsilon, "momentum": bn_momentum}
+        self.top_options = {"activation": activation, "dtype": output_dtype(framework)}
+        self.dropout_rate = dropout_rate
 
     def normal(self, fan_out: int) -> Any:
-        """Google's kernel initialiser, N(0, sqrt(2 / fan_out)).
+        """Google's kernel initializer, N(0, sqrt(2 / fan_out)).
 
         Written with RandomNormal, whose saved form is the same in every Keras 3; a new object each time, because a Keras
-        initialiser repeats its draw for equal shapes.
+        initializer repeats its draw for equal shapes.
         """
         return self.initializers.RandomNormal(stddev=math.sqrt(2 / fan_out))
 
-    def uniform(self, fan_out: int) -> Any:
-        """Google's initialiser of the classifier, U(-1, 1) / sqrt(fan_out)."""
-        limit = 1 / math.sqrt(fan_out)
-        return self.initializers.RandomUniform(-limit, limit)
-
-    def conv(self, x: Any, name: str, filters: int, kernel: int = 1, stride: int = 1, relu: bool = True) -> Any:
-        padding = self._pad_mode(kernel, stride)
-        if padding == "valid" and kernel > 1:
-            x = self._pad(x, name, kernel)
-        x = self.layers.Conv2D(
-            filters, kernel, strides=stride, padding=padding, use_bias=False, data_format="channels_last",
-            kernel_initializer=self.normal(kernel * kernel * filters), name=f"{name}_conv",
-        )(x)  # fmt: skip
-        return self._bn(x, name, relu)
-
-    def depthwise(self, x: Any, name: str, kernel: int, stride: int) -> Any:
-        padding = self._pad_mode(kernel, stride)
-        if padding == "valid":
-            x = self._pad(x, name, kernel)
-        x = self.layers.DepthwiseConv2D(
-            kernel, strides=stride, padding=padding, use_bias=False, data_format="channels_last",
-            depthwise_initializer=self.normal(kernel * kernel), name=f"{name}_conv",
-        )(x)  # fmt: skip
-        return self._bn(x, name, relu=True)
-
-    def gate(self, x: Any, unit: Unit) -> Any:
-        """Squeeze-and-excite: pool -> reduce -> ReLU -> expand -> sigmoid -> multiply; every operation a named layer."""
-        prefix = f"{unit.name}_se"
-        y = self.layers.GlobalAveragePooling2D(keepdims=True, data_format="channels_last", name=f"{prefix}_squeeze")(x)
-        for part, filters, activation in (("reduce", unit.se_filters, "relu"), ("expand", unit.expanded, None)):
-            y = self.layers.Conv2D(
-                filters, 1, activation=activation, data_format="channels_last",
-                kernel_initializer=self.normal(filters), name=f"{prefix}_{part}",
-            )(y)  # fmt: skip
-        y = self.layers.Activation("sigmoid", name=f"{prefix}_gate")(y)
-        return self.layers.Multiply(name=f"{prefix}_excite")([x, y])
-
-    def unit(self, x: Any, unit: Unit) -> Any:
-        y = self.mbconv(x, unit) if unit.op == "mbconv" else self.plain(x, unit)
-        if unit.pooled:
-            x = self.layers.MaxPooling2D(
-                3, strides=unit.stride, padding="same", data_format="channels_last", name=f"{unit.name}_pool"
+    def __call__(self, row: Layer, *inputs: Any) -> Any:
+        """The output of one operation, every step of which is a named layer."""
+        x, layers = inputs[0], self.layers
+        if row.bn:
+            return self.convolution(row, x)
+        if row.op == "conv":  # of squeeze-and-excite
+            return layers.Conv2D(
+                row.filters, 1, activation="relu" if row.relu else None, data_format="channels_last",
+                kernel_initializer=self.normal(row.filters), name=row.name,
             )(x)  # fmt: skip
-        return self.layers.Add(name=f"{unit.name}_add")([x, y]) if unit.residual or unit.pooled else y
+        if row.op == "dense":
+            if self.dropout_rate:
+                x = layers.Dropout(self.dropout_rate, name="top_dropout")(x)
+            limit = 1 / math.sqrt(row.filters)  # Google's initializer, U(-1, 1) / sqrt(fan_out)
+            initializer = self.initializers.RandomUniform(-limit, limit)
+            return layers.Dense(row.filters, kernel_initializer=initializer, name=row.name, **self.top_options)(x)
+        if row.op == "mean":
+            return self.pool(x, "avg")
+        if row.op == "squeeze":
+            return layers.GlobalAveragePooling2D(keepdims=True, data_format="channels_last", name=row.name)(x)
+        if row.op == "sigmoid":
+            return layers.Activation("sigmoid", name=row.name)(x)
+        if row.op == "max_pool":
+            return layers.MaxPooling2D(
+                row.kernel, strides=row.stride, padding="same", data_format="channels_last", name=row.name
+            )(x)  # fmt: skip
+        return (layers.Multiply if row.op == "multiply" else layers.Add)(name=row.name)(list(inputs))
 
-    def plain(self, x: Any, unit: Unit) -> Any:
-        y = self.conv(x, unit.conv, unit.filters, unit.kernel, unit.stride, relu=unit.op == "conv")
-        return self.gate(y, unit) if unit.se_filters else y
-
-    def mbconv(self, x: Any, unit: Unit) -> Any:
-        y = x
-        if unit.expanded != unit.input_filters:
-            y = self.conv(y, f"{unit.name}_expand", unit.expanded)
-        y = self.depthwise(y, f"{unit.name}_depthwise", unit.kernel, unit.stride)
-        if unit.se_filters:
-            y = self.gate(y, unit)
-        return self.conv(y, f"{unit.name}_project", unit.filters, relu=False)
+    def convolution(self, row: Layer, x: Any) -> Any:
+        """A convolution with its batch norm, its ReLU and, where PyTorch pads otherwise than TensorFlow, its padding."""
+        options: dict[str, Any] = {"strides": row.stride, "padding": "same", "use_bias": False, "name": row.name}
+        if self.padding == "symmetric" and row.stride > 1 and row.kernel > 1:
+            x = self.layers.ZeroPadding2D(row.kernel // 2, data_format="channels_last", name=f"{row.base}_pad")(x)
+            options["padding"] = "valid"
+        if row.op == "depthwise":
+            initializer = self.normal(row.kernel**2)
+            x = self.layers.DepthwiseConv2D(
+                row.kernel, depthwise_initializer=initializer, data_format="channels_last", **options
+            )(x)  # fmt: skip
+        else:
+            initializer = self.normal(row.kernel**2 * row.filters)
+            x = self.layers.Conv2D(
+                row.filters, row.kernel, kernel_initializer=initializer, data_format="channels_last", **options
+            )(x)  # fmt: skip
+        x = self.layers.BatchNormalization(name=row.bn, **self.bn_options)(x)
+        return self.layers.ReLU(name=row.output)(x) if row.relu else x
 
     def pool(self, x: Any, pooling: str) -> Any:
         layer = self.layers.GlobalAveragePooling2D if pooling == "avg" else self.layers.GlobalMaxPooling2D
         return layer(data_format="channels_last", name=f"{pooling}_pool")(x)
-
-    def classifier(self, x: Any, classes: int, activation: Any, dropout_rate: float, dtype: str | None) -> Any:
-        x = self.pool(x, "avg")
-        if dropout_rate:
-            x = self.layers.Dropout(dropout_rate, name="top_dropout")(x)
-        return self.layers.Dense(
-            classes, activation=activation, kernel_initializer=self.uniform(classes), dtype=dtype, name="predictions"
-        )(x)
-
-    def _pad_mode(self, kernel: int, stride: int) -> str:
-        """At stride 1, and for 1x1 kernels, TF's SAME and symmetric padding are the same thing."""
-        return "valid" if self.padding == "symmetric" and stride > 1 and kernel > 1 else "same"
-
-    def _pad(self, x: Any, name: str, kernel: int) -> Any:
-        return self.layers.ZeroPadding2D(kernel // 2, data_format="channels_last", name=f"{name}_pad")(x)
-
-    def _bn(self, x: Any, name: str, relu: bool) -> Any:
-        x = self.layers.BatchNormalization(name=f"{name}_bn", **self.bn_options)(x)
-        return self.layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
 def build(
@@ -188,6 +175,8 @@ def build(
     """
     if framework is None:
         import keras as framework  # type: ignore[no-redef]
+    check_bool("include_top", include_top)
+    check_bool("include_preprocessing", include_preprocessing)
     if padding not in PADDINGS:
         raise ValueError(f"`padding` must be one of {PADDINGS}. Received: padding={padding!r}")
     if pooling not in POOLINGS:
@@ -208,15 +197,12 @@ def build(
     with getattr(framework, "StatelessScope", contextlib.nullcontext)():
         inputs = _input(framework, input_tensor, input_shape)
         x = normalization(framework.layers)(_rgb(inputs)) if include_preprocessing else inputs  # type: ignore[union-attr]
-        graph = _Graph(framework, padding, bn_epsilon, bn_momentum)  # type: ignore[arg-type]
-        x = graph.conv(x, "stem", architecture.stem, kernel=3, stride=architecture.stem_stride)
-        for unit in architecture.units():
-            x = graph.unit(x, unit)
-        x = graph.conv(x, "head", architecture.head)
-        if include_top:
-            x = graph.classifier(x, _integer(classes), classifier_activation, dropout_rate, output_dtype(framework))
-        elif pooling:
-            x = graph.pool(x, pooling)
+        make = _Layers(framework, padding, bn_epsilon, bn_momentum, classifier_activation, dropout_rate)  # type: ignore[arg-type]
+        maps = {"image": x}
+        for row in architecture.operations(classes=_integer(classes) if include_top else 0):
+            x = maps[row.output] = make(row, *(maps[name] for name in row.inputs))
+        if pooling and not include_top:
+            x = make.pool(x, pooling)
         if input_tensor is not None:
             sources = framework.utils.get_source_inputs(inputs)  # type: ignore[union-attr]
             inputs = sources[0] if len(sources) == 1 else sources
@@ -226,7 +212,7 @@ def build(
 def _rgb(x: Any) -> Any:
     if x.shape[-1] != 3:
         raise ValueError(
-            f"`include_preprocessing=True` normalises 3 channels (RGB, 0..255). Received: {x.shape[-1]} channels. "
+            f"`include_preprocessing=True` normalizes 3 channels (RGB, 0..255). Received: {x.shape[-1]} channels. "
             f"Pass include_preprocessing=False and scale the input yourself."
         )
     return x

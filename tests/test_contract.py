@@ -196,7 +196,15 @@ def test_builders_ignore_the_global_data_format():
     [
         ({"input_shape": (31, 64, 3)}, ">= 32"),
         ({"input_shape": (64, 64)}, r"must be \(height, width, channels\)"),
-        ({"input_shape": (3, 224, 224)}, ">= 32"),
+        ({"input_shape": (3, 224, 224)}, r"channels last.*Received: .*Pass input_shape=\(224, 224, 3\)"),
+        ({"input_shape": (3, 224, None)}, r"channels last.*Pass input_shape=\(224, None, 3\)"),
+        ({"include_top": "False"}, "`include_top` must be True or False. Received: include_top='False'"),
+        (
+            {"include_preprocessing": "no"},
+            "`include_preprocessing` must be True or False. .*='no'",
+        ),
+        ({"se": "False"}, "`se` must be None, True, False or a ratio"),
+        ({"first_residual": "False"}, "`first_residual`.*Received: .*'False'"),
         ({"input_shape": (224, 224, 0)}, "channels"),
         ({"input_shape": (64, 64, 4)}, "include_preprocessing=False"),
         ({"input_shape": 224}, "height, width, channels"),

@@ -131,8 +131,7 @@ class Target:
         """The network's `.tflite` in `folder`, or one file for each part after which it shall end; a file is itself."""
         if self.path is not None or self.architecture is None or self.size is None:
             return [Path(self.path or "")]
-        from keras_mnasnet.export.graph import write_graph
-        from keras_mnasnet.export.weights import folded_weights, random_weights
+        from keras_mnasnet.export.graph import folded_weights, random_weights, write_graph
 
         options: dict[str, Any] = {"height": self.size, "width": self.size, "preprocessing": include_preprocessing}
         if self.checkpoint is None:

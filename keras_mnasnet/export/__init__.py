@@ -15,9 +15,9 @@ _HOMES = {
     "TfliteFile": "file",
     "export_checkpoint": "tflite",
     "export_tflite": "tflite",
-    "folded_weights": "weights",
+    "folded_weights": "graph",
     "prune": "qat",
-    "random_weights": "weights",
+    "random_weights": "graph",
     "train_quantized": "qat",
     "write_graph": "graph",
 }
@@ -30,13 +30,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from keras_mnasnet.export.file import GraphFacts, TfliteClassifier, TfliteFile
-    from keras_mnasnet.export.graph import write_graph
+    from keras_mnasnet.export.graph import folded_weights, random_weights, write_graph
     from keras_mnasnet.export.partitions import Partitions
     from keras_mnasnet.export.qat import prune, train_quantized
     from keras_mnasnet.export.report import ExportReport, Origin
     from keras_mnasnet.export.tflite import export_checkpoint, export_tflite
     from keras_mnasnet.export.verify import ExportError
-    from keras_mnasnet.export.weights import folded_weights, random_weights
 
 
 def __getattr__(name: str) -> Any:

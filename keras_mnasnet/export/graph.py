@@ -2,27 +2,66 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
-import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_mnasnet.architecture import Architecture, Unit
+from keras_mnasnet.architecture import Architecture, Layer
 from keras_mnasnet.export.flatbuffer import ModelWriter
-from keras_mnasnet.export.weights import Folded
-from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from keras_mnasnet.preprocessing import IMAGENET
 
-__all__ = ["PRECISIONS", "write_graph"]
+__all__ = ["PRECISIONS", "Folded", "folded_weights", "random_weights", "write_graph"]
 
 PRECISIONS = ("float32", "float16", "weight-int8", "int8-random")
-RELU = schema.ActivationFunctionType.RELU
-LINEAR = schema.ActivationFunctionType.NONE
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
-RELU_SCALE, LINEAR_SCALE, UNIT_SCALE = 6 / 255, 0.1, 1 / 256  # of activations whose ranges are not known
+RELU_RANGE, LINEAR_RANGE, UNIT_RANGE = (6 / 255, -128), (0.1, 0), (1 / 256, -128)  # of activations: (scale, zero point)
+
+
+class Folded(NamedTuple):
+    """One convolution or the classifier: kernel `[out, k, k, in]`, `[1, k, k, C]` (depthwise) or `[out, in]`, and bias."""
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+
+def folded_weights(
+    architecture: Architecture, tensors: Mapping[str, np.ndarray], *, classes: int, bn_epsilon: float
+) -> dict[str, Folded]:
+    """{layer: Folded} from tensors under house names.
+
+    kernel * gamma / sqrt(variance + epsilon), beta - mean * gamma / sqrt(variance + epsilon); computed in float64.
+    """
+    found = {}
+    for layer in architecture.layers(32, 32, classes=classes):
+        kernel = tensors[f"{layer.name}/kernel"].astype(np.float64)
+        kernel = kernel.T if layer.op == "dense" else kernel.transpose(3, 0, 1, 2)
+        if layer.bn:
+            gamma, beta, mean, variance = (
+                tensors[f"{layer.bn}/{leaf}"].astype(np.float64) for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
+            )
+            factor = gamma / np.sqrt(variance + bn_epsilon)
+            kernel = kernel * (factor if layer.op == "depthwise" else factor.reshape(-1, 1, 1, 1))
+            bias = beta - mean * factor
+        else:
+            bias = tensors[f"{layer.name}/bias"].astype(np.float64)
+        found[layer.name] = Folded(kernel.astype(np.float32), bias.astype(np.float32))
+    return found
+
+
+def random_weights(architecture: Architecture, *, classes: int, seed: int = 0) -> dict[str, Folded]:
+    """Weights drawn for timing: kernels N(0, 2 / fan in), biases 0."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for layer in architecture.layers(32, 32, classes=classes):
+        k, cin, cout = layer.kernel, layer.input_filters, layer.filters
+        shape = {"conv": (cout, k, k, cin), "depthwise": (1, k, k, cin), "dense": (cout, cin)}[layer.op]
+        fan_in = k * k * (1 if layer.op == "depthwise" else cin)
+        kernel = rng.standard_normal(shape, np.float32) * np.float32((2 / fan_in) ** 0.5)
+        found[layer.name] = Folded(kernel, np.zeros(cout, np.float32))
+    return found
 
 
 def write_graph(
@@ -44,7 +83,7 @@ def write_graph(
 ) -> bytes:
     """The `.tflite` of a classifier: `image` `[batch, height, width, 3]` -> `scores` `[batch, classes]`, both float32.
 
-    `preprocessing`: the image is RGB pixels 0..255, normalised inside. `int8-random` rounds the weights, but takes the ranges
+    `preprocessing`: the image is RGB pixels 0..255, normalized inside. `int8-random` rounds the weights, but takes the ranges
     of activations from the air: it has the operators and the latency of an int8 model, and no meaning. `until` (`stem`, a
     stage `block3`, a layer `block3a`, `head`) ends the graph after that part, with its map in the graph's own type; `since`
     begins it after that part, with its map for an input (`height` and `width` are still the photo's).
@@ -53,53 +92,48 @@ def write_graph(
         raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}")
     if padding not in ("same", "symmetric"):
         raise ValueError(f"`padding` must be 'same' or 'symmetric'. Received: padding={padding!r}")
-    names = ["stem", *(name for unit in architecture.units() for name in (unit.name, f"block{unit.stage}")), "head"]
-    for argument, part in (("since", since), ("until", until)):
-        if part is not None and part not in names:
-            raise ValueError(
-                f"`{argument}` must be stem, a stage, a layer or head of {architecture.name}. Received: {argument}={part!r}"
-            )
+    rows = architecture.operations(height, width, classes=classes)
+    first = 0 if since is None else _end_of("since", since, architecture, rows)
+    end = len(rows) if until is None else _end_of("until", until, architecture, rows)
+    if first >= end:
+        raise ValueError(f"`until` must come after `since`. Received: since={since!r}, until={until!r}")
     net = _Net(weights, precision, padding)
     if since is None:
-        image = net.begin((batch, height, width, 3), preprocessing)
+        image = net.begin("image", (batch, height, width, 3), preprocessing)
     else:
-        image = net.begin((batch, *_map_after(architecture, since, height, width)), preprocessing=False)
-    if not any(until in names for names in _parts(net, architecture, since)):
-        net.mean("avg_pool", keep_dims=False)
-        net.dense("predictions")
-        if softmax:
-            net.softmax()
-    scores = net.end() if until is None else net.at
-    return net.writer.finish({"image": image}, {"scores": scores}, description=description, metadata=metadata or {})
+        last = rows[first - 1]
+        image = net.begin(last.output, (batch, last.height, last.width, last.filters), preprocessing=False)
+    for row in rows[first:end]:
+        scores = net.add(row)
+    if until is None:
+        scores = net.end(scores, softmax)
+    return net.writer.finish(
+        {"image": image}, {"scores": scores.tensor}, description=description, metadata=metadata or {}
+    )  # fmt: skip
 
 
-def _parts(net: _Net, architecture: Architecture, since: str | None) -> Iterator[tuple[str, ...]]:
-    """Build the network part by part, from the one after `since` to the head, and name each once it stands."""
-    units = architecture.units()
-    parts: list[tuple[tuple[str, ...], Callable[[], None]]] = [
-        (("stem",), lambda: net.conv("stem", 3, architecture.stem_stride))
-    ]
-    for unit, following in itertools.zip_longest(units, units[1:]):
-        ends = following is None or following.stage != unit.stage
-        parts.append(((unit.name, f"block{unit.stage}") if ends else (unit.name,), functools.partial(net.unit, unit)))
-    parts.append((("head",), lambda: net.conv("head", 1, 1)))
-    begun = since is None
-    for names, build in parts:
-        if begun:
-            build()
-            yield names
-        begun = begun or since in names
+def _end_of(argument: str, part: str, architecture: Architecture, rows: tuple[Layer, ...]) -> int:
+    """The number of operations to the end of a part; a stage ends with its last layer."""
+    names = ((row.part, row.part.rstrip(string.ascii_letters)) for row in rows if row.part != "top")
+    ends = [index for index, found in enumerate(names, 1) if part in found]
+    if not ends:
+        raise ValueError(
+            f"`{argument}` must be stem, a stage, a layer or head of {architecture.name}. Received: {argument}={part!r}"
+        )
+    return ends[-1]
 
 
-def _map_after(architecture: Architecture, part: str, height: int, width: int) -> tuple[int, int, int]:
-    """Height, width and channels of the map that a part gives."""
-    layer = re.compile(f"{part}[a-z]*_" if part[-1].isdigit() else f"{part}_")
-    last = [row for row in architecture.layers(height, width, classes=0) if layer.match(row.name)][-1]
-    return last.height, last.width, last.filters
+class _Map(NamedTuple):
+    """A tensor of the graph: its number, shape and quantization."""
+
+    tensor: int
+    shape: tuple[int, ...]
+    scale: float = 1.0
+    zero: int = 0
 
 
 class _Net:
-    """The graph so far: the current tensor, its shape, its quantization."""
+    """The graph so far: the map that every operation gave, by its name."""
 
     def __init__(self, weights: Mapping[str, Folded], precision: str, padding: str) -> None:
         self.writer = ModelWriter()
@@ -107,54 +141,111 @@ class _Net:
         self.precision = precision
         self.quantized = precision == "int8-random"
         self.padding = padding
-        self.at = -1
-        self.shape: tuple[int, ...] = ()
-        self.scale = 1.0
-        self.zero = 0
+        self.maps: dict[str, _Map] = {}
         self.axes: int | None = None
 
-    def begin(self, shape: tuple[int, ...], preprocessing: bool) -> int:
-        """The input, and its normalisation; gives the input's tensor."""
-        image = self.at = self.writer.tensor("image", shape)
-        self.shape = shape
+    def begin(self, name: str, shape: tuple[int, ...], preprocessing: bool) -> int:
+        """The input, which stands for the map `name`, and its normalization; gives the input's tensor."""
+        image = self.writer.tensor("image", shape)
+        x = _Map(image, shape)
         if self.quantized:
-            self.operator("QUANTIZE", "image_quantized", [image], schema.QuantizeOptionsT(), scale=1.0, zero=-128)
+            x = self.operator("QUANTIZE", "image_quantized", [x], schema.QuantizeOptionsT(), quantization=(1.0, -128))
         if preprocessing:
-            mean = 255 * np.asarray(IMAGENET_MEAN, np.float32)
-            factor = 1 / (255 * np.asarray(IMAGENET_STD, np.float32))
-            for name, kind, options, values in (
-                ("image_centred", "SUB", schema.SubOptionsT(), mean),
-                ("image_normalised", "MUL", schema.MulOptionsT(), factor),
+            mean, factor = np.asarray(IMAGENET.mean, np.float32), 1 / np.asarray(IMAGENET.std, np.float32)
+            for kind, title, options, values, scale in (
+                ("SUB", "image_centred", schema.SubOptionsT(), mean, 1.0),
+                ("MUL", "image_normalised", schema.MulOptionsT(), factor, 0.03),
             ):
                 row = np.tile(values, (1, 1, shape[2], 1))  # XNNPACK broadcasts a row far faster than a pixel
-                constant = self.constant(f"{name}_by", row, exact=True)
-                self.operator(kind, name, [self.at, constant], options, scale=1.0 if kind == "SUB" else 0.03, zero=0)
+                constant = self.constant(f"{title}_by", row, exact=True)
+                x = self.operator(kind, title, [x], options, constants=[constant], quantization=(scale, 0))
+        self.maps[name] = x
         return image
 
-    def end(self) -> int:
-        """The output as float32."""
-        if self.quantized:
-            scores = self.writer.tensor("scores", self.shape)
-            self.writer.operator("DEQUANTIZE", [self.at], [scores], 2, schema.DequantizeOptionsT())
-            return scores
-        return self.at
+    def end(self, x: _Map, softmax: bool) -> _Map:
+        """The output as float32, as probabilities with `softmax`."""
+        if softmax:
+            options = schema.SoftmaxOptionsT()
+            options.beta = 1.0
+            x = self.operator("SOFTMAX", "scores", [x], options, quantization=UNIT_RANGE)
+        if not self.quantized:
+            return x
+        scores = self.writer.tensor("scores", x.shape)
+        self.writer.operator("DEQUANTIZE", [x.tensor], [scores], 2, schema.DequantizeOptionsT())
+        return _Map(scores, x.shape)
+
+    def add(self, row: Layer) -> _Map:
+        """One operation of the network; gives its map, which carries the input's quantization where values keep their range."""
+        inputs = [self.maps[name] for name in row.inputs]
+        shape: tuple[int, ...] = (inputs[0].shape[0], row.height, row.width, row.filters)
+        if row.op in ("conv", "depthwise"):
+            found = self.conv(row, inputs[0], shape)
+        elif row.op == "dense":
+            constants = self.layer(row.name, 0, inputs[0].scale)
+            found = self.operator(
+                "FULLY_CONNECTED", row.output, inputs, schema.FullyConnectedOptionsT(), constants=constants,
+                shape=(shape[0], row.filters), quantization=LINEAR_RANGE,
+            )  # fmt: skip
+        elif row.op in ("squeeze", "mean"):
+            if self.axes is None:
+                self.axes = self.writer.tensor("spatial_axes", (2,), np.int32, np.array([1, 2]))
+            options = schema.ReducerOptionsT()
+            options.keepDims = row.op == "squeeze"
+            shape = shape if options.keepDims else (shape[0], row.filters)
+            found = self.operator("MEAN", row.output, inputs, options, constants=[self.axes], shape=shape)
+        elif row.op == "max_pool":
+            options = schema.Pool2DOptionsT()
+            options.padding, options.strideW, options.strideH = SAME, row.stride, row.stride
+            options.filterWidth = options.filterHeight = row.kernel
+            found = self.operator("MAX_POOL_2D", row.output, inputs, options, shape=shape)
+        elif row.op == "sigmoid":
+            found = self.operator("LOGISTIC", row.output, inputs, None, quantization=UNIT_RANGE)
+        elif row.op == "multiply":
+            found = self.operator("MUL", row.output, inputs, schema.MulOptionsT())
+        else:
+            found = self.operator("ADD", row.output, inputs, schema.AddOptionsT(), shape=shape, quantization=LINEAR_RANGE)
+        self.maps[row.output] = found
+        return found
+
+    def conv(self, row: Layer, x: _Map, shape: tuple[int, ...]) -> _Map:
+        """A convolution with its folded batch norm and its ReLU."""
+        padding = SAME
+        if self.padding == "symmetric" and row.stride > 1 and row.kernel > 1:
+            x, padding = self.pad(row, x), VALID
+        options = schema.DepthwiseConv2DOptionsT() if row.op == "depthwise" else schema.Conv2DOptionsT()
+        options.padding, options.strideW, options.strideH = padding, row.stride, row.stride
+        options.fusedActivationFunction = schema.ActivationFunctionType.RELU if row.relu else schema.ActivationFunctionType.NONE
+        if row.op == "depthwise":
+            options.depthMultiplier = 1
+        kind, axis = ("DEPTHWISE_CONV_2D", 3) if row.op == "depthwise" else ("CONV_2D", 0)
+        return self.operator(
+            kind, row.output, [x], options, constants=self.layer(row.name, axis, x.scale), shape=shape,
+            quantization=RELU_RANGE if row.relu else LINEAR_RANGE,
+        )  # fmt: skip
+
+    def pad(self, row: Layer, x: _Map) -> _Map:
+        """Zeros around the map, as PyTorch puts them."""
+        by = row.kernel // 2
+        name = f"{row.base}_pad"
+        sides = self.writer.tensor(f"{name}/sides", (4, 2), np.int32, np.array([[0, 0], [by, by], [by, by], [0, 0]]))
+        batch, height, width, channels = x.shape
+        shape = (batch, height + 2 * by, width + 2 * by, channels)
+        return self.operator("PAD", name, [x], schema.PadOptionsT(), constants=[sides], shape=shape)
 
     def operator(
-        self, kind: str, name: str, inputs: list[int], options: Any, *, shape: tuple[int, ...] | None = None,
-        scale: float | None = None, zero: int = 0, version: int = 1,
-    ) -> int:  # fmt: skip
-        """Add an operator; its output is the current tensor. Without a `scale` the output keeps the input's quantization."""
-        self.shape = self.shape if shape is None else shape
-        if not self.quantized:
-            output = self.writer.tensor(name, self.shape)
+        self, kind: str, name: str, inputs: Sequence[_Map], options: Any, *, constants: Sequence[int] = (),
+        shape: tuple[int, ...] | None = None, quantization: tuple[float, int] | None = None,
+    ) -> _Map:  # fmt: skip
+        """Add an operator of maps and constants; its output has the first input's shape and quantization unless given."""
+        shape = shape or inputs[0].shape
+        scale, zero = quantization or (inputs[0].scale, inputs[0].zero)
+        if self.quantized:
+            output = self.writer.tensor(name, shape, np.int8, scale=scale, zero_point=zero)
         else:
-            if scale is not None:
-                self.scale, self.zero = scale, zero
-            output = self.writer.tensor(name, self.shape, np.int8, scale=self.scale, zero_point=self.zero)
-            version = QUANTIZED_VERSIONS.get(kind, version)
-        self.writer.operator(kind, inputs, [output], version, options)
-        self.at = output
-        return output
+            output = self.writer.tensor(name, shape)
+        version = QUANTIZED_VERSIONS.get(kind, 1) if self.quantized else 1
+        self.writer.operator(kind, [*(x.tensor for x in inputs), *constants], [output], version, options)
+        return _Map(output, shape, scale, zero)
 
     def constant(self, name: str, value: np.ndarray, axis: int | None = None, *, exact: bool = False) -> int:
         """A constant in the file's precision; kernels have the `axis` of their output channels, `exact` ones stay float32."""
@@ -177,135 +268,21 @@ class _Net:
         self.writer.operator("DEQUANTIZE", [stored], [restored], version, schema.DequantizeOptionsT())
         return restored
 
-    def layer(self, name: str, axis: int) -> list[int]:
-        """Kernel and bias of a layer."""
+    def layer(self, name: str, axis: int, scale: float) -> list[int]:
+        """Kernel and bias of a layer whose input has this scale."""
         folded = self.weights[name]
         kernel = self.constant(f"{name}/kernel", folded.kernel, axis)
         if not self.quantized:
             return [kernel, self.constant(f"{name}/bias", folded.bias)]
-        scales = np.float32(self.scale) * _rounded(folded.kernel, axis)[1]
+        scales = np.float32(scale) * _rounded(folded.kernel, axis)[1]
         integers = np.round(folded.bias / scales).astype(np.int32)
         return [kernel, self.writer.tensor(f"{name}/bias", folded.bias.shape, np.int32, integers, scale=scales)]
-
-    def conv(self, name: str, kernel: int, stride: int, activation: int = RELU, depthwise: bool = False) -> None:
-        """A convolution with its folded batch norm and its ReLU."""
-        padding = SAME
-        if self.padding == "symmetric" and stride > 1 and kernel > 1:
-            self.pad(name, kernel // 2)
-            padding = VALID
-        batch, height, width, _ = self.shape
-        if padding == VALID:
-            height, width = height - kernel + 1, width - kernel + 1
-        options = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
-        options.padding, options.strideW, options.strideH = padding, stride, stride
-        options.fusedActivationFunction = activation
-        if depthwise:
-            options.depthMultiplier = 1
-        inputs = [self.at, *self.layer(f"{name}_conv", 3 if depthwise else 0)]
-        filters = len(self.weights[f"{name}_conv"].bias)
-        self.operator(
-            "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", f"{name}_relu" if activation == RELU else f"{name}_bn", inputs,
-            options, shape=(batch, -(-height // stride), -(-width // stride), filters), **_range(activation),
-        )  # fmt: skip
-
-    def pad(self, name: str, by: int) -> None:
-        """Zeros around the map."""
-        batch, height, width, channels = self.shape
-        sides = self.writer.tensor(f"{name}_pad/sides", (4, 2), np.int32, np.array([[0, 0], [by, by], [by, by], [0, 0]]))
-        shape = (batch, height + 2 * by, width + 2 * by, channels)
-        self.operator("PAD", f"{name}_pad", [self.at, sides], schema.PadOptionsT(), shape=shape)
-
-    def mean(self, name: str, *, keep_dims: bool) -> None:
-        """The mean over height and width."""
-        if self.axes is None:
-            self.axes = self.writer.tensor("spatial_axes", (2,), np.int32, np.array([1, 2]))
-        options = schema.ReducerOptionsT()
-        options.keepDims = keep_dims
-        batch, channels = self.shape[0], self.shape[-1]
-        shape = (batch, 1, 1, channels) if keep_dims else (batch, channels)
-        self.operator("MEAN", name, [self.at, self.axes], options, shape=shape)
-
-    def unit(self, unit: Unit) -> None:
-        """One layer of a stage and its skip."""
-        start, shape, quantization = self.at, self.shape, (self.scale, self.zero)
-        if unit.op == "mbconv":
-            self.mbconv(unit)
-        else:
-            self.conv(unit.conv, unit.kernel, unit.stride, RELU if unit.op == "conv" else LINEAR)
-            if unit.se_filters:
-                self.gate(unit)
-        if not unit.residual and not unit.pooled:
-            return
-        main, main_shape = self.at, self.shape
-        if unit.pooled:
-            self.at, self.shape, (self.scale, self.zero) = start, shape, quantization
-            self.max_pool(f"{unit.name}_pool", 3, unit.stride)
-            start = self.at
-        inputs = [start, main]
-        self.operator("ADD", f"{unit.name}_add", inputs, schema.AddOptionsT(), shape=main_shape, **_range(LINEAR))
-
-    def mbconv(self, unit: Unit) -> None:
-        """Expand, depthwise, gate, project."""
-        if unit.expanded != unit.input_filters:
-            self.conv(f"{unit.name}_expand", 1, 1)
-        self.conv(f"{unit.name}_depthwise", unit.kernel, unit.stride, depthwise=True)
-        if unit.se_filters:
-            self.gate(unit)
-        self.conv(f"{unit.name}_project", 1, 1, LINEAR)
-
-    def max_pool(self, name: str, kernel: int, stride: int) -> None:
-        """The maximum over a window."""
-        options = schema.Pool2DOptionsT()
-        options.padding, options.strideW, options.strideH = SAME, stride, stride
-        options.filterWidth = options.filterHeight = kernel
-        batch, height, width, channels = self.shape
-        self.operator(
-            "MAX_POOL_2D", name, [self.at], options, shape=(batch, -(-height // stride), -(-width // stride), channels)
-        )
-
-    def gate(self, unit: Unit) -> None:
-        """Squeeze-and-excite."""
-        prefix = f"{unit.name}_se"
-        excited, shape, quantization = self.at, self.shape, (self.scale, self.zero)
-        self.mean(f"{prefix}_squeeze", keep_dims=True)
-        for part, activation, filters in (("reduce", RELU, unit.se_filters), ("expand", LINEAR, unit.expanded)):
-            options = schema.Conv2DOptionsT()
-            options.padding, options.strideW, options.strideH = SAME, 1, 1
-            options.fusedActivationFunction = activation
-            inputs = [self.at, *self.layer(f"{prefix}_{part}", 0)]
-            self.operator(
-                "CONV_2D", f"{prefix}_{part}", inputs, options, shape=(self.shape[0], 1, 1, filters), **_range(activation)
-            )
-        self.operator("LOGISTIC", f"{prefix}_gate", [self.at], None, scale=UNIT_SCALE, zero=-128)
-        gate = self.at
-        self.operator(
-            "MUL", f"{prefix}_excite", [excited, gate], schema.MulOptionsT(), shape=shape, scale=quantization[0],
-            zero=quantization[1],
-        )  # fmt: skip
-
-    def dense(self, name: str) -> None:
-        """The classifier."""
-        inputs = [self.at, *self.layer(name, 0)]
-        classes = len(self.weights[name].bias)
-        self.operator(
-            "FULLY_CONNECTED", name, inputs, schema.FullyConnectedOptionsT(), shape=(self.shape[0], classes), **_range(LINEAR)
-        )
-
-    def softmax(self) -> None:
-        """Probabilities."""
-        options = schema.SoftmaxOptionsT()
-        options.beta = 1.0
-        self.operator("SOFTMAX", "scores", [self.at], options, scale=UNIT_SCALE, zero=-128)
 
 
 QUANTIZED_VERSIONS = {
     "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "ADD": 2, "SUB": 2, "MUL": 2, "MEAN": 2, "PAD": 2,
     "LOGISTIC": 2, "SOFTMAX": 2, "MAX_POOL_2D": 2,
 }  # fmt: skip
-
-
-def _range(activation: int) -> dict[str, Any]:
-    return {"scale": RELU_SCALE, "zero": -128} if activation == RELU else {"scale": LINEAR_SCALE, "zero": 0}
 
 
 def _rounded(value: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

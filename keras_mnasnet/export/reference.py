@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from keras_mnasnet.architecture import Architecture, Unit
-from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from keras_mnasnet.architecture import Architecture, Layer
+from keras_mnasnet.preprocessing import IMAGENET
 
 __all__ = ["Reference"]
 
@@ -26,43 +26,39 @@ class Reference:
         self.with_softmax = softmax
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        mean, std = (np.array(values, np.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        x = (images.astype(np.float32) / 255 - mean) / std
-        x = self._conv(x, "stem", 3, self.architecture.stem_stride)
-        for unit in self.architecture.units():
-            x = self._unit(x, unit)
-        x = self._conv(x, "head", 1, 1).mean(axis=(1, 2))
-        x = x @ self.tensors["predictions/kernel"] + self.tensors["predictions/bias"]
+        x = (images.astype(np.float32) - np.array(IMAGENET.mean, np.float32)) / np.array(IMAGENET.std, np.float32)
+        rows = self.architecture.operations(*images.shape[1:3], classes=self.tensors["predictions/bias"].size)
+        last_use = {name: row for row in rows for name in row.inputs}
+        maps = {"image": x}
+        for row in rows:
+            x = self._computed(row, *(maps[name] for name in row.inputs))
+            for name in row.inputs:
+                if last_use[name] is row:
+                    del maps[name]
+            maps[row.output] = x
         if self.with_softmax:
             x = np.exp(x - x.max(axis=-1, keepdims=True))
             x /= x.sum(axis=-1, keepdims=True)
         return x
 
-    def _unit(self, start: np.ndarray, unit: Unit) -> np.ndarray:
-        x = start
-        if unit.op != "mbconv":
-            x = self._conv(x, unit.conv, unit.kernel, unit.stride, relu=unit.op == "conv")
-        else:
-            if unit.expanded != unit.input_filters:
-                x = self._conv(x, f"{unit.name}_expand", 1, 1)
-            x = self._conv(x, f"{unit.name}_depthwise", unit.kernel, unit.stride, depthwise=True)
-        if unit.se_filters:
-            gate = x.mean(axis=(1, 2), keepdims=True)
-            gate = np.maximum(self._dense(gate, f"{unit.name}_se_reduce"), 0)
-            x = x / (1 + np.exp(-self._dense(gate, f"{unit.name}_se_expand")))
-        if unit.op == "mbconv":
-            x = self._conv(x, f"{unit.name}_project", 1, 1, relu=False)
-        if unit.pooled:
-            return x + _max_pool(start, 3, unit.stride)
-        return start + x if unit.residual else x
+    def _computed(self, row: Layer, x: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
+        if row.bn:
+            return self._conv(x, row)
+        if row.op in ("conv", "dense"):
+            kernel = self.tensors[f"{row.name}/kernel"]
+            x = x @ (kernel if row.op == "dense" else kernel[0, 0]) + self.tensors[f"{row.name}/bias"]
+            return np.maximum(x, 0) if row.relu else x
+        if row.op in ("squeeze", "mean"):
+            return x.mean(axis=(1, 2), keepdims=row.op == "squeeze")
+        if row.op == "sigmoid":
+            return 1 / (1 + np.exp(-x))
+        if row.op == "multiply":
+            return x * other
+        return _max_pool(x, row.kernel, row.stride) if row.op == "max_pool" else x + other
 
-    def _dense(self, x: np.ndarray, name: str) -> np.ndarray:
-        return x @ self.tensors[f"{name}/kernel"][0, 0] + self.tensors[f"{name}/bias"]
-
-    def _conv(
-        self, x: np.ndarray, name: str, kernel: int, stride: int, depthwise: bool = False, relu: bool = True
-    ) -> np.ndarray:
-        values = self.tensors[f"{name}_conv/kernel"]
+    def _conv(self, x: np.ndarray, layer: Layer) -> np.ndarray:
+        kernel, stride, depthwise = layer.kernel, layer.stride, layer.op == "depthwise"
+        values = self.tensors[f"{layer.name}/kernel"]
         x = self._pad(x, kernel, stride)
         height, width = ((side - kernel) // stride + 1 for side in x.shape[1:3])
         total = np.empty((len(x), height, width, values.shape[2] if depthwise else values.shape[3]), np.float32)
@@ -79,12 +75,12 @@ class Reference:
             if tap:
                 total += part
         gamma, beta, mean, variance = (
-            self.tensors[f"{name}_bn/{leaf}"] for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
+            self.tensors[f"{layer.bn}/{leaf}"] for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
         )
         total -= mean
         total *= gamma / np.sqrt(variance + self.epsilon)
         total += beta
-        return np.maximum(total, 0, out=total) if relu else total
+        return np.maximum(total, 0, out=total) if layer.relu else total
 
     def _pad(self, x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
         sides = []

@@ -12,10 +12,9 @@ import numpy as np
 from keras_mnasnet import __version__
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.export.calibration import PIXELS, as_functional, calibration_images, input_kind
-from keras_mnasnet.export.graph import write_graph
+from keras_mnasnet.export.graph import folded_weights, write_graph
 from keras_mnasnet.export.report import Card, ExportReport, Oracle, Origin, publish
 from keras_mnasnet.export.verify import drawn_images
-from keras_mnasnet.export.weights import folded_weights
 from keras_mnasnet.model import resolve_input_shape
 from keras_mnasnet.preprocessing import Normalization, Preprocessing
 from keras_mnasnet.utils.files import check_writable

@@ -252,8 +252,7 @@ class _Draft:
 
 
 def _write(part: Part, path: Path, classes: int) -> Path:
-    from keras_mnasnet.export.graph import write_graph
-    from keras_mnasnet.export.weights import random_weights
+    from keras_mnasnet.export.graph import random_weights, write_graph
 
     content = write_graph(
         part.architecture, random_weights(part.architecture, classes=classes), height=part.size, width=part.size,

@@ -18,8 +18,7 @@ from keras_mnasnet.benchmarks.host import choose_cores
 from keras_mnasnet.benchmarks.speed import parse_target, stages
 from keras_mnasnet.benchmarks.timing import Times, quantile, ratio_of_medians, visit_order
 from keras_mnasnet.export.file import TfliteFile
-from keras_mnasnet.export.graph import write_graph
-from keras_mnasnet.export.weights import random_weights
+from keras_mnasnet.export.graph import random_weights, write_graph
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.utils.system import available_cores
 

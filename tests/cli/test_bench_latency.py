@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_mnasnet.export.graph import write_graph
-from keras_mnasnet.export.weights import random_weights
+from keras_mnasnet.export.graph import random_weights, write_graph
 from keras_mnasnet.family import FAMILY
 
 

@@ -12,9 +12,8 @@ from models import shaken
 from keras_mnasnet import checkpoint_of
 from keras_mnasnet.export import TfliteFile, export_tflite
 from keras_mnasnet.export.converter import convert_model
-from keras_mnasnet.export.graph import PRECISIONS, write_graph
+from keras_mnasnet.export.graph import PRECISIONS, Folded, folded_weights, random_weights, write_graph
 from keras_mnasnet.export.rewrite import rewritten
-from keras_mnasnet.export.weights import Folded, folded_weights, random_weights
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.model import build
 
@@ -121,7 +120,7 @@ def test_files():
 def test_needs_no_tensorflow():
     code = (
         "import sys\nfrom keras_mnasnet.export.graph import write_graph\n"
-        "from keras_mnasnet.export.weights import random_weights\n"
+        "from keras_mnasnet.export.graph import random_weights\n"
         "from keras_mnasnet.family import FAMILY\n"
         "write_graph(FAMILY['small'], random_weights(FAMILY['small'], classes=10), height=32, width=32, classes=10)\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
@@ -133,5 +132,9 @@ def test_refusals():
     weights = random_weights(FAMILY["small"], classes=10)
     with pytest.raises(ValueError, match="`precision` must be one of .*Received: precision='int4'"):
         write_graph(FAMILY["small"], weights, height=32, width=32, classes=10, precision="int4")
+    with pytest.raises(ValueError, match="`until` must be stem, a stage, .*Received: until='top'"):
+        write_graph(FAMILY["small"], weights, height=32, width=32, classes=10, until="top")
+    with pytest.raises(ValueError, match="`until` must come after `since`. Received: since='block3', until='block1a'"):
+        write_graph(FAMILY["small"], weights, height=32, width=32, classes=10, since="block3", until="block1a")
     with pytest.raises(ValueError, match="`padding` must be"):
         write_graph(FAMILY["small"], weights, height=32, width=32, classes=10, padding="valid")

@@ -275,8 +275,7 @@ def test_every_operation_and_skip_trains_and_exports():
     from models import shaken
 
     from keras_mnasnet import checkpoint_of
-    from keras_mnasnet.export.graph import write_graph
-    from keras_mnasnet.export.weights import folded_weights
+    from keras_mnasnet.export.graph import folded_weights, write_graph
     from keras_mnasnet.model import build
 
     made = space("paper", width=0.1, stem_stride=1)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from keras_mnasnet.architecture import Architecture, Block
-from keras_mnasnet.export.graph import write_graph
-from keras_mnasnet.export.weights import random_weights
+from keras_mnasnet.export.graph import random_weights, write_graph
 from keras_mnasnet.family import A1, SMALL
 from keras_mnasnet.search.latency import CannotKnow, Latency, parse_device
 from keras_mnasnet.search.space import Decision, SearchSpace
