@@ -50,7 +50,7 @@ def files(folder: Path, *, int8: bool) -> tuple[list[str], dict[str, int]]:
         from keras_mnasnet.detection.postprocess import PostProcess
         from keras_mnasnet.detection.tflite import TAILS
         from keras_mnasnet.export.converter import convert_model
-        from keras_mnasnet.export.join import joined
+        from keras_mnasnet.export.flatbuffer import joined
         from keras_mnasnet.export.rewrite import rewritten
         from keras_mnasnet.export.verify import drawn_images
 

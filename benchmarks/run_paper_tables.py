@@ -42,12 +42,11 @@ class Entry:
 
 def entries() -> list[Entry]:
     """A1's 25 rows, B1 and small from the paper, B1's widths of torchvision, and the peers."""
-    from keras_mnasnet.family import PUBLISHED
-    from keras_mnasnet.published import A1_ROWS, SOURCE
+    from keras_mnasnet.family import A1_ROWS, A1_SOURCE, PUBLISHED
 
     found = [
         Entry(
-            f"A1 {row.width} @ {row.resolution}", f"a1-{row.width}@{row.resolution}", SOURCE, row.resolution,
+            f"A1 {row.width} @ {row.resolution}", f"a1-{row.width}@{row.resolution}", A1_SOURCE, row.resolution,
             row.params_m, row.madds_m, row.top1, row.latency_ms,
         )
         for row in A1_ROWS

@@ -1,26 +1,18 @@
-"""The MnasNet family: seven networks as literals, and what the paper printed about them."""
+"""The MnasNet family: seven networks as literals, what was published about them, and the networks they are compared with."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+from typing import NamedTuple
 
 from keras_mnasnet.architecture import Architecture, Block
 
 __all__ = [
-    "A1",
-    "A2",
-    "A3",
-    "B1",
-    "D1",
-    "D1_320",
-    "FAMILY",
-    "PUBLISHED",
-    "SMALL",
-    "Published",
-    "as_architecture",
-    "default_size",
-]
+    "A1", "A1_ROWS", "A1_SOURCE", "A2", "A3", "B1", "D1", "D1_320", "FAMILY", "MOBILENET_V2", "PUBLISHED", "SMALL",
+    "PublishedLatency", "a1_latencies", "as_architecture", "default_size", "other_latencies",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,6 +150,113 @@ PUBLISHED = {
     "d1": Published("no figures published"),
     "d1-320": Published("no figures published"),
 }
+
+
+# Google's table of A1, as printed beside the released checkpoints.
+A1_SOURCE = "tensorflow/tpu models/official/mnasnet/README.md at 7dc921f"
+
+
+class A1Row(NamedTuple):
+    """A1 at one width and input size: millions of parameters and multiply-adds, top-1/top-5 in %, single-thread Pixel 1 ms."""
+
+    width: float
+    resolution: int
+    params_m: float
+    madds_m: float
+    top1: float
+    top5: float
+    latency_ms: float
+
+
+# Width 0.35 at 160 px has two top-1 values there, 52.3 and 59.3; the second fits its neighbours and its top-5.
+# The 17 ms of width 0.75 at 96 px is printed so, between 18 ms of width 1.0 and 7.4 ms of 0.5.
+A1_ROWS = (
+    A1Row(1.4, 224, 6.1, 591.5, 77.2, 93.5, 135),
+    A1Row(1.0, 224, 3.9, 315.2, 75.2, 92.5, 78),
+    A1Row(0.75, 224, 2.9, 226.7, 73.3, 91.3, 61),
+    A1Row(0.5, 224, 2.1, 105.2, 68.9, 88.4, 32),
+    A1Row(0.35, 224, 1.7, 63.2, 64.1, 85.1, 22),
+    A1Row(1.4, 192, 6.1, 435.1, 76.1, 93.0, 99),
+    A1Row(1.0, 192, 3.9, 232.0, 74.0, 91.6, 57),
+    A1Row(0.75, 192, 2.9, 166.9, 72.1, 90.5, 45),
+    A1Row(0.5, 192, 2.1, 77.6, 67.2, 87.4, 24),
+    A1Row(0.35, 192, 1.7, 46.8, 62.4, 83.8, 17),
+    A1Row(1.4, 160, 6.1, 302.8, 74.8, 92.1, 72),
+    A1Row(1.0, 160, 3.9, 161.6, 72.0, 90.5, 41),
+    A1Row(0.75, 160, 2.9, 116.4, 70.1, 89.3, 33),
+    A1Row(0.5, 160, 2.1, 54.4, 64.9, 85.8, 18),
+    A1Row(0.35, 160, 1.7, 32.9, 59.3, 81.5, 13),
+    A1Row(1.4, 128, 6.1, 194.5, 72.5, 90.6, 49),
+    A1Row(1.0, 128, 3.9, 104.1, 69.3, 88.9, 29),
+    A1Row(0.75, 128, 2.9, 75.0, 67.0, 87.3, 23),
+    A1Row(0.5, 128, 2.1, 35.3, 60.8, 83.0, 12),
+    A1Row(0.35, 128, 1.7, 21.6, 54.8, 78.1, 8.5),
+    A1Row(1.4, 96, 6.1, 110.3, 68.6, 88.1, 32),
+    A1Row(1.0, 96, 3.9, 59.3, 64.4, 85.8, 18),
+    A1Row(0.75, 96, 2.9, 42.9, 62.1, 84.0, 17),
+    A1Row(0.5, 96, 2.1, 20.5, 54.7, 78.1, 7.4),
+    A1Row(0.35, 96, 1.7, 12.7, 49.3, 73.4, 5.4),
+)
+
+# Other networks whose latency on a Pixel 1 was printed (one thread of a big core, batch 1, float32): landmarks of the search.
+MOBILENET_V2 = Architecture(
+    "mobilenet-v2",
+    32,  # 224 -> 112
+    _stages(
+        "r1_k3_s11_e1_i32_o16_noskip",  # 112
+        "r2_k3_s22_e6_i16_o24",  # 56
+        "r3_k3_s22_e6_i24_o32",  # 28
+        "r4_k3_s22_e6_i32_o64",  # 14
+        "r3_k3_s11_e6_i64_o96",  # 14
+        "r3_k3_s22_e6_i96_o160",  # 7
+        "r1_k3_s11_e6_i160_o320",  # 7
+    ),
+    provenance="published",
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PublishedLatency:
+    """A network at an input size, and what was printed for it: `latency_ms` on a Pixel 1, ImageNet `top1` in %."""
+
+    name: str
+    architecture: Architecture
+    resolution: int
+    latency_ms: float
+    top1: float | None = None
+
+
+def uniform_variant(expand: int, kernel: int) -> Architecture:
+    """A1 with every stage an MBConv of one expansion and kernel, without squeeze-and-excite (paper, table 6).
+
+    The first stage is replaced too: with A1's separable convolution kept, the printed latencies do not fit.
+    """
+    blocks = tuple(dataclasses.replace(block, expand=expand, kernel=kernel, se=0.0) for block in A1.blocks)
+    return dataclasses.replace(A1, name=f"mb{expand}-k{kernel}", blocks=blocks, provenance="published")
+
+
+@functools.cache
+def a1_latencies() -> tuple[PublishedLatency, ...]:
+    """Google's table of A1: five widths at five input sizes."""
+    return tuple(
+        PublishedLatency(f"a1-{row.width:g}", A1.scaled(row.width), row.resolution, row.latency_ms, row.top1) for row in A1_ROWS
+    )
+
+
+@functools.cache
+def other_latencies() -> tuple[PublishedLatency, ...]:
+    """The paper's other networks (tables 1, 2, 4 and 6). MobileNetV2's head grows with its width above 1."""
+    return (
+        PublishedLatency("b1", B1, 224, 77, 74.5),
+        PublishedLatency("mobilenet-v2", MOBILENET_V2, 224, 75, 72.0),
+        PublishedLatency("mobilenet-v2-1.4", dataclasses.replace(MOBILENET_V2.scaled(1.4), head=1792), 224, 143, 74.7),
+        PublishedLatency("mobilenet-v2-0.35", MOBILENET_V2.scaled(0.35), 224, 21.4, 60.3),
+        PublishedLatency("small", SMALL, 224, 23.2, 66.0),
+        PublishedLatency("mb3-k3", uniform_variant(3, 3), 224, 63, 71.8),
+        PublishedLatency("mb3-k5", uniform_variant(3, 5), 224, 78, 72.5),
+        PublishedLatency("mb6-k3", uniform_variant(6, 3), 224, 116, 74.9),
+        PublishedLatency("mb6-k5", uniform_variant(6, 5), 224, 146, 75.6),
+    )
 
 
 def default_size(architecture: Architecture) -> int:

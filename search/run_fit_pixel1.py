@@ -25,8 +25,7 @@ import numpy as np
 
 from keras_mnasnet.architecture import Architecture, Block, Layer
 from keras_mnasnet.benchmarks.results import write_json
-from keras_mnasnet.family import A1
-from keras_mnasnet.search.landmarks import A1_TABLE, OTHERS, PublishedLatency
+from keras_mnasnet.family import A1, PublishedLatency, a1_latencies, other_latencies
 from keras_mnasnet.search.latency import FEATURES, SCHEMA, features
 
 SHIPPED = Path(__file__).parents[1] / "keras_mnasnet/search/pixel1.json"
@@ -173,7 +172,7 @@ def _percent(value: float) -> float:
 def fitted(folder: Path) -> dict[str, Any]:
     """What pixel1.json must hold."""
     table = json.loads((folder / "tunas_proxylessnas_search.json").read_text("utf-8"))
-    a1, others = network_rows(A1_TABLE), network_rows(OTHERS)
+    a1, others = network_rows(a1_latencies()), network_rows(other_latencies())
     blocks, deltas = proxyless_rows(folder / "proxyless_mobile_trim.yaml"), tunas_rows(table)
     found = fit([a1, blocks, deltas])
     off = errors(found, others)
@@ -191,14 +190,14 @@ def fitted(folder: Path) -> dict[str, Any]:
         },
         "percent_off": {
             "fitted_rows_of_a1": _percent(errors(found, a1).mean()),
-            "leave_one_resolution_out": _percent(held_out(a1, (blocks, deltas), [each.resolution for each in A1_TABLE])),
-            "leave_one_width_out": _percent(held_out(a1, (blocks, deltas), [each.name for each in A1_TABLE])),
+            "leave_one_resolution_out": _percent(held_out(a1, (blocks, deltas), [each.resolution for each in a1_latencies()])),
+            "leave_one_width_out": _percent(held_out(a1, (blocks, deltas), [each.name for each in a1_latencies()])),
             "others": _percent(off.mean()),
             "others_max": _percent(off.max()),
         },
         "others": {
             each.name: {"published_ms": each.latency_ms, "predicted_ms": _percent(ms)}
-            for each, ms in zip(OTHERS, others.values @ found, strict=True)
+            for each, ms in zip(other_latencies(), others.values @ found, strict=True)
         },
         "without_tunas_against_tunas": {
             key: round(value, 3) for key, value in against_tunas(fit([a1, blocks]), table).items()

@@ -5,8 +5,7 @@ import sys
 import pytest
 
 from keras_mnasnet.architecture import Architecture, Block, round_filters
-from keras_mnasnet.family import A1, A2, A3, B1, D1, D1_320, FAMILY, PUBLISHED, SMALL, as_architecture
-from keras_mnasnet.published import A1_ROWS
+from keras_mnasnet.family import A1, A1_ROWS, A2, A3, B1, D1, D1_320, FAMILY, PUBLISHED, SMALL, as_architecture
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,7 @@ from keras_mnasnet.export.calibration import NORMALIZED, Calibration, calibratio
 from keras_mnasnet.export.calibration import PIXELS as TAKES_PIXELS
 from keras_mnasnet.export.converter import convert_function, convert_model
 from keras_mnasnet.export.file import GraphFacts, TfliteFile
-from keras_mnasnet.export.flatbuffer import ModelWriter
-from keras_mnasnet.export.join import joined
-from keras_mnasnet.export.metadata import METADATA_NAME, detector_metadata
+from keras_mnasnet.export.flatbuffer import METADATA_NAME, ModelWriter, detector_metadata, joined
 from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.export.report import Origin, stamped, write_export
 from keras_mnasnet.export.rewrite import rewritten
@@ -239,7 +237,7 @@ def export(
         metadata = {}
         if postprocess != "none":
             metadata[METADATA_NAME] = detector_metadata(
-                name=name, description=description, licence=origin.licence, input_name="image",
+                name=name, description=description, license=origin.licence, input_name="image",
                 normalization=PIXELS if spec.include_preprocessing else spec.normalization, size=shape[:2],
             )  # fmt: skip
         content = joined(body, TAILS[postprocess](spec, settings), description=description, metadata=metadata)

@@ -16,7 +16,7 @@ import numpy as np
 from keras_mnasnet import __version__
 from keras_mnasnet.export.calibration import Calibration
 from keras_mnasnet.export.file import LABELS, REPORT, GraphFacts, TfliteFile
-from keras_mnasnet.export.metadata import METADATA_NAME, append_files, classifier_metadata
+from keras_mnasnet.export.flatbuffer import METADATA_NAME, append_files, classifier_metadata
 from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.export.verify import Comparison, check_promise, compare, judge
 from keras_mnasnet.preprocessing import Normalization, Preprocessing
@@ -95,7 +95,7 @@ class Card:
         if len(outputs) != 1:
             return {}
         content = classifier_metadata(
-            name=self.name, description=self.description, licence=self.origin.licence, input_name=inputs,
+            name=self.name, description=self.description, license=self.origin.licence, input_name=inputs,
             output_name=outputs[0], normalization=self.normalization, labels=self.labels is not None, size=size,
         )  # fmt: skip
         return {METADATA_NAME: content}

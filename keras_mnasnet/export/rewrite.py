@@ -10,9 +10,9 @@ import numpy as np
 from absl import logging
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_mnasnet.export.flatbuffer import aligned, attach, pack, signature_of
+from keras_mnasnet.export.flatbuffer import aligned, attach, pack, renamed, signature_of
 
-__all__ = ["renamed", "rewritten"]
+__all__ = ["rewritten"]
 
 ARITHMETIC = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("ADD", "SUB", "MUL", "DIV"))
 WEIGHTED = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
@@ -180,11 +180,3 @@ def _split_concatenations(model: Any) -> None:
             operators.append(inner)
         operators.append(operator)
     graph.operators = operators
-
-
-def renamed(graph: Any, name: str, index: int) -> None:
-    """Give a tensor a name; another tensor that has it gets a number."""
-    for number, tensor in enumerate(graph.tensors):
-        if number != index and tensor.name == name.encode():
-            tensor.name = f"{name}_{number}"
-    graph.tensors[index].name = name

@@ -15,9 +15,8 @@ from typing import Any
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.benchmarks.results import write_json
 from keras_mnasnet.benchmarks.speed import stages
-from keras_mnasnet.family import A1, B1
+from keras_mnasnet.family import A1, B1, MOBILENET_V2
 from keras_mnasnet.search.charts import COLORS, WIDE, Chart, Dots, Layer, Level, Line, Mark, png, svg
-from keras_mnasnet.search.landmarks import MOBILENET_V2
 from keras_mnasnet.search.latency import LatencyModel, parse_device, pixel1_ms
 from keras_mnasnet.search.rewards import Reward, pareto_front
 from keras_mnasnet.search.setup import evaluator_of

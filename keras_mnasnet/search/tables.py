@@ -17,8 +17,7 @@ import numpy as np
 
 from keras_mnasnet.architecture import Architecture, Block
 from keras_mnasnet.benchmarks.results import write_json
-from keras_mnasnet.family import A1, B1
-from keras_mnasnet.search.landmarks import MOBILENET_V2
+from keras_mnasnet.family import A1, B1, MOBILENET_V2
 from keras_mnasnet.search.latency import CannotKnow, Latency, Meter, parse_device
 from keras_mnasnet.search.networks import macro
 from keras_mnasnet.search.rewards import Reward

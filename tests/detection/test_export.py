@@ -24,8 +24,7 @@ from keras_mnasnet.detection.tflite import (
     verify_detector,
 )
 from keras_mnasnet.export import ExportError, TfliteClassifier, TfliteFile
-from keras_mnasnet.export.flatbuffer import pack
-from keras_mnasnet.export.join import joined
+from keras_mnasnet.export.flatbuffer import joined, pack
 from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.verify import compare, drawn_images
 from keras_mnasnet.preprocessing import PIXELS, Normalization

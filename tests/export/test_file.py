@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_mnasnet.export.file import TfliteClassifier, TfliteFile, input_of
-from keras_mnasnet.export.metadata import append_files
+from keras_mnasnet.export.flatbuffer import append_files
 from keras_mnasnet.preprocessing import IMAGENET, SIGNED, Normalization, Preprocessing
 
 PIXELS = np.array([0.0, 0.4, 1.0, 127.5, 128.0, 254.6, 255.0], np.float32).reshape(1, 7, 1, 1) * np.ones(3, np.float32)
