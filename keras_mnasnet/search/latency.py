@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock
 
-from keras_mnasnet.architecture import Architecture, Layer
+from keras_mnasnet.architecture import Architecture, Block, Layer
 from keras_mnasnet.benchmarks import phone
 from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_cores
 from keras_mnasnet.benchmarks.speed import Target
@@ -27,7 +27,8 @@ from keras_mnasnet.utils.system import core_state, machine
 
 __all__ = [
     "CannotKnow", "ChainLatency", "coefficients", "DeviceGone", "FEATURES", "features", "HostLatency", "Latency",
-    "LatencyModel", "Meter", "parse_device", "pixel1_ms", "SCHEMA", "shipped", "unlike_fitted",
+    "LatencyModel", "Meter", "parse_device", "Part", "parts", "pixel1_ms", "SCHEMA", "shipped", "TABLE_KIND",
+    "TABLE_SCHEMA", "TableLatency", "unlike_fitted",
 ]  # fmt: skip
 
 SCHEMA = 1
@@ -35,6 +36,7 @@ FEATURES = (
     "pointwise_madds", "pointwise_outputs", "pointwise_inputs", "weights", "depthwise_madds", "depthwise_outputs", "stem_madds",
     "gated_values", "operators",
 )  # fmt: skip
+TABLE_SCHEMA, TABLE_KIND = 1, "latency table"
 FITTED_RESOLUTIONS = (96, 224)
 FITTED_MS = (5.4, 135.0)
 FITTED_KERNELS, FITTED_EXPANSIONS, FITTED_GATE = (3, 5), (1, 3, 6), 0.25
@@ -104,8 +106,6 @@ def parse_device(
         if kind == "adb" and bool(colon) == bool(rest):
             links.append(PhoneLatency(rest or None, mask=mask, benchmark_model=benchmark_model, runs=runs))
         elif kind == "table" and rest:
-            from keras_mnasnet.search.tables import TableLatency
-
             links.append(TableLatency.open(rest))
         elif kind == "host" and not colon:
             links.append(HostLatency(core=core, runs=runs))
@@ -254,6 +254,106 @@ class MaddsLatency:
     def latency_ms(self, architecture: Architecture, resolution: int, classes: int) -> Latency:
         """Millions of multiply-adds."""
         return Latency(architecture.madds(resolution, resolution, classes=classes) / 1e6, self.name)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """One row: a part of a network, and a small network that it can be cut from. `key` names shapes, not the network."""
+
+    key: str
+    architecture: Architecture
+    size: int
+    since: str | None
+    until: str | None
+
+
+def parts(architecture: Architecture, resolution: int) -> Iterator[Part]:
+    """The rows whose sum is the network: stem with normalisation, every layer, and head with classifier.
+
+    A layer's key is its block string and the height of the map it takes: `r1_k3_s22_e6_i16_o24@112`.
+    """
+    stride = architecture.stem_stride
+    yield Part(f"stem{architecture.stem}_s{stride}{stride}@{resolution}", architecture, resolution, None, "stem")
+    size = -(-resolution // stride)
+    for unit in architecture.units():
+        block = architecture.blocks[unit.stage - 1]
+        could_add = unit.stride == 1 and unit.input_filters == unit.filters
+        skip = unit.pooled or unit.residual or not could_add  # what cannot be is not part of a key
+        single = dataclasses.replace(
+            block, repeats=1, stride=unit.stride, input_filters=unit.input_filters, skip=skip, pool=unit.pooled, first_skip=True
+        )  # fmt: skip
+        yield Part(f"{single}@{size}", _around(single), size, "stem", "block1")
+        size = -(-size // unit.stride)
+    last = architecture.blocks[-1].filters
+    identity = Block(1, 1, 1, 1, last, last)
+    head = Architecture("part", last, (identity,), architecture.head, stem_stride=1)
+    yield Part(f"head{architecture.head}_i{last}@{size}", head, size, "block1", None)
+
+
+def _around(block: Block) -> Architecture:
+    return Architecture("part", block.input_filters, (block,), 8, stem_stride=1)
+
+
+class TableLatency:
+    """The sum of a table's rows, scaled to whole networks; CannotKnow for a layer, size or class count it does not have."""
+
+    measures = False
+
+    def __init__(self, value: dict[str, Any], name: str) -> None:
+        self.name = name
+        self.resolution: int = value["resolution"]
+        self.classes: int = value["classes"]
+        self.scale: float = value["scale"]
+        self.rows: dict[str, float] = value["ms"]
+        self.percent_off: float | None = value["check"]["percent_off"]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> TableLatency:
+        """Read a file of `build_table`; ValueError for any other."""
+        place = Path(path).expanduser()
+        if not place.is_file():
+            raise ValueError(
+                f"A latency table must exist. Received: {path}, which does not. `mnasnet search table -o FILE` makes one."
+            )
+        try:
+            value = json.loads(place.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"A latency table is a JSON file of `mnasnet search table`. Received: {path} ({error})") from error
+        if not isinstance(value, dict) or value.get("kind") != TABLE_KIND:
+            raise ValueError(f"A latency table is a JSON file of `mnasnet search table`. Received: {path}, another JSON file")
+        if value.get("schema") != TABLE_SCHEMA:
+            raise ValueError(
+                f"A latency table's schema must be {TABLE_SCHEMA}. Received: {path} with schema {value.get('schema')!r}, of a "
+                f"newer keras_mnasnet: update it."
+            )
+        try:
+            rows = value["ms"].values()
+            if not rows or not all(isinstance(ms, int | float) and math.isfinite(ms) and ms >= 0 for ms in rows):
+                raise ValueError("milliseconds that are none")
+            return cls(value, f"table:{path}")
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"A latency table must be whole. Received: {path}, damaged ({error})") from error
+
+    def latency_ms(self, architecture: Architecture, resolution: int, classes: int) -> Latency:
+        """The scaled sum."""
+        if (resolution, classes) != (self.resolution, self.classes):
+            raise CannotKnow(
+                f"The table is of {self.resolution} pixels and {self.classes} classes. "
+                f"Received: resolution={resolution}, classes={classes}. Build one for them (mnasnet search table)."
+            )
+        keys = [part.key for part in parts(architecture, resolution)]
+        missing = [key for key in keys if key not in self.rows]
+        if missing:
+            raise CannotKnow(
+                f"The table must have every layer of the network. Received: {architecture.name!r} with {missing[0]}"
+                f"{f' and {len(missing) - 1} more' if missing[1:] else ''}, which {self.name} has not. Build it for the space "
+                f"that the network is of (mnasnet search table --space)."
+            )
+        details = {"rows": len(keys), "percent_off": self.percent_off}
+        return Latency(self.scale * math.fsum(self.rows[key] for key in keys), self.name, details=details)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -22,7 +22,7 @@ from keras_mnasnet.search.trials import StudyMeta, Trial
 from keras_mnasnet.training.recipe import Recipe, parse_recipe
 from keras_mnasnet.utils.text import header, say
 
-__all__ = ["RESULTS", "Rescored", "Retrained", "export_optuna", "ranked", "rescore", "retrain"]
+__all__: list[str] = []
 
 SCHEMA = 1
 RESULTS = "results.json"

@@ -30,7 +30,7 @@ from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_from_json
 from keras_mnasnet.utils.system import Interrupts, held_stderr, machine
 from keras_mnasnet.utils.text import Life, header, say
 
-__all__ = ["algorithm_of", "check_target", "default_order", "evaluator_of", "make_space", "run", "smallest", "space_of"]
+__all__ = ["evaluator_of", "make_space", "run", "space_of"]
 
 PLAN = {"trials": 200, "workers": 1, "executor": "pool", "ray_address": None}
 EXECUTORS = ("local", "pool", "ray")

@@ -9,16 +9,16 @@ import math
 import os
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_mnasnet.architecture import Architecture, Block
+from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.benchmarks.results import write_json
 from keras_mnasnet.family import A1, B1, MOBILENET_V2
-from keras_mnasnet.search.latency import CannotKnow, Latency, Meter, parse_device
+from keras_mnasnet.search.latency import TABLE_KIND, TABLE_SCHEMA, Meter, Part, parse_device, parts
 from keras_mnasnet.search.networks import macro
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.setup import make_space
@@ -26,54 +26,14 @@ from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.utils.files import check_writable
 from keras_mnasnet.utils.text import Life, header
 
-__all__ = ["build_table", "LANDMARKS", "MacroTable", "parts", "parts_of_space", "TableLatency"]
+__all__ = ["build_table", "LANDMARKS", "MacroTable", "parts_of_space"]
 
 TOP = 7
 
-SCHEMA = 1
-KIND = "latency table"
 BATCH = 16
 QUIET_DRAWS = 2000  # draws from a space that bring no new layer, after which the table is taken to be whole
 CHECK_NETWORKS = 16
 LANDMARKS = (A1, B1, MOBILENET_V2)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Part:
-    """One row: a part of a network, and a small network that it can be cut from. `key` names shapes, not the network."""
-
-    key: str
-    architecture: Architecture
-    size: int
-    since: str | None
-    until: str | None
-
-
-def parts(architecture: Architecture, resolution: int) -> Iterator[Part]:
-    """The rows whose sum is the network: stem with normalisation, every layer, and head with classifier.
-
-    A layer's key is its block string and the height of the map it takes: `r1_k3_s22_e6_i16_o24@112`.
-    """
-    stride = architecture.stem_stride
-    yield Part(f"stem{architecture.stem}_s{stride}{stride}@{resolution}", architecture, resolution, None, "stem")
-    size = -(-resolution // stride)
-    for unit in architecture.units():
-        block = architecture.blocks[unit.stage - 1]
-        could_add = unit.stride == 1 and unit.input_filters == unit.filters
-        skip = unit.pooled or unit.residual or not could_add  # what cannot be is not part of a key
-        single = dataclasses.replace(
-            block, repeats=1, stride=unit.stride, input_filters=unit.input_filters, skip=skip, pool=unit.pooled, first_skip=True
-        )  # fmt: skip
-        yield Part(f"{single}@{size}", _around(single), size, "stem", "block1")
-        size = -(-size // unit.stride)
-    last = architecture.blocks[-1].filters
-    identity = Block(1, 1, 1, 1, last, last)
-    head = Architecture("part", last, (identity,), architecture.head, stem_stride=1)
-    yield Part(f"head{architecture.head}_i{last}@{size}", head, size, "block1", None)
-
-
-def _around(block: Block) -> Architecture:
-    return Architecture("part", block.input_filters, (block,), 8, stem_stride=1)
 
 
 def parts_of_space(space: SearchSpace, resolution: int, seed: int = 0) -> dict[str, Part]:
@@ -100,68 +60,6 @@ def parts_of_space(space: SearchSpace, resolution: int, seed: int = 0) -> dict[s
     while quiet < QUIET_DRAWS:
         quiet = 0 if add(build(space.sample(rng))) else quiet + 1
     return found
-
-
-class TableLatency:
-    """The sum of a table's rows, scaled to whole networks; CannotKnow for a layer, size or class count it does not have."""
-
-    measures = False
-
-    def __init__(self, value: dict[str, Any], name: str) -> None:
-        self.name = name
-        self.resolution: int = value["resolution"]
-        self.classes: int = value["classes"]
-        self.scale: float = value["scale"]
-        self.rows: dict[str, float] = value["ms"]
-        self.percent_off: float | None = value["check"]["percent_off"]
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> TableLatency:
-        """Read a file of `build_table`; ValueError for any other."""
-        place = Path(path).expanduser()
-        if not place.is_file():
-            raise ValueError(
-                f"A latency table must exist. Received: {path}, which does not. `mnasnet search table -o FILE` makes one."
-            )
-        try:
-            value = json.loads(place.read_text("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"A latency table is a JSON file of `mnasnet search table`. Received: {path} ({error})") from error
-        if not isinstance(value, dict) or value.get("kind") != KIND:
-            raise ValueError(f"A latency table is a JSON file of `mnasnet search table`. Received: {path}, another JSON file")
-        if value.get("schema") != SCHEMA:
-            raise ValueError(
-                f"A latency table's schema must be {SCHEMA}. Received: {path} with schema {value.get('schema')!r}, of a newer "
-                f"keras_mnasnet: update it."
-            )
-        try:
-            rows = value["ms"].values()
-            if not rows or not all(isinstance(ms, int | float) and math.isfinite(ms) and ms >= 0 for ms in rows):
-                raise ValueError("milliseconds that are none")
-            return cls(value, f"table:{path}")
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"A latency table must be whole. Received: {path}, damaged ({error})") from error
-
-    def latency_ms(self, architecture: Architecture, resolution: int, classes: int) -> Latency:
-        """The scaled sum."""
-        if (resolution, classes) != (self.resolution, self.classes):
-            raise CannotKnow(
-                f"The table is of {self.resolution} pixels and {self.classes} classes. "
-                f"Received: resolution={resolution}, classes={classes}. Build one for them (mnasnet search table)."
-            )
-        keys = [part.key for part in parts(architecture, resolution)]
-        missing = [key for key in keys if key not in self.rows]
-        if missing:
-            raise CannotKnow(
-                f"The table must have every layer of the network. Received: {architecture.name!r} with {missing[0]}"
-                f"{f' and {len(missing) - 1} more' if missing[1:] else ''}, which {self.name} has not. Build it for the space "
-                f"that the network is of (mnasnet search table --space)."
-            )
-        details = {"rows": len(keys), "percent_off": self.percent_off}
-        return Latency(self.scale * math.fsum(self.rows[key] for key in keys), self.name, details=details)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def build_table(
@@ -217,7 +115,7 @@ def build_table(
             meter.close()
     scale, check = _scaled(checked)
     value = {
-        "schema": SCHEMA, "kind": KIND, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "schema": TABLE_SCHEMA, "kind": TABLE_KIND, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": facts, "space": made.name, "space_options": dict(made.options), "resolution": size, "classes": classes,
         "seed": seed, "scale": scale, "check": check, "ms": draft.ms,
     }  # fmt: skip

@@ -13,9 +13,9 @@ import pytest
 from keras_mnasnet.architecture import Architecture, Block
 from keras_mnasnet.export.graph import random_weights, write_graph
 from keras_mnasnet.family import A1, SMALL
-from keras_mnasnet.search.latency import CannotKnow, Latency, parse_device
+from keras_mnasnet.search.latency import CannotKnow, Latency, TableLatency, parse_device, parts
 from keras_mnasnet.search.space import Decision, SearchSpace
-from keras_mnasnet.search.tables import LANDMARKS, TableLatency, build_table, parts, parts_of_space
+from keras_mnasnet.search.tables import LANDMARKS, build_table, parts_of_space
 
 
 def tiny(candidate):
