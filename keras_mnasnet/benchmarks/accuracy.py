@@ -131,7 +131,7 @@ def evaluate(
     ]
     names = ["model"] if len(classifiers) == 1 else [f"model {number}" for number in range(1, len(classifiers) + 1)]
     rows: dict[str, object] = {
-        name: f"{model.name}, {model.outputs:,} classes, {model.size} px, {model.preprocessing}"
+        name: f"{model.origin}, {model.outputs:,} classes, {model.size} px, {model.preprocessing}"
         for name, model in zip(names, classifiers, strict=True)
     }
     part = f", {split} split" if split else ""

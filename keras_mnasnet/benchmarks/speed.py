@@ -308,11 +308,14 @@ def _checkpoint_target(source: Any, text: str | None, size: int | None, precisio
     checkpoint = load(source, size=size)
     if checkpoint.detector is not None:
         raise ValueError(
-            f"A latency is measured of a classifier or a .tflite file. Received: {checkpoint.origin.name}, a detector: "
-            f"`mnasnet detect export` makes a file of it"
+            f"A latency is measured of classifiers and .tflite files. Received: {checkpoint.origin.name}, a detector: "
+            f"`mnasnet detect export {checkpoint.origin.name} -o FILE.tflite` writes the file to measure"
         )
     if not checkpoint.classes:
-        raise ValueError(f"A latency is measured of a classifier with its classes. Received: {text}, which has none")
+        raise ValueError(
+            f"A latency is measured of a classifier with its classes. Received: {text or checkpoint.origin.name}, which has "
+            f"none: `mnasnet train --from` gives it some"
+        )
     return Target(
         text or checkpoint.origin.name, architecture=checkpoint.architecture, checkpoint=checkpoint, precision=precision,
         classes=checkpoint.classes, size=size or checkpoint.size,

@@ -1,5 +1,6 @@
 """Latency on this machine: turns, medians, the measuring process, and what it makes of damaged files."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -202,7 +203,7 @@ def test_files_that_are_something_else(tmp_path, tiny):
     (tmp_path / "folder.tflite").mkdir()
     with pytest.raises(ValueError, match="must exist. Received: .*folder.tflite, a folder"):
         latency([tmp_path / "folder.tflite"])
-    with pytest.raises(ValueError, match="folder of a training run holds model.safetensors. Received: "):
+    with pytest.raises(ValueError, match="folder of a model is a training run's, with model.safetensors. Received: "):
         latency([tmp_path])
 
 
@@ -295,6 +296,10 @@ def test_a_model_has_its_own_weights_and_a_network_random_ones(tmp_path, capfd):
         assert words in shown
     assert latency(networks="small@32", runs=1, memory=False, progress=False).results[0].model == "small@32"
     assert not capfd.readouterr().err
+    with pytest.raises(
+        ValueError, match="a detector: `mnasnet detect export cifar10/a1-0.5-32 -o FILE.tflite` writes the file"
+    ):
+        latency(dataclasses.replace(target.checkpoint, detector="a spec"))
     with pytest.raises(ValueError, match="A file or a record is a model: give it as one"):
         latency(networks=[str(saved)])
 
