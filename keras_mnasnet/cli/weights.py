@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import sys
 
-from keras_mnasnet.cli.options import network, network_options, option, output
+from keras_mnasnet.cli.options import network, network_options, option, output, read_labels
 from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.cli.parsing import Parser
 
@@ -41,6 +41,24 @@ def add_commands(top: Parser) -> None:
     option(converted, "MODEL")
     output(converted, "FILE.safetensors", "a file that says network, numerics, labels and preprocessing.")
     network_options(converted, "which network (of `imagenet`, `cifar10`, and files that do not say it)")
+
+    pushed = top.add(
+        "push", "Upload a model with its labels and a model card to the Hugging Face Hub.", push,
+        usage="MODEL OWNER/NAME [options]", example="mnasnet push runs/flowers me/mnasnet-flowers --private",
+        needs=("MODEL", "OWNER/NAME"),
+    )  # fmt: skip
+    option(pushed, "MODEL")
+    pushed.add_argument("repo", metavar="OWNER/NAME", help="The repository, which is made if it does not exist.")
+    option(pushed, "--labels", "The default is the model's own.")
+    pushed.add_argument(
+        "--metric", action="append", default=[], metavar="NAME=PERCENT",
+        help="State a figure that you measured, as top1=94.2; may be repeated.",
+    )  # fmt: skip
+    pushed.add_argument("--measured-on", metavar="TEXT", help="Say what the figures were measured on.")
+    pushed.add_argument("--license", metavar="NAME", help="State this license (default: the model's own, or apache-2.0).")
+    pushed.add_argument("--private", action="store_true", help="Make a new repository private.")
+    pushed.add_argument("--revision", metavar="BRANCH", help="Upload to this existing branch (default: main).")
+    pushed.add_argument("--pull-request", action="store_true", help="Open a pull request instead of writing to the branch.")
 
 
 def list_records(arguments: argparse.Namespace) -> None:
@@ -134,6 +152,27 @@ def convert(arguments: argparse.Namespace) -> None:
         return print_json(row)
     print(f"{checkpoint.origin.source} checkpoint of MnasNet {checkpoint.architecture.name}, {checkpoint.classes} classes")
     return print(f"wrote {arguments.output}; use it with: mnasnet predict {arguments.output} PHOTO")
+
+
+def push(arguments: argparse.Namespace) -> None:
+    """Upload, and say where it is."""
+    from keras_mnasnet.hub import push_to_hub
+
+    metrics = {}
+    for stated in arguments.metric:
+        name, _, value = stated.partition("=")
+        try:
+            metrics[name] = float(value) / 100
+        except ValueError:
+            raise ValueError(f"`--metric` must be NAME=PERCENT, as top1=94.2. Received: {stated}") from None
+    address = push_to_hub(
+        arguments.model, arguments.repo, labels=read_labels(arguments), metrics=metrics or None, dataset=arguments.measured_on,
+        license=arguments.license, private=arguments.private or None, revision=arguments.revision,
+        create_pr=arguments.pull_request,
+    )  # fmt: skip
+    if arguments.json:
+        return print_json({"address": address})
+    return print(f"uploaded {address}; use it with: mnasnet predict hf://{arguments.repo} PHOTO")
 
 
 def _report(report: list[dict], as_json: bool) -> int:

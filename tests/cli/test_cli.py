@@ -64,7 +64,7 @@ def test_info(mnasnet):
     assert status == 0
     assert "2,912,278 parameters, 164.55 M multiply-adds at 192 x 192" in out
     assert "mbconv x3   5  3        32  0.25" in out
-    assert "checkpoint google/a1-0.75-192 (192 px, top-1 72.1 %" in out
+    assert "checkpoint google/a1-0.75-192 (top1 72.1 %, top5 90.5 %, published at tensorflow/tpu" in out
     status, out, _ = mnasnet("info", "a3")
     assert "(reconstructed layout)" in out
     assert "no public checkpoint" in out
@@ -83,12 +83,14 @@ def test_info(mnasnet):
         (("info", "a1", "--size", "8"), "`--size` must be >= 32"),
         (("info", "a1", "--size", "0"), "`--size` must be >= 32"),
         (("info", "stem0 r1_k3_s11_e1_i32_o16 head8"), "`stem` must be"),
-        (("predict", "x.pth", "x.jpg", "--width", "0.5"), "need --network. Received: --width 0.5 without it"),
+        (("weights", "convert", "x.pth", "-o", "y", "--width", "0.5"), "need --network. Received: --width 0.5 without it"),
         (("predict", "none", "x.jpg"), "none"),
-        (("predict", "imagenet", "x.jpg", "--network", "a2"), "No ImageNet weights of MnasNet-A2"),
-        (("predict", "nowhere", "x.jpg"), "Nearest records"),
+        (("weights", "convert", "imagenet", "--network", "a2", "-o", "y"), "No ImageNet weights of MnasNet-A2"),
+        (("predict", "nowhere", "x.jpg"), "which is none of them"),
+        (("predict", "imagnet", "x.jpg"), "Did you mean 'imagenet'"),
+        (("predict", "a1", "x.jpg"), "a network without weights"),
         (("predict", "cifar10", "x.jpg", "--labels", "/nowhere"), "`--labels` must be"),
-        (("weights", "fetch", "google/nothing"), "Nearest records"),
+        (("weights", "fetch", "google/a1-1.0-244"), "Did you mean 'google/a1-1.0-224'"),
         (("weights", "convert", "/nowhere.pth", "-o", "x.safetensors"), "must exist"),
         (("weights", "convert", "a.pth", "-o", "b.safetensors", "--width", "0.5"), "need --network"),
     ],
@@ -134,9 +136,7 @@ def test_fetch_verify_predict_and_convert(mnasnet, tmp_path, photo):
     assert status == 0
     assert "central crop 0.750, resize 96" in err
     assert out.startswith(str(photo))
-    status, out, err = mnasnet(
-        "predict", "imagenet", photo, tmp_path / "no.jpg", "--network", "a1", "--width", "0.35", "--size", "96", "--json"
-    )
+    status, out, err = mnasnet("predict", record.id, photo, tmp_path / "no.jpg", "--json")
     assert status == 1
     good, bad = json.loads(out)
     assert len(good["predictions"]) == 5
@@ -165,14 +165,14 @@ def test_predict_with_own_model_and_labels(mnasnet, tmp_path, photo):
     assert status == 0
     assert "cat" in out
     assert "dog" in out
-    own = (tmp_path / "own.weights.h5", photo, "--network", "small", "--width", "0.35", "--size", "64")
-    assert mnasnet("predict", *own, *labels)[1] == out
-    status, _, err = mnasnet("predict", tmp_path / "own.keras", photo)
-    assert status == 1
-    assert "[B, 1000]" in err
-    status, _, err = mnasnet("predict", tmp_path / "own.keras", photo, "--network", "b1", *labels)
-    assert status == 1
-    assert "must hold MnasNet 'b1'" in err
+    network = ("--network", "small", "--width", "0.35")
+    status, _, err = mnasnet("weights", "convert", tmp_path / "own.weights.h5", *network, "-o", tmp_path / "own.safetensors")
+    assert status == 0, err
+    assert mnasnet("predict", tmp_path / "own.safetensors", photo, "--size", "64", *labels)[1] == out.replace(".keras", "")
+    status, named, err = mnasnet("predict", tmp_path / "own.keras", photo)
+    assert status == 0
+    assert "does not name its classes: they are numbered" in err
+    assert "class 0" in named
     raw = MnasNetSmall(
         weights=tmp_path / "own.keras", classes=2, input_shape=(64, 64, 3), width_multiplier=0.35, include_preprocessing=False
     )
@@ -182,7 +182,7 @@ def test_predict_with_own_model_and_labels(mnasnet, tmp_path, photo):
     headless.save(tmp_path / "headless.keras")
     status, _, err = mnasnet("predict", tmp_path / "headless.keras", photo, *labels)
     assert status == 1
-    assert "needs a classifier" in err
+    assert "a body without a classifier; `mnasnet train --from` gives it one" in err
 
 
 def test_installed_command_and_closed_pipe(photo):
@@ -196,3 +196,51 @@ def test_installed_command_and_closed_pipe(photo):
         assert closed.returncode in (0, 141)
         assert closed.stderr == ""
         assert len(closed.stdout.splitlines()) == 1
+
+
+def test_info_of_a_model(mnasnet):
+    status, out, _ = mnasnet("info", "cifar10")
+    assert status == 0
+    for line in (
+        "MnasNet a1-0.5-stem1", "813,816 parameters, 8.39 M multiply-adds at 32 x 32 x 3", "task: classification",
+        "origin: cifar10/a1-0.5-32", "license: Apache-2.0", "classes: 10", "labels: airplane, automobile, bird",
+        "preprocessing: resize 32 (bicubic), central crop 32", "numerics: bn_epsilon 0.001, padding same",
+        "measured: top1 85.36",
+    ):  # fmt: skip
+        assert line in out
+    status, out, _ = mnasnet("info", "cifar10/b1-0.5-32", "--json")
+    model = json.loads(out)["model"]
+    assert (model["origin"], model["classes"], model["trained_at"]) == ("cifar10/b1-0.5-32", 10, 32)
+    status, out, err = mnasnet("info", "cifar1")
+    assert (status, out) == (1, "")
+    assert "Did you mean 'cifar10'" in err
+    status, _, err = mnasnet("info", "cifar10", "--width", "0.5")
+    assert status == 1
+    assert "change a network" in err or "need --network" in err
+
+
+def test_push(mnasnet, monkeypatch, tmp_path):
+    def push(model, repo, **settings):
+        pushed.update(settings, model=model, repo=repo)
+        return f"https://huggingface.co/{repo}/commit/1"
+
+    pushed = {}
+    monkeypatch.setattr("keras_mnasnet.hub.push_to_hub", push)
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    options = ("--labels", tmp_path / "labels.txt", "--metric", "top1=94.2", "--measured-on", "my photos", "--private")
+    status, out, _ = mnasnet("push", "cifar10", "me/pets", *options)
+    assert status == 0
+    assert out == (
+        "uploaded https://huggingface.co/me/pets/commit/1; use it with: mnasnet predict hf://me/pets PHOTO\n"
+    )  # fmt: skip
+    assert (pushed["model"], pushed["repo"], pushed["labels"], pushed["private"]) == (
+        "cifar10",
+        "me/pets",
+        ["cat", "dog"],
+        True,
+    )
+    assert (pushed["metrics"], pushed["dataset"], pushed["license"]) == ({"top1": pytest.approx(0.942)}, "my photos", None)
+    assert json.loads(mnasnet("push", "cifar10", "me/pets", "--json")[1])["address"].endswith("/1")
+    status, _, err = mnasnet("push", "cifar10", "me/pets", "--metric", "good")
+    assert status == 1
+    assert "must be NAME=PERCENT" in err
