@@ -90,12 +90,12 @@ def trained(settings: dict[str, Any], annotations: Path, images: str, folder: Pa
 
 def detections(folder: Path, data: Any) -> tuple[Any, list[Any]]:
     """The detector in a run's folder, and what it finds in every photo."""
-    from keras_mnasnet.detection.checkpoint import load_detector
+    from keras_mnasnet import load
     from keras_mnasnet.detection.data import evaluation_batches
     from keras_mnasnet.detection.model import spec_of
     from keras_mnasnet.detection.postprocess import detections_of, sigmoid
 
-    model = load_detector(folder)
+    model = load(folder).model()
     spec = spec_of(model)
     found = []
     for pixels, _ in evaluation_batches(data, size=spec.input_size, batch_size=data.count):

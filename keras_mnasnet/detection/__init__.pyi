@@ -1,6 +1,4 @@
 from .anchors import anchor_boxes as anchor_boxes
-from .checkpoint import load_detector as load_detector
-from .checkpoint import save_detector as save_detector
 from .evaluation import evaluate as evaluate
 from .inference import predict as predict
 from .model import build_detector as build_detector

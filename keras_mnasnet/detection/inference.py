@@ -15,15 +15,16 @@ import numpy as np
 
 from keras_mnasnet.data import chosen_photos, missing, read_image, refuse_bad
 from keras_mnasnet.data.decode import decode
-from keras_mnasnet.detection.checkpoint import load_detector
 from keras_mnasnet.detection.data import resize_photo
 from keras_mnasnet.detection.drawing import draw, write_png
 from keras_mnasnet.detection.model import spec_of
 from keras_mnasnet.detection.postprocess import Detections, PostProcess, detections_of, sigmoid
 from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.export.file import TfliteFile
+from keras_mnasnet.loading import checkpoint_of, load
 from keras_mnasnet.preprocessing import PIXELS
 from keras_mnasnet.utils.text import Life, header
+from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
 
 __all__ = [
     "OPERATOR", "DetectedObject", "Detector", "KerasDetector", "PhotoObjects", "TfliteDetector", "as_network_takes",
@@ -63,7 +64,8 @@ def open_detector(
     """
     if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite"):
         return _open_tflite(os.fspath(model), settings or PostProcess(), labels, tflite_input, threads)
-    built, name = detector_model(model)
+    built, origin = detector_model(model)
+    name = origin.name
     if labels is not None:
         raise ValueError(f"`labels` are for a .tflite file without class names. Received: labels for {name}")
     run = KerasDetector(built, settings, batch_size=batch_size)
@@ -73,12 +75,18 @@ def open_detector(
     )  # fmt: skip
 
 
-def detector_model(model: Any) -> tuple[keras.Model, str]:
-    """The Keras detector of any source, with its spec, and the name to show for it; CheckpointError for a classifier."""
+def detector_model(model: Any) -> tuple[keras.Model, Origin]:
+    """The Keras detector of any source, and where it comes from; CheckpointError for a classifier."""
     if isinstance(model, keras.Model):
         spec_of(model)
-        return model, model.name
-    return load_detector(model), os.fspath(model)
+        return model, checkpoint_of(model).origin
+    checkpoint = load(model)
+    if checkpoint.detector is None:
+        raise CheckpointError(
+            f"A detector is needed here. Received: {checkpoint.origin.name}, which classifies. `mnasnet predict` and `mnasnet "
+            f"bench accuracy` take it; `mnasnet detect train --from` makes a detector of it."
+        )
+    return checkpoint.model(), checkpoint.origin
 
 
 def _open_tflite(

@@ -99,7 +99,7 @@ def spec_of(model: keras.Model) -> DetectorSpec:
     spec = getattr(model, SPEC, None)
     if not isinstance(spec, DetectorSpec):
         raise ValueError(
-            f"The model must be a detector made by SSDLite or load_detector. Received: model {model.name!r} without a "
-            f"DetectorSpec. Keep detectors with save_detector; a .keras file does not hold anchors and classes."
+            f"The model must be a detector: SSDLite(...), or keras_mnasnet.load(...).model(). Received: model {model.name!r} "
+            f"without a DetectorSpec. Keep detectors with keras_mnasnet.save; model.save() does not hold anchors and classes."
         )
     return dataclasses.replace(spec)

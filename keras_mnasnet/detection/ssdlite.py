@@ -8,15 +8,14 @@ from collections.abc import Sequence
 import keras
 from absl import logging
 
-from keras_mnasnet.applications import MnasNet
+from keras_mnasnet.applications import checkpoint_for
 from keras_mnasnet.architecture import Architecture, round_filters
 from keras_mnasnet.detection.model import SCORE_BIAS, build_detector
 from keras_mnasnet.detection.spec import AnchorSettings, DetectorSpec, default_classes
-from keras_mnasnet.family import as_architecture
+from keras_mnasnet.family import FAMILY, as_architecture
+from keras_mnasnet.loading import load
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization
-from keras_mnasnet.spec import describe
-from keras_mnasnet.training.start import copy_layers
-from keras_mnasnet.weights.checkpoint import Checkpoint
+from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics, assign, expected_shapes
 
 __all__ = ["SSDLite"]
 
@@ -24,7 +23,7 @@ EXTRAS = (512, 256, 256, 128)
 
 
 def SSDLite(
-    backbone: Architecture | str = "a1",
+    backbone: Architecture | str | None = None,
     classes: int | Sequence[str] = 90,
     weights: str | os.PathLike[str] | Checkpoint | None = None,
     *,
@@ -49,7 +48,8 @@ def SSDLite(
     multiply-adds: 4,912,181 and 837,819,232.
 
     Args:
-        backbone: a family name, an Architecture or its text form; it must end at stride 32.
+        backbone: a family name, an Architecture or its text form, which must end at stride 32. None: the weights' own network,
+            a1 without weights.
         classes: their names; or how many, which for 90 means COCO's category ids 1..90 and for 80 COCO's classes.
         weights: of the backbone: None (fresh), "imagenet", "cifar10", a record id, a file, "hf://..." or a Checkpoint. Its
             numerics are kept. A stem that was trained at stride 1 (cifar10) is used at stride 2, or every map would be
@@ -64,23 +64,30 @@ def SSDLite(
         loss: "focal" or "mined": what it is to be trained with; kept in the spec.
         score_bias: initial bias of the scores; -4.6 (probability 0.01) is for the focal loss, 0 for the mined one.
     """
-    base = as_architecture(backbone)
+    source = None
     if weights is None:
-        source = None
-        network = base.scaled(width_multiplier, depth_multiplier).with_se(se).with_stem_stride(2)
-        bn_epsilon, padding = 1e-3, "same"
+        network = as_architecture(backbone or "a1").scaled(width_multiplier, depth_multiplier).with_se(se)
+        numerics = Numerics(1e-3, "same")
     else:
-        source = MnasNet(
-            base, include_top=False, weights=weights, input_shape=(input_size, input_size, 3), include_preprocessing=False,
-            width_multiplier=width_multiplier, depth_multiplier=depth_multiplier, se=se,
-        )  # fmt: skip
-        found = describe(source)
-        network, bn_epsilon, padding = found.architecture.with_stem_stride(2), found.bn_epsilon, found.padding
-        if found.architecture.stem_stride != 2:
-            logging.warning("the stem of %s was trained at stride 1 and is used at stride 2", weights)
+        if backbone is width_multiplier is depth_multiplier is se is None:
+            source = load(weights, size=input_size)
+        else:
+            source = checkpoint_for(
+                as_architecture(backbone or "a1"), weights, size=input_size, width_multiplier=width_multiplier,
+                depth_multiplier=depth_multiplier, se=se,
+            )  # fmt: skip
+        if source.detector is not None:
+            raise CheckpointError(
+                f"`weights` are of a classifier, for the backbone. Received: {source.origin.name}, a detector. Take it as it "
+                f"is: keras_mnasnet.load(...).model(), or train from it: keras_mnasnet.detection.train(from_model=...)"
+            )
+        network, numerics = source.architecture, source.numerics
+        if network.stem_stride != 2:
+            logging.warning("the stem of %s was trained at stride 1 and is used at stride 2", source.origin.name)
+    network = network.with_stem_stride(2)
     labels, ids = default_classes(classes) if isinstance(classes, int) else (tuple(classes), tuple(range(1, len(classes) + 1)))
     if extras is None:
-        width = width_multiplier or network.blocks[-1].filters / base.blocks[-1].filters
+        width = width_multiplier or network.blocks[-1].filters / _unscaled(network).blocks[-1].filters
         extras = EXTRAS if width == 1 else tuple(max(16, round_filters(depth, width)) for depth in EXTRAS)
     spec = DetectorSpec(
         backbone=str(network),
@@ -92,13 +99,19 @@ def SSDLite(
         normalization=_normalization(normalize, weights is not None),
         include_preprocessing=include_preprocessing,
         loss=loss,
-        bn_epsilon=bn_epsilon,
-        padding=padding,
+        bn_epsilon=numerics.bn_epsilon,
+        padding=numerics.padding,
     )
     model = build_detector(spec, bn_momentum=bn_momentum, score_bias=score_bias, name=name)
     if source is not None:
-        copy_layers(source, model)
+        assign(model, source.tensors, expected_shapes(source.architecture, 0))
     return model
+
+
+def _unscaled(network: Architecture) -> Architecture:
+    """The member of the family that a network is a scaled version of, by its name; the network itself where it is none."""
+    names = sorted((name for name in FAMILY if network.name == name or network.name.startswith(f"{name}-")), key=len)
+    return FAMILY[names[-1]] if names else network
 
 
 def _normalization(value: str | Normalization | None, has_weights: bool) -> Normalization:

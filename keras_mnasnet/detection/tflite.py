@@ -185,7 +185,8 @@ def export(
         raise ValueError(f"`postprocess` must be one of {tuple(TAILS)}. Received: postprocess={postprocess!r}")
     if annotations is not None and not isinstance(photos, str | os.PathLike):
         raise ValueError(f"`annotations` need `photos` (--photos), the folder of their photos. Received: photos={photos!r}")
-    model, shown_name, origin = _of_source(model)
+    model, source = detector_model(model)
+    origin = Origin(source.name, source.license or "not stated")
     spec = spec_of(model)
     if input_dtype != "float32" and not spec.include_preprocessing:
         raise ValueError(
@@ -208,7 +209,7 @@ def export(
     images, on = _verification_images(photos, calibrated, spec)
     header(
         {
-            "model": f"{shown_name}, {spec.input_size} pixels, {spec.classes} classes",
+            "model": f"{source}, {spec.input_size} pixels, {spec.classes} classes",
             "precision": quantize or "float32",
             "post-processing": f"{postprocess}: {settings}",
             "calibrated on": None if calibration is None else f"{calibration.images:,} photos",
@@ -253,11 +254,6 @@ def export(
         description=description, detector=spec, silent_layers=tuple(silent),
     )  # fmt: skip
     return write_export(content, path, report, spec.labels)
-
-
-def _of_source(model: Any) -> tuple[keras.Model, str, Origin]:
-    built, name = detector_model(model)
-    return built, name, Origin(name) if built is not model else Origin()
 
 
 def _verification_images(given: Any, calibrated: np.ndarray | None, spec: DetectorSpec) -> tuple[np.ndarray, str]:

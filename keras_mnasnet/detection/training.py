@@ -14,7 +14,6 @@ import tensorflow as tf
 from absl import logging
 
 from keras_mnasnet.detection.anchors import anchor_boxes, targets_of
-from keras_mnasnet.detection.checkpoint import assign_tensors, is_detector, load_detector, read_detector, save_detector
 from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, open_dataset, training_batches
 from keras_mnasnet.detection.evaluation import coco_score, require_pycocotools, results_on
 from keras_mnasnet.detection.inference import KerasDetector
@@ -23,6 +22,7 @@ from keras_mnasnet.detection.model import build_detector, spec_of
 from keras_mnasnet.detection.recipe import DetectionRecipe
 from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.detection.ssdlite import SSDLite
+from keras_mnasnet.loading import load, save
 from keras_mnasnet.training.distribution import Cluster
 from keras_mnasnet.training.engine import ALONE, MODEL_FILE, Run, parts_of, resume_run, start_run
 from keras_mnasnet.training.job import Facts, Job, RunKind, anchored_path
@@ -30,11 +30,11 @@ from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import parse_recipe
 from keras_mnasnet.utils.system import environment
 from keras_mnasnet.utils.text import Life, header, listed, say
+from keras_mnasnet.weights.checkpoint import Checkpoint, assign
 
 __all__ = ["DetectionJob", "DetectorRun", "DetectorTraining", "Trainee", "resume", "train"]
 
 DEFAULT_SIZE = 320
-DEFAULT_NETWORK = "a1"
 LARGE = 4  # times the input's side, from which photos are worth shrinking once
 
 
@@ -101,9 +101,9 @@ class DetectorTraining:
         """The highest AP of an epoch."""
         return max((float(row["val_ap"]) for row in self.rows if row.get("val_ap")), default=None)
 
-    def load(self) -> keras.Model:
+    def load(self) -> Checkpoint:
         """The trained detector."""
-        return load_detector(self.model)
+        return load(self.model)
 
 
 def train(
@@ -277,12 +277,18 @@ class DetectorRun(Run):
 
     def _started(self) -> keras.Model:
         job, recipe = self.job, self.recipe
-        if job.weights is not None and is_detector(job.weights):
-            return self._continued(job.weights)
+        scales = {"network": job.model, "width": job.width, "depth": job.depth, "se": job.se}
+        given = [name for name, value in scales.items() if value is not None]
+        weights: Any = job.weights
+        if weights is not None:
+            found = load(weights, network=job.model, size=recipe.size or DEFAULT_SIZE)
+            if found.detector is not None:
+                return self._continued(found, found.detector, given)
+            weights = weights if given else found
         return SSDLite(
-            job.model or DEFAULT_NETWORK,
+            job.model,
             self.data.labels,
-            job.weights,
+            weights,
             category_ids=self.data.category_ids,
             input_size=recipe.size or DEFAULT_SIZE,
             width_multiplier=job.width,
@@ -293,26 +299,24 @@ class DetectorRun(Run):
             score_bias=recipe.score_bias,
         )
 
-    def _continued(self, path: str) -> keras.Model:
+    def _continued(self, start: Checkpoint, spec: DetectorSpec, given: list[str]) -> keras.Model:
         """A trained detector for this run's classes; score predictors of other classes start anew."""
-        spec, tensors = read_detector(path)
-        given = [name for name in ("model", "width", "depth", "se") if getattr(self.job, name) is not None]
-        given = ["network" if name == "model" else name for name in given]
+        name, recipe = start.origin.name, self.recipe
         if given:
             raise ValueError(
-                f"A detector's file says which network it is. Received: {', '.join(given)} with from_model={path!r}. "
+                f"A detector's file says which network it is. Received: {', '.join(given)} with from_model={name!r}. "
                 f"Leave them out."
             )
-        same = spec.labels == self.data.labels
-        spec = dataclasses.replace(
-            spec, labels=self.data.labels, category_ids=self.data.category_ids, loss=self.recipe.loss,
-            input_size=self.recipe.size or spec.input_size,
+        found = dataclasses.replace(
+            spec, labels=self.data.labels, category_ids=self.data.category_ids, loss=recipe.loss,
+            input_size=recipe.size or spec.input_size,
         )  # fmt: skip
-        model = build_detector(spec, bn_momentum=self.recipe.bn_momentum, score_bias=self.recipe.score_bias)
-        if not same:
-            logging.warning("%s has other classes than the data: its score predictors start anew", path)
-            tensors = {name: value for name, value in tensors.items() if not name.rpartition("/")[0].endswith("_scores")}
-        assign_tensors(model, tensors)
+        model = build_detector(found, bn_momentum=recipe.bn_momentum, score_bias=recipe.score_bias)
+        kept = list(start.tensors)
+        if spec.labels != self.data.labels:
+            logging.warning("%s has other classes than the data: its score predictors start anew", name)
+            kept = [tensor for tensor in kept if not tensor.rpartition("/")[0].endswith("_scores")]
+        assign(model, start.tensors, kept)
         return model
 
     def make_facts(self, model: keras.Model) -> DetectionFacts:
@@ -382,7 +386,7 @@ class DetectorRun(Run):
             return {}
         size, batch = spec_of(self.detector).input_size, min(self.recipe.batch_size, data.count)
         batches = evaluation_batches(data, size=size, batch_size=batch, max_boxes=self.recipe.max_boxes)
-        with Life("validation loss", total=data.count, unit="photo", shown=self.shown):
+        with Life("validation loss", unit="photo", shown=self.shown):
             found = {f"val_{key}": float(value) for key, value in model.evaluate(batches, verbose=0, return_dict=True).items()}
         if self.job.measure_ap:
             if self._finder is None:
@@ -399,4 +403,4 @@ class DetectorRun(Run):
         return found["val_ap"] if "val_ap" in found else 1 / (1 + found["val_loss"])
 
     def save(self, model: keras.Model, path: Path) -> None:
-        save_detector(self.detector, path)
+        save(self.detector, path)

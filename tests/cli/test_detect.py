@@ -18,13 +18,14 @@ def run(mnasnet):
 def weights(tmp_path_factory):
     import keras
 
-    from keras_mnasnet.detection import SSDLite, save_detector
+    from keras_mnasnet import save
+    from keras_mnasnet.detection import SSDLite
     from keras_mnasnet.export.verify import drawn_images
 
     keras.utils.set_random_seed(0)
     path = tmp_path_factory.mktemp("detector") / "model.safetensors"
     detector = SSDLite("b1", LABELS, category_ids=(1, 18, 3), width_multiplier=0.35, input_size=96)
-    save_detector(distinct(detector, drawn_images(32, 96, 96, 3, seed=3)), path)
+    save(distinct(detector, drawn_images(32, 96, 96, 3, seed=3)), path)
     return path
 
 

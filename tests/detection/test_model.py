@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from models import shaken
 
-from keras_mnasnet import CheckpointError, MnasNet, save
+from keras_mnasnet import CheckpointError, MnasNet, load, save
 from keras_mnasnet.architecture import Layer
-from keras_mnasnet.detection import DetectorSpec, SSDLite, load_detector, save_detector, spec_of
+from keras_mnasnet.detection import DetectorSpec, SSDLite, predict, spec_of
 from keras_mnasnet.detection.anchors import anchor_boxes
-from keras_mnasnet.detection.checkpoint import is_detector, read_detector
 from keras_mnasnet.detection.spec import COCO_IDS, default_classes, head_layers
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.preprocessing import IMAGENET, Normalization
@@ -129,7 +128,7 @@ def test_first_scores_are_the_prior():
 
 def test_normalization_in_and_before_the_graph(tmp_path):
     inside = shaken(SSDLite("small", 3, width_multiplier=0.35, input_size=96))
-    save_detector(inside, tmp_path / "d.safetensors")
+    save(inside, tmp_path / "d.safetensors")
     assert spec_of(inside).normalization == Normalization((127.5,) * 3, (127.5,) * 3)
     before = SSDLite("small", 3, width_multiplier=0.35, input_size=96, include_preprocessing=False)
     before.set_weights(inside.get_weights())
@@ -169,28 +168,41 @@ def test_bundled_weights_with_a_stem_of_stride_one_are_used_at_stride_two():
 
 def test_a_file_keeps_everything(tmp_path):
     model = shaken(SSDLite("a1", ["a", "b"], width_multiplier=0.35, input_size=96, category_ids=[7, 3], loss="mined"))
-    save_detector(model, tmp_path / "d.safetensors")
-    again = load_detector(tmp_path / "d.safetensors")
+    save(model, tmp_path / "d.safetensors")
+    again = load(tmp_path / "d.safetensors").model()
     assert spec_of(again) == spec_of(model)
     x = np.random.default_rng(0).uniform(0, 255, (1, 96, 96, 3)).astype(np.float32)
     for key in ("boxes", "scores"):
         np.testing.assert_array_equal(np.asarray(again(x)[key]), np.asarray(model(x)[key]))
-    assert is_detector(tmp_path / "d.safetensors")
+    kept = load(tmp_path / "d.safetensors")
+    assert (kept.task, kept.detector, kept.labels, kept.size) == ("detection", spec_of(model), ("a", "b"), 96)
     assert DetectorSpec.from_json(spec_of(model).to_json()) == spec_of(model)
 
 
 def test_wrong_files(tmp_path):
     save(MnasNet("small", weights=None, width_multiplier=0.35), tmp_path / "c.safetensors")
-    assert not is_detector(tmp_path / "c.safetensors")
-    with pytest.raises(CheckpointError, match="must be a detector.*A classification checkpoint goes into SSDLite"):
-        read_detector(tmp_path / "c.safetensors")
+    assert load(tmp_path / "c.safetensors").task == "classification"
+    with pytest.raises(CheckpointError, match="A detector is needed here. Received: .*c.safetensors, which classifies"):
+        predict(tmp_path / "c.safetensors", tmp_path / "photo.jpg")
     with pytest.raises(CheckpointError, match="must exist"):
-        load_detector(tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match="must be a detector made by SSDLite"):
+        predict(tmp_path / "none.safetensors", tmp_path / "photo.jpg")
+    with pytest.raises(ValueError, match="must be a detector: SSDLite"):
         spec_of(MnasNet("small", weights=None, width_multiplier=0.35))
     newer = json.dumps({**spec("small").to_dict(), "schema": 2})
     with pytest.raises(ValueError, match="must be one of keras_mnasnet's.*schema must be 1: update"):
         DetectorSpec.from_json(newer)
+
+
+def test_the_weights_say_which_network_it_is(tmp_path):
+    """Without a backbone; a detector is no backbone."""
+    save(MnasNet("small", weights=None, classes=7, width_multiplier=0.5), tmp_path / "c.safetensors")
+    detector = SSDLite(None, 3, tmp_path / "c.safetensors", input_size=96)
+    found = spec_of(detector)
+    assert found.architecture.same_network(FAMILY["small"].scaled(0.5))
+    assert found.extras == (256, 128, 128, 64)
+    save(detector, tmp_path / "d.safetensors")
+    with pytest.raises(CheckpointError, match="`weights` are of a classifier.*d.safetensors, a detector"):
+        SSDLite(None, 3, tmp_path / "d.safetensors", input_size=96)
 
 
 def test_coco_classes():

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_mnasnet import load
 from keras_mnasnet.cli.main import main
-from keras_mnasnet.detection import SSDLite, load_detector, spec_of
+from keras_mnasnet.detection import SSDLite, spec_of
 from keras_mnasnet.detection import resume as resume_detector
 from keras_mnasnet.detection.losses import FocalLoss, MinedLoss, loss_of
 from keras_mnasnet.detection.recipe import DETECTION_RECIPES, BoxAugment, DetectionRecipe
@@ -114,7 +115,7 @@ def test_a_run_folder(finished, drawn):
     assert (run["schema"], run["kind"]) == (1, "detection")
     assert (run["facts"]["train_images"], run["facts"]["train_boxes"]) == (6, 12)
     assert (finished / "labels.txt").read_text("utf-8").split() == ["red", "green"]
-    spec = spec_of(load_detector(finished))
+    spec = spec_of(load(finished).model())
     assert (spec.labels, spec.category_ids, spec.input_size) == (("red", "green"), (4, 9), 96)
 
 
@@ -133,7 +134,7 @@ def test_a_resumed_run_ends_like_a_whole_one(tmp_path, drawn, finished, monkeypa
             fit(tmp_path / "cut", drawn)
     resume_detector(tmp_path / "cut", progress=False)
     assert curve(tmp_path / "cut") == curve(finished)
-    ours, theirs = (load_detector(folder).get_weights() for folder in (tmp_path / "cut", finished))
+    ours, theirs = (load(folder).model().get_weights() for folder in (tmp_path / "cut", finished))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -186,16 +187,16 @@ def test_fine_tuning_a_detector(tmp_path, drawn, finished):
     still = FAST.changed(epochs=1, learning_rate=0.0, ema=0.0)
     options = {"network": None, "from_model": model}
     fit(tmp_path / "one", drawn, still, **options, classes=("green",))
-    before, after = load_detector(finished), load_detector(tmp_path / "one")
+    before, after = load(finished).model(), load(tmp_path / "one").model()
     assert spec_of(after).labels == ("green",)
     for name, kept in (("stem_conv", True), ("extra2_project_conv", True), ("level1_boxes", True), ("level1_scores", False)):
         ours, theirs = after.get_layer(name).get_weights()[0], before.get_layer(name).get_weights()[0]
         assert (ours.shape == theirs.shape and np.array_equal(ours, theirs)) == kept
     fit(tmp_path / "turned", drawn, still, **options, classes=spec_of(before).labels[::-1])
-    turned = load_detector(tmp_path / "turned").get_layer("level1_scores").get_weights()[0]
+    turned = load(tmp_path / "turned").model().get_layer("level1_scores").get_weights()[0]
     assert not np.array_equal(turned, before.get_layer("level1_scores").get_weights()[0]), "the same classes in another order"
     fit(tmp_path / "two", drawn, still, **options)
-    for a, b in zip(load_detector(tmp_path / "two").trainable_variables, before.trainable_variables, strict=True):
+    for a, b in zip(load(tmp_path / "two").model().trainable_variables, before.trainable_variables, strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
     with pytest.raises(ValueError, match="says which network it is. Received: network with from_model="):
         fit(tmp_path / "three", drawn, still, **{**options, "network": "a1"})
@@ -304,7 +305,7 @@ def test_the_command(capfd, tmp_path, drawn):
     assert status == 0, err
     report = json.loads(out)
     assert report["epochs"][0]["step"] == 3
-    assert spec_of(load_detector(report["model"])).labels == ("green",)
+    assert spec_of(load(report["model"]).model()).labels == ("green",)
     run = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
     assert run["job"]["recipe"]["augment"]["crop"] is False
     status, out, err = command(capfd, "--resume", tmp_path / "run")
