@@ -74,7 +74,7 @@ def test_settings_reach_the_run(mnasnet, tmp_path):
         (("shapes:64@32", *A1, "-o", "{tmp}/r", "--recipe", "fine"), "Did you mean 'finetune'"),
         (("shapes:64@32", *A1, "-o", "{tmp}/r", "--set", "epoch=3"), "Did you mean 'epochs'"),
         (("shapes:64@32", "-o", "{tmp}/r", "--network", "a9"), "a9"),
-        (("shapes:64@32", "-o", "{tmp}/r", "--from", "google/a1"), "Nearest records"),
+        (("shapes:64@32", "-o", "{tmp}/r", "--from", "google/a1"), "Did you mean 'google/a1-"),
         (("shapes:64@32", *A1, "-o", "{tmp}/r", "--batch-size", "100"), "at least one batch"),
         (("--resume", "{tmp}/empty"), "holds run.json"),
         (("shapes:64@32", *TINY, "-o", "{tmp}/r", "--validation", "{tmp}/two"), "must have the same classes"),
