@@ -94,22 +94,11 @@ def evaluator() -> str:
 
 
 def evaluate(
-    models: Any,
-    annotations: str | os.PathLike[str],
-    photos: str | os.PathLike[str] | None = None,
-    *,
-    score: float = 1e-8,
-    iou: float = 0.6,
-    max_detections: int = 100,
-    labels: Sequence[str] | None = None,
-    tflite_input: str | None = None,
-    threads: int | None = None,
-    batch_size: int = 8,
-    limit: int | None = None,
-    max_bad: int = 0,
-    results: str | os.PathLike[str] | None = None,
-    progress: bool = False,
-) -> list[CocoResult]:
+    models: Any, annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None = None, *, score: float = 1e-8,
+    iou: float = 0.6, max_detections: int = 100, labels: Sequence[str] | None = None, tflite_input: str | None = None,
+    threads: int | None = None, batch_size: int = 8, limit: int | None = None, max_bad: int = 0,
+    results: str | os.PathLike[str] | None = None, progress: bool = False,
+) -> list[CocoResult]:  # fmt: skip
     """COCO's twelve numbers of detectors and of result files, on the same photos.
 
     Args:
@@ -129,13 +118,13 @@ def evaluate(
     Raises ValueError for models without classes of the annotations, OSError for missing files, ImportError without pycocotools.
 
     Example:
-        >>> import json
+        >>> import json, pathlib
         >>> from keras_mnasnet.detection import evaluate
         >>> row = {"image_id": 7, "category_id": 1, "bbox": [10, 10, 30, 20]}
         >>> truth = {"images": [{"id": 7, "file_name": "7.jpg", "width": 64, "height": 64}], "annotations": [row],
         ...          "categories": [{"id": 1, "name": "ship"}]}
-        >>> with open("truth.json", "w") as file, open("found.json", "w") as other:
-        ...     json.dump(truth, file), json.dump([{**row, "score": 0.9}], other)
+        >>> for name, value in (("truth", truth), ("found", [{**row, "score": 0.9}])):
+        ...     _ = pathlib.Path(f"{name}.json").write_text(json.dumps(value))
         >>> round(evaluate("found.json", "truth.json")[0].metrics["AP"], 3)
         1.0
     """
@@ -255,16 +244,9 @@ def category_map(labels: Sequence[str], category_ids: Sequence[int] | None, trut
 
 
 def results_on(
-    run: Callable[[np.ndarray], list[Detections]],
-    dataset: CocoDataset,
-    truth: Truth,
-    category_ids: Sequence[int | None],
-    *,
-    size: int,
-    batch_size: int = 8,
-    name: str = "detector",
-    shown: bool = False,
-) -> tuple[list[Result], float]:
+    run: Callable[[np.ndarray], list[Detections]], dataset: CocoDataset, truth: Truth, category_ids: Sequence[int | None], *,
+    size: int, batch_size: int = 8, name: str = "detector", shown: bool = False,
+) -> tuple[list[Result], float]:  # fmt: skip
     """COCO results of a detector on every photo of `dataset`, and the seconds that it took, without reading photos.
 
     Photos that cannot be decoded must have been left out: `dataset.checked()`.

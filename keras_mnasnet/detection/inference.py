@@ -269,18 +269,10 @@ class PhotoObjects:
 
 
 def predict(
-    model: Any,
-    photos: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    *,
-    output: str | os.PathLike[str] | None = None,
-    score: float = 0.3,
-    iou: float = 0.6,
-    max_detections: int = 100,
-    labels: Sequence[str] | None = None,
-    tflite_input: str | None = None,
-    threads: int | None = None,
-    progress: bool = False,
-) -> list[PhotoObjects]:
+    model: Any, photos: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *,
+    output: str | os.PathLike[str] | None = None, score: float = 0.3, iou: float = 0.6, max_detections: int = 100,
+    labels: Sequence[str] | None = None, tflite_input: str | None = None, threads: int | None = None, progress: bool = False,
+) -> list[PhotoObjects]:  # fmt: skip
     """Find objects in photos, and draw them.
 
     Args:

@@ -23,24 +23,13 @@ EXTRAS = (512, 256, 256, 128)
 
 
 def SSDLite(
-    backbone: Architecture | str | None = None,
-    classes: int | Sequence[str] = 90,
-    weights: str | os.PathLike[str] | Checkpoint | None = None,
-    *,
-    category_ids: Sequence[int] | None = None,
-    input_size: int = 320,
-    include_preprocessing: bool = True,
-    normalize: str | Normalization | None = None,
-    width_multiplier: float | None = None,
-    depth_multiplier: float | None = None,
-    se: bool | float | None = None,
-    extras: Sequence[int] | None = None,
-    anchors: AnchorSettings | None = None,
-    loss: str = "focal",
-    bn_momentum: float = 0.99,
-    score_bias: float = SCORE_BIAS,
-    name: str | None = None,
-) -> keras.Model:
+    backbone: Architecture | str | None = None, classes: int | Sequence[str] = 90,
+    weights: str | os.PathLike[str] | Checkpoint | None = None, *, category_ids: Sequence[int] | None = None,
+    input_size: int = 320, include_preprocessing: bool = True, normalize: str | Normalization | None = None,
+    width_multiplier: float | None = None, depth_multiplier: float | None = None, se: bool | float | None = None,
+    extras: Sequence[int] | None = None, anchors: AnchorSettings | None = None, loss: str = "focal",
+    bn_momentum: float = 0.99, score_bias: float = SCORE_BIAS, name: str | None = None,
+) -> keras.Model:  # fmt: skip
     """MnasNet + SSDLite (paper, section 4.3 and table 3): images `[B, S, S, 3]` -> {"boxes", "scores"}.
 
     "boxes" `[B, N, 4]` are (ty, tx, th, tw) relative to `anchor_boxes(S)`; "scores" `[B, N, classes + 1]` are logits of

@@ -127,24 +127,12 @@ class DetectorReport:
 
 
 def export(
-    model: Any,
-    path: str | os.PathLike[str],
-    *,
-    quantize: str | None = None,
-    representative_data: Any = None,
-    photos: Any = None,
-    annotations: str | os.PathLike[str] | None = None,
-    postprocess: str = "operator",
-    score: float = EXPORT_SETTINGS.score_threshold,
-    iou: float = EXPORT_SETTINGS.iou_threshold,
-    max_detections: int = EXPORT_SETTINGS.total,
-    input_dtype: str = "float32",
-    calibration_count: int = 500,
-    verification_count: int = 32,
-    max_bad: int = 0,
-    seed: int = 0,
-    progress: bool = False,
-) -> DetectorReport:
+    model: Any, path: str | os.PathLike[str], *, quantize: str | None = None, representative_data: Any = None,
+    photos: Any = None, annotations: str | os.PathLike[str] | None = None, postprocess: str = "operator",
+    score: float = EXPORT_SETTINGS.score_threshold, iou: float = EXPORT_SETTINGS.iou_threshold,
+    max_detections: int = EXPORT_SETTINGS.total, input_dtype: str = "float32", calibration_count: int = 500,
+    verification_count: int = 32, max_bad: int = 0, seed: int = 0, progress: bool = False,
+) -> DetectorReport:  # fmt: skip
     """Export a detector to `.tflite`, and verify the file: raw outputs and detections against the Keras model's.
 
     Args:

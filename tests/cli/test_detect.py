@@ -110,7 +110,7 @@ def test_predict_draws(run, weights, coco, tmp_path):
     [
         (("eval", "{tmp}/x.json", "--annotations", "{truth}"), "A result file must exist. Received: "),
         (("eval", "{tmp}/x.tflite", "--annotations", "{truth}"), "A .tflite file must exist. Received: "),
-        (("eval", "nothing", "--annotations", "{truth}"), "must exist"),
+        (("eval", "nothing", "--annotations", "{truth}"), "A model must be "),
         (("eval", "{weights}", "--annotations", "{truth}"), "Detectors need the folder of the photos. Received: photos=None"),
         (("eval", "{weights}", "--annotations", "{truth}", "--photos", "{tmp}/none"), "The photos must be in a folder"),
         (("eval", "{results}", "--annotations", "{tmp}/none.json"), "Annotations must exist"),
@@ -118,7 +118,7 @@ def test_predict_draws(run, weights, coco, tmp_path):
         (("eval", "{results}", "--annotations", "{truth}", "--limit", "0"), "`limit` must be 1 or more. Received: limit=0"),
         (("eval", "{results}", "--annotations", "{truth}", "--iou-threshold", "2"), "Received: iou_threshold=2.0"),
         (("eval", "{results}", "--annotations", "{truth}", "--labels", "{tmp}/no"), "`--labels` must be a text file"),
-        (("predict", "{tmp}/none", "a.jpg"), "must exist"),
+        (("predict", "{tmp}/none", "a.jpg"), "A model must be "),
         (("predict", "{weights}", "a/x.jpg", "b/x.png", "-o", "{tmp}"), "Received: x_detections.png twice"),
         (("export", "{weights}", "-o", "{tmp}/a.bin"), "`-o` must end in .tflite"),
         (("export", "{weights}", "-o", "{tmp}/a.tflite", "--quantize", "int8"), "needs --calibrate DATA"),
