@@ -197,7 +197,7 @@ def checkpoint_for(
     detects = found is not None and found.detector is not None
     asked = base.scaled(width_multiplier, depth_multiplier).with_se(se).with_stem_stride(stem_stride)
     any_width = width_multiplier is None and depth_multiplier is None and se is None
-    same = any_width or (held.blocks[1:], held.head) == (asked.blocks[1:], asked.head)
+    same = any_width or held.same_body(asked)
     if not detects and stem_stride in (None, held.stem_stride) and same and _design(held) == _design(asked):
         return found or load(record.id if record else weights)
     what = "a detector" if detects else f"'{held}'"

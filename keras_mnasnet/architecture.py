@@ -362,6 +362,16 @@ class Architecture:
         """Multiply-adds per image of convolutions, squeeze-and-excite and classifier at `height` x `width` pixels."""
         return sum(row.madds for row in _operations(self, height, width, classes))
 
+    def same_body(self, other: Architecture) -> bool:
+        """Whether the stages after the first and the head are the same, whatever the stem and the wording of the blocks."""
+
+        def body(network: Architecture) -> tuple:
+            units = [unit for unit in network.units() if unit.stage > 1]
+            first = [unit._replace(input_filters=0, expanded=0, se_filters=0) for unit in units[:1]]
+            return network.head, [block.expand for block in network.blocks[1:2]], first, units[1:]
+
+        return body(self) == body(other)
+
     def same_network(self, other: Architecture) -> bool:
         """Whether both build the same graph, whatever their names or the wording of their blocks."""
         ours, theirs = ((each.stem, each.stem_stride, each.head, each.units()) for each in (self, other))

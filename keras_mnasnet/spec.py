@@ -116,12 +116,12 @@ def _named(read: Architecture, *, residual_known: bool) -> Architecture:
 
     for network, width in itertools.product(FAMILY.values(), WIDTHS):
         known = network.scaled(width).with_stem_stride(read.stem_stride)
-        if known.blocks[1:] != read.blocks[1:] or known.head != read.head:
+        if not known.same_body(read):
             continue
         for stem, first in ((known.stem, known.blocks[0]), (network.stem, network.blocks[0])):  # scaled, or left as it was
             if (stem, free(first)) == (read.stem, free(read.blocks[0])):
                 first = read.blocks[0] if residual_known else first
-                found = dataclasses.replace(known, stem=stem, blocks=(first, *known.blocks[1:]))
+                found = dataclasses.replace(known, stem=stem, blocks=(first, *read.blocks[1:]))
                 return known if found.same_network(known) else found
     return read
 

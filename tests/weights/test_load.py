@@ -84,7 +84,7 @@ def test_tgz_is_read_wherever_the_checkpoint_lies(google, tmp_path):
         (folder / part.name).write_bytes(part.read_bytes())
     (folder / "checkpoint").unlink()
     checkpoint = load(write_tgz(tmp_path / "c.tgz", tmp_path / "deep"))
-    assert (checkpoint.source, checkpoint.architecture.name, checkpoint.classes) == ("google", "a1-0.35", 1000)
+    assert (checkpoint.origin.source, checkpoint.architecture.name, checkpoint.classes) == ("google", "a1-0.35", 1000)
 
 
 def test_raw_variables_only_without_averages(google, tmp_path):
@@ -143,7 +143,7 @@ def test_top_is_dropped_or_refused_never_random(google):
     head = full.get_layer("head_bn").get_weights()
     for ours, theirs in zip(headless.get_layer("head_bn").get_weights(), head, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    with pytest.raises(ValueError, match=r"`classes` must be.*classes=10.*1000 classes.*include_top=False"):
+    with pytest.raises(ValueError, match=r"`classes` must be.*classes=10.*1000 classes.*model\(classes=10\)"):
         MnasNetA1(weights=prefix, classes=10, **options)
     ten = MnasNetA1(weights=None, classes=10, **options)
     before = ten.get_layer("predictions").get_weights()

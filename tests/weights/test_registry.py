@@ -11,8 +11,8 @@ from fixtures import FIXTURES, INDEX, RECIPE, recipe
 from keras_mnasnet import CheckpointError
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.model import build
+from keras_mnasnet.weights import convert
 from keras_mnasnet.weights.checkpoint import expected_shapes
-from keras_mnasnet.weights.convert import convert
 from keras_mnasnet.weights.registry import find, names, records, select, source_preprocessing
 
 
@@ -51,11 +51,10 @@ def test_only_timms_small_has_a_first_residual():
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda f: f.name)
 def test_every_listing_is_recognised_and_identified(fixture):
     listing = dict(recipe.read_listing(RECIPE / "keys" / INDEX[fixture.name]["listing"]))
-    assert convert.recognise(listing) == fixture.source
+    assert convert.recognize(listing) == fixture.source
     name, width = fixture.network
-    network = FAMILY[name].scaled(width, scale_stem="v1stem" not in fixture.name)
     located = convert.SOURCES[fixture.source][1](listing)
-    assert len(located) == len(expected_shapes(network, 1000))
+    assert len(located) == len(expected_shapes(FAMILY[name].scaled(width), 1000))
 
 
 @pytest.mark.parametrize(
