@@ -29,45 +29,34 @@ def network_rows(name: str, data: str, folder: Path, qat_epochs: int) -> list[di
     """One row per precision."""
     from keras_mnasnet.benchmarks import evaluate, latency
     from keras_mnasnet.data import sample_photos
-    from keras_mnasnet.export import Origin, export_tflite, train_quantized
+    from keras_mnasnet.export import export_tflite, quantize_aware
     from keras_mnasnet.loading import load
 
     checkpoint = load("cifar10", network=name)
-    preprocessing = checkpoint.preprocessing
-    origin = Origin(checkpoint.origin.name, checkpoint.origin.license or "")
-    photos = sample_photos(data, preprocessing, CALIBRATION_IMAGES)
-    shown = sample_photos(data, preprocessing, 64, split="test")
-    model = checkpoint.model()
+    record = checkpoint.origin.name
+    shown = sample_photos(data, checkpoint.preprocessing, 64, split="test")
     rows: list[dict[str, Any]] = []
     for precision in PRECISIONS:
         path = folder / f"{name}-{precision or 'float32'}.tflite"
-        given: dict[str, Any] = {"representative_data": photos} if precision == "int8" else {}
         report = export_tflite(
-            model, path, quantize=precision, images=shown, labels=checkpoint.labels, origin=origin,
-            calibration_count=CALIBRATION_IMAGES, **given,
-        )  # fmt: skip
+            record, path, quantize=precision, photos=shown, representative_data=data, calibration_count=CALIBRATION_IMAGES
+        )
         rows.append({"file": str(path), "precision": precision or "float32", **_facts(report)})
     if qat_epochs:
         path = folder / f"{name}-int8-qat.tflite"
         facts = path.with_suffix(".row.json")
         if not (path.exists() and facts.exists()):
-            trained = train_quantized(checkpoint, data, path, epochs=qat_epochs, origin=origin)
+            trained = quantize_aware(record, data, path, epochs=qat_epochs)
             validation = [row["val_accuracy"] for row in trained.epochs]
             about = {"qat_epochs": len(validation), "qat_seconds": trained.seconds, "qat_validation": validation}
             facts.write_text(json.dumps(_facts(trained.export) | about), "utf-8")
         rows.append({"file": str(path), "precision": "int8, QAT", **json.loads(facts.read_text("utf-8"))})
     files = [row["file"] for row in rows]
-    scored = evaluate(files, data, split="test", preprocessing=preprocessing, threads=1)
+    scored = evaluate(files, data, split="test", threads=1)
     timed = latency(files, runs=300)
-    keras_top1 = evaluate([checkpoint.origin.name], data, split="test")[0].top1
+    keras_top1 = evaluate([record], data, split="test")[0].top1
     for row, score, time in zip(rows, scored, timed.results, strict=True):
-        row |= {
-            "network": name,
-            "record": checkpoint.origin.name,
-            "top1": score.top1,
-            "top1_keras": keras_top1,
-            "images": score.images,
-        }
+        row |= {"network": name, "record": record, "top1": score.top1, "top1_keras": keras_top1, "images": score.images}
         row |= {"latency": dataclasses.asdict(time) | {"model": Path(time.model).name}, "file": Path(row["file"]).name}
     return rows
 

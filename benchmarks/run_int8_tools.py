@@ -46,10 +46,10 @@ def network_rows(name: str, data: str, folder: Path) -> list[dict[str, Any]]:
     photos = sample_photos(data, preprocessing, CALIBRATION_IMAGES)
     model = checkpoint.model()
     files = {tool: folder / f"{name}-{tool}.tflite" for tool in ("float32", "converter", "ai-edge-quantizer")}
-    export_tflite(model, files["float32"], images=photos[:64], labels=checkpoint.labels)
+    export_tflite(model, files["float32"], photos=photos[:64], labels=checkpoint.labels)
     export_tflite(
         model, files["converter"], quantize="int8", representative_data=photos, calibration_count=CALIBRATION_IMAGES,
-        images=photos[:64], labels=checkpoint.labels,
+        photos=photos[:64], labels=checkpoint.labels,
     )  # fmt: skip
     quantize_static(files["float32"], files["ai-edge-quantizer"], photos)
     paths = [str(path) for path in files.values()]

@@ -34,13 +34,14 @@ from keras_mnasnet.export.converter import convert_function, convert_model
 from keras_mnasnet.export.file import GraphFacts, TfliteFile
 from keras_mnasnet.export.flatbuffer import METADATA_NAME, ModelWriter, detector_metadata, joined
 from keras_mnasnet.export.partitions import Partitions
-from keras_mnasnet.export.report import Origin, stamped, write_export
+from keras_mnasnet.export.report import stamped, write_export
 from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.tflite import check_options, with_extremes
 from keras_mnasnet.export.verify import Comparison, ExportError, check_promise, compare, drawn_images, judge
 from keras_mnasnet.preprocessing import PIXELS
 from keras_mnasnet.utils.files import check_writable
 from keras_mnasnet.utils.text import Life, header
+from keras_mnasnet.weights.checkpoint import Origin
 
 __all__ = [
     "EXPORT_SETTINGS", "OUTPUTS", "TAILS", "Agreement", "DetectorReport", "MeasuredDrop", "agreement", "builtin_tail", "export",
@@ -173,8 +174,7 @@ def export(
         raise ValueError(f"`postprocess` must be one of {tuple(TAILS)}. Received: postprocess={postprocess!r}")
     if annotations is not None and not isinstance(photos, str | os.PathLike):
         raise ValueError(f"`annotations` need `photos` (--photos), the folder of their photos. Received: photos={photos!r}")
-    model, source = detector_model(model)
-    origin = Origin(source.name, source.license or "not stated")
+    model, origin = detector_model(model)
     spec = spec_of(model)
     if input_dtype != "float32" and not spec.include_preprocessing:
         raise ValueError(
@@ -226,7 +226,7 @@ def export(
         metadata = {}
         if postprocess != "none":
             metadata[METADATA_NAME] = detector_metadata(
-                name=name, description=description, license=origin.licence, input_name="image",
+                name=name, description=description, license=origin.license or "not stated", input_name="image",
                 normalization=PIXELS if spec.include_preprocessing else spec.normalization, size=shape[:2],
             )  # fmt: skip
         content = joined(body, TAILS[postprocess](spec, settings), description=description, metadata=metadata)

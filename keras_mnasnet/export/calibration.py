@@ -38,7 +38,7 @@ def calibration_images(
     out of range, or none; fewer than ENOUGH are logged.
     """
     if count < 1:
-        raise ValueError(f"`calibration_images` must be 1 or more. Received: calibration_images={count!r}")
+        raise ValueError(f"`calibration_count` must be an integer >= 1. Received: calibration_count={count!r}")
     chosen: int | None = None
     if isinstance(data, np.ndarray) and data.ndim == 4:
         if len(data) > count:

@@ -16,28 +16,29 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from keras_mnasnet import __version__
-from keras_mnasnet.export.report import Card, ExportReport, Origin, publish
+from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.export.report import Description, ExportReport, publish
 from keras_mnasnet.export.rewrite import rewritten
-from keras_mnasnet.export.tflite import check_labels, check_options
+from keras_mnasnet.export.tflite import check_labels, check_options, check_target, classifier
+from keras_mnasnet.loading import save
 from keras_mnasnet.model import resolve_input_shape
-from keras_mnasnet.preprocessing import Normalization
-from keras_mnasnet.utils.files import check_writable, replaced
+from keras_mnasnet.preprocessing import Augment, Normalization
+from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.text import Life, header, say
 from keras_mnasnet.weights.checkpoint import Checkpoint
-from keras_mnasnet.weights.formats.safetensors import write_native
 
-__all__ = ["AUGMENT", "TrainingReport", "prune", "train_quantized"]
+__all__ = ["TrainingReport", "prune", "quantize_aware"]
 
 WORKER = "keras_mnasnet.export.qat_worker"
 PACKAGES = ("tf_keras", "tensorflow_model_optimization")
-AUGMENT: Mapping[str, Any] = {"crop": "pad", "pad": 2, "flip": True}
+AUGMENT = Augment(crop="pad", pad=2)
 LAST_LINES = 5
 
 
@@ -67,89 +68,103 @@ class TrainingReport:
         return {**self.export.as_json(), "training": own}
 
 
-def train_quantized(
-    checkpoint: Checkpoint, data: str | os.PathLike[str], path: str | os.PathLike[str], *, epochs: int = 3,
-    batch_size: int = 64, learning_rate: float = 1e-4, input_dtype: str = "float32", seed: int = 0,
-    resolution: int | None = None, augment: Mapping[str, Any] = AUGMENT, labels: Sequence[str] | None = None,
-    origin: Origin | None = None, steps_per_epoch: int | None = None, max_bad: int = 0, progress: bool = False,
+def quantize_aware(
+    model: Any, data: str | os.PathLike[str], path: str | os.PathLike[str], *, epochs: int = 3, batch_size: int = 64,
+    learning_rate: float = 1e-4, input_dtype: str = "float32", size: int | None = None,
+    network: Architecture | str | None = None, labels: Sequence[str] | None = None,
+    validation: str | os.PathLike[str] | float | None = None, augment: Augment = AUGMENT,
+    steps_per_epoch: int | None = None, seed: int = 0, max_bad: int = 0, progress: bool = True,
 ) -> TrainingReport:  # fmt: skip
     """Fine-tune with fake quantization and write a full int8 `.tflite` with the operators of `quantize="int8"`.
 
-    `data` is what `data.open_images` takes, of the checkpoint's classes. The file is verified against the fake-quantized
-    network. ValueError for bad arguments, ImportError without the extra `[qat]`, ChildProcessError where the training dies.
+    Args:
+        model: any source that `load` takes, a Checkpoint, or a Keras model of this package.
+        data: labeled photos of the model's classes, as `open_images` takes them; `validation` as `open_splits`.
+        input_dtype: "uint8" or "int8": input and output are then of that type.
+        learning_rate: a cosine starts there.
+        size: input size in pixels; the model's own by default. `labels` stand in the file in place of the model's.
+        steps_per_epoch: at most so many; `max_bad` damaged photos are passed over.
+
+    The file is verified against the fake-quantized network. Raises ValueError for bad arguments, ImportError without the
+    extra `[qat]`, ChildProcessError where the training dies, ExportError where the file is not the network.
+
+    Example:
+        from keras_mnasnet.export import quantize_aware
+        report = quantize_aware("runs/flowers", "flowers", "flowers_qat.tflite", input_dtype="uint8")
     """
     check_options("int8", input_dtype, 1, ())
-    run = _Run(checkpoint, data, path, epochs, batch_size, learning_rate, seed, resolution, augment, steps_per_epoch, max_bad)
-    return run.go(labels=labels, origin=origin, input_dtype=input_dtype, sparsity=None, progress=progress)
+    job = _Job(data, path, epochs, batch_size, learning_rate, size, validation, augment, steps_per_epoch, seed, max_bad)
+    return job.run(model, network, labels, input_dtype, None, progress)
 
 
 def prune(
-    checkpoint: Checkpoint, data: str | os.PathLike[str], path: str | os.PathLike[str], *, sparsity: float, epochs: int = 3,
-    batch_size: int = 64, learning_rate: float = 1e-3, seed: int = 0, resolution: int | None = None,
-    augment: Mapping[str, Any] = AUGMENT, labels: Sequence[str] | None = None, origin: Origin | None = None,
-    steps_per_epoch: int | None = None, max_bad: int = 0, progress: bool = False,
+    model: Any, data: str | os.PathLike[str], path: str | os.PathLike[str], *, sparsity: float, epochs: int = 3,
+    batch_size: int = 64, learning_rate: float = 1e-3, size: int | None = None, network: Architecture | str | None = None,
+    labels: Sequence[str] | None = None, validation: str | os.PathLike[str] | float | None = None, augment: Augment = AUGMENT,
+    steps_per_epoch: int | None = None, seed: int = 0, max_bad: int = 0, progress: bool = True,
 ) -> TrainingReport:  # fmt: skip
     """Fine-tune the 1x1 convolutions of the stages to `sparsity` zeros and write a float32 `.tflite` with sparse weights.
 
     The network gets symmetric padding, which XNNPACK's sparse kernels ask for. The same network written densely lies beside
-    it as NAME.dense.tflite. As `train_quantized` otherwise.
+    it as NAME.dense.tflite. As `quantize_aware` otherwise.
+
+    Example:
+        from keras_mnasnet.export import prune
+        report = prune("runs/flowers", "flowers", "flowers_sparse.tflite", sparsity=0.8)
     """
     if not 0 < sparsity < 1:
         raise ValueError(f"`sparsity` must be between 0 and 1, both excluded. Received: sparsity={sparsity!r}")
-    run = _Run(checkpoint, data, path, epochs, batch_size, learning_rate, seed, resolution, augment, steps_per_epoch, max_bad)
-    return run.go(labels=labels, origin=origin, input_dtype="float32", sparsity=sparsity, progress=progress)
+    job = _Job(data, path, epochs, batch_size, learning_rate, size, validation, augment, steps_per_epoch, seed, max_bad)
+    return job.run(model, network, labels, "float32", sparsity, progress)
 
 
-@dataclasses.dataclass(slots=True)
-class _Run:
-    checkpoint: Checkpoint
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Job:
     data: str | os.PathLike[str]
     path: str | os.PathLike[str]
     epochs: int
     batch_size: int
     learning_rate: float
-    seed: int
-    resolution: int | None
-    augment: Mapping[str, Any]
+    size: int | None
+    validation: str | os.PathLike[str] | float | None
+    augment: Augment
     steps_per_epoch: int | None
+    seed: int
     max_bad: int
 
-    def go(
-        self, *, labels: Sequence[str] | None, origin: Origin | None, input_dtype: str, sparsity: float | None, progress: bool
-    ) -> TrainingReport:
+    def run(
+        self, model: Any, network: Architecture | str | None, labels: Sequence[str] | None, input_dtype: str,
+        sparsity: float | None, progress: bool,
+    ) -> TrainingReport:  # fmt: skip
         """Train in a child process, then verify and write."""
         self._check()
-        names = (self.checkpoint.labels or None) if labels is None else labels
-        names = check_labels(names, (None, self.checkpoint.classes))
+        checkpoint = classifier(model, network=network, size=self.size)
+        names = check_labels(checkpoint.labels if labels is None else labels, (None, checkpoint.classes))
+        size = checkpoint.size if self.size is None else self.size
         started = time.perf_counter()
-        size = self.checkpoint.size if self.resolution is None else self.resolution
-        with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as temporary:
-            folder = Path(temporary)
-            write_native(self.checkpoint, folder / "start.safetensors")
-            options = ("epochs", "batch_size", "learning_rate", "seed", "steps_per_epoch", "max_bad")
-            files = {"checkpoint": "start.safetensors", "images": "images.npy", "expected": "expected.npy"}
-            files |= {"output": "out.tflite", "dense": "dense.tflite"}
-            job = {
-                **{key: getattr(self, key) for key in options},
-                **{key: str(folder / name) for key, name in files.items()},
-                "data": os.fspath(self.data), "size": size, "augment": dict(self.augment), "prune": sparsity,
-                "input_dtype": input_dtype,
-            }  # fmt: skip
-            (folder / "job.json").write_text(json.dumps(job), "utf-8")
-            events = _work(folder / "job.json", self.epochs, progress)
-            images, expected = np.load(folder / "images.npy"), np.load(folder / "expected.npy")
-            content = (folder / "out.tflite").read_bytes()
-            dense = (folder / "dense.tflite").read_bytes() if sparsity else None
-        seconds = time.perf_counter() - started
-        network = f"mnasnet_{self.checkpoint.architecture.name}"
         what = "int8, quantization-aware training" if sparsity is None else f"float32, pruned to {sparsity:.0%}"
-        card = Card(
-            name=network, description=f"{network}, {what}, made by keras_mnasnet {__version__}", origin=origin or Origin(),
-            labels=names, normalization=Normalization(), preprocessing=self.checkpoint.preprocessing.at(size),
+        header(
+            {
+                "model": checkpoint.origin, "network": checkpoint.architecture.name, "input": f"{size} x {size} pixels",
+                "training": f"{what}; {self.epochs} epochs, batches of {self.batch_size}, learning rate {self.learning_rate:g}",
+                "data": os.fspath(self.data), "output": os.fspath(self.path),
+            },
+            shown=progress,
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as temporary:
+            events = self._trained(checkpoint, Path(temporary), size, input_dtype, sparsity, progress)
+            images, expected = (np.load(Path(temporary) / f"{name}.npy") for name in ("images", "expected"))
+            content = (Path(temporary) / "out.tflite").read_bytes()
+            dense = (Path(temporary) / "dense.tflite").read_bytes() if sparsity else None
+        seconds = time.perf_counter() - started
+        name = f"mnasnet_{checkpoint.architecture.name}"
+        description = Description(
+            name=name, text=f"{name}, {what}, made by keras_mnasnet {__version__}", origin=checkpoint.origin,
+            labels=names, normalization=Normalization(), preprocessing=checkpoint.preprocessing.at(size),
         )  # fmt: skip
         content, silent = rewritten(
-            content, input_names=["image"], output_names=["scores"], description=card.description,
-            metadata=card.metadata("image", ["scores"], (size, size)),
+            content, input_names=["image"], output_names=["scores"], description=description.text,
+            metadata=description.metadata("image", ["scores"], (size, size)),
         )  # fmt: skip
         position = {image.tobytes(): row for image, row in zip(images, expected, strict=True)}
         beside = Path(self.path).expanduser().with_suffix(".dense.tflite")
@@ -157,11 +172,11 @@ class _Run:
             if dense is not None:
                 both.enter_context(replaced(beside)).write_bytes(dense)
             report = publish(
-                content, self.path, card, quantize="int8" if sparsity is None else None,
+                content, self.path, description, quantize="int8" if sparsity is None else None,
                 route="quantization-aware training" if sparsity is None else "pruning", seconds=seconds, calibration=None,
                 oracle=lambda chunk: {"scores": np.stack([position[image.tobytes()] for image in chunk])},
                 against="the fake-quantized twin" if sparsity is None else "the pruned twin", images=images,
-                images_name=f"{len(images)} validation images", progress=False, silent_layers=silent,
+                images_name=f"{len(images)} validation images", progress=progress, silent_layers=silent,
             )  # fmt: skip
         own: dict[str, Any] = {}
         if dense is not None:
@@ -169,10 +184,28 @@ class _Run:
                 "dense_path": str(beside), "sparsity": events["done"]["sparsity"], "dense_bytes": len(dense),
                 "compressed_bytes": len(zlib.compress(content)), "dense_compressed_bytes": len(zlib.compress(dense)),
             }  # fmt: skip
+        if progress:
+            say(f"wrote {report.path} ({report.facts.bytes:,} bytes). Next: mnasnet bench accuracy {report.path} --data DATA")
         return TrainingReport(
             export=report, float_accuracy=events["start"]["float_accuracy"], start_accuracy=events["ready"]["accuracy"],
             epochs=tuple(events["epochs"]), seconds=round(seconds, 1), **own,
         )  # fmt: skip
+
+    def _trained(
+        self, checkpoint: Checkpoint, folder: Path, size: int, input_dtype: str, sparsity: float | None, progress: bool
+    ) -> dict[str, Any]:
+        """The worker's events; its files are in the folder."""
+        save(checkpoint, folder / "start.safetensors")
+        files = {"checkpoint": "start.safetensors", "images": "images.npy", "expected": "expected.npy"}
+        files |= {"output": "out.tflite", "dense": "dense.tflite"}
+        named = isinstance(self.validation, str | os.PathLike)
+        job = {
+            **dataclasses.asdict(self), "data": os.fspath(self.data), "path": os.fspath(self.path), "size": size,
+            "validation": os.fspath(self.validation) if named else self.validation,  # type: ignore[arg-type]
+            "prune": sparsity, "input_dtype": input_dtype, **{key: str(folder / name) for key, name in files.items()},
+        }  # fmt: skip
+        (folder / "job.json").write_text(json.dumps(job), "utf-8")
+        return _work(folder / "job.json", self.epochs, self.batch_size, progress)
 
     def _check(self) -> None:
         for key, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("max_bad", 0)):
@@ -184,22 +217,20 @@ class _Run:
             raise ValueError(
                 f"`steps_per_epoch` must be an integer >= 1, or None for all images. Received: steps_per_epoch={steps!r}"
             )
-        if self.resolution is not None:
-            resolve_input_shape((self.resolution, self.resolution, 3))
+        if self.size is not None:
+            resolve_input_shape((self.size, self.size, 3))
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"`learning_rate` must be between 0 and 1. Received: learning_rate={self.learning_rate!r}")
-        if not self.checkpoint.classes:
-            raise ValueError("`checkpoint` must have a classifier. Received: one without")
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         if missing:
             raise ImportError(
                 f"Quantization-aware training and pruning need {' and '.join(missing)}, not installed here. "
                 f"Run: pip install 'keras_mnasnet[qat]'"
             )
-        check_writable(self.path)
+        check_target(self.path)
 
 
-def _work(job: Path, epochs: int, progress: bool) -> dict[str, Any]:
+def _work(job: Path, epochs: int, batch: int, progress: bool) -> dict[str, Any]:
     """Run the worker and gather its events; ChildProcessError, with its last lines, where it dies."""
     environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     found: dict[str, Any] = {"epochs": []}
@@ -209,14 +240,20 @@ def _work(job: Path, epochs: int, progress: bool) -> dict[str, Any]:
             [sys.executable, "-m", WORKER, str(job)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
             env=environment, text=True,
         ) as child,
-        tqdm.tqdm(desc="preparing", unit="step", disable=not (progress and sys.stderr.isatty()), leave=False) as bar,
     ):  # fmt: skip
         try:
-            for line in child.stdout or ():
-                event = json.loads(line)
-                _follow(event, found, bar, epochs)
-                if progress and not sys.stderr.isatty() and "val_accuracy" in event:
-                    print(f"epoch {event['epoch']}/{epochs}: val accuracy {event['val_accuracy']:.4f}", file=sys.stderr)
+            events = _gathered(child.stdout or (), found, epochs, progress)
+            with Life("prepare the twin", shown=progress):
+                for event in events:
+                    if event["event"] in ("ready", "refused"):
+                        break
+            steps = epochs * found["start"]["steps"] if "start" in found else None
+            with Life("train", total=steps, shown=progress) as life:
+                began = time.perf_counter()
+                for event in events:
+                    if event["event"] == "step":
+                        speed = batch * (life.done + 1) / (time.perf_counter() - began)
+                        life.step(note=f"loss {event['loss']:.3f}, {speed:.{0 if speed >= 10 else 1}f} images/s")
         except BaseException:
             child.kill()
             raise
@@ -231,16 +268,18 @@ def _work(job: Path, epochs: int, progress: bool) -> dict[str, Any]:
     return found
 
 
-def _follow(event: dict[str, Any], found: dict[str, Any], bar: Any, epochs: int) -> None:
-    kind = event.pop("event")
-    if kind == "step":
-        bar.update()
-    elif kind == "epoch":
-        found["epochs"].append(event)
-        bar.set_description(f"epoch {min(event['epoch'] + 1, epochs)}/{epochs}")
-        bar.set_postfix_str(f"val accuracy {event['val_accuracy']:.4f}")
-    else:
-        found[kind] = event
-        if kind == "start":
-            bar.total = event["steps"] * epochs
-            bar.set_description(f"epoch 1/{epochs}")
+def _gathered(lines: Any, found: dict[str, Any], epochs: int, progress: bool) -> Iterator[dict[str, Any]]:
+    """The worker's events, kept in `found`; what the data is, and what an epoch gave, is said."""
+    for line in lines:
+        event = json.loads(line)
+        kind = event["event"]
+        if kind == "epoch":
+            found["epochs"].append({key: value for key, value in event.items() if key != "event"})
+            if progress:
+                accuracies = f"accuracy {event['accuracy']:.4f}, validation accuracy {event['val_accuracy']:.4f}"
+                say(f"epoch {event['epoch']}/{epochs}: loss {event['loss']:.4f}, {accuracies}")
+        elif kind != "step":
+            found[kind] = event
+        if kind == "data":
+            header(event["rows"], shown=progress)
+        yield event

@@ -6,6 +6,7 @@ place where Keras 2 is used, on a twin that the package's own builder makes.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -27,9 +28,9 @@ from keras_mnasnet.data import (
     training_batches,
 )
 from keras_mnasnet.loading import load
-from keras_mnasnet.model import build
-from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Augment
-from keras_mnasnet.weights.checkpoint import Checkpoint, assign, expected_shapes
+from keras_mnasnet.preprocessing import IMAGENET, Augment
+from keras_mnasnet.utils.text import listed
+from keras_mnasnet.weights.checkpoint import Checkpoint
 
 __all__ = ["main"]
 
@@ -45,7 +46,7 @@ class PixelNormalization(tf_keras.layers.Layer):
     """(pixel - mean) / std, every step rounded to its exact range in 8 bits, as an int8 graph computes it."""
 
     def call(self, image: Any) -> Any:
-        mean, std = (255 * np.array(values, np.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (np.array(values, np.float32) for values in (IMAGENET.mean, IMAGENET.std))
         pixels = _rounded(image, np.zeros(1), np.full(1, 255.0))
         centred = _rounded(pixels - mean, -mean, 255 - mean)
         return _rounded(centred * (1 / std), -mean / std, (255 - mean) / std)
@@ -93,13 +94,11 @@ CONFIGS = {config.__name__: config for config in (_OutputConfig, _GateConfig)}
 def twin(checkpoint: Checkpoint, size: int, *, padding: str, activation: str | None) -> Any:
     """The network on tf_keras, with the checkpoint's weights: `[B, size, size, 3]` pixels 0..255 -> `[B, classes]`."""
     image = tf_keras.Input((size, size, 3), name="image")
-    model = build(
-        checkpoint.architecture, input_tensor=PixelNormalization(name="pixel_normalization")(image),
-        include_preprocessing=False, classes=checkpoint.classes, classifier_activation=activation, dropout_rate=0.0,
-        padding=padding, bn_epsilon=checkpoint.numerics.bn_epsilon, framework=tf_keras,
+    given = dataclasses.replace(checkpoint, numerics=dataclasses.replace(checkpoint.numerics, padding=padding))
+    return given.model(
+        input_tensor=PixelNormalization(name="pixel_normalization")(image), include_preprocessing=False,
+        classifier_activation=activation, dropout_rate=0.0, framework=tf_keras,
     )  # fmt: skip
-    assign(model, checkpoint.tensors, expected_shapes(checkpoint.architecture, checkpoint.classes))
-    return model
 
 
 def quantized(model: Any) -> Any:
@@ -162,6 +161,7 @@ def main() -> int:
         tf_keras.utils.set_random_seed(job["seed"])
         checkpoint = load(job["checkpoint"])
         data = _Data(job, checkpoint)
+        send("data", rows=data.rows)
         (_prune if job["prune"] else _quantize)(job, checkpoint, data, send)
     except (ValueError, OSError, tf.errors.OpError) as error:
         send("refused", message=str(error).splitlines()[0] if isinstance(error, tf.errors.OpError) else str(error))
@@ -174,7 +174,7 @@ class _Data:
 
     def __init__(self, job: dict[str, Any], checkpoint: Checkpoint) -> None:
         splits = open_splits(
-            job["data"], seed=job["seed"], classes=numbering([checkpoint.classes]),
+            job["data"], validation=job["validation"], seed=job["seed"], classes=numbering([checkpoint.classes]),
             check=lambda images: images.checked(job["max_bad"]),
         )  # fmt: skip
         images, validation = splits.train, splits.validation
@@ -186,10 +186,12 @@ class _Data:
         check_classes(checkpoint.labels, images.labels, "Quantization-aware training", "Fine-tune on this data first.")
         self.classes, self.size, self.batch, self.seed = checkpoint.classes, job["size"], job["batch_size"], job["seed"]
         self.images, self.validation = images, validation
-        try:
-            self.augment = Augment(**job["augment"])
-        except TypeError as error:
-            raise ValueError(f"`augment` must hold values of data.Augment. Received: {job['augment']} ({error})") from error
+        self.rows = {
+            "classes": f"{len(images.labels)}: {listed(images.labels)}",
+            "train": f"{images.count:,} photos ({splits.origins['train']})",
+            "validation": f"{validation.count:,} photos ({splits.origins['validation']})",
+        }
+        self.augment = Augment(**job["augment"])
         self.preprocessing = checkpoint.preprocessing.at(self.size)
         self.steps = images.steps_per_epoch(self.batch)
         if job["steps_per_epoch"] is not None:
@@ -225,7 +227,7 @@ def _fit(model: Any, job: dict[str, Any], data: _Data, send: Send, *further: Any
     callbacks = [
         tf_keras.callbacks.TerminateOnNaN(),
         tf_keras.callbacks.LambdaCallback(
-            on_batch_end=lambda batch, logs: send("step", step=batch + 1), on_epoch_end=ended
+            on_batch_end=lambda batch, logs: send("step", loss=float(logs["loss"])), on_epoch_end=ended
         ),
         *further,
     ]  # fmt: skip

@@ -21,20 +21,13 @@ from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.export.verify import Comparison, check_promise, compare, judge
 from keras_mnasnet.preprocessing import Normalization, Preprocessing
 from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.weights.checkpoint import Origin
 
-__all__ = ["Card", "ExportReport", "Oracle", "Origin", "publish", "stamped", "write_export"]
+__all__ = ["Description", "ExportReport", "Oracle", "publish", "stamped", "write_export"]
 
 SCHEMA = 1
 Oracle = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 Report = TypeVar("Report", bound=Any)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Origin:
-    """What the file says about where its weights come from."""
-
-    source: str = "not stated"
-    licence: str = "not stated"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,11 +73,11 @@ def stamped(report: Any) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Card:
+class Description:
     """What the file is to say about itself."""
 
     name: str
-    description: str
+    text: str
     origin: Origin
     labels: tuple[str, ...] | None
     normalization: Normalization | None
@@ -95,14 +88,14 @@ class Card:
         if len(outputs) != 1:
             return {}
         content = classifier_metadata(
-            name=self.name, description=self.description, license=self.origin.licence, input_name=inputs,
+            name=self.name, description=self.text, license=self.origin.license or "not stated", input_name=inputs,
             output_name=outputs[0], normalization=self.normalization, labels=self.labels is not None, size=size,
         )  # fmt: skip
         return {METADATA_NAME: content}
 
 
 def publish(
-    content: bytes, path: str | os.PathLike[str], card: Card, *, quantize: str | None, route: str, seconds: float,
+    content: bytes, path: str | os.PathLike[str], description: Description, *, quantize: str | None, route: str, seconds: float,
     calibration: Calibration | None, oracle: Oracle, against: str, images: np.ndarray, images_name: str, progress: bool,
     silent_layers: tuple[str, ...] = (),
 ) -> ExportReport:  # fmt: skip
@@ -116,10 +109,10 @@ def publish(
     report = ExportReport(
         path=str(target), quantize=quantize, route=route, seconds=round(seconds, 3), sha256="", facts=file.facts,
         partitions=taken, outside_reason=_reason(taken, quantize), comparisons=comparisons, verified_against=against,
-        verified_on=images_name, calibration=calibration, origin=card.origin, description=card.description,
-        preprocessing=card.preprocessing, silent_layers=silent_layers,
+        verified_on=images_name, calibration=calibration, origin=description.origin, description=description.text,
+        preprocessing=description.preprocessing, silent_layers=silent_layers,
     )  # fmt: skip
-    return write_export(content, target, report, card.labels)
+    return write_export(content, target, report, description.labels)
 
 
 def write_export(content: bytes, target: Path, report: Report, labels: Sequence[str] | None) -> Report:

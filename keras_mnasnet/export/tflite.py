@@ -1,10 +1,14 @@
-"""`export_tflite`: a model -> a verified `.tflite`, its report and its metadata."""
+"""`export_tflite`: any model -> a verified `.tflite`, its report and its metadata."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,20 +16,26 @@ import numpy as np
 from keras_mnasnet import __version__
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.export.calibration import PIXELS, as_functional, calibration_images, input_kind
+from keras_mnasnet.export.file import Input
 from keras_mnasnet.export.graph import folded_weights, write_graph
-from keras_mnasnet.export.report import Card, ExportReport, Oracle, Origin, publish
+from keras_mnasnet.export.report import Description, ExportReport, Oracle, publish
 from keras_mnasnet.export.verify import drawn_images
+from keras_mnasnet.loading import checkpoint_of, load
 from keras_mnasnet.model import resolve_input_shape
-from keras_mnasnet.preprocessing import Normalization, Preprocessing
+from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
 from keras_mnasnet.utils.files import check_writable
+from keras_mnasnet.utils.system import held_stderr
+from keras_mnasnet.utils.text import header, listed, say
+from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Origin, remember
+from keras_mnasnet.weights.formats.keras import load_keras
+from keras_mnasnet.weights.registry import source_preprocessing
 
-__all__ = ["DIRECT", "check_labels", "check_options", "export_checkpoint", "export_tflite", "with_extremes"]
+__all__ = ["check_labels", "check_options", "check_target", "classifier", "export_tflite", "with_extremes"]
 
-PRECISIONS = (None, "float16", "weight-int8", "dynamic", "int8")
+PRECISIONS = ("float32", "float16", "weight-int8", "dynamic", "int8")
 DIRECT = {None: "float32", "float16": "float16", "weight-int8": "weight-int8"}
 INPUT_DTYPES = ("float32", "uint8", "int8")
-VERIFICATION_IMAGES = 16
-QUICK_IMAGES = 1
+DRAWN_IMAGES, DRAWN_WITHOUT_KERAS = 8, 1
 
 
 def export_tflite(
@@ -34,161 +44,288 @@ def export_tflite(
     *,
     quantize: str | None = None,
     representative_data: Any = None,
+    photos: Any = None,
     input_dtype: str = "float32",
     labels: Sequence[str] | None = None,
-    images: np.ndarray | None = None,
     batch: int = 1,
-    resolution: tuple[int, int] | int | None = None,
-    normalization: Normalization | None = None,
-    origin: Origin | None = None,
+    size: tuple[int, int] | int | None = None,
+    network: Architecture | str | None = None,
+    normalization: Normalization | str | None = None,
     preprocessing: Preprocessing | None = None,
+    origin: Origin | None = None,
     calibration_count: int = 500,
+    verification_count: int = 16,
     seed: int = 0,
-    progress: bool = False,
+    max_bad: int = 0,
+    progress: bool = True,
 ) -> ExportReport:
-    """Export a MnasNet, or any functional or Sequential Keras model with one image input, to `.tflite`, and verify the file.
+    """Export a model to `.tflite`, `[batch, H, W, C]` with named input, outputs and signature, and verify the file.
 
-    `quantize`: None (float32), float16, weight-int8 (int8 weights, float speed), int8 (int8 throughout, needs
-    `representative_data`: images as the model takes them, an array `[N, H, W, C]`, a Dataset or an iterable) or dynamic (small,
-    slower than float32). `input_dtype` uint8 or int8 is for int8: input and output are then of that type. `labels` are the
-    class names. `images` `[N, H, W, C]` verify the file (default: the first calibration images, else drawn ones). `resolution`
-    fixes a model's free height and width; `normalization` says how pixels become the input of a model that does not normalise
-    them itself. The file is [batch, H, W, C] with named input, outputs and signature; report and metadata say how it was made.
-    ValueError for bad arguments; ExportError, and no file, when the result is not what was asked.
+    Args:
+        model: any source that `load` takes, a Checkpoint, or a functional or Sequential Keras model with one image input, of
+            this package or not, in the process or in a `.keras` file. A float32, float16 or weight-int8 file of a MnasNet is
+            written directly, without TensorFlow.
+        quantize: None or "float32", "float16", "weight-int8" (int8 weights, float speed), "int8" (int8 throughout; needs
+            `representative_data`) or "dynamic" (small, slower than float32).
+        representative_data: what int8 is calibrated on, `calibration_count` of it: photos as `open_images` takes them (a
+            folder, TFRecords, tfds:NAME, shapes:COUNT@SIZE), or images as the model takes them, an array `[N, H, W, C]`, a
+            Dataset or an iterable.
+        photos: what the file is verified on, `verification_count` of such photos or an array `[N, H, W, C]`; None: the first
+            calibration images, else drawn ones.
+        input_dtype: "uint8" or "int8" is for int8 files: input and output are then of that type.
+        labels, preprocessing, origin: what the file says of itself where the model does not, or in its place.
+        size: height and width in pixels, or both; the model's own by default.
+        network: of "imagenet" and "cifar10", which member of the family.
+        normalization: what becomes of pixels 0..255 before a model that does not normalize them itself: a Normalization,
+            "pixels", "unit", "signed" or "imagenet".
+        max_bad: how many damaged photos are passed over.
+
+    Raises ValueError for bad arguments; ExportError, and no file, when the result is not what was asked.
+
+    Example:
+        >>> from keras_mnasnet.export import export_tflite
+        >>> report = export_tflite("cifar10", "a1.tflite", quantize="float16", progress=False)
+        >>> report.facts.inputs[0].shape, report.partitions.whole
+        ((1, 32, 32, 3), True)
     """
     started = time.perf_counter()
+    quantize = None if quantize == "float32" else quantize
     check_options(quantize, input_dtype, batch, representative_data)
-    check_writable(path)
-    model = as_functional(model)
-    height, width, channels = _input_shape(model, resolution)
-    kind = input_kind(model)
-    if normalization is None and kind == PIXELS:
-        normalization = Normalization()
-    pixels = kind == PIXELS or (kind is None and normalization == Normalization())
-    calibration, calibrated = None, None
+    check_target(path)
+    for what, count in (("calibration", calibration_count), ("verification", verification_count)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"`{what}_count` (--{what}-photos) must be an integer >= 1. Received: {what}_count={count!r}")
+    subject = _subject(model, size, network, _normalization(normalization))
+    subject = dataclasses.replace(
+        subject, labels=subject.labels if labels is None else labels, origin=origin or subject.origin,
+        preprocessing=preprocessing or subject.preprocessing,
+    )  # fmt: skip
+    description = Description(
+        name=subject.name,
+        text=f"{subject.name}, {quantize or 'float32'}, made by keras_mnasnet {__version__}",
+        origin=subject.origin,
+        labels=check_labels(subject.labels, subject.outputs),
+        normalization=subject.normalization,
+        preprocessing=subject.preprocessing,
+    )
+    header(
+        {
+            "model": subject.origin, "network": subject.checkpoint and subject.checkpoint.architecture.name,
+            "classes": subject.labels and f"{len(subject.labels)}: {listed(subject.labels)}",
+            "input": f"{[batch, *subject.shape]} {input_dtype}", "precision": quantize or "float32",
+            "calibration": None if quantize != "int8" else f"{calibration_count} at most of {_shown(representative_data)}",
+            "output": path,
+        },
+        shown=progress,
+    )  # fmt: skip
+    read = {"seed": seed, "max_bad": max_bad}
+    calibrated, calibration = None, None
     if quantize == "int8":
         calibrated, calibration = calibration_images(
-            representative_data, shape=(height, width, channels), count=calibration_count, seed=seed,
-            kind=PIXELS if pixels else kind,
+            subject.images("representative_data", representative_data, calibration_count, **read), shape=subject.shape,
+            count=calibration_count, seed=seed, kind=PIXELS if subject.takes_pixels else subject.kind,
         )  # fmt: skip
-    shown, shown_name = _verification_images(images, calibrated, (height, width, channels), normalization)
-    spec = _plain(model) if quantize in DIRECT else None
-    card = Card(
-        name=model.name,
-        description=f"{model.name}, {quantize or 'float32'}, made by keras_mnasnet {__version__}",
-        origin=origin or Origin(),
-        labels=check_labels(labels, model.output.shape if hasattr(model.output, "shape") else None),
-        normalization=normalization,
-        preprocessing=preprocessing,
-    )
+    writes_directly = quantize in DIRECT and subject.checkpoint is not None and subject.softmax is not None
+    if subject.keras is None and not (writes_directly and (photos is None or isinstance(photos, np.ndarray))):
+        subject = subject.built()
+    given = subject.images("photos", photos, verification_count, **read)
+    shown, shown_name = _verification_images(given, None if calibrated is None else calibrated[:verification_count], subject)
     silent: tuple[str, ...] = ()
-    if spec is not None:
-        from keras_mnasnet.loading import checkpoint_of
-
-        checkpoint = checkpoint_of(model, checked=False)
-        content = _direct(
-            checkpoint.architecture, checkpoint.tensors, card, height=height, width=width, classes=spec.classes,
-            bn_epsilon=spec.bn_epsilon, padding=spec.padding, preprocessing=spec.include_preprocessing,
-            softmax=spec.classifier_activation == "softmax", quantize=quantize, batch=batch,
-        )  # fmt: skip
+    if writes_directly:
+        content = _written(subject, description, quantize, batch)
         names, route = ["scores"], "direct"
     else:
-        from keras_mnasnet.export.converter import convert_model, output_names
+        from keras_mnasnet.export.converter import convert_model, output_names, weight_only
         from keras_mnasnet.export.rewrite import rewritten
 
-        names, route = output_names(model), "converter"
-        if calibrated is not None and pixels:
+        names, route = output_names(subject.keras), "converter"
+        if calibrated is not None and subject.takes_pixels:
             calibrated = with_extremes(calibrated)
         content = convert_model(
-            model, (batch, height, width, channels), quantize=None if quantize == "weight-int8" else quantize,
+            subject.keras, (batch, *subject.shape), quantize=None if quantize == "weight-int8" else quantize,
             images=calibrated, input_dtype=input_dtype, progress=progress,
         )  # fmt: skip
         content, silent = rewritten(
-            content, input_names=["image"], output_names=names, description=card.description,
-            metadata=card.metadata("image", names, (height, width)),
+            content, input_names=["image"], output_names=names, description=description.text,
+            metadata=description.metadata("image", names, subject.shape[:2]),
         )  # fmt: skip
         if quantize == "weight-int8":
-            from keras_mnasnet.export.converter import weight_only
-
             content, route = weight_only(content), "converter + ai-edge-quantizer"
     seconds = time.perf_counter() - started
-    return publish(
-        content, path, card, quantize=quantize, route=route, seconds=seconds, calibration=calibration,
-        oracle=_keras_oracle(model, names), against=f"Keras {model.name}", images=shown, images_name=shown_name,
-        progress=progress, silent_layers=silent,
+    against = "the network in NumPy" if subject.keras is None else f"Keras {subject.keras.name}"
+    report = publish(
+        content, path, description, quantize=quantize, route=route, seconds=seconds, calibration=calibration,
+        oracle=subject.oracle(names), against=against, images=shown, images_name=shown_name, progress=progress,
+        silent_layers=silent,
     )  # fmt: skip
+    if progress:
+        say(f"wrote {report.path} ({report.facts.bytes:,} bytes). Next: mnasnet bench latency {report.path}")
+    return report
 
 
-def export_checkpoint(
-    checkpoint: Any,
-    path: str | os.PathLike[str],
-    *,
-    quantize: str | None = None,
-    labels: Sequence[str] | None = None,
-    images: np.ndarray | None = None,
-    batch: int = 1,
-    resolution: tuple[int, int] | int | None = None,
-    origin: Origin | None = None,
-    preprocessing: Preprocessing | None = None,
-    progress: bool = False,
-) -> ExportReport:
-    """Export a Checkpoint in float32, float16 or weight-int8 without Keras and TensorFlow, softmax and normalisation inside.
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is exported. `checkpoint` is None for layers that are not a MnasNet's, `keras` until a Keras model is needed.
 
-    As `export_tflite`; verified against the network in NumPy, whose batch norms are not folded, on a drawn image where no
-    `images` are given.
+    `softmax` is whether the direct writer ends with one, None where it cannot write the end; `normalization` is None where
+    nothing says what the model takes.
     """
-    from keras_mnasnet.export.reference import Reference
 
-    started = time.perf_counter()
-    if quantize not in DIRECT:
-        raise ValueError(f"`quantize` must be one of {tuple(DIRECT)} without Keras. Received: quantize={quantize!r}")
-    check_options(quantize, "float32", batch, None)
-    check_writable(path)
-    if not checkpoint.classes:
-        raise ValueError("`checkpoint` must have a classifier. Received: one without")
-    height, width = _size(checkpoint.size if resolution is None else resolution)
+    name: str
+    shape: tuple[int, int, int]
+    outputs: Sequence[int | None] | None
+    checkpoint: Checkpoint | None
+    keras: Any
+    softmax: bool | None
+    kind: str | None
+    normalization: Normalization | None
+    labels: Sequence[str] | None
+    preprocessing: Preprocessing | None
+    origin: Origin
+
+    @property
+    def takes_pixels(self) -> bool:
+        return self.kind == PIXELS or (self.kind is None and self.normalization == Normalization())
+
+    def built(self) -> _Subject:
+        """With the Keras model of its checkpoint."""
+        assert self.checkpoint is not None
+        with held_stderr():
+            return dataclasses.replace(self, keras=self.checkpoint.model(input_shape=self.shape))
+
+    def oracle(self, names: list[str]) -> Oracle:
+        """The same function of images, by Keras or in NumPy."""
+        if self.keras is not None:
+            return _keras_oracle(self.keras, names)
+        from keras_mnasnet.export.reference import Reference
+
+        assert self.checkpoint is not None
+        numerics = self.checkpoint.numerics
+        reference = Reference(
+            self.checkpoint.architecture, self.checkpoint.tensors, bn_epsilon=numerics.bn_epsilon, padding=numerics.padding
+        )
+        return lambda values: {"scores": reference(values)}
+
+    def images(self, argument: str, data: Any, count: int, *, seed: int, max_bad: int) -> Any:
+        """`data`; where that names photos, `count` of them `[n, S, S, 3]` as the model takes them."""
+        if not isinstance(data, str | os.PathLike):
+            return data
+        if self.normalization is None:
+            raise ValueError(
+                f"`normalization` (--input) must say how the model takes photos, one of {', '.join(NORMALIZATIONS)}. Received: "
+                f"none, and a model {self.name!r} in which no layer normalizes pixels 0..255"
+            )
+        height, width, channels = self.shape
+        if height != width or channels != 3:
+            raise ValueError(f"`{argument}` must be an array [N, {height}, {width}, {channels}]. Received: {_shown(data)}")
+        with held_stderr():
+            from keras_mnasnet.data import sample_photos
+
+        photos = self.preprocessing or source_preprocessing("timm", height)
+        pixels = sample_photos(data, photos.at(height), count, seed=seed, max_bad=max_bad)
+        return Input(np.dtype(np.float32), argument, normalization=self.normalization)(pixels)
+
+
+def _subject(
+    model: Any, size: tuple[int, int] | int | None, network: Architecture | str | None, normalization: Normalization | None
+) -> _Subject:
+    keras = sys.modules.get("keras")
+    if keras is not None and isinstance(model, keras.Model):
+        return _of_model(model, size, normalization, Origin("keras", model.name))
+    path = Path(model).expanduser() if isinstance(model, str | os.PathLike) else None
+    if path is not None and path.name.endswith(".keras") and not str(model).startswith("hf:"):
+        return _of_keras_file(path, size, normalization)
+    sides = None if size is None else _sides(size)
+    checkpoint = classifier(model, network=network, size=sides and min(sides))
+    if normalization not in (None, Normalization()):
+        raise ValueError(
+            f"`normalization` (--input) is for Keras models that do not normalize pixels themselves; the networks of "
+            f"checkpoints take pixels 0..255. Received: normalization={normalization} with {checkpoint.origin.name}"
+        )
+    height, width = sides or (checkpoint.size, checkpoint.size)
     resolve_input_shape((height, width, 3))
-    shown, shown_name = _verification_images(images, None, (height, width, 3), Normalization(), QUICK_IMAGES)
-    architecture: Architecture = checkpoint.architecture
-    name = f"mnasnet_{architecture.name}"
-    card = Card(
-        name=name,
-        description=f"{name}, {quantize or 'float32'}, made by keras_mnasnet {__version__}",
-        origin=origin or Origin(),
-        labels=check_labels(labels or checkpoint.labels, (None, checkpoint.classes)),
-        normalization=Normalization(),
-        preprocessing=preprocessing or (checkpoint.preprocessing.at(height) if height == width else None),
+    return _Subject(
+        name=f"mnasnet_{checkpoint.architecture.name}", shape=(height, width, 3), outputs=(None, checkpoint.classes),
+        checkpoint=checkpoint, keras=None, softmax=True, kind=PIXELS, normalization=Normalization(), labels=checkpoint.labels,
+        preprocessing=checkpoint.preprocessing.at(height) if height == width else None, origin=checkpoint.origin,
+    )  # fmt: skip
+
+
+def _of_keras_file(path: Path, size: tuple[int, int] | int | None, normalization: Normalization | None) -> _Subject:
+    """A `.keras` file is exported as it is, another activation or no normalization included; `load` knows MnasNets only."""
+    with held_stderr():
+        model = load_keras(path)
+    with contextlib.suppress(CheckpointError):
+        remember(model, load(path))
+    return _of_model(model, size, normalization, Origin("keras", path.name))
+
+
+def _of_model(model: Any, size: tuple[int, int] | int | None, normalization: Normalization | None, origin: Origin) -> _Subject:
+    from keras_mnasnet.spec import check_plain
+
+    model = as_functional(model)
+    shape = _input_shape(model, size)
+    kind = input_kind(model)
+    if kind == PIXELS and normalization not in (None, Normalization()):
+        raise ValueError(
+            f"`normalization` (--input) must be pixels for a model that normalizes them itself. "
+            f"Received: normalization={normalization} for {model.name!r}"
+        )
+    subject = _Subject(
+        name=model.name, shape=shape, outputs=getattr(model.output, "shape", None), checkpoint=None, keras=model, softmax=None,
+        kind=kind, normalization=Normalization() if kind == PIXELS else normalization, labels=None, preprocessing=None,
+        origin=origin,
+    )  # fmt: skip
+    try:
+        spec = check_plain(model)
+        checkpoint = checkpoint_of(model, checked=False)
+    except (ValueError, AttributeError, TypeError):
+        return subject
+    said = "preprocessing" not in checkpoint.assumed and shape[0] == shape[1]
+    writable = spec.classes and spec.classifier_activation in (None, "softmax")
+    return dataclasses.replace(
+        subject, checkpoint=checkpoint, softmax=spec.classifier_activation == "softmax" if writable else None,
+        labels=checkpoint.labels, preprocessing=checkpoint.preprocessing.at(shape[0]) if said else None,
+        origin=checkpoint.origin,
+    )  # fmt: skip
+
+
+def _written(subject: _Subject, description: Description, quantize: str | None, batch: int) -> bytes:
+    checkpoint, (height, width, _) = subject.checkpoint, subject.shape
+    assert checkpoint is not None
+    weights = folded_weights(
+        checkpoint.architecture, checkpoint.tensors, classes=checkpoint.classes, bn_epsilon=checkpoint.numerics.bn_epsilon
     )
-    numerics = checkpoint.numerics
-    content = _direct(
-        architecture, checkpoint.tensors, card, height=height, width=width, classes=checkpoint.classes,
-        bn_epsilon=numerics.bn_epsilon, padding=numerics.padding, preprocessing=True, softmax=True, quantize=quantize,
-        batch=batch,
-    )  # fmt: skip
-    seconds = time.perf_counter() - started
-    reference = Reference(architecture, checkpoint.tensors, bn_epsilon=numerics.bn_epsilon, padding=numerics.padding)
-    return publish(
-        content, path, card, quantize=quantize, route="direct", seconds=seconds, calibration=None,
-        oracle=lambda values: {"scores": reference(values)}, against="the network in NumPy", images=shown,
-        images_name=shown_name, progress=progress,
-    )  # fmt: skip
-
-
-def _direct(
-    architecture: Architecture, tensors: Mapping[str, np.ndarray], card: Card, *, height: int, width: int, classes: int,
-    bn_epsilon: float, padding: str, preprocessing: bool, softmax: bool, quantize: str | None, batch: int,
-) -> bytes:  # fmt: skip
-    weights = folded_weights(architecture, tensors, classes=classes, bn_epsilon=bn_epsilon)
     return write_graph(
-        architecture, weights, height=height, width=width, classes=classes, precision=DIRECT[quantize], padding=padding,
-        preprocessing=preprocessing, softmax=softmax, batch=batch, description=card.description,
-        metadata=card.metadata("image", ["scores"], (height, width)),
+        checkpoint.architecture, weights, height=height, width=width, classes=checkpoint.classes, precision=DIRECT[quantize],
+        padding=checkpoint.numerics.padding, preprocessing=subject.kind == PIXELS, softmax=bool(subject.softmax), batch=batch,
+        description=description.text, metadata=description.metadata("image", ["scores"], (height, width)),
     )  # fmt: skip
+
+
+def classifier(model: Any, *, network: Architecture | str | None = None, size: int | None = None) -> Checkpoint:
+    """`load`, and ValueError for a detector or a body."""
+    checkpoint = load(model, network=network, size=size)
+    if checkpoint.detector is not None:
+        raise ValueError(
+            f"`model` must be a classifier. Received: {checkpoint.origin.name}, a detector: `mnasnet detect export` "
+            f"(keras_mnasnet.detection.export) takes it"
+        )
+    if not checkpoint.classes:
+        raise ValueError(f"`model` must have a classifier. Received: {checkpoint.origin.name}, which has none")
+    return checkpoint
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """ValueError or OSError, before any work, for a path that no `.tflite` can be written to."""
+    if not os.fspath(path).endswith(".tflite"):
+        raise ValueError(f"`path` must end in .tflite. Received: path={os.fspath(path)!r}")
+    check_writable(path)
 
 
 def check_options(quantize: str | None, input_dtype: str, batch: int, representative_data: Any) -> None:
     """ValueError for options that do not exist or do not fit together."""
-    if quantize not in PRECISIONS:
+    if quantize is not None and quantize not in PRECISIONS:
         raise ValueError(f"`quantize` must be one of {PRECISIONS}. Received: quantize={quantize!r}")
     if input_dtype not in INPUT_DTYPES:
         raise ValueError(f"`input_dtype` must be one of {INPUT_DTYPES}. Received: input_dtype={input_dtype!r}")
@@ -198,35 +335,9 @@ def check_options(quantize: str | None, input_dtype: str, batch: int, representa
         raise ValueError(f"`batch` must be an integer >= 1. Received: batch={batch!r}")
     if quantize == "int8" and representative_data is None:
         raise ValueError(
-            "quantize='int8' needs `representative_data`, some hundred images as the model will see them. Received: none. "
-            "quantize='weight-int8' needs none."
+            "quantize='int8' needs `representative_data` (--calibrate), some hundred photos like those the model will see. "
+            "Received: none. quantize='weight-int8' needs none."
         )
-
-
-def _input_shape(model: Any, resolution: tuple[int, int] | int | None) -> tuple[int, int, int]:
-    inputs = getattr(model, "inputs", None)
-    if not inputs or len(inputs) != 1 or len(inputs[0].shape) != 4:
-        shapes = [tuple(each.shape) for each in inputs or ()]
-        raise ValueError(f"`model` must be a built functional model with one input [B, H, W, C]. Received: inputs {shapes}")
-    _, height, width, channels = inputs[0].shape
-    if resolution is not None:
-        asked = _size(resolution)
-        if any(fixed not in (None, side) for fixed, side in zip((height, width), asked, strict=True)):
-            raise ValueError(f"`resolution` must be the model's, {(height, width)}. Received: resolution={resolution!r}")
-        height, width = asked
-    if None in (height, width, channels):
-        raise ValueError(
-            f"An exported graph has a fixed size. Received: a model with the input {(height, width, channels)}. "
-            f"Pass resolution=, e.g. resolution=224."
-        )
-    return height, width, channels
-
-
-def _size(resolution: tuple[int, int] | int) -> tuple[int, int]:
-    sides = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
-        raise ValueError(f"`resolution` must be a size in pixels, or (height, width). Received: resolution={resolution!r}")
-    return sides[0], sides[1]
 
 
 def check_labels(labels: Sequence[str] | None, shape: Sequence[int | None] | None) -> tuple[str, ...] | None:
@@ -242,44 +353,67 @@ def check_labels(labels: Sequence[str] | None, shape: Sequence[int | None] | Non
     return tuple(str(label) for label in labels)
 
 
-def _plain(model: Any) -> Any:
-    """The Spec of a model that the direct writer can write; None for any other."""
-    from keras_mnasnet.spec import check_plain
-
-    try:
-        spec = check_plain(model)
-    except (ValueError, AttributeError, TypeError):
-        return None
-    return spec if spec.classes and spec.classifier_activation in (None, "softmax") else None
-
-
-def _verification_images(
-    images: np.ndarray | None, calibrated: np.ndarray | None, shape: tuple[int, int, int], normalization: Normalization | None,
-    drawn: int = 8,
-) -> tuple[np.ndarray, str]:  # fmt: skip
-    if images is not None:
-        values = np.asarray(images, np.float32)
-        if values.ndim != 4 or not len(values) or values.shape[1:] != shape:
-            raise ValueError(f"`images` must be [N, {shape[0]}, {shape[1]}, {shape[2]}]. Received: {list(values.shape)}")
-        return values, f"{len(values)} given images"
-    if calibrated is not None:
-        values = calibrated[:VERIFICATION_IMAGES]
-        return values, f"the first {len(values)} calibration images"
-    values = drawn_images(drawn, *shape)
-    name = f"{drawn} drawn image{'s' * (drawn > 1)}"
-    if normalization == Normalization():
-        return values, name
-    if normalization is None:
-        return values / 127.5 - 1, f"{name}, -1..1"
-    mean, std = (np.array(side, np.float32) for side in (normalization.mean, normalization.std))
-    return (values - mean) / std, f"{name}, normalised"
-
-
 def with_extremes(images: np.ndarray) -> np.ndarray:
     """One black and one white pixel in the first image, so that the input's range is 0..255 and its scale 1."""
     images = images.copy()
     images[0, 0, 0], images[0, 0, 1] = 0, 255
     return images
+
+
+def _normalization(given: Normalization | str | None) -> Normalization | None:
+    if isinstance(given, str):
+        if given not in NORMALIZATIONS:
+            raise ValueError(f"`normalization` must be one of {', '.join(NORMALIZATIONS)}. Received: normalization={given!r}")
+        return NORMALIZATIONS[given]
+    return given
+
+
+def _input_shape(model: Any, size: tuple[int, int] | int | None) -> tuple[int, int, int]:
+    inputs = getattr(model, "inputs", None)
+    if not inputs or len(inputs) != 1 or len(inputs[0].shape) != 4:
+        shapes = [tuple(each.shape) for each in inputs or ()]
+        raise ValueError(f"`model` must be a built functional model with one input [B, H, W, C]. Received: inputs {shapes}")
+    _, height, width, channels = inputs[0].shape
+    if size is not None:
+        asked = _sides(size)
+        if any(fixed not in (None, side) for fixed, side in zip((height, width), asked, strict=True)):
+            raise ValueError(f"`size` must be the model's, {(height, width)}. Received: size={size!r}")
+        height, width = asked
+    if None in (height, width, channels):
+        raise ValueError(
+            f"An exported graph has a fixed size. Received: a model with the input {(height, width, channels)}. "
+            f"Pass size= (--size), e.g. size=224."
+        )
+    return height, width, channels
+
+
+def _sides(size: tuple[int, int] | int) -> tuple[int, int]:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ValueError(f"`size` must be a size in pixels, or (height, width). Received: size={size!r}")
+    return sides[0], sides[1]
+
+
+def _verification_images(images: Any, calibrated: np.ndarray | None, subject: _Subject) -> tuple[np.ndarray, str]:
+    height, width, channels = subject.shape
+    if images is not None:
+        values = np.asarray(images, np.float32)
+        if values.ndim != 4 or not len(values) or values.shape[1:] != subject.shape:
+            raise ValueError(f"`photos` must be [N, {height}, {width}, {channels}]. Received: {list(values.shape)}")
+        return values, f"{len(values)} given images"
+    if calibrated is not None:
+        return calibrated, f"the first {len(calibrated)} calibration images"
+    count = DRAWN_IMAGES if subject.keras is not None else DRAWN_WITHOUT_KERAS
+    values, name = drawn_images(count, *subject.shape), f"{count} drawn image{'s' * (count > 1)}"
+    if subject.normalization == Normalization():
+        return values, name
+    if subject.normalization is None:
+        return values / 127.5 - 1, f"{name}, -1..1"
+    return Input(np.dtype(np.float32), name, normalization=subject.normalization)(values), f"{name}, normalized"
+
+
+def _shown(data: Any) -> str:
+    return os.fspath(data) if isinstance(data, str | os.PathLike) else f"the given {type(data).__name__}"
 
 
 def _keras_oracle(model: Any, names: list[str]) -> Oracle:

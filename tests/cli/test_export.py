@@ -32,7 +32,7 @@ def test_int8_is_calibrated_on_photos(capfd, data, tmp_path):
     report = json.loads(capfd.readouterr().out)
     assert report["calibration"] == {"images": 120, "seed": 0}
     assert report["facts"]["inputs"][0]["dtype"] == "uint8"
-    assert report["origin"]["source"].startswith("cifar10/a1")
+    assert report["origin"]["record"] == "cifar10/a1-0.5-32"
     assert json.loads((tmp_path / "a1.tflite.json").read_text("utf-8"))["sha256"] == report["sha256"]
 
 
@@ -90,7 +90,8 @@ def test_a_keras_file_that_takes_no_pixels(capfd, tmp_path):
     keras.Model(image, keras.layers.Dense(3)(pooled)).save(tmp_path / "plain.keras")
     given = ("export", tmp_path / "plain.keras", "-o", tmp_path / "a.tflite", "--json")
     assert run(*given, "--photos", photos(tmp_path / "photos")) == 1
-    assert "`--input` must say how the model takes photos, one of pixels, unit, signed, imagenet" in capfd.readouterr().err
+    said = "`normalization` (--input) must say how the model takes photos, one of pixels, unit, signed, imagenet"
+    assert said in capfd.readouterr().err
     assert run(*given) == 0
     assert run(*given, "--photos", tmp_path / "photos", "--input", "signed") == 0
     assert TfliteFile(tmp_path / "a.tflite").normalization == SIGNED
@@ -102,17 +103,17 @@ def test_a_keras_file_that_takes_no_pixels(capfd, tmp_path):
 
 def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
     assert run("export", bundled_keras, "-o", tmp_path / "a.tflite", "--input", "signed") == 1
-    assert "`--input` must be pixels for a model that normalises them itself" in capfd.readouterr().err
+    assert "`normalization` (--input) must be pixels for a model that normalizes them itself" in capfd.readouterr().err
     assert run("export", bundled_keras, "-o", tmp_path / "a.tflite", "--input", "pixels", "--json") == 0
-    assert run("export", "cifar10", "-o", tmp_path / "b.tflite", "--input", "pixels") == 1
-    assert "`--input` is for .keras files" in capfd.readouterr().err
+    assert run("export", "cifar10", "-o", tmp_path / "b.tflite", "--input", "unit") == 1
+    assert "`normalization` (--input) is for Keras models" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("cifar10", "-o", "{tmp}/a.bin"), "`-o` must end in .tflite. Received: "),
-        (("cifar10", "--quantize", "int8", "-o", "{tmp}/a.tflite"), "needs --calibrate DATA"),
+        (("cifar10", "--quantize", "int8", "-o", "{tmp}/a.tflite"), "needs `representative_data` (--calibrate)"),
         (("cifar10", "-o", "{tmp}/file/a.tflite"), "folder that allows it"),
         (("cifar1", "-o", "{tmp}/a.tflite"), "cifar1"),
         (("x.keras", "-o", "{tmp}/a.tflite"), "A .keras file must exist"),
@@ -120,16 +121,16 @@ def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
         (("{tmp}/zip.keras", "-o", "{tmp}/a.tflite"), "must be a whole model of Keras's"),
         (
             ("cifar10", "--calibration-photos", "0", "-o", "{tmp}/a.tflite"),
-            "Received: --calibration-photos 0",
+            "`calibration_count` (--calibration-photos) must be an integer >= 1",
         ),
         (
             ("cifar10", "--verification-photos", "0", "-o", "{tmp}/a.tflite"),
-            "`--verification-photos` must be an integer >= 1",
+            "`verification_count` (--verification-photos) must be an integer >= 1",
         ),
         (("cifar10", "--network", "b7", "-o", "{tmp}/a.tflite"), "b7"),
         (("cifar10", "--labels", "{tmp}/file", "-o", "{tmp}/a.tflite"), "1 names for 10 classes"),
         (("cifar10", "--labels", "{tmp}/none", "-o", "{tmp}/a.tflite"), "{tmp}/none, which names none"),
-        (("cifar10", "--size", "0", "-o", "{tmp}/a.tflite"), "Received: resolution=0"),
+        (("cifar10", "--size", "0", "-o", "{tmp}/a.tflite"), "Received: size=0"),
         (("cifar10", "--size", "8", "-o", "{tmp}/a.tflite"), "must be integers >= 32"),
         (("cifar10", "--batch-size", "0", "-o", "{tmp}/a.tflite"), "`batch` must be an integer >= 1"),
         (

@@ -71,8 +71,8 @@ def test_pixels_for_a_normalised_input_are_refused(bare, tmp_path):
 
 def test_a_given_normalization_feeds_the_verification(tmp_path):
     path = tmp_path / "a.tflite"
-    report = export_tflite(small(), path, normalization=Normalization((127.5,), (127.5,)))
-    assert report.verified_on == "8 drawn images, normalised"
+    report = export_tflite(small(), path, normalization="signed")
+    assert report.verified_on == "8 drawn images, normalized"
     assert TfliteFile(path).normalization == SIGNED
     assert export_tflite(small(), path, normalization=Normalization()).verified_on == "8 drawn images"
     assert export_tflite(small(), path).verified_on == "8 drawn images, -1..1"

@@ -16,7 +16,7 @@ def test_float_files_equal_keras_on_photos(data, tmp_path, network):
     model = shaken(MnasNet(network, weights=None, classifier_activation=None))
     photos = sample_photos(data / "imagenet_250", source_preprocessing("timm", 224), 8)
     for quantize, limit in ((None, 1e-5), ("float16", 3e-3)):
-        report = export_tflite(model, tmp_path / "x.tflite", quantize=quantize, images=photos)
+        report = export_tflite(model, tmp_path / "x.tflite", quantize=quantize, photos=photos)
         (compared,) = report.comparisons
         assert compared.images == 8
         assert compared.max_relative <= limit

@@ -1,5 +1,6 @@
 """`export_tflite`: every precision of the network that ships, other models, the report, the metadata, and what is refused."""
 
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -9,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mnasnet import load
-from keras_mnasnet.export import ExportError, TfliteClassifier, TfliteFile, export_checkpoint, export_tflite
-from keras_mnasnet.preprocessing import PIXELS
+from keras_mnasnet import checkpoint_of, load, save
+from keras_mnasnet.export import ExportError, TfliteClassifier, TfliteFile, export_tflite
+from keras_mnasnet.preprocessing import PIXELS, SIGNED
 
 BLOCKS = {"CONV_2D": 49, "DEPTHWISE_CONV_2D": 16, "ADD": 9, "MEAN": 9, "LOGISTIC": 8, "MUL": 9, "SUB": 1, "SOFTMAX": 1}
 BLOCKS |= {"FULLY_CONNECTED": 1}
@@ -31,7 +32,7 @@ LABELS = [f"class {number}" for number in range(10)]
 def test_precisions(bundled, pictures, tmp_path, quantize, route, relative, extra):
     path = tmp_path / "a1.tflite"
     given = {"representative_data": pictures} if quantize == "int8" else {}
-    report = export_tflite(bundled, path, quantize=quantize, images=pictures[:20], labels=LABELS, **given)
+    report = export_tflite(bundled, path, quantize=quantize, photos=pictures[:20], labels=LABELS, **given)
     assert report.route == route
     assert report.facts.operators == dict(sorted({**BLOCKS, **extra}.items()))
     (compared,) = report.comparisons
@@ -93,7 +94,7 @@ def test_other_models_go_through_the_converter(bundled, pictures, tmp_path):
 def test_weight_int8_of_another_model(bundled, pictures, tmp_path):
     pytest.importorskip("ai_edge_quantizer")
     model = keras.Model(bundled.input, keras.layers.Dense(3, name="other")(bundled.get_layer("avg_pool").output), name="three")
-    report = export_tflite(model, tmp_path / "three.tflite", quantize="weight-int8", images=pictures[:8])
+    report = export_tflite(model, tmp_path / "three.tflite", quantize="weight-int8", photos=pictures[:8])
     assert report.route == "converter + ai-edge-quantizer"
     assert report.partitions.whole
     assert report.facts.constant_bytes["int8"] > 10 * report.facts.constant_bytes.get("float32", 0)
@@ -104,9 +105,9 @@ def test_batch_free_size_and_logits(tmp_path, pictures):
     from keras_mnasnet import MnasNet
 
     model = MnasNet("small", weights=None, input_shape=(None, None, 3), classes=4, classifier_activation=None)
-    with pytest.raises(ValueError, match=r"fixed size. Received: .*None.*Pass resolution="):
+    with pytest.raises(ValueError, match=r"fixed size. Received: .*None.*Pass size="):
         export_tflite(model, tmp_path / "x.tflite")
-    report = export_tflite(model, tmp_path / "x.tflite", resolution=(32, 32), batch=3, images=pictures[:7])
+    report = export_tflite(model, tmp_path / "x.tflite", size=(32, 32), batch=3, photos=pictures[:7])
     assert report.route == "direct"
     assert report.facts.inputs[0].shape == (3, 32, 32, 3)
     assert report.comparisons[0].images == 7
@@ -114,26 +115,101 @@ def test_batch_free_size_and_logits(tmp_path, pictures):
     assert "SOFTMAX" not in report.facts.operators
 
 
-def test_checkpoint_needs_no_tensorflow(tmp_path):
-    """And no Keras: the command on a bundled checkpoint, in a process of its own."""
+def test_a_source_needs_no_tensorflow(tmp_path):
+    """And no Keras: the door on a bundled checkpoint, in a process of its own; it says what it does."""
     code = (
-        "import sys\nfrom keras_mnasnet.cli import main\n"
-        f"sys.argv = ['mnasnet', 'export', 'cifar10', '-o', {str(tmp_path / 'a.tflite')!r}, '--json']\n"
-        "try:\n    main.entry_point()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "import sys\nfrom keras_mnasnet.export import export_tflite\n"
+        f"report = export_tflite('cifar10', {str(tmp_path / 'a.tflite')!r})\n"
         "assert not {'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    report = json.loads(run.stdout)
+    assert "cifar10/a1-0.5-32" in run.stderr
+    assert "classes    10: airplane, automobile" in run.stderr
+    assert f"Next: mnasnet bench latency {tmp_path / 'a.tflite'}" in run.stderr
+    file = TfliteFile(tmp_path / "a.tflite")
+    assert (file.labels, file.preprocessing) == (load("cifar10").labels, load("cifar10").preprocessing)
+    report = file.report
     assert report["route"] == "direct"
     assert report["verified_against"] == "the network in NumPy"
     assert report["comparisons"][0]["max_relative"] < 1e-5
-    assert report["origin"]["licence"] == "Apache-2.0"
+    assert (report["origin"]["record"], report["origin"]["license"]) == ("cifar10/a1-0.5-32", "Apache-2.0")
+
+
+def test_every_kind_of_model_gives_the_same_file(bundled, pictures, tmp_path):
+    """A record's id, its Checkpoint, the Keras model, and its files: the same scores, labels and preprocessing."""
+    checkpoint = load("cifar10")
+    for ending in (".safetensors", ".keras"):
+        save(bundled, tmp_path / f"a1{ending}")
+    found = []
+    for number, model in enumerate(
+        ("cifar10/a1-0.5-32", checkpoint, bundled, tmp_path / "a1.safetensors", str(tmp_path / "a1.keras"))
+    ):
+        path = tmp_path / f"{number}.tflite"
+        report = export_tflite(model, path, photos="shapes:20@40" if number == 1 else None, progress=False)
+        assert report.route == "direct"
+        assert report.verified_on == {0: "1 drawn image", 1: "16 given images", 3: "1 drawn image"}.get(
+            number, "8 drawn images"
+        )
+        assert report.origin.record == "cifar10/a1-0.5-32"
+        file = TfliteClassifier(path)
+        assert (file.labels, file.file.preprocessing) == (checkpoint.labels, checkpoint.preprocessing)
+        found.append(file.run(pictures[:2])[0])
+    for scores in found[1:]:
+        np.testing.assert_array_equal(scores, found[0])
+
+
+def test_logits_in_a_keras_file_stay_logits(tmp_path):
+    from keras_mnasnet import MnasNet
+
+    save(MnasNet("a1", weights="cifar10", classifier_activation=None), tmp_path / "a1.keras")
+    report = export_tflite(tmp_path / "a1.keras", tmp_path / "a1.tflite", progress=False)
+    assert "SOFTMAX" not in report.facts.operators
+    assert TfliteFile(tmp_path / "a1.tflite").labels == load("cifar10").labels
+
+
+def test_photos_calibrate_and_verify(tmp_path):
+    given = {"representative_data": "shapes:130@40", "calibration_count": 110, "verification_count": 4, "progress": False}
+    report = export_tflite("cifar10", tmp_path / "a.tflite", quantize="int8", input_dtype="uint8", **given)
+    assert (report.calibration.images, report.calibration.seed) == (110, 0)
+    assert report.verified_on == "the first 4 calibration images"
+    assert report.verified_against.startswith("Keras ")
+    assert report.preprocessing == load("cifar10").preprocessing
+
+
+def test_foreign_models_are_told_how_photos_become_their_input(tmp_path):
+    image = keras.Input((24, 24, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
+    keras.Model(image, keras.layers.Dense(3)(pooled), name="plain").save(tmp_path / "plain.keras")
+    with pytest.raises(
+        ValueError, match=r"`normalization` \(--input\) must say how the model takes photos, one of pixels, unit"
+    ):
+        export_tflite(tmp_path / "plain.keras", tmp_path / "a.tflite", photos="shapes:8@32")
+    report = export_tflite(tmp_path / "plain.keras", tmp_path / "a.tflite", photos="shapes:8@32", normalization="signed")
+    assert (report.origin.source, report.origin.name, report.preprocessing) == ("keras", "plain.keras", None)
+    assert TfliteFile(tmp_path / "a.tflite").normalization == SIGNED
+
+
+def test_what_is_no_classifier(tmp_path):
+    checkpoint = load("cifar10")
+    body = dataclasses.replace(checkpoint, classes=0, labels=None)
+    for model, message in (
+        (body, "`model` must have a classifier. Received: cifar10/a1-0.5-32, which has none"),
+        (tmp_path / "none.keras", "none.keras, which does not"),
+        ("a1", "a network without weights"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export_tflite(model, tmp_path / "a.tflite")
+    with pytest.raises(ValueError, match="`path` must end in .tflite. Received: path='a.bin'"):
+        export_tflite("cifar10", "a.bin")
+    with pytest.raises(ValueError, match="is for Keras models that do not normalize pixels themselves"):
+        export_tflite("cifar10", tmp_path / "a.tflite", normalization="signed")
+    assert not list(tmp_path.glob("*.tflite*"))
 
 
 @pytest.mark.parametrize("quantize", [None, "float16"])
 def test_numpy_reference_equals_keras(bundled, pictures, tmp_path, quantize):
     checkpoint = load("cifar10")
-    report = export_checkpoint(checkpoint, tmp_path / "a.tflite", quantize=quantize, images=pictures[:4])
+    report = export_tflite(checkpoint, tmp_path / "a.tflite", quantize=quantize, photos=pictures[:4])
     assert report.comparisons[0].max_relative < (1e-5 if quantize is None else 2e-2)
     from keras_mnasnet.export.reference import Reference
 
@@ -146,7 +222,7 @@ def test_numpy_reference_equals_keras(bundled, pictures, tmp_path, quantize):
 def test_symmetric_reference():
     from models import shaken
 
-    from keras_mnasnet import MnasNet, checkpoint_of
+    from keras_mnasnet import MnasNet
     from keras_mnasnet.export.reference import Reference
     from keras_mnasnet.export.verify import drawn_images
 
@@ -167,11 +243,13 @@ def test_symmetric_reference():
         ({"input_dtype": "uint8"}, "needs quantize='int8'. Received: quantize=None"),
         ({"quantize": "int8", "representative_data": 5, "input_dtype": "half"}, "`input_dtype` must be one of"),
         ({"batch": 0}, "`batch` must be an integer >= 1. Received: batch=0"),
-        ({"resolution": 64}, "`resolution` must be the model's, .*Received: resolution=64"),
+        ({"size": 64}, "`size` must be the model's, .*Received: size=64"),
         ({"labels": ["one", "two"]}, "Received: 2 names for 10 classes"),
-        ({"images": np.zeros((2, 16, 16, 3))}, r"`images` must be \[N, 32, 32, 3\]. Received: \[2, 16, 16, 3\]"),
+        ({"photos": np.zeros((2, 16, 16, 3))}, r"`photos` must be \[N, 32, 32, 3\]. Received: \[2, 16, 16, 3\]"),
         ({"quantize": "int8", "representative_data": 5}, "`representative_data` must be .*Received: int '5'"),
-        ({"quantize": "int8", "representative_data": "photos"}, "`representative_data` must be .*Received: str 'photos'"),
+        ({"quantize": "int8", "representative_data": "nowhere"}, "Received: data='nowhere', which does not exist"),
+        ({"normalization": "signed"}, "`normalization` .* must be pixels for a model that normalizes them itself"),
+        ({"normalization": "raw"}, "`normalization` must be one of pixels, unit, signed, imagenet. Received"),
         ({"quantize": "int8", "representative_data": []}, "nothing to calibrate on"),
         ({"quantize": "int8", "representative_data": np.zeros((9, 8, 8, 3))}, r"must hold images \[32, 32, 3\].*\[8, 8, 3\]"),
         ({"quantize": "int8", "representative_data": np.zeros((9, 32, 32, 3))}, "whose pixels are all 0"),
@@ -181,7 +259,10 @@ def test_symmetric_reference():
             "Received: values 0..300",
         ),
         ({"quantize": "int8", "representative_data": np.full((1, 32, 32, 3), np.nan)}, "must hold finite numbers"),
-        ({"quantize": "int8", "representative_data": np.ones((2, 32, 32, 3)), "calibration_count": 0}, "must be 1 or more"),
+        (
+            {"quantize": "int8", "representative_data": np.ones((2, 32, 32, 3)), "calibration_count": 0},
+            "`calibration_count` .* must be an integer >= 1",
+        ),
     ],
 )
 def test_refusals(bundled, tmp_path, options, message):

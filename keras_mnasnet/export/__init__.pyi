@@ -1,0 +1,7 @@
+# ruff: noqa: I001
+from .file import GraphFacts as GraphFacts, TfliteClassifier as TfliteClassifier, TfliteFile as TfliteFile
+from .partitions import Partitions as Partitions
+from .qat import TrainingReport as TrainingReport, prune as prune, quantize_aware as quantize_aware
+from .report import ExportReport as ExportReport
+from .tflite import export_tflite as export_tflite
+from .verify import ExportError as ExportError
