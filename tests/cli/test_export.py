@@ -116,7 +116,7 @@ def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
         (("cifar10", "--quantize", "int8", "-o", "{tmp}/a.tflite"), "needs `representative_data` (--calibrate)"),
         (("cifar10", "-o", "{tmp}/file/a.tflite"), "folder that allows it"),
         (("cifar1", "-o", "{tmp}/a.tflite"), "cifar1"),
-        (("x.keras", "-o", "{tmp}/a.tflite"), "A .keras file must exist"),
+        (("x.keras", "-o", "{tmp}/a.tflite"), "x.keras, which does not"),
         (("{tmp}/bad.keras", "-o", "{tmp}/a.tflite"), "bad.keras (5 bytes), which is something else or cut"),
         (("{tmp}/zip.keras", "-o", "{tmp}/a.tflite"), "must be a whole model of Keras's"),
         (
