@@ -197,7 +197,7 @@ def export(
     images, on = _verification_images(photos, calibrated, spec)
     header(
         {
-            "model": f"{source}, {spec.input_size} pixels, {spec.classes} classes",
+            "model": f"{origin}, {spec.input_size} pixels, {spec.classes} classes",
             "precision": quantize or "float32",
             "post-processing": f"{postprocess}: {settings}",
             "calibrated on": None if calibration is None else f"{calibration.images:,} photos",
