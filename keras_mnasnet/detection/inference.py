@@ -23,7 +23,7 @@ from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.export.file import TfliteFile
 from keras_mnasnet.loading import checkpoint_of, load
 from keras_mnasnet.preprocessing import PIXELS
-from keras_mnasnet.utils.text import Life, header
+from keras_mnasnet.utils.text import Life, header, say
 from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
 
 __all__ = [
@@ -326,6 +326,8 @@ def predict(
                 drawn = str(targets[file]) if file in targets else None
                 found[file] = PhotoObjects(file, _objects(best, detector.labels, photo.shape[:2]), drawn)
             life.step()
+    if progress and output is not None:
+        say(f"drew {sum(each.drawn is not None for each in found.values()):,} photos into {output}")
     return [found[file] for file in files]
 
 

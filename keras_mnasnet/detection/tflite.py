@@ -36,11 +36,10 @@ from keras_mnasnet.export.flatbuffer import METADATA_NAME, ModelWriter, detector
 from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.export.report import stamped, write_export
 from keras_mnasnet.export.rewrite import rewritten
-from keras_mnasnet.export.tflite import check_options, with_extremes
+from keras_mnasnet.export.tflite import check_options, check_target, with_extremes
 from keras_mnasnet.export.verify import Comparison, ExportError, check_promise, compare, drawn_images, judge
 from keras_mnasnet.preprocessing import PIXELS
-from keras_mnasnet.utils.files import check_writable
-from keras_mnasnet.utils.text import Life, header
+from keras_mnasnet.utils.text import Life, header, say
 from keras_mnasnet.weights.checkpoint import Origin
 
 __all__ = [
@@ -165,6 +164,7 @@ def export(
         ['boxes', 'classes', 'scores', 'count']
     """
     started = time.perf_counter()
+    check_target(path)
     path = Path(path).expanduser()
     settings = PostProcess(score, iou, max_detections, max_detections)
     if quantize not in PRECISIONS:
@@ -181,7 +181,6 @@ def export(
             f"`input_dtype` other than float32 takes pixels: build the detector with include_preprocessing=True. "
             f"Received: input_dtype={input_dtype!r}"
         )
-    check_writable(path)
     evaluation = None if annotations is None else open_dataset(annotations, photos).checked(max_bad, progress=progress)
     calibrated, calibration = None, None
     shape = (spec.input_size, spec.input_size, 3)
@@ -241,7 +240,10 @@ def export(
         verified_against=f"Keras {model.name}", verified_on=on, calibration=calibration, origin=origin,
         description=description, detector=spec, silent_layers=tuple(silent),
     )  # fmt: skip
-    return write_export(content, path, report, spec.labels)
+    report = write_export(content, path, report, spec.labels)
+    if progress:
+        say(f"wrote {path} ({len(content):,} bytes) and {path}.json. Next: mnasnet detect eval {path}")
+    return report
 
 
 def _verification_images(given: Any, calibrated: np.ndarray | None, spec: DetectorSpec) -> tuple[np.ndarray, str]:
