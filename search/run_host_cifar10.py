@@ -232,8 +232,7 @@ def _images(arguments: argparse.Namespace) -> Any:
 def _final(architecture: str, recipe: Recipe, images: Any) -> dict[str, Any]:
     import keras
 
-    from keras_mnasnet.training import train_short
-    from keras_mnasnet.training.datasets import evaluate
+    from keras_mnasnet.training import evaluate, train_short
 
     began = time.perf_counter()
     keras.backend.clear_session(free_memory=True)

@@ -34,8 +34,7 @@ def folder_of(runs: Path, network: str, stage: int) -> Path:
 
 def finished(folder: Path) -> bool:
     """Whether a run has gone through all its epochs."""
-    from keras_mnasnet.training.callbacks import read_log
-    from keras_mnasnet.training.job import read_run
+    from keras_mnasnet.training import read_log, read_run
 
     if not (folder / "run.json").is_file():
         return False
@@ -45,7 +44,7 @@ def finished(folder: Path) -> bool:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train one network through all stages, or resume it."""
-    from keras_mnasnet.training import Job, parse_recipe, resume
+    from keras_mnasnet.training import resume
     from keras_mnasnet.training import train as start
 
     for stage, recipe in enumerate(STAGES):
@@ -56,20 +55,19 @@ def train(arguments: argparse.Namespace) -> None:
             resume(folder)
             continue
         options: dict[str, Any] = {
-            "model": arguments.network, "width": NETWORKS[arguments.network], "stem_stride": 1,
+            "network": arguments.network, "width": NETWORKS[arguments.network], "stem_stride": 1,
         }  # fmt: skip
         if stage:
             before = folder_of(arguments.runs, arguments.network, stage - 1)
-            options = {"weights": str(before / "model.safetensors"), "head": "keep"}
-        start(folder, Job(data=str(arguments.data), recipe=parse_recipe(recipe), **options))
+            options = {"from_model": before / "model.safetensors", "head": "keep"}
+        start(arguments.data, folder, recipe=recipe, **options)
 
 
 def pack(arguments: argparse.Namespace) -> None:
     """Measure the finished runs, and write weights and records."""
     from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.loading import load
-    from keras_mnasnet.training.callbacks import read_log
-    from keras_mnasnet.training.job import read_run
+    from keras_mnasnet.training import read_log, read_run
     from keras_mnasnet.training.recipe import recipe_to_json
     from keras_mnasnet.weights.formats.safetensors import write_native
 

@@ -89,14 +89,14 @@ def train(arguments: argparse.Namespace) -> int:
     recipe = None if arguments.resume else changed_recipe(Recipe, arguments, "finetune")
 
     def start(folder: Path, cluster: Any) -> list[dict[str, Any]]:
-        from keras_mnasnet.training import train as start_run
+        from keras_mnasnet.training import run_job
 
-        return start_run(folder, _job(arguments, recipe), cluster=cluster)
+        return run_job(_job(arguments, recipe), folder, cluster=cluster).rows
 
     def go_on(folder: Path, cluster: Any) -> list[dict[str, Any]]:
         from keras_mnasnet.training import resume as resume_run
 
-        return resume_run(folder, cluster=cluster)
+        return resume_run(folder, cluster=cluster).rows
 
     return drive(arguments, start, go_on, _report, "mnasnet train")
 
@@ -165,9 +165,9 @@ def _job(arguments: argparse.Namespace, recipe: Any) -> Any:
     return Job(
         data=arguments.data,
         recipe=recipe,
-        model=arguments.network,
+        from_model=arguments.from_model,
+        network=arguments.network,
         validation=arguments.validation,
-        weights=arguments.from_model,
         width=arguments.width,
         depth=arguments.depth,
         se=arguments.se,
@@ -199,7 +199,6 @@ def _report(folder: Path, rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     if last:
         print(f"validation accuracy {float(last['val_accuracy']):.4f} after epoch {last['epoch']}, best {best:.4f}")
-    print(f"wrote {folder / 'model.safetensors'}; use it with: mnasnet predict {folder} PHOTO")
 
 
 def log_numbers(row: dict[str, Any]) -> dict[str, float | int]:

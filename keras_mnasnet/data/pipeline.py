@@ -139,43 +139,48 @@ def sample_photos(
 def decoded(images: ImageSet, limit_bytes: int = CACHE_BYTES) -> tuple[Any, Any] | None:
     """All images, uint8 `[N, H, W, 3]`, and labels, int64 `[N]`, as tensors kept with the set; None if they differ in size
     or are too large. ValueError names damaged images."""
-    kept = images.__dict__.get("_decoded")
-    if kept is not None:
-        return kept
-    if isinstance(images.source, Arrays) and images.picked is None:
-        arrays: tuple[Any, Any] | None = images.source.tensors
-    else:
-        arrays = _decoded(images, limit_bytes)
-    if arrays is not None:
-        images.__dict__["_decoded"] = arrays
-    return arrays
+    known = images.__dict__.setdefault("_decoded", {})
+    if limit_bytes not in known:
+        source = images.source
+        if isinstance(source, Arrays) and images.picked is None:
+            known[limit_bytes] = source.tensors
+        else:
+            known[limit_bytes] = _decoded(images, limit_bytes)
+    return known[limit_bytes]
 
 
 def _decoded(images: ImageSet, limit_bytes: int) -> tuple[Any, Any] | None:
-    def example(item: dict[str, Any]) -> tuple[Any, Any, Any]:
-        return decode(item["image"]), item["label"], item["index"]
+    if images.sizes is not None and (images.sizes != images.sizes[0]).any():
+        return None
+    first = next((item for item in images.examples(stop=CHUNK).map(_pixels).ignore_errors().take(1)), None)
+    if first is None or images.count * tf.size(first[0]).numpy() > limit_bytes:
+        return None
+    shape = first[0].shape
+
+    def example(item: dict[str, Any]) -> tuple[Any, ...]:
+        """The image, or where it has another shape none: batching different shapes is an error that TensorFlow prints."""
+        image, label, index = _pixels(item)
+        fits = tf.reduce_all(tf.shape(image) == shape)
+        return tf.ensure_shape(tf.cond(fits, lambda: image, lambda: tf.zeros(shape, tf.uint8)), shape), label, index, fits
 
     dataset = images.examples().map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
-    pixels: Any = None
+    pixels = np.empty((images.count, *shape), np.uint8)
     labels: list[int] = []
     seen: list[int] = []
-    try:
-        for part, label, index in dataset.batch(256).prefetch(1).as_numpy_iterator():
-            if pixels is None:
-                if images.count * part[0].size > limit_bytes:
-                    return None
-                pixels = np.empty((images.count, *part.shape[1:]), np.uint8)
-            if part.shape[1:] != pixels.shape[1:]:
-                return None
-            pixels[len(seen) : len(seen) + len(part)] = part
-            labels.extend(label)
-            seen.extend(index)
-    except tf.errors.InvalidArgumentError:  # a batch of different sizes
-        return None
+    for part, label, index, fits in dataset.batch(256).prefetch(1).as_numpy_iterator():
+        if not fits.all():
+            return None
+        pixels[len(seen) : len(seen) + len(part)] = part
+        labels.extend(label)
+        seen.extend(index)
     if len(seen) < images.count:
         _ = images.label_ids  # ValueError where a label, not an image, is at fault
     refuse_bad(missing(images, seen), 0, images.count)
     return tf.constant(pixels), tf.constant(labels, tf.int64)
+
+
+def _pixels(item: dict[str, Any]) -> tuple[Any, Any, Any]:
+    return decode(item["image"]), item["label"], item["index"]
 
 
 def _with_options(dataset: tf.data.Dataset) -> tf.data.Dataset:

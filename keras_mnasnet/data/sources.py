@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 from absl import logging
 
 from keras_mnasnet.data.decode import decode, within_aspect
+from keras_mnasnet.utils.text import Life
 from keras_mnasnet.weights.registry import spelled_as
 
 __all__ = [
@@ -130,13 +130,15 @@ class Arrays:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled images. `labels` are the class names in label order; `bad` the damaged images that `checked` took out."""
+    """Labeled images. `labels` are the class names in label order; `bad` the damaged images that `checked` took out, `sizes`
+    the height and width of the others, int32 `[count, 2]`, as it saw them (None: not yet)."""
 
     name: str
     labels: tuple[str, ...]
     source: Source = dataclasses.field(repr=False)
     picked: np.ndarray | None = dataclasses.field(default=None, repr=False)
     bad: tuple[str, ...] = ()
+    sizes: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
     @property
     def count(self) -> int:
@@ -148,6 +150,12 @@ class ImageSet:
         """The labels, int32 `[count]`; of large TFRecords the first use reads every file once."""
         labels = self.source.label_ids
         return labels if self.picked is None else labels[self.picked]
+
+    def counts(self) -> np.ndarray | None:
+        """How many images each class has, int64 `[classes]`; None where the labels of large TFRecords were not read yet."""
+        if "label_ids" not in self.source.__dict__:
+            return None
+        return np.bincount(self.label_ids, minlength=len(self.labels))
 
     def where(self, index: int) -> str:
         """The path of image `index`, or `file.tfrecord#123`."""
@@ -166,7 +174,8 @@ class ImageSet:
         """The images of these indices, in that order, as a set of their own; nothing is copied."""
         indices = np.asarray(indices, np.int64)
         picked = indices if self.picked is None else self.picked[indices]
-        return ImageSet(self.name, self.labels, self.source, picked, self.bad + bad)
+        sizes = None if self.sizes is None else self.sizes[indices]
+        return ImageSet(self.name, self.labels, self.source, picked, self.bad + bad, sizes)
 
     def steps_per_epoch(self, batch: int) -> int:
         """Whole batches in an epoch; ValueError where the set is smaller than one batch."""
@@ -231,23 +240,25 @@ class ImageSet:
 
         dataset = self.examples().map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
         found, sizes = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int32)]
-        with tqdm.tqdm(total=self.count, desc="checking images", unit="image", disable=not progress, leave=False) as bar:
+        with Life("check photos", total=self.count, unit="photo", shown=progress) as life:
             for part, shape in dataset.batch(256).prefetch(1).as_numpy_iterator():
                 found.append(part)
                 sizes.append(shape)
-                bar.update(len(part))
+                life.step(len(part))
         return np.concatenate(found), np.concatenate(sizes)
 
     def checked(self, max_bad: int = 0, progress: bool = False) -> ImageSet:
         """This set without its damaged images, each logged by path and kept in `bad`; ValueError for more than `max_bad`."""
-        good = self.decodable(progress=progress)
+        if self.sizes is not None:
+            return self
+        good, sizes = self.decoded_sizes(progress=progress)
         bad = tuple(missing(self, good))
         if bad:
             _ = self.label_ids  # ValueError where a label, not an image, is at fault
         for path in bad:
             logging.warning("An image cannot be decoded and is left out: %s", path)
         refuse_bad(bad, max_bad, self.count)
-        return self.subset(good, bad=bad) if bad else self
+        return dataclasses.replace(self.subset(good, bad=bad) if bad else self, sizes=sizes)
 
 
 def shard_size(batch: int, shard: tuple[int, int]) -> int:

@@ -24,25 +24,24 @@ from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.detection.ssdlite import SSDLite
 from keras_mnasnet.loading import load, save
 from keras_mnasnet.training.distribution import Cluster
-from keras_mnasnet.training.engine import ALONE, MODEL_FILE, Run, parts_of, resume_run, start_run
-from keras_mnasnet.training.job import Facts, Job, RunKind, anchored_path
+from keras_mnasnet.training.engine import ALONE, Run, large_photos, parts_of, resume_run, start_run
+from keras_mnasnet.training.job import MODEL_FILE, Facts, Job, RunKind, anchored_path
 from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import parse_recipe
 from keras_mnasnet.utils.system import environment
-from keras_mnasnet.utils.text import Life, header, listed, say
+from keras_mnasnet.utils.text import Life, listed, say
 from keras_mnasnet.weights.checkpoint import Checkpoint, assign
 
 __all__ = ["DetectionJob", "DetectorRun", "DetectorTraining", "Trainee", "resume", "train"]
 
 DEFAULT_SIZE = 320
-LARGE = 4  # times the input's side, from which photos are worth shrinking once
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DetectionJob(Job):
     """A Job whose `data` and `validation` are annotations of `photos` and `validation_photos` (None: `photos`).
 
-    `model` None: A1, or the detector's in `weights`. `weights` fills the backbone; a detector's fill all layers whose shapes
+    `network` None: A1, or the detector's in `from_model`, which fills the backbone; a detector's fill all layers whose shapes
     fit, so that only predictors of other classes start anew. `classes` are the names to learn, None all. With `measure_ap`
     COCO's AP is measured on the validation photos (needs pycocotools), else their loss alone. `head`, `stem_stride` and
     `holdout` of Job have no effect.
@@ -64,7 +63,7 @@ class DetectionJob(Job):
 
     def anchored(self) -> DetectionJob:
         """The same job with paths that hold in any working folder."""
-        paths = ("data", "photos", "weights", "validation", "validation_photos")
+        paths = ("data", "photos", "from_model", "validation", "validation_photos")
         return dataclasses.replace(self, **{name: anchored_path(getattr(self, name)) for name in paths})
 
 
@@ -171,8 +170,8 @@ def train(
         data=os.fspath(annotations),
         photos=os.fspath(photos),
         recipe=chosen,
-        model=network,
-        weights=None if from_model is None else os.fspath(from_model),
+        network=network,
+        from_model=None if from_model is None else os.fspath(from_model),
         classes=None if classes is None else tuple(classes),
         width=width,
         depth=depth,
@@ -277,16 +276,16 @@ class DetectorRun(Run):
 
     def _started(self) -> keras.Model:
         job, recipe = self.job, self.recipe
-        scales = {"network": job.model, "width": job.width, "depth": job.depth, "se": job.se}
+        scales = {"network": job.network, "width": job.width, "depth": job.depth, "se": job.se}
         given = [name for name, value in scales.items() if value is not None]
-        weights: Any = job.weights
+        weights: Any = job.from_model
         if weights is not None:
-            found = load(weights, network=job.model, size=recipe.size or DEFAULT_SIZE)
+            found = load(weights, network=job.network, size=recipe.size or DEFAULT_SIZE)
             if found.detector is not None:
                 return self._continued(found, found.detector, given)
             weights = weights if given else found
         return SSDLite(
-            job.model,
+            job.network,
             self.data.labels,
             weights,
             category_ids=self.data.category_ids,
@@ -322,7 +321,7 @@ class DetectorRun(Run):
     def make_facts(self, model: keras.Model) -> DetectionFacts:
         spec = spec_of(self.detector)
         excluded = self.data.bad + (self.validation.bad if self.validation else ())
-        facts = DetectionFacts(
+        return DetectionFacts(
             detector=spec.to_json(),
             architecture=spec.backbone,
             size=spec.input_size,
@@ -336,34 +335,24 @@ class DetectorRun(Run):
             environment={**environment(), "devices": [str(device) for device in keras.distribution.list_devices()]},
             **parts_of(self.data.count * self.recipe.passes, self.recipe.batch_size, self.job.checkpoint_steps, "photos"),
         )
-        header(self._header(spec, facts), shown=self.shown)
-        return facts
 
-    def _header(self, spec: DetectorSpec, facts: DetectionFacts) -> dict[str, object]:
-        """What the run read, and what it will do."""
-        job, data = self.job, self.data
+    def about(self, model: keras.Model) -> dict[str, object]:
+        spec, job, data = spec_of(self.detector), self.job, self.data
         counts = np.bincount(data.classes[data.classes >= 0], minlength=len(data.labels))
         boxes = [f"{name} ({count:,} boxes)" for name, count in zip(data.labels, counts, strict=True)]
-        side = float(np.median(data.sizes.min(axis=1)))
-        if side > LARGE * spec.input_size:
-            logging.warning(
-                "photos of %d pixels (the shorter side) for an input of %d: decoding them is most of the work: shrink them",
-                side, spec.input_size,
-            )  # fmt: skip
         return {
             "detector": f"SSDLite on {spec.architecture.name}, {spec.input_size} pixels, {spec.params() / 1e6:.2f}M parameters",
-            "from": f"{self.folder} (resumed)" if self.has_state else job.weights or "fresh weights",
+            "from": f"{self.folder} (resumed)" if self.has_state else job.from_model or "fresh weights",
             "classes": f"{len(data.labels)}: {listed(boxes)}",
             "training": f"{data.count:,} photos in {job.photos}, {len(data.boxes):,} boxes of {job.data}"
             + (f"; left out: {len(data.bad)} damaged photos" if data.bad else ""),
             "validation": "none"
             if self.validation is None
             else f"{self.validation.count:,} photos in {job.validation_photos or job.photos}, {job.validation}",
-            "recipe": self.recipe,
-            "steps": f"{self.recipe.epochs} epochs of {facts.steps_per_epoch:,} steps of {self.recipe.batch_size} photos",
-            "devices": listed(facts.environment["devices"]),
-            "output": self.folder,
         }
+
+    def warnings(self, model: keras.Model) -> tuple[str, ...]:
+        return large_photos(self.data.sizes, spec_of(self.detector).input_size)
 
     def compile(self, model: keras.Model, frozen: bool, jit_compile: bool | str) -> None:
         model.compile(make_optimizer(self.recipe, self.facts.steps_per_epoch), jit_compile=jit_compile)

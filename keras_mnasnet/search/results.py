@@ -176,15 +176,14 @@ def retrain(
 
 def _trained(folder: Path, trial: Trial, holdout: float, data: str, recipe: Recipe, progress: bool) -> None:
     """The run in `folder`, begun or gone on with; one that is whole costs a moment."""
-    from keras_mnasnet.training import Job, resume, train
+    from keras_mnasnet.training import resume, train
     from keras_mnasnet.training.job import RUN_FILE
 
     if (folder / RUN_FILE).is_file():
         resume(folder, progress=progress)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    job = Job(data=data, recipe=recipe, model=trial.architecture, holdout=holdout)
-    train(folder, job, progress=progress)
+    train(data, folder, network=trial.architecture, recipe=recipe, holdout=holdout, progress=progress)
 
 
 def _scored(folder: Path, images: Any) -> float:

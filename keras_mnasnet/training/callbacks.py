@@ -1,27 +1,27 @@
-"""What watches a run step by step: the NaN stop, the progress bar, and the logs."""
+"""What watches a run step by step: the NaN stop, the sign of life, moving averages; and TensorBoard's copy of the log.
+
+Keras's TerminateOnNaN waits for every step's loss and names no step; its TensorBoard writes no row of ours: these are ours.
+"""
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import importlib.util
 import math
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
-from tqdm import tqdm
+import numpy as np
 
-from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.text import Life
 
-__all__ = ["COLUMNS", "NanStop", "Progress", "read_log", "summary_writer", "write_log"]
+__all__ = ["Averages", "NanStop", "Pace", "decay_at", "rate_text", "summary_writer"]
 
-COLUMNS = (
-    "epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "val_top5", "learning_rate", "images_per_second",
-    "seconds",
-)  # fmt: skip
+EVERY = 10  # steps between two updates of the averages
+SPOKEN_SECONDS = 1.0  # reading a loss waits for its step, so it is read no more often
 
 
 class NanStop(keras.callbacks.Callback):
@@ -49,64 +49,92 @@ class NanStop(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-class Progress(keras.callbacks.Callback):
-    """A bar per epoch on a terminal: loss, images/s and the time left of the whole run; nothing elsewhere."""
+class Pace(keras.callbacks.Callback):
+    """Tells `life` of every step, with the loss and images/s; keeps when the first step, which traces, was through."""
 
-    def __init__(self, *, batch_size: int, total_steps: int, first_step: int, epoch: str, shown: bool) -> None:
+    def __init__(self, life: Life, batch_size: int, epoch: str) -> None:
         super().__init__()
-        self.batch_size = batch_size
-        self.left = total_steps - first_step
-        self.epoch = epoch
-        self.shown = shown and sys.stderr.isatty()
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Open the bar."""
-        self.started = time.perf_counter()
-        self.done = 0
-        self.bar = tqdm(desc=self.epoch, total=self.params["steps"], disable=not self.shown, leave=False, unit="step")
+        self.life, self.batch_size, self.epoch = life, batch_size, epoch
+        self.traced: float | None = None
+        self._done, self._spoken = 0, 0.0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Move the bar."""
-        self.done += 1
-        if self.shown:
-            seconds = time.perf_counter() - self.started
-            left = (self.left - self.done) * seconds / self.done
-            self.bar.set_postfix_str(
-                f"loss {float((logs or {}).get('loss', math.nan)):.3f}, {self.done * self.batch_size / seconds:.0f} images/s, "
-                f"{tqdm.format_interval(left)} left",
-                refresh=False,
-            )
-        self.bar.update()
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Close the bar."""
-        self.bar.close()
-
-
-def read_log(path: Path, expected: tuple[str, ...] = COLUMNS) -> list[dict[str, str]]:
-    """The rows of a `log.csv`; none without the file. ValueError for a file that is not one."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns, rows = tuple(reader.fieldnames or ()), list(reader)
-    if columns != expected or not all((row["step"] or "").isdecimal() for row in rows):
-        raise ValueError(
-            f"A run's log has the columns {', '.join(expected)}, and whole steps. Received: {path}, which was changed. "
-            f"Restore it, or remove it to go on without the earlier rows."
-        )
-    return rows
+        """Count the step."""
+        now = time.perf_counter()
+        if self.traced is None:
+            float((logs or {}).get("loss", 0))  # waits for the step
+            self.traced = now = time.perf_counter()
+            if self.life.done == self.life.first:  # the time left goes by steps, not by the tracing before them
+                self.life.started = time.monotonic()
+        else:
+            self._done += 1
+        note = None
+        if self.life.shown and now - self._spoken >= SPOKEN_SECONDS:
+            self._spoken = now
+            note = f"{self.epoch}, loss {float((logs or {}).get('loss', math.nan)):.3f}"
+            note += f", {rate_text(self._done * self.batch_size / (now - self.traced))} images/s" if self._done else ""
+        self.life.step(note=note)
 
 
-def write_log(path: Path, rows: list[dict[str, Any]], columns: tuple[str, ...] = COLUMNS) -> None:
-    """Write `log.csv` anew, atomically; a run that is resumed thus never repeats a row."""
-    with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def rate_text(rate: float) -> str:
+    """A rate with two digits: `1,300`, `34`, `0.52`."""
+    rounded = float(f"{rate:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
 
 
-def summary_writer(folder: Path, columns: tuple[str, ...] = COLUMNS) -> Callable[[dict[str, Any]], None]:
+def decay_at(decay: float, step: int) -> float:
+    """min(decay, (1 + step) / (10 + step)), tf.train.ExponentialMovingAverage with `num_updates`."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+class Averages(keras.callbacks.Callback):
+    """average = d * average + (1 - d) * weight, every `EVERY` steps with d = decay_at(decay, step) ** EVERY.
+
+    tensorflow/tpu mnasnet_main.py averages trainable weights and moving statistics, every step.
+    """
+
+    def __init__(self, decay: float, model: Any, values: dict[str, np.ndarray] | None = None, step: int = 0) -> None:
+        super().__init__()
+        self.decay = decay
+        self.step = step
+        self.values = values if values else _arrays(model)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Count the step, and average at every tenth."""
+        self.step += 1
+        if self.step % EVERY == 0:
+            self._average(self.values, _arrays(self.model), EVERY)
+
+    def _average(self, values: dict[str, np.ndarray], weights: dict[str, np.ndarray], steps: int) -> None:
+        kept = np.float32(decay_at(self.decay, self.step) ** steps)
+        for name, value in values.items():
+            value *= kept
+            value += (1 - kept) * weights[name]
+
+    @contextlib.contextmanager
+    def swapped(self, model: Any) -> Iterator[None]:
+        """The model with the averages for weights while the block runs; steps past the last tenth are averaged in for it."""
+        own, values = _arrays(model), self.values
+        if self.step % EVERY:
+            values = {name: value.copy() for name, value in values.items()}
+            self._average(values, own, self.step % EVERY)
+        _assign(model, values)
+        try:
+            yield
+        finally:
+            _assign(model, own)
+
+
+def _arrays(model: Any) -> dict[str, np.ndarray]:
+    return {v.path: np.array(keras.ops.convert_to_numpy(v), np.float32) for v in model.weights}
+
+
+def _assign(model: Any, values: dict[str, np.ndarray]) -> None:
+    for variable in model.weights:
+        variable.assign(values[variable.path])
+
+
+def summary_writer(folder: Path, columns: tuple[str, ...]) -> Callable[[dict[str, Any]], None]:
     """A function that writes a row of the log as TensorBoard scalars, into a folder that its first row makes.
 
     ImportError without the package tensorboard.

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import Any
+from collections.abc import Iterator
 
-import keras
-
-__all__ = ["Cluster", "LostProcess", "accelerators", "replicas"]
-
+__all__ = ["ALONE", "Cluster", "LostProcess", "accelerators", "replicas"]
 
 AUTO = "auto"
 
@@ -53,6 +50,8 @@ class Cluster:
         """
         if self.processes == 1 and self.coordinator != AUTO:
             return self
+        import keras
+
         if keras.backend.backend() != "jax":
             raise ValueError(
                 f"Training over several processes needs the JAX backend (pip install 'keras_mnasnet[jax]', "
@@ -67,23 +66,30 @@ class Cluster:
             keras.distribution.initialize()
         except (RuntimeError, ValueError) as error:
             raise ValueError(
-                f"coordinator='auto' needs a cluster that JAX recognises (a TPU slice, Slurm, Open MPI). Received: {error}"
+                f"coordinator='auto' needs a cluster that JAX recognizes (a TPU slice, Slurm, Open MPI). Received: {error}"
             ) from error
         return dataclasses.replace(self, processes=jax.process_count(), index=jax.process_index())
 
 
+ALONE = Cluster()
+
+
 def accelerators() -> list[str]:
     """The GPUs or TPU cores that the backend sees."""
+    import keras
+
     names = map(str, keras.distribution.list_devices())
     return [name for name in names if not name.lower().startswith("cpu")]
 
 
 @contextlib.contextmanager
-def replicas(cluster: Cluster, batch_size: int, devices: list[str] | None = None) -> Any:
+def replicas(cluster: Cluster, batch_size: int, devices: list[str] | None = None) -> Iterator[None]:
     """The scope to build, compile and train in; data parallel over `devices` (default: every accelerator).
 
     TensorFlow: tf.distribute.MirroredStrategy. JAX: keras.distribution.DataParallel. ValueError unless the batch divides.
     """
+    import keras
+
     backend = keras.backend.backend()
     if devices is None and cluster.processes == 1:
         devices = accelerators()

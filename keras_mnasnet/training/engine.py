@@ -1,50 +1,73 @@
-"""What every training run does, whatever it trains: start, resume, checkpoints, averages, logs, devices."""
+"""What every training does, with a folder or without: start, resume, checkpoints, averages, logs, devices."""
 
 from __future__ import annotations
 
 import abc
 import contextlib
 import dataclasses
+import json
 import math
 import os
-import sys
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import keras
+import numpy as np
 import tensorflow as tf
-from absl import logging
 from filelock import FileLock, Timeout
 
-from keras_mnasnet.training.averages import Averages
-from keras_mnasnet.training.callbacks import NanStop, Progress, read_log, summary_writer, write_log
-from keras_mnasnet.training.distribution import Cluster, LostProcess, replicas
-from keras_mnasnet.training.job import RunKind, read_run, write_run
-from keras_mnasnet.training.start import freeze, jit_choice
-from keras_mnasnet.training.state import NotFinite, Position, finite_state, read_state, restore_state, write_state
+from keras_mnasnet.training.callbacks import Averages, NanStop, Pace, rate_text, summary_writer
+from keras_mnasnet.training.distribution import ALONE, Cluster, LostProcess, accelerators, replicas
+from keras_mnasnet.training.job import (
+    COLUMNS,
+    LABEL_FILE,
+    LOG_FILE,
+    MODEL_FILE,
+    STATE_FILE,
+    RunKind,
+    read_log,
+    read_run,
+    write_log,
+    write_run,
+)  # fmt: skip
+from keras_mnasnet.utils.text import Life, header, listed, say
+from keras_mnasnet.weights.formats.safetensors import save_tensors
 
-__all__ = ["LABEL_FILE", "LOG_FILE", "MODEL_FILE", "STATE_FILE", "Diverged", "Run", "parts_of", "resume_run", "start_run"]
+__all__ = [
+    "ALONE", "Diverged", "NotFinite", "Position", "Run", "finite_state", "jit_choice", "large_photos", "parts_of", "read_state",
+    "restore_state", "resume_run", "start_run", "write_state",
+]  # fmt: skip
 
-STATE_FILE, LOG_FILE, MODEL_FILE, LABEL_FILE = "checkpoint.safetensors", "log.csv", "model.safetensors", "labels.txt"
-ALONE = Cluster()
+SCHEMA = 1
+LARGE = 4  # photos with sides so many times the input's are mostly decoded, not trained on
+METADATA = "keras_mnasnet_training"
+COUNTED = re.compile(r"(:[a-z]+(?:_[a-z]+)*)_\d+/")  # Keras numbers seed generators and optimizers by how many it has made
 
 
 class Diverged(ArithmeticError):
     """The loss became NaN or infinite; the run stopped, and its last checkpoint is whole."""
 
 
+class NotFinite(ArithmeticError):
+    """Values that are NaN or infinite where training must not go on with them."""
+
+
 def start_run(
     kind: type[Run], output: str | os.PathLike[str], job: Any, *,
-    cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True,
+    cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True, start: Any = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Train into the new or empty folder `output` and return the rows of its log.csv; Raises as `train` does."""
+    """Train into the new or empty folder `output` and return the rows of its log.csv; Raises as `train` does.
+
+    `start` is a model given as a value, which `job` only names: its weights are kept in the first checkpoint.
+    """
     folder = Path(output).expanduser().absolute()
     job = job.anchored()
     cluster = cluster.join()
     if cluster.index:
-        return kind(folder, job, None, cluster, devices, progress).go()
+        return kind(folder, job, None, cluster, devices, progress, start).go()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(
             f"`output` must be a new or empty folder. Received: {folder}, which is not. To go on with the run in it: "
@@ -57,7 +80,7 @@ def start_run(
         raise OSError(f"A run must be written where a folder can be made. Received: {folder} ({error})") from error
     try:
         with _locked(folder):
-            return kind(folder, job, None, cluster, devices, progress).go()
+            return kind(folder, job, None, cluster, devices, progress, start).go()
     except BaseException:
         if is_new:
             with contextlib.suppress(OSError):
@@ -106,23 +129,57 @@ def parts_of(count: int, batch_size: int, checkpoint_steps: int, what: str = "im
     return {"steps_per_part": steps // parts, "parts_per_epoch": parts}
 
 
+def large_photos(sizes: np.ndarray | None, size: int) -> tuple[str, ...]:
+    """The warning where photos, of `sizes` `[N, 2]` as the check has seen them, are much larger than the input."""
+    side = 0 if sizes is None or not len(sizes) else int(np.median(sizes.min(axis=1)))
+    if side <= LARGE * size:
+        return ()
+    return (
+        f"half of the photos have sides of {side:,} pixels or more, {side / size:.0f} times the input's {size}: most of the "
+        f"time goes into decoding them. Train on copies of about {2 * size} pixels, or with a larger --size.",
+    )
+
+
+def jit_choice(asked: bool | str | None) -> bool | str:
+    """What to give Keras for `jit_compile`; None: XLA on accelerators and JAX only, where it does not slow training down."""
+    if asked is not None:
+        return asked
+    return "auto" if keras.backend.backend() == "jax" or accelerators() else False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run stands: parts done (an epoch has `parts_per_epoch` of equal length), and what early stopping knows."""
+
+    part: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    seconds: float = 0.0
+
+
 class Run(abc.ABC):
-    """One run in its folder. A subclass knows the data, the model, the loss and the measure; `go` does the rest."""
+    """One training, in its `folder` or (None) without a trace. A subclass knows data, model, loss and measure; `go` does the
+    rest, and keeps the `model` and the `seconds` of its phases."""
 
     KIND: ClassVar[RunKind]
-    COLUMNS: ClassVar[tuple[str, ...]]
-    LOGGED: ClassVar[tuple[str, ...]]  # what fit measures and the log keeps
+    COLUMNS: ClassVar[tuple[str, ...]] = COLUMNS
+    LOGGED: ClassVar[tuple[str, ...]]
     SHOWN: ClassVar[tuple[str, ...]]
 
-    def __init__(self, folder: Path, job: Any, facts: Any, cluster: Cluster, devices: list[str] | None, progress: bool) -> None:
-        self.folder, self.job, self.cluster, self.devices = folder, job, cluster, devices
+    def __init__(
+        self, folder: Path | None, job: Any, facts: Any, cluster: Cluster = ALONE, devices: list[str] | None = None,
+        progress: bool = False, start: Any = None,
+    ) -> None:  # fmt: skip
+        self.folder, self.job, self.cluster, self.devices, self.start = folder, job, cluster, devices, start
         self.recipe = job.recipe
         self.main = cluster.index == 0
         self.shown = progress and self.main
         self.known = facts
         self.labels: tuple[str, ...] = ()
+        self.seconds = {"build": 0.0, "trace": 0.0, "training_steps": 0.0, "validate": 0.0}
         self.board: Any = None
-        if job.tensorboard and self.main:
+        if job.tensorboard and self.main and folder:
             self.board = summary_writer(folder / "tensorboard", self.COLUMNS)
 
     @abc.abstractmethod
@@ -157,32 +214,44 @@ class Run(abc.ABC):
     def save(self, model: keras.Model, path: Path) -> None:
         """Write the model file."""
 
+    def about(self, model: keras.Model) -> dict[str, object]:
+        """The rows of the header that stand before those of every run: model, data."""
+        return {}
+
+    def warnings(self, model: keras.Model) -> tuple[str, ...]:
+        """What is to be said before the start."""
+        return ()
+
+    def ended(self, rows: list[dict[str, Any]]) -> tuple[str, ...]:
+        """The lines that say, at the end, what was made and what to do with it."""
+        return ()
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """How many parts train the classifier alone, and how many there are in all."""
+        return tuple(epochs * self.facts.parts_per_epoch for epochs in (self.recipe.frozen_epochs, self.recipe.epochs))
+
     @property
     def has_state(self) -> bool:
         """Whether there is a checkpoint to go on from."""
-        return self.known is not None and (self.folder / STATE_FILE).is_file()
+        return self.known is not None and self.folder is not None and (self.folder / STATE_FILE).is_file()
 
     def go(self) -> list[dict[str, Any]]:
         """Train to the end and return the rows of the log."""
-        job, recipe = self.job, self.recipe
-        keras.utils.set_random_seed(recipe.seed)
+        self._since = time.perf_counter()
+        keras.utils.set_random_seed(self.recipe.seed)
         self.open_data()
-        with _policy(job.mixed_precision), replicas(self.cluster, recipe.batch_size, self.devices):
-            model = self.make_model()
+        with _policy(self.job.mixed_precision), replicas(self.cluster, self.recipe.batch_size, self.devices):
+            self.model = model = self.make_model()
             self.facts = self.make_facts(model)
             if self.known and self.known != self.facts:
                 _refuse_change(self.folder, self.known, self.facts)
-            if recipe.frozen_epochs and job.weights is None:
-                raise ValueError(
-                    f"A recipe that trains the classifier alone at first needs trained weights beneath it. Received: "
-                    f"recipe={recipe.name!r} with frozen_epochs={recipe.frozen_epochs} and weights=None. Pass weights= "
-                    f"(--from imagenet), or set frozen_epochs=0, or take a recipe that trains from scratch, such as cifar10."
-                )
-            if self.main:
-                write_run(self.folder, job, self.known or self.facts, self.KIND)
+            self._show_header(model)
+            if self.main and self.folder:
+                write_run(self.folder, self.job, self.known or self.facts, self.KIND)
                 (self.folder / LABEL_FILE).write_text("\n".join(self.labels) + "\n", "utf-8")
             try:
-                return self._train(model)
+                rows = self._train(model)
             except tf.errors.InvalidArgumentError as error:
                 raise ValueError(
                     f"Every image of a run must be whole. Received: {str(error).splitlines()[0][:200]}. Without --no-check "
@@ -195,32 +264,61 @@ class Run(abc.ABC):
                     f"All {self.cluster.processes} processes must stay alive. Received in process {self.cluster.index}: "
                     f"{str(error).splitlines()[0][:200]}. Start every process again with --resume {self.folder}."
                 ) from error
+        if self.shown:
+            for line in self.ended(rows):
+                say(line)
+        return rows
+
+    def _show_header(self, model: keras.Model) -> None:
+        recipe, facts = self.recipe, self.facts
+        if self.shown:
+            devices = self.devices or accelerators() or ["the processor"]
+            many = f", {self.cluster.processes} processes" if self.cluster.processes > 1 else ""
+            header({
+                **self.about(model),
+                "recipe": f"{recipe} ({recipe.epochs} epochs of {facts.steps_per_epoch:,} steps of {recipe.batch_size} images)",
+                "device": f"{listed(devices)}{many} ({keras.backend.backend()})",
+                "output": f"{self.folder}{', resumed' if self.known else ''}",
+            })  # fmt: skip
+            for line in self.warnings(model):
+                say(f"warning: {line}")
+
+    def _lap(self, phase: str, until: float | None = None) -> None:
+        now = until or time.perf_counter()
+        self.seconds[phase] += now - self._since
+        self._since = now
 
     def _train(self, model: keras.Model) -> list[dict[str, Any]]:
         recipe, facts = self.recipe, self.facts
-        state = self.folder / STATE_FILE
-        total, frozen = recipe.epochs * facts.parts_per_epoch, recipe.frozen_epochs * facts.parts_per_epoch
-        values, position, restored = None, Position(), not state.is_file()
-        if not restored:
-            _, position = read_state(state)
-        log = read_log(self.folder / LOG_FILE, self.COLUMNS)
-        rows: list[dict[str, Any]] = [row for row in log if int(row["step"]) <= position.step]
-        for is_frozen, first, last in ((True, 0, frozen), (False, frozen, total)):
-            if position.part >= last:
-                continue
-            freeze(model, frozen=is_frozen)
-            self.compile(model, is_frozen, jit_choice(self.job.jit_compile))
-            model.optimizer.build(model.trainable_variables)
-            if not restored:
-                values, position = restore_state(state, model, with_optimizer=position.part > first)
-                restored = True
-            averages = Averages(recipe.ema, model, values, position.step) if recipe.ema else None
-            for part in range(position.part, last):
-                if recipe.patience and part >= (position.best_epoch + recipe.patience) * facts.parts_per_epoch:
-                    logging.info("no better epoch since epoch %d: stopping early", position.best_epoch)
-                    return rows
-                position = self._part(model, part, position, averages, rows)
-            values = averages.values if averages else None
+        frozen, total = self.parts
+        values, position, restored = None, Position(), not self.has_state
+        rows: list[dict[str, Any]] = []
+        if self.folder and not restored:
+            _, position = read_state(self.folder / STATE_FILE)
+            log = read_log(self.folder / LOG_FILE, self.COLUMNS)
+            rows = [row for row in log if int(row["step"]) <= position.step]
+        steps = total * facts.steps_per_part
+        with Life("train", total=steps, unit="step", shown=self.shown, done=position.step) as self.life:
+            for is_frozen, first, last in ((True, 0, frozen), (False, frozen, total)):
+                if position.part >= last:
+                    continue
+                _freeze(model, frozen=is_frozen)
+                self.compile(model, is_frozen, jit_choice(self.job.jit_compile))
+                model.optimizer.build(model.trainable_variables)
+                if self.folder and not restored:
+                    state = self.folder / STATE_FILE
+                    values, position = restore_state(state, model, with_optimizer=position.part > first)
+                    restored = True
+                elif self.folder and self.main and self.start is not None and not position.step:
+                    write_state(self.folder / STATE_FILE, finite_state(model, {}), position)
+                averages = Averages(recipe.ema, model, values, position.step) if recipe.ema else None
+                for part in range(position.part, last):
+                    if recipe.patience and part >= (position.best_epoch + recipe.patience) * facts.parts_per_epoch:
+                        if self.shown:
+                            say(f"no better epoch since epoch {position.best_epoch}: stopping early")
+                        return rows
+                    position = self._part(model, part, position, averages, rows)
+                values = averages.values if averages else None
         return rows
 
     def _part(
@@ -229,7 +327,7 @@ class Run(abc.ABC):
         recipe, facts = self.recipe, self.facts
         steps = facts.steps_per_part
         epoch, of_epoch = divmod(part, facts.parts_per_epoch)
-        seconds, logs = self._fit(model, f"epoch {epoch + 1}/{recipe.epochs}", position, averages)
+        seconds, rate, logs = self._fit(model, f"epoch {epoch + 1}/{recipe.epochs}", position, averages)
         before = position
         position = dataclasses.replace(position, part=part + 1, step=position.step + steps, seconds=position.seconds + seconds)
         row: dict[str, Any] = {
@@ -237,7 +335,7 @@ class Run(abc.ABC):
             "step": position.step,
             **{key: repr(logs[key]) for key in self.LOGGED},
             "learning_rate": repr(float(model.optimizer.learning_rate)),
-            "images_per_second": round(steps * recipe.batch_size / seconds, 1),
+            "images_per_second": round(rate or steps * recipe.batch_size / seconds, 1),
             "seconds": round(position.seconds, 1),
         }
         try:
@@ -245,36 +343,40 @@ class Run(abc.ABC):
         except NotFinite as error:
             self._diverged(f"after step {position.step:,} {error}", before)
         if of_epoch == facts.parts_per_epoch - 1:
+            self.life.step(0, f"validating epoch {epoch + 1}")
             with averages.swapped(model) if averages else contextlib.nullcontext():
                 position = self._validate(model, epoch + 1, position, row)
+        self._lap("validate")
         rows.append(row)
-        if self.main:
+        if self.main and self.folder:
             write_log(self.folder / LOG_FILE, rows, self.COLUMNS)
             if self.board:
                 self.board(row)
             write_state(self.folder / STATE_FILE, arrays, position)
-            self._report(row)
+        if self.shown:
+            found = " ".join(f"{key} {float(row[key]):.4f}" for key in self.SHOWN if key in row)
+            say(f"epoch {row['epoch']}/{recipe.epochs}: {found}, {rate_text(row['images_per_second'])} images/s")
         return position
 
     def _fit(
         self, model: keras.Model, title: str, position: Position, averages: Averages | None
-    ) -> tuple[float, dict[str, float]]:
-        recipe, facts = self.recipe, self.facts
+    ) -> tuple[float, float, dict[str, float]]:
+        self._lap("build")
         batches = self.batches(position.step)
-        nan = NanStop(position.step + 1)
-        bar = Progress(
-            batch_size=recipe.batch_size,
-            total_steps=recipe.epochs * facts.steps_per_epoch,
-            first_step=position.step,
-            epoch=title,
-            shown=self.shown,
-        )
-        callbacks = [nan, bar, *([averages] if averages else [])]
+        nan, pace = NanStop(position.step + 1), Pace(self.life, self.recipe.batch_size, title)
+        callbacks = [nan, pace, *([averages] if averages else [])]
+        if not self.seconds["trace"]:
+            self.life.step(0, f"{title}, tracing the graph")
         started = time.perf_counter()
-        fitted = model.fit(batches, steps_per_epoch=facts.steps_per_part, shuffle=False, verbose=0, callbacks=callbacks)
+        steps = self.facts.steps_per_part
+        fitted = model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=callbacks)
+        self._lap("trace", pace.traced)
+        self._lap("training_steps")
         if nan.bad_step is not None:
             self._diverged(f"the loss of step {nan.bad_step:,} is NaN or infinite", position)
-        return time.perf_counter() - started, {key: float(values[0]) for key, values in fitted.history.items()}
+        ended, traced = self._since, pace.traced
+        rate = (steps - 1) * self.recipe.batch_size / (ended - traced) if traced and steps > 1 else 0.0  # without the tracing
+        return ended - started, rate, {key: float(values[0]) for key, values in fitted.history.items()}
 
     def _validate(self, model: keras.Model, epoch: int, position: Position, row: dict[str, Any]) -> Position:
         found = self.measure(model)
@@ -282,24 +384,22 @@ class Run(abc.ABC):
         better = bool(found) and self.score(found) > position.best_accuracy
         if better:
             position = dataclasses.replace(position, best_epoch=epoch, best_accuracy=self.score(found))
-        if self.main and (better or not self.recipe.patience):
+        if self.main and self.folder and (better or not self.recipe.patience):
             self.save(model, self.folder / MODEL_FILE)
         return position
 
     def _diverged(self, what: str, last: Position) -> NoReturn:
         kept = f"its last checkpoint is of step {last.step:,}" if last.step else "no checkpoint was made before"
+        stopped = f" The run in {self.folder} stopped; {kept}." if self.folder else ""
         raise Diverged(
-            f"A loss must stay finite. Received: {what}. The run in {self.folder} stopped; {kept}. Train anew with a lower "
-            f"learning rate or with clip_norm."
+            f"A loss must stay finite. Received: {what}.{stopped} Train anew with a lower learning rate or with clip_norm."
         )
 
-    def _report(self, row: dict[str, Any]) -> None:
-        if self.shown:
-            numbers = " ".join(f"{key} {float(row[key]):.4f}" for key in self.SHOWN if key in row)
-            print(
-                f"epoch {row['epoch']}/{self.recipe.epochs}: {numbers}, {row['images_per_second']:.0f} images/s",
-                file=sys.stderr,
-            )
+
+def _freeze(model: keras.Model, *, frozen: bool) -> None:
+    """Train the classifier alone, or every layer."""
+    for layer in model.layers:
+        layer.trainable = not frozen or layer.name in ("predictions", "top_dropout")
 
 
 @contextlib.contextmanager
@@ -313,7 +413,7 @@ def _policy(mixed_precision: str | None) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _refuse_change(folder: Path, known: Any, now: Any) -> None:
+def _refuse_change(folder: Path | None, known: Any, now: Any) -> None:
     changed = [
         field.name
         for field in dataclasses.fields(known)
@@ -324,3 +424,69 @@ def _refuse_change(folder: Path, known: Any, now: Any) -> None:
         f"A run is resumed with the data and network it was started with. Received: {key}={str(getattr(now, key))[:200]!r}, "
         f"{folder} has {str(getattr(known, key))[:200]!r}. Restore the data, or train into a new folder."
     )
+
+
+# A run's state on disk: every variable of model and optimizer, the averages, and where the run stands.
+
+
+def _variables(model: Any) -> list[tuple[str, Any]]:
+    """Every variable that training changes, under names that are unique and the same in every process."""
+    found = [("model", v) for v in model.variables] + [("optimizer", v) for v in model.optimizer.variables]
+    return [(_name(f"{kind}:{index:04d}:{v.path}"), v) for index, (kind, v) in enumerate(found)]
+
+
+def _name(name: str) -> str:
+    return COUNTED.sub(r"\1/", name)
+
+
+def finite_state(model: Any, averages: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Copies of every variable and average; NotFinite if one holds NaN or infinity."""
+    arrays = {name: np.array(keras.ops.convert_to_numpy(v), order="C") for name, v in _variables(model)}
+    arrays |= {f"average:{name}": value for name, value in averages.items()}
+    for name, value in arrays.items():
+        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+            raise NotFinite(f"{name.partition(':')[2]} is NaN or infinite")
+    return arrays
+
+
+def write_state(path: Path, arrays: dict[str, np.ndarray], position: Position) -> None:
+    """Write what `finite_state` gave, atomically; OSError, and the file as it was, where it cannot be written."""
+    save_tensors(path, arrays, {METADATA: json.dumps({"schema": SCHEMA, **dataclasses.asdict(position)})})
+
+
+def read_state(path: Path) -> tuple[dict[str, np.ndarray], Position]:
+    """The arrays of a state file and its position; ValueError for a file of another kind or schema."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            header = json.loads((file.metadata() or {})[METADATA])
+            arrays = {_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise ValueError(f"A training checkpoint must be one of keras_mnasnet's. Received: {path} ({error!r})") from error
+    if header.pop("schema", None) != SCHEMA:
+        raise ValueError(f"A training checkpoint must have schema {SCHEMA}. Received: {path}. Update keras_mnasnet.")
+    return arrays, Position(**header)
+
+
+def restore_state(path: Path, model: Any, *, with_optimizer: bool) -> tuple[dict[str, np.ndarray], Position]:
+    """Put a state into a compiled model with a built optimizer, and return its averages and position.
+
+    `with_optimizer=False` leaves the optimizer as it is, for the first step after the classifier was trained alone.
+    ValueError if the variables are not the model's.
+    """
+    arrays, position = read_state(path)
+    stored = {name: value for name, value in arrays.items() if not name.startswith("average:")}
+    wanted = [(name, v) for name, v in _variables(model) if with_optimizer or name.startswith("model:")]
+    shapes = {name: tuple(v.shape) for name, v in wanted}
+    found = {name: value.shape for name, value in stored.items() if with_optimizer or name.startswith("model:")}
+    if shapes != found:
+        wrong = sorted(set(shapes.items()) ^ set(found.items()))[0][0]
+        raise ValueError(
+            f"{path} must hold the variables of this run's network and optimizer. Received: {wrong!r} as "
+            f"{found.get(wrong, 'missing')}, expected {shapes.get(wrong, 'none')}. Resume with the network it was made with."
+        )
+    for name, variable in wanted:
+        variable.assign(stored[name])
+    averages = {name.removeprefix("average:"): value for name, value in arrays.items() if name.startswith("average:")}
+    return averages, position

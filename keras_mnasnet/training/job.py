@@ -1,7 +1,8 @@
-"""What a training run is asked to do, as `run.json` keeps it."""
+"""What a run is asked to do and what it found, as its folder keeps them. Loads neither TensorFlow nor Keras."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import glob
 import json
@@ -12,45 +13,47 @@ from typing import Any
 
 from keras_mnasnet.training.recipe import Recipe, recipe_from_json, recipe_to_json
 from keras_mnasnet.utils.files import replaced
-from keras_mnasnet.weights import registry
 
-__all__ = ["CLASSIFICATION", "Facts", "Job", "RunKind", "anchored_path", "read_run", "write_run"]
+__all__ = [
+    "CLASSIFICATION", "COLUMNS", "LABEL_FILE", "LOG_FILE", "MODEL_FILE", "RUN_FILE", "STATE_FILE", "Facts", "Job", "RunKind",
+    "anchored_path", "numbers", "read_log", "read_run", "write_log", "write_run",
+]  # fmt: skip
 
 SCHEMA = 1
-RUN_FILE = "run.json"
+RUN_FILE, STATE_FILE, LOG_FILE = "run.json", "checkpoint.safetensors", "log.csv"
+MODEL_FILE, LABEL_FILE = "model.safetensors", "labels.txt"
 NAMED = re.compile(r"shapes(:.*)?|tfds:.*|hf://.*")  # data and weights that are no paths
+COLUMNS = (
+    "epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "val_top5", "learning_rate", "images_per_second",
+    "seconds",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Data, network and recipe of a run.
+    """Data, network and recipe of a run; `train` says what the fields mean.
 
-    `model` None: the checkpoint's network, A1 without one. `validation` None: the data's own validation or test split, else a
-    tenth of it.
-
-    `holdout` is a share (0..1) of data without splits that takes no part in the run, so that a test set is left:
-    `data.open_splits` gives it.
-
-    `checkpoint_steps` is the largest number of steps between two checkpoints; an epoch is cut into equal parts for it.
+    `from_model` is a source that `load` takes, or the name of the model that was given as a value. `holdout` is a share (0..1)
+    of data without splits that takes no part in the run, so that a test set is left: `data.open_splits` gives it.
     """
 
     data: str
     recipe: Recipe
-    model: str | None = None
-    validation: str | None = None
-    weights: str | None = None
+    from_model: str | None = None
+    network: str | None = None
     head: str = "new"
     width: float | None = None
     depth: float | None = None
     se: bool | float | None = None
     stem_stride: int | None = None
+    validation: str | None = None
+    holdout: float = 0.0
     max_bad: int = 0
     check: bool = True
     checkpoint_steps: int = 1000
     mixed_precision: str | None = None
     jit_compile: bool | None = None
     tensorboard: bool = False
-    holdout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.mixed_precision not in (None, "bfloat16", "float16"):
@@ -67,9 +70,8 @@ class Job:
 
     def anchored(self) -> Job:
         """The same job with paths that hold in any working folder."""
-        return dataclasses.replace(
-            self, data=anchored_path(self.data), validation=anchored_path(self.validation), weights=anchored_path(self.weights)
-        )
+        paths = ("data", "validation", "from_model")
+        return dataclasses.replace(self, **{name: anchored_path(getattr(self, name)) for name in paths})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,8 @@ CLASSIFICATION = RunKind("classification", Job, Facts, Recipe, "mnasnet train")
 
 def anchored_path(text: Any) -> Any:
     """A path, of what exists, that holds in any working folder; names of data and weights as they are."""
+    from keras_mnasnet.weights import registry
+
     if text is None or NAMED.fullmatch(text) or text in registry.datasets() or text in registry.names():
         return text
     path = os.path.expanduser(text)
@@ -117,13 +121,12 @@ def anchored_path(text: Any) -> Any:
 
 
 def write_run(folder: Path, job: Any, facts: Any, kind: RunKind = CLASSIFICATION) -> None:
-    """Write `run.json` atomically."""
+    """Write `run.json`, whole or not at all."""
+    fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
     value = {
-        "schema": SCHEMA,
-        "kind": kind.name,
-        "job": {**_fields(job), "recipe": recipe_to_json(job.recipe)},
+        "schema": SCHEMA, "kind": kind.name, "job": {**fields, "recipe": recipe_to_json(job.recipe)},
         "facts": dataclasses.asdict(facts),
-    }
+    }  # fmt: skip
     with replaced(folder / RUN_FILE) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
@@ -135,20 +138,45 @@ def read_run(folder: Path, kind: RunKind = CLASSIFICATION) -> tuple[Any, Any]:
         raise ValueError(
             f"A run's folder holds {RUN_FILE}. Received: {folder}, without one. Start it with `{kind.command} ...`."
         )
+
+    def tuples(values: dict[str, Any]) -> dict[str, Any]:
+        return {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+
     try:
         value = json.loads(path.read_text("utf-8"))
         if value["schema"] != SCHEMA:
             raise ValueError(f"schema must be {SCHEMA}, received {value['schema']}: update keras_mnasnet")
-        found = value.get("kind", CLASSIFICATION.name)
-        if found != kind.name:
-            raise ValueError(f"`{kind.command}` goes on with runs of {kind.name}, received one of {found}")
-        fields = {key: tuple(item) if isinstance(item, list) else item for key, item in value["job"].items()}
-        job = kind.job(**{**fields, "recipe": recipe_from_json(value["job"]["recipe"], kind.recipe)})
-        facts: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value["facts"].items()}
-        return job, kind.facts(**facts)
+        if value["kind"] != kind.name:
+            raise ValueError(f"`{kind.command}` goes on with runs of {kind.name}, received one of {value['kind']}")
+        job = kind.job(**tuples({**value["job"], "recipe": recipe_from_json(value["job"]["recipe"], kind.recipe)}))
+        return job, kind.facts(**tuples(value["facts"]))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} must be a run of keras_mnasnet. Received: {error}") from error
 
 
-def _fields(job: Any) -> dict[str, Any]:
-    return {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
+def read_log(path: Path, expected: tuple[str, ...] = COLUMNS) -> list[dict[str, str]]:
+    """The rows of a `log.csv`; none without the file. ValueError for a file that is not one."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        columns, rows = tuple(reader.fieldnames or ()), list(reader)
+    if columns != expected or not all((row["step"] or "").isdecimal() for row in rows):
+        raise ValueError(
+            f"A run's log has the columns {', '.join(expected)}, and whole steps. Received: {path}, which was changed. "
+            f"Restore it, or remove it to go on without the earlier rows."
+        )
+    return rows
+
+
+def write_log(path: Path, rows: list[dict[str, Any]], columns: tuple[str, ...] = COLUMNS) -> None:
+    """Write `log.csv` anew, whole or not at all; a run that is resumed thus never repeats a row."""
+    with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def numbers(row: dict[str, Any]) -> dict[str, float | int]:
+    """A row of the log, whose values are texts, as numbers; columns that were not measured are left out."""
+    return {key: int(value) if key == "step" else float(value) for key, value in row.items() if value != ""}

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, overload
 
 from keras_mnasnet.preprocessing import Augment
 from keras_mnasnet.utils.text import did_you_mean
 
-__all__ = ["RECIPES", "SOURCES", "Recipe", "parse_recipe", "parse_values", "recipe_from_json", "recipe_to_json"]
+__all__ = ["RECIPES", "SOURCES", "Recipe", "parse_recipe", "parse_values", "recipe_from_json", "recipe_of", "recipe_to_json"]
 
 SCHEMA = 1
 OPTIMIZERS = ("rmsprop-tf1", "sgd", "adamw")
@@ -241,6 +243,18 @@ def parse_recipe(text: str, kind: Any = Recipe) -> Any:
     _check_keys(own, kind)
     augment = {key: value for key, value in values.items() if key not in own}
     return _complete({"name": name, **own}, kind).changed(**augment)
+
+
+def recipe_of(
+    recipe: str | os.PathLike[str] | Recipe, changes: Mapping[str, Any] | None = None, *, kind: type[Recipe] = Recipe,
+    **values: Any,
+) -> Any:  # fmt: skip
+    """The recipe that a door is given (a name, a text, the path of a .json file, or a Recipe), with `changes`, and with those
+    of `values` that are not None."""
+    found = recipe if isinstance(recipe, Recipe) else parse_recipe(os.fspath(recipe), kind)
+    if not isinstance(found, kind):
+        raise ValueError(f"A recipe of kind {kind.__name__} is needed. Received: {type(found).__name__} {found.name!r}")
+    return found.changed(**(changes or {})).changed(**{key: value for key, value in values.items() if value is not None})
 
 
 def parse_values(pairs: list[str]) -> dict[str, Any]:

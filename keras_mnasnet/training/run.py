@@ -1,155 +1,151 @@
-"""Training a classifier: start, resume, and everything a run's folder holds."""
+"""The doors of training: `train`, `resume`, and what they give. Loads TensorFlow and Keras when they are called."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
-import tensorflow as tf
+from keras_mnasnet.training.distribution import ALONE, Cluster
+from keras_mnasnet.training.job import LABEL_FILE, MODEL_FILE, Job, numbers
+from keras_mnasnet.training.recipe import Recipe, recipe_of
+from keras_mnasnet.utils.system import held_stderr
 
-from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.data import training_batches
-from keras_mnasnet.loading import checkpoint_of
-from keras_mnasnet.spec import describe
-from keras_mnasnet.training.callbacks import COLUMNS
-from keras_mnasnet.training.datasets import evaluate, evaluation_preprocessing, open_run
-from keras_mnasnet.training.distribution import Cluster
-from keras_mnasnet.training.engine import ALONE, STATE_FILE, Diverged, Run, parts_of, resume_run, start_run
-from keras_mnasnet.training.job import CLASSIFICATION, Facts, Job
-from keras_mnasnet.training.start import compile_model, kept_classes, starting_model, training_model
-from keras_mnasnet.utils.system import environment
-from keras_mnasnet.weights.checkpoint import OWN_SOURCE, Origin
-from keras_mnasnet.weights.formats.safetensors import write_native
+if TYPE_CHECKING:
+    import keras
 
-__all__ = ["STATE_FILE", "Diverged", "resume", "train"]
+    from keras_mnasnet.architecture import Architecture
+    from keras_mnasnet.training.classifier import ClassifierRun
+    from keras_mnasnet.weights.checkpoint import Checkpoint
+
+__all__ = ["Training", "named_source", "resume", "run_job", "train"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Training:
+    """What a run left: its `folder`, the `rows` of log.csv as numbers, the path of its `model`, the accuracies 0..1 of the last
+    and the best validation (None before the first), and the class names."""
+
+    folder: Path
+    rows: list[dict[str, float | int]]
+    model: Path
+    accuracy: float | None
+    best_accuracy: float | None
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, output: str | os.PathLike[str], rows: list[dict[str, Any]], column: str = "val_accuracy") -> Training:
+        """Of a run's folder and the rows of its log."""
+        folder = Path(output).expanduser().absolute()
+        found = [numbers(row) for row in rows]
+        measured = [row[column] for row in found if column in row]
+        labels = tuple((folder / LABEL_FILE).read_text("utf-8").splitlines())
+        last, best = (measured[-1], max(measured)) if measured else (None, None)
+        return cls(folder, found, folder / MODEL_FILE, last, best, labels)
+
+    def load(self) -> Checkpoint:
+        """The trained model."""
+        from keras_mnasnet.loading import load
+
+        return load(self.folder)
 
 
 def train(
-    output: str | os.PathLike[str],
-    job: Job,
-    *,
-    cluster: Cluster = ALONE,
-    devices: list[str] | None = None,
+    data: str | os.PathLike[str], output: str | os.PathLike[str], *,
+    from_model: str | os.PathLike[str] | Checkpoint | keras.Model | None = None,
+    network: str | Architecture | None = None, recipe: str | os.PathLike[str] | Recipe = "finetune", head: str = "new",
+    width: float | None = None, depth: float | None = None, se: bool | float | None = None, stem_stride: int | None = None,
+    size: int | None = None, epochs: int | None = None, batch_size: int | None = None, learning_rate: float | None = None,
+    changes: Mapping[str, Any] | None = None, validation: str | os.PathLike[str] | None = None, max_bad: int = 0,
+    check: bool = True, checkpoint_steps: int = 1000, mixed_precision: str | None = None, jit_compile: bool | None = None,
+    tensorboard: bool = False, holdout: float = 0.0, cluster: Cluster = ALONE, devices: list[str] | None = None,
     progress: bool = True,
-) -> list[dict[str, Any]]:
-    """Train, and leave in the folder `output`: run.json, log.csv, checkpoint.safetensors, model.safetensors, labels.txt.
+) -> Training:  # fmt: skip
+    """Train a classifier of photos, pixels `[B, size, size, 3]`, and leave in `output` model.safetensors, labels.txt,
+    log.csv, run.json, checkpoint.safetensors.
 
+    Args:
+        data: class folders, TFRecords, `shapes:COUNT@SIZE`, `tfds:NAME`: what `data.open_images` takes.
+        output: a new or empty folder.
+        from_model: what to start from: any source that `load` takes, a Checkpoint, or a keras.Model; default: fresh weights.
+        network: the network to train with fresh weights (default "a1"), with `width`, `depth`, `se`, `stem_stride`; or which
+            one of `from_model="imagenet"` or `"cifar10"`.
+        recipe: a name, a text such as "finetune epochs=10", the path of a .json file, or a Recipe. `size` (pixels), `epochs`,
+            `batch_size` (images a step, over all replicas), `learning_rate` (at the recipe's base batch) and `changes`, such as
+            {"augment.flip": False}, take the place of its values.
+        head: "new" trains a classifier for the data's classes, "keep" goes on with the model's own.
+        validation: data to validate on; default: the data's own validation or test split, else a tenth of every class.
+        max_bad: how many damaged photos are left out before the run is refused; `check=False` does not look for them.
+        checkpoint_steps: the most steps between two checkpoints; an epoch is cut into equal parts for it.
+        mixed_precision: None, "bfloat16" or "float16".
+        jit_compile: XLA; default: on accelerators only.
+        tensorboard: write TensorBoard logs to `output`/tensorboard.
+        holdout: the share (0..1) of undivided data that takes no part, so that a test set is left.
+        cluster: this process's place among several (JAX backend). `devices`: default every accelerator.
+        progress: say on standard error what is trained on what, how far it is, and what was made.
+
+    Raises ValueError for bad input, OSError for a folder that cannot be written, Diverged for a loss that is not finite.
     `model.safetensors` holds the moving averages where the recipe has them, and of the best epoch where it stops early.
-    Returns the rows of log.csv. Raises ValueError for bad input, OSError for a folder that cannot be written, Diverged.
+
+    Example:
+        >>> from keras_mnasnet import training
+        >>> network = {"network": "small", "width": 0.35, "stem_stride": 1}
+        >>> recipe = "cifar10 epochs=1 batch_size=32"
+        >>> done = training.train("shapes:64@32", "run", **network, recipe=recipe, progress=False)
+        >>> done.model.name, len(done.rows), done.labels[:2], 0 <= done.accuracy <= 1
+        ('model.safetensors', 1, ('checkerboard', 'circle'), True)
+        >>> training.resume("run", progress=False).accuracy == done.accuracy  # a finished run is left as it is
+        True
     """
-    return start_run(ClassifierRun, output, job, cluster=cluster, devices=devices, progress=progress)
+    source, start = named_source(from_model)
+    job = Job(
+        data=os.fspath(data), from_model=source, network=None if network is None else str(network), head=head, width=width,
+        depth=depth, se=se, stem_stride=stem_stride, validation=None if validation is None else os.fspath(validation),
+        recipe=recipe_of(recipe, changes, size=size, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate),
+        holdout=holdout, max_bad=max_bad, check=check, checkpoint_steps=checkpoint_steps, mixed_precision=mixed_precision,
+        jit_compile=jit_compile, tensorboard=tensorboard,
+    )  # fmt: skip
+    return run_job(job, output, cluster=cluster, devices=devices, progress=progress, start=start)
+
+
+def run_job(
+    job: Job, output: str | os.PathLike[str], *, cluster: Cluster = ALONE, devices: list[str] | None = None,
+    progress: bool = True, start: Any = None,
+) -> Training:  # fmt: skip
+    """`train` with its arguments in a Job; `start` is the model where the job names one that was given as a value."""
+    kind, start_run, _ = _loaded(cluster)
+    rows = start_run(kind, output, job, cluster=cluster, devices=devices, progress=progress, start=start)
+    return Training.of(output, rows)
 
 
 def resume(
-    output: str | os.PathLike[str],
-    *,
-    cluster: Cluster = ALONE,
-    devices: list[str] | None = None,
-    progress: bool = True,
-) -> list[dict[str, Any]]:
-    """Go on with the run in a folder from its last checkpoint, as if it had never stopped; Raises as `train` does."""
-    return resume_run(ClassifierRun, output, cluster=cluster, devices=devices, progress=progress)
+    output: str | os.PathLike[str], *, cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True
+) -> Training:
+    """Go on with the run in a folder from its last checkpoint, as if it had never stopped; example and errors as in `train`."""
+    kind, _, resume_run = _loaded(cluster)
+    return Training.of(output, resume_run(kind, output, cluster=cluster, devices=devices, progress=progress))
 
 
-class ClassifierRun(Run):
-    """A classifier's run; `job` is a Job."""
+def _loaded(cluster: Cluster) -> tuple[type[ClassifierRun], Any, Any]:
+    """What trains; the lines that TensorFlow writes as it loads and finds its devices are held back."""
+    with held_stderr():
+        import keras
 
-    KIND = CLASSIFICATION
-    COLUMNS = COLUMNS
-    LOGGED = ("loss", "accuracy")
-    SHOWN = ("loss", "accuracy", "val_accuracy", "val_top5")
+        from keras_mnasnet.training.classifier import ClassifierRun
+        from keras_mnasnet.training.engine import resume_run, start_run
 
-    def open_data(self) -> None:
-        excluded = self.known.excluded if self.known else None
-        kept = None
-        if self.job.head == "keep":
-            kept = len(self.known.labels) if self.known else kept_classes(self.job.weights)
-        splits = open_run(self.job, excluded, self.shown and sys.stderr.isatty(), kept)
-        self.images, self.validation = splits.train, splits.validation
-        self.excluded = tuple(dict.fromkeys(self.images.bad + self.validation.bad))
-        self.labels = self.images.labels
+        if cluster == ALONE:  # else the processes connect first
+            keras.distribution.list_devices()
+    return ClassifierRun, start_run, resume_run
 
-    def make_model(self) -> keras.Model:
-        job, recipe = self.job, self.recipe
-        if self.has_state:
-            facts = self.known
-            return training_model(
-                Architecture.parse(facts.architecture), len(facts.labels), size=facts.size, bn_epsilon=facts.bn_epsilon,
-                padding=facts.padding, dropout=recipe.dropout, bn_momentum=recipe.bn_momentum,
-            )  # fmt: skip
-        return starting_model(
-            job.model,
-            len(self.images.labels),
-            weights=job.weights,
-            head=job.head,
-            size=recipe.size,
-            width_multiplier=job.width,
-            depth_multiplier=job.depth,
-            se=job.se,
-            stem_stride=job.stem_stride,
-            dropout=recipe.dropout,
-            bn_momentum=recipe.bn_momentum,
-            labels=self.images.labels,
-        )
 
-    def make_facts(self, model: keras.Model) -> Facts:
-        spec = describe(model)
-        parts = parts_of(self.images.count, self.recipe.batch_size, self.job.checkpoint_steps)
-        if self.recipe.augment.crop == "pad" and self.recipe.augment.pad >= (spec.input_shape[0] or 224):
-            raise ValueError(
-                f"`augment.pad` must be below the input size. Received: augment.pad={self.recipe.augment.pad}, "
-                f"size={spec.input_shape[0]}"
-            )
-        return Facts(
-            architecture=str(spec.architecture),
-            size=spec.input_shape[0] or 224,
-            bn_epsilon=spec.bn_epsilon,
-            padding=spec.padding,
-            labels=self.images.labels,
-            train_images=self.images.count,
-            validation_images=self.validation.count,
-            excluded=self.excluded,
-            environment={**environment(), "devices": [str(device) for device in keras.distribution.list_devices()]},
-            **parts,
-        )
+def named_source(model: Any) -> tuple[str | None, Any]:
+    """The text that a job keeps of a model, and its Checkpoint where it was given as a value."""
+    if model is None or isinstance(model, str | os.PathLike):
+        return (None if model is None else os.fspath(model)), None
+    from keras_mnasnet.loading import load
 
-    def compile(self, model: keras.Model, frozen: bool, jit_compile: bool | str) -> None:
-        compile_model(
-            model, self.recipe, self.facts.steps_per_epoch, len(self.images.labels), frozen=frozen, jit_compile=jit_compile
-        )
-
-    def batches(self, first_step: int) -> tf.data.Dataset:
-        return training_batches(
-            self.images,
-            size=self.facts.size,
-            batch_size=self.recipe.batch_size,
-            augment=self.recipe.augment,
-            seed=self.recipe.seed,
-            first_step=first_step,
-            shard=self.cluster.shard,
-        )
-
-    def measure(self, model: keras.Model) -> dict[str, float]:
-        return evaluate(
-            model, self.validation, self.facts.size, self.recipe.augment,
-            batch_size=self.recipe.batch_size, shard=self.cluster.shard,
-        )  # fmt: skip
-
-    def score(self, found: dict[str, float]) -> float:
-        return found["val_accuracy"]
-
-    def save(self, model: keras.Model, path: Path) -> None:
-        preprocessing = evaluation_preprocessing(self.facts.size, self.recipe.augment)
-        origin = Origin(OWN_SOURCE, self.folder.name, measured_on=f"{self.validation.name}, for validation")
-        checkpoint = checkpoint_of(model, checked=False)
-        write_native(
-            dataclasses.replace(
-                checkpoint, labels=self.images.labels, preprocessing=preprocessing, origin=origin, assumed=(),
-                size=self.facts.size,
-            ),
-            path,
-        )  # fmt: skip
+    checkpoint = load(model)
+    return checkpoint.origin.name, checkpoint

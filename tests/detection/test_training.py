@@ -20,8 +20,8 @@ from keras_mnasnet.detection.losses import FocalLoss, MinedLoss, loss_of
 from keras_mnasnet.detection.recipe import DETECTION_RECIPES, BoxAugment, DetectionRecipe
 from keras_mnasnet.detection.training import DetectorRun, Trainee
 from keras_mnasnet.detection.training import train as train_detector
-from keras_mnasnet.training import Job, engine, learning_rate, parse_recipe, recipe_from_json, recipe_to_json, resume, train
-from keras_mnasnet.training.state import write_state
+from keras_mnasnet.training import engine, learning_rate, parse_recipe, recipe_from_json, recipe_to_json, resume, train
+from keras_mnasnet.training.engine import write_state
 
 FAST = DETECTION_RECIPES["finetune-detector"].changed(epochs=3, batch_size=2, base_batch=2, size=96, ema=0.9, warmup_epochs=1)
 BACKBONE = (
@@ -156,7 +156,7 @@ def test_runs_of_the_other_kind(tmp_path, finished):
     with pytest.raises(ValueError, match="`mnasnet train` goes on with runs of classification, received one of detection"):
         resume(finished, progress=False)
     tiny = parse_recipe("proxy-5-epochs epochs=1 batch_size=16")
-    train(tmp_path / "c", Job(data="shapes:32@32", recipe=tiny, model=BACKBONE), progress=False)
+    train("shapes:32@32", tmp_path / "c", recipe=tiny, network=BACKBONE, progress=False)
     with pytest.raises(ValueError, match="`mnasnet detect train` goes on with runs of detection"):
         resume_detector(tmp_path / "c", progress=False)
 

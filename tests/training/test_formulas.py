@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_mnasnet.training import RECIPES, SGDL2, RMSPropTF1, Schedule, learning_rate, make_optimizer, starting_model
-from keras_mnasnet.training.averages import Averages, decay_at
+from keras_mnasnet.training.callbacks import Averages, decay_at
 
 
 def test_exponential_schedule():

@@ -11,17 +11,20 @@ import pytest
 
 from keras_mnasnet import load
 from keras_mnasnet.data import open_images, write_folder
-from keras_mnasnet.training import RECIPES, Diverged, Job, resume, train
+from keras_mnasnet.training import RECIPES, Averages, Diverged, Job, resume, run_job
 from keras_mnasnet.training import engine as runs
-from keras_mnasnet.training.averages import Averages
-from keras_mnasnet.training.state import NotFinite, finite_state, read_state, restore_state, write_state
+from keras_mnasnet.training.engine import NotFinite, finite_state, read_state, restore_state, write_state
 
 TINY = RECIPES["cifar10"].changed(epochs=2, batch_size=32, base_batch=32, learning_rate=2e-3, warmup_epochs=0.5, ema=0.9)
-NETWORK = {"model": "small", "width": 0.35, "stem_stride": 1}
+NETWORK = {"network": "small", "width": 0.35, "stem_stride": 1}
 
 
 def job(data="shapes:96@32", recipe=TINY, **options):
     return Job(data=str(data), recipe=recipe, **{**NETWORK, **options})
+
+
+def train(folder, job, **options):
+    return run_job(job, folder, **options).rows
 
 
 class Stop(Exception):
@@ -44,13 +47,13 @@ def stopped_after(monkeypatch, parts):
 def test_head_keep_resumes_in_the_process_that_made_other_models(tmp_path, monkeypatch):
     """Keras numbers dropout's seed generator and the optimizer by how many the process has made; a checkpoint must not."""
     train(tmp_path / "first", job(recipe=TINY.changed(epochs=1)), progress=False)
-    again = Job(data="shapes:96@32", recipe=TINY, weights=str(tmp_path / "first" / "model.safetensors"), head="keep")
+    again = Job(data="shapes:96@32", recipe=TINY, from_model=str(tmp_path / "first" / "model.safetensors"), head="keep")
     whole = train(tmp_path / "whole", again, progress=False)
     with monkeypatch.context() as patch:
         stopped_after(patch, 1)
         with pytest.raises(Stop):
             train(tmp_path / "cut", again, progress=False)
-    rows = resume(tmp_path / "cut", progress=False)
+    rows = resume(tmp_path / "cut", progress=False).rows
     assert [row["loss"] for row in rows] == [row["loss"] for row in whole]
 
 
@@ -91,17 +94,17 @@ def test_a_run_is_resumed_from_any_folder(tmp_path, monkeypatch):
     train("run", job("photos", recipe=TINY.changed(epochs=1)), progress=False)
     assert json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))["job"]["data"] == str(tmp_path / "photos")
     monkeypatch.chdir("/")
-    assert len(resume(tmp_path / "run", progress=False)) == 1
+    assert len(resume(tmp_path / "run", progress=False).rows) == 1
     monkeypatch.chdir(tmp_path / "run")
-    assert len(resume(".", progress=False)) == 1
+    assert len(resume(".", progress=False).rows) == 1
 
 
 def test_names_are_not_taken_for_folders(tmp_path, monkeypatch):
     (tmp_path / "cifar10").mkdir()
     (tmp_path / "shapes").mkdir()
     monkeypatch.chdir(tmp_path)
-    anchored = job("shapes", weights="cifar10").anchored()
-    assert (anchored.data, anchored.weights, anchored.validation) == ("shapes", "cifar10", None)
+    anchored = job("shapes", from_model="cifar10").anchored()
+    assert (anchored.data, anchored.from_model, anchored.validation) == ("shapes", "cifar10", None)
 
 
 def test_a_link_back_is_not_followed(tmp_path):

@@ -19,20 +19,23 @@ from keras_mnasnet import MnasNet, load
 from keras_mnasnet.benchmarks import evaluate as measured
 from keras_mnasnet.data import open_images
 from keras_mnasnet.family import FAMILY
-from keras_mnasnet.training import RECIPES, Diverged, Job, resume, train
-from keras_mnasnet.training.averages import decay_at
-from keras_mnasnet.training.datasets import evaluate, open_run
-from keras_mnasnet.training.run import STATE_FILE
-from keras_mnasnet.training.start import kept_classes
-from keras_mnasnet.training.state import read_state
+from keras_mnasnet.training import RECIPES, Diverged, Job, evaluate, resume, run_job
+from keras_mnasnet.training.callbacks import decay_at
+from keras_mnasnet.training.classifier import open_run
+from keras_mnasnet.training.engine import read_state
+from keras_mnasnet.training.job import STATE_FILE
 
 TINY = RECIPES["cifar10"].changed(epochs=3, batch_size=32, base_batch=32, learning_rate=2e-3, warmup_epochs=0.5, ema=0.9)
-NETWORK = {"model": "small", "width": 0.35, "stem_stride": 1}
+NETWORK = {"network": "small", "width": 0.35, "stem_stride": 1}
 TIMES = ("images_per_second", "seconds")
 
 
 def job(recipe=TINY, data="shapes:160@32", **options):
     return Job(data=data, recipe=recipe, **{"checkpoint_steps": 3, **NETWORK, **options})
+
+
+def train(folder, job, **options):
+    return run_job(job, folder, **options)
 
 
 def curve(folder):
@@ -118,7 +121,7 @@ def test_killed_and_resumed_gives_the_same_curve_to_the_digit(finished, tmp_path
 
 def test_a_finished_run_is_left_alone(finished):
     before = curve(finished)
-    assert len(resume(finished, progress=False)) == len(before)
+    assert len(resume(finished, progress=False).rows) == len(before)
     assert curve(finished) == before
 
 
@@ -133,10 +136,10 @@ def test_nan_stops_with_step_and_checkpoint(tmp_path):
 
 def test_frozen_epochs_train_the_classifier_alone(finished, tmp_path):
     recipe = TINY.changed(epochs=2, frozen_epochs=1, frozen_learning_rate=1e-2, ema=0)
-    with pytest.raises(ValueError, match="needs trained weights beneath it. Received: .*frozen_epochs=1 and weights=None"):
+    with pytest.raises(ValueError, match="needs trained weights beneath it. Received: .*frozen_epochs=1 and from_model=None"):
         train(tmp_path / "bare", job(recipe), progress=False)
     start = finished / "model.safetensors"
-    from_start = {"weights": str(start), "model": None, "width": None, "stem_stride": None, "checkpoint_steps": 100}
+    from_start = {"from_model": str(start), "network": None, "width": None, "stem_stride": None, "checkpoint_steps": 100}
     whole = tmp_path / "whole"
     train(whole, job(recipe, **from_start), progress=False)
     rates = [float(row["learning_rate"]) for row in curve(whole)]
@@ -165,10 +168,10 @@ def test_two_replicas_of_one_machine(tmp_path):
         "cpu = tf.config.list_physical_devices('CPU')[0]\n"
         "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
         "from pathlib import Path\n"
-        "from keras_mnasnet.training import Job, parse_recipe, train\n"
-        "job = Job(data='shapes:96@32', model='small', width=0.35, stem_stride=1, recipe=parse_recipe(sys.argv[2]))\n"
-        "rows = train(sys.argv[1], job, devices=['CPU:0', 'CPU:1'], progress=False)\n"
-        "print(rows[-1]['val_loss'])\n"
+        "from keras_mnasnet.training import train\n"
+        "network = {'network': 'small', 'width': 0.35, 'stem_stride': 1, 'recipe': sys.argv[2]}\n"
+        "done = train('shapes:96@32', sys.argv[1], **network, devices=['CPU:0', 'CPU:1'], progress=False)\n"
+        "print(done.rows[-1]['val_loss'])\n"
     )
     recipe = str(TINY.changed(epochs=1, warmup_epochs=0, learning_rate=1e-3))
     done = subprocess.run(
@@ -194,11 +197,11 @@ def test_refusals(finished, tmp_path):
         resume(tmp_path, progress=False)
     with pytest.raises(ValueError, match="An epoch needs at least one batch. Received: 20 images"):
         train(tmp_path / "a", job(data="shapes:20@32"), progress=False)
-    kept = job(data=photos(tmp_path / "photos"), weights=str(finished / "model.safetensors"), head="keep")
+    kept = job(data=photos(tmp_path / "photos"), from_model=str(finished / "model.safetensors"), head="keep")
     with pytest.raises(ValueError, match="head='keep' needs a checkpoint with the classes of the data. Received: 10 classes"):
         train(tmp_path / "b", kept, progress=False)
     with pytest.raises(ValueError, match="checkpoint's classes, in its order. Received: class 0 is .* 'airplane' in the"):
-        train(tmp_path / "b", job(weights="cifar10", head="keep", model="a1", width=None), progress=False)
+        train(tmp_path / "b", job(from_model="cifar10", head="keep", network="a1", width=None), progress=False)
     blocked = tmp_path / "file"
     blocked.write_text("x", "utf-8")
     with pytest.raises((ValueError, OSError), match="file"):
@@ -252,8 +255,8 @@ def test_resume_refuses_another_network_or_data(finished, tmp_path):
 
 def test_a_run_killed_before_its_first_checkpoint_starts_from_its_weights(finished, tmp_path):
     """Numerics, width and classifier come from the checkpoint again; without its weights the first loss would be another."""
-    start = job(TINY.changed(epochs=1, ema=0), weights=str(finished / "model.safetensors"), model=None, width=None, head="keep")
-    start = dataclasses.replace(start, stem_stride=None)
+    options = {"network": None, "width": None, "stem_stride": None, "head": "keep"}
+    start = job(TINY.changed(epochs=1, ema=0), from_model=str(finished / "model.safetensors"), **options)
     train(tmp_path / "whole", start, progress=False)
     folder = tmp_path / "run"
     folder.mkdir()
@@ -270,7 +273,7 @@ def test_one_process_at_a_time(finished):
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_keeps_float32_weights(tmp_path, precision):
     network = "stem8 r1_k3_s11_e1_i8_o8_noskip r1_k3_s22_e2_i8_o16_se0.25 head32"
-    start = dataclasses.replace(job(TINY.changed(epochs=1), data="shapes:64@32"), model=network, width=None)
+    start = dataclasses.replace(job(TINY.changed(epochs=1), data="shapes:64@32"), network=network, width=None)
     train(tmp_path / "run", dataclasses.replace(start, mixed_precision=precision), progress=False)
     assert keras.config.dtype_policy().name == "float32"
     tensors = load(tmp_path / "run" / "model.safetensors").tensors
@@ -289,6 +292,6 @@ def test_a_few_folders_named_by_wnids_are_fine_tuned_on_evaluated_and_trained_on
     (found,) = measured([str(tmp_path / "run")], tmp_path / "data")
     assert (found.classes, found.images, [row.label for row in found.per_class]) == (2, 40, list(wnids))
     weights = str(tmp_path / "run" / "model.safetensors")
-    again = Job(data=str(tmp_path / "data"), recipe=recipe, weights=weights, head="keep")
-    found = open_run(again, None, False, kept_classes(weights))
+    again = Job(data=str(tmp_path / "data"), recipe=recipe, from_model=weights, head="keep")
+    found = open_run(again, None, False, load(weights).classes)
     assert found.train.labels == found.validation.labels == wnids
