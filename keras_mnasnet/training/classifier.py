@@ -31,7 +31,7 @@ from keras_mnasnet.weights.checkpoint import OWN_SOURCE, Origin, assign, expecte
 from keras_mnasnet.weights.formats.safetensors import write_native
 
 __all__ = [
-    "HEADS", "ClassifierRun", "ShortRun", "compile_model", "copy_layers", "evaluate", "evaluation_preprocessing", "in_memory",
+    "HEADS", "ClassifierRun", "ShortRun", "compile_model", "evaluate", "evaluation_preprocessing", "in_memory",
     "open_run", "starting_model", "train_short", "training_model",
 ]  # fmt: skip
 
@@ -309,14 +309,6 @@ def compile_model(
         weighted_metrics=metrics,
         jit_compile=jit_choice(jit_compile),
     )
-
-
-def copy_layers(source: Any, target: Any) -> None:
-    """Give the layers of `target` the weights of the layers of `source` that have their names."""
-    layers = {layer.name: layer for layer in target.layers}
-    for layer in source.layers:
-        if layer.weights:
-            layers[layer.name].set_weights(layer.get_weights())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def test_killed_and_resumed_gives_the_same_curve_to_the_digit(finished, tmp_path
         "train", "shapes:160@32", "-o", folder, "--network", "small", "--width", 0.35, "--stem-stride", 1,
         "--recipe", text[0], *(part for pair in text[1:] for part in ("--set", pair)), "--checkpoint-steps", 3,
     )  # fmt: skip
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     while not (folder / STATE_FILE).is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -110,7 +110,7 @@ def test_killed_and_resumed_gives_the_same_curve_to_the_digit(finished, tmp_path
     assert process.returncode == -signal.SIGKILL
     assert len(curve(folder)) < 6, "the run was to be killed before its end"
     again = command("train", "--resume", folder, "--json")
-    out, err = again.communicate(timeout=240)
+    out, err = again.communicate(timeout=900)
     assert again.returncode == 0, err
     assert curve(folder) == curve(finished)
     assert json.loads(out)["epochs"][-1]["step"] == "12" or json.loads(out)["epochs"][-1]["step"] == 12
