@@ -21,7 +21,7 @@ TEST += ["mypy", "pytest", "pytest-xdist", "ruff", "scipy", "tensorboard"]
 setup(
     name="keras_mnasnet",
     version=VERSION,
-    description="MnasNet for Keras 3: models, every public ImageNet checkpoint, and the tools around them",
+    description="MnasNet for Keras 3: models, checkpoints, and the tools around them",
     long_description=(ROOT / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
