@@ -28,7 +28,7 @@ DEMO = Path(keras_mnasnet.__file__).parents[1] / "weights" / "demo"
 TAKES = ("model", "models", "from_model", "source", "weights")  # how commands and doors call an existing model
 
 
-class Seen(Exception):  # noqa: N818
+class Seen(Exception):
     """Ends a long command where it has its model."""
 
 
@@ -72,7 +72,9 @@ def write_annotations(folder: Path) -> None:
     for image in images:
         pixels = generator.integers(0, 256, (96, 96, 3), np.uint8)
         (folder / "boxes" / image["file_name"]).write_bytes(tf.io.encode_png(pixels).numpy())
-    annotations = [{"id": n, "image_id": n, "category_id": 1, "bbox": [8, 8, 64, 64], "area": 4096, "iscrowd": 0} for n in (1, 2)]
+    annotations = [
+        {"id": n, "image_id": n, "category_id": 1, "bbox": [8, 8, 64, 64], "area": 4096, "iscrowd": 0} for n in (1, 2)
+    ]
     truth = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "box"}]}
     (folder / "boxes.json").write_text(json.dumps(truth))
 
