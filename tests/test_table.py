@@ -1,4 +1,4 @@
-"""Every kind of source through every command and every Python door: the record's own result, or one line that says what takes it.
+"""Every kind of source through every command and Python door: the record's own result, or one line that says what takes it.
 
 The commands come from the parser and the doors from the public names, so a new one fails here until it is in the table.
 """
