@@ -193,11 +193,11 @@ def plot(path: str, runs: dict[str, dict[str, list[list[Candidate]]]], target: P
     figure, every = pyplot.subplots(1, len(COSTS), figsize=(11, 4.5), layout="constrained")
     for axes, cost in zip(every, COSTS, strict=True):
         facts = known(path, cost)
-        for objective, colour in zip(REWARDS, ("tab:blue", "tab:orange"), strict=True):
+        for objective, color in zip(REWARDS, ("tab:blue", "tab:orange"), strict=True):
             first = runs[cost][objective][0]
             ratios = [facts.cost[each] / facts.target for each in first]
             values = [100 * facts.accuracy(each) for each in first]
-            axes.scatter(ratios, values, s=9, alpha=0.5, color=colour, label=f"{objective}, {len(first)} networks")
+            axes.scatter(ratios, values, s=9, alpha=0.5, color=color, label=f"{objective}, {len(first)} networks")
         bounds = np.linspace(0.4, 2.0, 65)
         front = [best_below(facts, list(facts.table.runs), bound) for bound in bounds]
         axes.step(bounds, [100 * each if each else np.nan for each in front], where="post", color="0.2", label="best there is")

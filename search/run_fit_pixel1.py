@@ -5,7 +5,7 @@ Fitted by non-negative least squares on the relative error of three sets of mill
 - ProxylessNAS's table of 71 blocks (its 72nd row, the classifier, is left out: fitting it costs the A1 rows 1.5 points);
 - TuNAS's linear cost model: a block's milliseconds where it can be skipped, else the difference to the smallest option's.
 The weights of the tables, 0.2 each, and the nine features were chosen with the nine published networks of the check in sight.
-Files: proxyless_mobile_trim.yaml (github.com/han-cai/files a7c9bcd, no licence stated; not part of this package) and
+Files: proxyless_mobile_trim.yaml (github.com/han-cai/files a7c9bcd, no license stated; not part of this package) and
 tunas_proxylessnas_search.json (decoded from google-research tunas/cost_model_data.py 0c1bbe5, Apache-2.0).
 """
 

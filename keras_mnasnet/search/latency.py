@@ -119,7 +119,7 @@ def parse_device(
 class HostLatency:
     """This machine's single-thread latency, as `mnasnet bench latency` measures it: LiteRT and XNNPACK on one pinned core.
 
-    The measuring process starts with the first network and stays. Networks have random weights and normalise their input.
+    The measuring process starts with the first network and stays. Networks have random weights and normalize their input.
     Processes that measure on one core at the same time wait for each other.
     """
 
@@ -271,7 +271,7 @@ class Part:
 
 
 def parts(architecture: Architecture, resolution: int) -> Iterator[Part]:
-    """The rows whose sum is the network: stem with normalisation, every layer, and head with classifier.
+    """The rows whose sum is the network: stem with normalization, every layer, and head with classifier.
 
     A layer's key is its block string and the height of the map it takes: `r1_k3_s22_e6_i16_o24@112`.
     """
