@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.detection.anchors import anchor_boxes, targets_of
 from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, open_dataset, training_batches
 from keras_mnasnet.detection.evaluation import coco_score, require_pycocotools, results_on
@@ -25,14 +26,15 @@ from keras_mnasnet.detection.ssdlite import SSDLite
 from keras_mnasnet.loading import load, save
 from keras_mnasnet.training.distribution import Cluster
 from keras_mnasnet.training.engine import ALONE, Run, large_photos, parts_of, resume_run, start_run
-from keras_mnasnet.training.job import MODEL_FILE, Facts, Job, RunKind, anchored_path
+from keras_mnasnet.training.job import Facts, Job, RunKind, anchored_path
 from keras_mnasnet.training.optimizers import make_optimizer
-from keras_mnasnet.training.recipe import parse_recipe
+from keras_mnasnet.training.recipe import recipe_of
+from keras_mnasnet.training.run import Training, named_source
 from keras_mnasnet.utils.system import environment
-from keras_mnasnet.utils.text import Life, listed, say
+from keras_mnasnet.utils.text import Life, listed
 from keras_mnasnet.weights.checkpoint import Checkpoint, assign
 
-__all__ = ["DetectionJob", "DetectorRun", "DetectorTraining", "Trainee", "resume", "train"]
+__all__ = ["DetectionJob", "DetectorRun", "Trainee", "resume", "train"]
 
 DEFAULT_SIZE = 320
 
@@ -78,131 +80,74 @@ class DetectionFacts(Facts):
 DETECTION = RunKind("detection", DetectionJob, DetectionFacts, DetectionRecipe, "mnasnet detect train")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class DetectorTraining:
-    """A finished run: its folder, the rows of its log.csv, and its model, which `load` and every command take."""
-
-    folder: Path
-    rows: list[dict[str, Any]] = dataclasses.field(repr=False)
-
-    @property
-    def model(self) -> Path:
-        """The file of the trained detector: the moving averages, and the best epoch where the recipe stops early."""
-        return self.folder / MODEL_FILE
-
-    @property
-    def ap(self) -> float | None:
-        """COCO's AP on the validation photos after the last epoch, None where it was not measured."""
-        return next((float(row["val_ap"]) for row in reversed(self.rows) if row.get("val_ap")), None)
-
-    @property
-    def best_ap(self) -> float | None:
-        """The highest AP of an epoch."""
-        return max((float(row["val_ap"]) for row in self.rows if row.get("val_ap")), default=None)
-
-    def load(self) -> Checkpoint:
-        """The trained detector."""
-        return load(self.model)
-
-
 def train(
-    annotations: str | os.PathLike[str],
-    photos: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    *,
-    from_model: str | os.PathLike[str] | None = None,
-    network: str | None = None,
-    recipe: str | DetectionRecipe = "finetune-detector",
-    classes: Sequence[str] | None = None,
-    validation: str | os.PathLike[str] | None = None,
-    validation_photos: str | os.PathLike[str] | None = None,
-    width: float | None = None,
-    depth: float | None = None,
-    se: bool | float | None = None,
-    size: int | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    changes: Mapping[str, Any] | None = None,
-    measure_ap: bool = True,
-    max_bad: int = 0,
-    check: bool = True,
-    checkpoint_steps: int = 1000,
-    mixed_precision: str | None = None,
-    jit_compile: bool | None = None,
-    tensorboard: bool = False,
-    cluster: Cluster = ALONE,
-    devices: list[str] | None = None,
-    progress: bool = True,
-) -> DetectorTraining:
-    """Train a detector into a new folder: run.json, log.csv, checkpoint.safetensors, model.safetensors, labels.txt.
+    annotations: str | os.PathLike[str], photos: str | os.PathLike[str], output: str | os.PathLike[str], *,
+    from_model: str | os.PathLike[str] | Checkpoint | keras.Model | None = None, network: str | Architecture | None = None,
+    recipe: str | os.PathLike[str] | DetectionRecipe = "finetune-detector", classes: Sequence[str] | None = None,
+    validation: str | os.PathLike[str] | None = None, validation_photos: str | os.PathLike[str] | None = None,
+    width: float | None = None, depth: float | None = None, se: bool | float | None = None, size: int | None = None,
+    epochs: int | None = None, batch_size: int | None = None, learning_rate: float | None = None,
+    changes: Mapping[str, Any] | None = None, measure_ap: bool = True, max_bad: int = 0, check: bool = True,
+    checkpoint_steps: int = 1000, mixed_precision: str | None = None, jit_compile: bool | None = None,
+    tensorboard: bool = False, cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True,
+) -> Training:  # fmt: skip
+    """Train a detector, and leave in `output` model.safetensors, labels.txt, log.csv, run.json, checkpoint.safetensors.
 
     Args:
         annotations: COCO's instances (.json), or a folder of VOC's .xml files.
         photos: the folder of their photos.
-        output: the folder of the run, new or empty.
-        from_model: weights to start from: a detector's, whose layers are all kept but predictors of other classes; or a
-            classifier's for the backbone, anything that `load` takes. Default: none.
-        network: the backbone, where `from_model` is none: a name (`b1`) or text. Default: a1.
-        recipe: a recipe's name, its text, a .json file, or a DetectionRecipe.
+        output: a new or empty folder.
+        from_model: what to start from, any source that `load` takes, a Checkpoint, or a keras.Model: a classifier, for the
+            backbone, or a detector, of which all is kept but the predictors of other classes. Default: fresh weights.
+        network: the backbone with fresh weights (default "a1"), with `width`, `depth`, `se`; or which one of
+            `from_model="imagenet"` or `"cifar10"`.
+        recipe: a name, a text such as "finetune-detector epochs=10", the path of a .json file, or a DetectionRecipe. `size`
+            (pixels; 320 where nothing says it), `epochs`, `batch_size`, `learning_rate` and `changes`, such as
+            {"augment.crop": False}, take the place of its values.
         classes: the names to learn; default: all of the annotations.
-        validation, validation_photos: annotations to measure on after every epoch, and their photos (default: `photos`).
-        width, depth, se: of the network, as in `MnasNet`.
-        size, epochs, batch_size, learning_rate: instead of the recipe's; `size` in pixels, 320 where nothing says it.
-        changes: other values of the recipe, such as {"augment.crop": False}.
-        measure_ap: COCO's AP on the validation photos (needs pycocotools), or their loss alone.
-        max_bad: damaged photos to leave out before giving up; `check` decodes every photo once before the start.
-        checkpoint_steps: the largest number of steps between two checkpoints.
-        mixed_precision: bfloat16 or float16: compute in 16 bits, keep weights in 32.
-        jit_compile: XLA; default: on accelerators only.
-        tensorboard: write TensorBoard's logs to output/tensorboard.
-        cluster, devices: processes and devices that train together.
+        validation: annotations to measure on after every epoch; their photos are in `validation_photos` (default: `photos`).
+            With `measure_ap` COCO's AP is measured, which needs pycocotools, else their loss alone.
+
+    The other arguments are those of `training.train`.
 
     Returns:
-        The DetectorTraining: folder, rows of the log, model, AP.
+        The Training; its `accuracy` is COCO's AP on the validation photos, 0..1, None where it was not measured.
 
-    Raises ValueError for bad input, OSError for missing files, Diverged when the loss is no number any more.
+    Raises ValueError for bad input, OSError for missing files, Diverged for a loss that is not finite.
+
+    Example:
+        >>> import json, pathlib
+        >>> from keras_mnasnet import detection
+        >>> truth = {"images": [{"id": 1, "file_name": "ship.png", "width": 128, "height": 128}],
+        ...          "annotations": [{"image_id": 1, "category_id": 1, "bbox": [10, 30, 100, 70]}],
+        ...          "categories": [{"id": 1, "name": "ship"}]}
+        >>> _ = pathlib.Path("boxes.json").write_text(json.dumps(truth))
+        >>> small = {"width": 0.35, "size": 96, "epochs": 1, "batch_size": 1}
+        >>> done = detection.train("boxes.json", "weights/demo", "run", network="small", **small, progress=False)
+        >>> done.labels, done.load().task
+        (('ship',), 'detection')
     """
-    values = {"size": size, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    chosen = parse_recipe(recipe, DetectionRecipe) if isinstance(recipe, str) else recipe
-    chosen = chosen.changed(**(changes or {})).changed(**{key: value for key, value in values.items() if value is not None})
+    source, start = named_source(from_model)
     job = DetectionJob(
-        data=os.fspath(annotations),
-        photos=os.fspath(photos),
-        recipe=chosen,
-        network=network,
-        from_model=None if from_model is None else os.fspath(from_model),
-        classes=None if classes is None else tuple(classes),
-        width=width,
-        depth=depth,
-        se=se,
-        validation=None if validation is None else os.fspath(validation),
+        data=os.fspath(annotations), photos=os.fspath(photos), from_model=source,
+        network=None if network is None else str(network), width=width, depth=depth, se=se,
+        classes=None if classes is None else tuple(classes), validation=None if validation is None else os.fspath(validation),
         validation_photos=None if validation_photos is None else os.fspath(validation_photos),
-        measure_ap=measure_ap,
-        max_bad=max_bad,
-        check=check,
-        checkpoint_steps=checkpoint_steps,
-        mixed_precision=mixed_precision,
-        jit_compile=jit_compile,
-        tensorboard=tensorboard,
-    )
-    rows = start_run(DetectorRun, output, job, cluster=cluster, devices=devices, progress=progress)
-    return _ended(output, rows, progress and cluster.index == 0)
+        recipe=recipe_of(
+            recipe, changes, kind=DetectionRecipe, size=size, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+        ),
+        measure_ap=measure_ap, max_bad=max_bad, check=check, checkpoint_steps=checkpoint_steps,
+        mixed_precision=mixed_precision, jit_compile=jit_compile, tensorboard=tensorboard,
+    )  # fmt: skip
+    rows = start_run(DetectorRun, output, job, cluster=cluster, devices=devices, progress=progress, start=start)
+    return Training.of(output, rows, "val_ap")
 
 
 def resume(
     output: str | os.PathLike[str], *, cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True
-) -> DetectorTraining:
-    """Go on with the run in a folder from its last checkpoint, as if it had never stopped; Raises as `train` does."""
-    rows = resume_run(DetectorRun, output, cluster=cluster, devices=devices, progress=progress)
-    return _ended(output, rows, progress and cluster.index == 0)
-
-
-def _ended(output: str | os.PathLike[str], rows: list[dict[str, Any]], shown: bool) -> DetectorTraining:
-    run = DetectorTraining(Path(output).expanduser().absolute(), rows)
-    if shown:
-        say(f"wrote {run.model}; find objects with: mnasnet detect predict {output} PHOTO --output FOLDER")
-    return run
+) -> Training:
+    """Go on with the run in a folder from its last checkpoint, as if it had never stopped; example and errors as in `train`."""
+    return Training.of(output, resume_run(DetectorRun, output, cluster=cluster, devices=devices, progress=progress), "val_ap")
 
 
 class Trainee(keras.Model):
@@ -278,7 +223,7 @@ class DetectorRun(Run):
         job, recipe = self.job, self.recipe
         scales = {"network": job.network, "width": job.width, "depth": job.depth, "se": job.se}
         given = [name for name, value in scales.items() if value is not None]
-        weights: Any = job.from_model
+        weights: Any = job.from_model if self.start is None else self.start
         if weights is not None:
             found = load(weights, network=job.network, size=recipe.size or DEFAULT_SIZE)
             if found.detector is not None:
@@ -350,6 +295,11 @@ class DetectorRun(Run):
             if self.validation is None
             else f"{self.validation.count:,} photos in {job.validation_photos or job.photos}, {job.validation}",
         }
+
+    def ended(self, rows: list[dict[str, Any]]) -> tuple[str, ...]:
+        measured = [(float(row["val_ap"]), row["epoch"]) for row in rows if row.get("val_ap")]
+        ap = f": AP {measured[-1][0]:.4f}, best {max(measured)[0]:.4f} after epoch {max(measured)[1]}" if measured else ""
+        return f"wrote {self.folder}{ap}", f"next: mnasnet detect predict {self.folder} PHOTO -o FOLDER"
 
     def warnings(self, model: keras.Model) -> tuple[str, ...]:
         return large_photos(self.data.sizes, spec_of(self.detector).input_size)

@@ -97,7 +97,7 @@ def test_learning_real_photos(data, tmp_path):
         four, coco / "train2017", tmp_path / "run", recipe=recipe, network="a1", width=0.35, validation=four, progress=False
     )  # fmt: skip
     rows = run.rows
-    assert 0 < run.ap == run.best_ap == float(rows[-1]["val_ap"])
+    assert 0 < run.accuracy == run.best_accuracy == rows[-1]["val_ap"]
     assert float(rows[-1]["val_ap50"]) >= 0.8
     assert float(rows[-1]["loss"]) < 2
 
