@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.cli.export import file_options, print_comparisons, print_outline
-from keras_mnasnet.cli.options import network_options, option, options, output, read_labels
-from keras_mnasnet.cli.output import print_json, print_table, rounded
+from keras_mnasnet.cli.options import given, network_options, option, options, output
+from keras_mnasnet.cli.output import Column, finish, print_columns, print_json, print_table, rounded
 from keras_mnasnet.cli.parsing import Parser, UsageError
-from keras_mnasnet.cli.train import changed_recipe, drive, log_numbers, training_options
+from keras_mnasnet.cli.train import drive, training_options
 from keras_mnasnet.utils.system import environment
 from keras_mnasnet.utils.text import say
 
@@ -20,10 +19,12 @@ if TYPE_CHECKING:
     from keras_mnasnet.detection.evaluation import CocoResult
     from keras_mnasnet.detection.inference import PhotoObjects
     from keras_mnasnet.detection.tflite import DetectorReport
+    from keras_mnasnet.training import Training
 
 __all__ = ["add_commands"]
 
 SETTINGS = ("score_threshold", "iou_threshold", "max_detections", "batch_size", "input", "threads", "limit", "max_bad")
+BOXES = {"score": "score_threshold", "iou": "iou_threshold"}
 DETECTOR = "A trained detector: a run's folder, its model.safetensors, or hf://OWNER/NAME."
 PRECISIONS = ("float32", "float16", "int8")
 
@@ -55,20 +56,16 @@ def add_commands(top: Parser) -> None:
     )
     option(data, "--labels", "These are learned (default: all of the annotations').")
     option(
-        data,
-        "--validation",
-        "They are of the kind of the first ANNOTATIONS (default: nothing is measured).",
+        data, "--validation", "They are of the kind of the first ANNOTATIONS (default: nothing is measured).",
         metavar="ANNOTATIONS",
-    )
+    )  # fmt: skip
     data.add_argument(
         "--validation-folder", metavar="PHOTOS", help="Find the photos of --validation in this folder (default: PHOTOS)."
     )
     data.add_argument(
-        "--no-ap",
-        dest="ap",
-        action="store_false",
+        "--no-ap", dest="ap", action="store_false",
         help="Measure the validation photos' loss alone, not COCO's AP (pycocotools).",
-    )
+    )  # fmt: skip
 
     command = detect.add(
         "eval", "COCO's twelve numbers of detectors, .tflite files and result files, side by side.", evaluate,
@@ -137,118 +134,66 @@ def _files(command: Parser) -> Any:
 
 def train(arguments: argparse.Namespace) -> int:
     """Start a detector's run, or go on with one."""
-    given = (arguments.annotations is not None, arguments.photos is not None)
-    if given != ((arguments.resume is None,) * 2):
+    inputs = (arguments.annotations, arguments.photos)
+    if [each is not None for each in inputs] != [arguments.resume is None] * 2:
         raise UsageError("give ANNOTATIONS, PHOTOS and -o RUN, or --resume RUN; received both, or not all of them")
-    if arguments.resume is None and arguments.from_model is None and arguments.network is None:
-        raise UsageError(
-            "say what the training starts from: --from imagenet (or another MODEL), or --network a1 from scratch; received "
-            "neither --from nor --network",
-        )
-
-    def start(folder: Path, cluster: Any) -> list[dict[str, Any]]:
-        from keras_mnasnet import detection
-        from keras_mnasnet.detection.recipe import DetectionRecipe
-
-        own = {key: getattr(arguments, key) for key in ("max_bad", "checkpoint_steps") if getattr(arguments, key) is not None}
-        return detection.train(
-            arguments.annotations,
-            arguments.photos,
-            folder,
-            from_model=arguments.from_model,
-            network=arguments.network,
-            recipe=changed_recipe(DetectionRecipe, arguments, "finetune-detector"),
-            classes=read_labels(arguments),
-            validation=arguments.validation,
-            validation_photos=arguments.validation_folder,
-            width=arguments.width,
-            depth=arguments.depth,
-            se=arguments.se,
-            measure_ap=arguments.ap,
-            check=arguments.check,
-            mixed_precision=arguments.mixed_precision,
-            jit_compile=arguments.jit_compile,
-            tensorboard=arguments.tensorboard,
-            cluster=cluster,
-            **own,
-        ).rows
-
-    def go_on(folder: Path, cluster: Any) -> list[dict[str, Any]]:
-        from keras_mnasnet import detection
-
-        return detection.resume(folder, cluster=cluster).rows
-
-    return drive(arguments, start, go_on, _report_training, "mnasnet detect train")
+    own = {"classes": "labels", "validation_photos": "validation_folder", "measure_ap": "ap"}
+    return drive(arguments, "detection", inputs, _report_training, "validation", **own)
 
 
-def _report_training(folder: Path, rows: list[dict[str, Any]], as_json: bool) -> None:
-    model = folder / "model.safetensors"
-    epochs = [log_numbers(row) for row in rows]
-    best = max((row["val_ap"] for row in epochs if "val_ap" in row), default=None)
+def _report_training(run: Training, as_json: bool) -> None:
     if as_json:
-        return print_json({"run": str(folder), "model": str(model), "best_ap": best, "epochs": epochs})
-    last = epochs[-1] if epochs else {}
+        facts = {"run": str(run.folder), "model": str(run.model), "best_ap": run.best_accuracy, "epochs": run.rows}
+        return print_json(facts)
+    last = run.rows[-1] if run.rows else {}
     shown = {"val_ap": "AP", "val_ap50": "AP50", "val_loss": "validation loss", "loss": "loss"}
     numbers = ", ".join(f"{text} {last[key]:.4f}" for key, text in shown.items() if key in last)
-    print(f"{numbers} after epoch {last['epoch']:g}" if last else "nothing was left to train")
-    return print(f"wrote {model}; use it with: mnasnet detect predict {folder} PHOTO")
-
-
-def _boxes(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Which boxes count, as every door takes it."""
-    return {"score": arguments.score_threshold, "iou": arguments.iou_threshold, "max_detections": arguments.max_detections}
+    return print(f"{numbers} after epoch {last['epoch']:g}" if last else "nothing was left to train")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Print the twelve numbers of every model."""
     from keras_mnasnet import detection
-    from keras_mnasnet.benchmarks.results import SCHEMA, write_json
+    from keras_mnasnet.benchmarks.results import SCHEMA
     from keras_mnasnet.detection.evaluation import evaluator
     from keras_mnasnet.utils.files import check_writable
 
     if arguments.output:
         check_writable(arguments.output)
     results = detection.evaluate(
-        arguments.models, arguments.annotations, arguments.photos, labels=read_labels(arguments), tflite_input=arguments.input,
-        threads=arguments.threads, batch_size=arguments.batch_size, limit=arguments.limit, max_bad=arguments.max_bad,
-        results=arguments.write_results, progress=not arguments.json, **_boxes(arguments),
+        arguments.models, arguments.annotations, arguments.photos,
+        **given(
+            arguments, "labels", "threads", "batch_size", "limit", "max_bad", "max_detections", tflite_input="input",
+            results="write_results", **BOXES,
+        ),
     )  # fmt: skip
     report = {
-        "schema": SCHEMA,
-        "benchmark": "coco",
-        "environment": environment(),
-        "evaluator": evaluator(),
+        "schema": SCHEMA, "benchmark": "coco", "environment": environment(), "evaluator": evaluator(),
         "data": {"annotations": arguments.annotations, "images": results[0].images},
         "settings": {key: getattr(arguments, key) for key in SETTINGS},
         "results": [dataclasses.asdict(result) for result in results],
-    }
-    if arguments.output:
-        write_json(arguments.output, report)
-    if arguments.json:
-        return print_json(report)
+    }  # fmt: skip
+    return finish(arguments, report, lambda: _print_evaluation(arguments, results))
+
+
+def _print_evaluation(arguments: argparse.Namespace, results: Sequence[CocoResult]) -> None:
+    from keras_mnasnet.detection.evaluation import evaluator
+
     print(f"{arguments.annotations}: {results[0].images:,} photos, {results[0].categories:,} categories\n")
     _print_results(results)
     if arguments.per_category:
         _print_categories(results)
     print(f"\nevaluator: {evaluator()}")
-    if arguments.output:
-        print(f"wrote {arguments.output}")
-    return None
 
 
 def _print_results(results: Sequence[CocoResult]) -> None:
     from keras_mnasnet.detection.evaluation import METRICS
 
-    print_table(
-        ("model", *METRICS, "detections", "images/s"),
-        (
-            (
-                result.model, *(rounded(result.metrics[name]) for name in METRICS), result.detections,
-                result.images_per_second,
-            )
-            for result in results
-        ),
-    )  # fmt: skip
+    def metric(name: str) -> Column:
+        return lambda each: rounded(each.metrics[name])
+
+    columns: dict[str, Column] = {"model": "model", **{name: metric(name) for name in METRICS}}
+    print_columns(results, columns | {"detections": "detections", "images/s": "images_per_second"})
     print()
     for result in results:
         if result.input is None:
@@ -277,8 +222,8 @@ def predict(arguments: argparse.Namespace) -> int:
     from keras_mnasnet import detection
 
     found = detection.predict(
-        arguments.model, arguments.photos, output=arguments.output, labels=read_labels(arguments),
-        tflite_input=arguments.input, threads=arguments.threads, progress=not arguments.json, **_boxes(arguments),
+        arguments.model, arguments.photos,
+        **given(arguments, "output", "labels", "threads", "max_detections", tflite_input="input", **BOXES),
     )  # fmt: skip
     if arguments.json:
         print_json([each.as_json() for each in found])
@@ -302,19 +247,14 @@ def export(arguments: argparse.Namespace) -> None:
     """Write the file and its report, and print what was measured."""
     from keras_mnasnet import detection
 
-    if not arguments.output.endswith(".tflite"):
-        raise ValueError(f"`-o` must end in .tflite. Received: {arguments.output}")
-    quantize = None if arguments.quantize == "float32" else arguments.quantize
-    if quantize == "int8" and arguments.calibrate is None:
-        raise ValueError(
-            "--quantize int8 needs --calibrate DATA, a folder of photos like those the model will see. Received: none"
-        )
     report = detection.export(
-        arguments.model, arguments.output, quantize=quantize, representative_data=arguments.calibrate, photos=arguments.photos,
-        annotations=arguments.annotations, input_dtype=arguments.input_dtype, seed=arguments.seed, max_bad=arguments.max_bad,
+        arguments.model, arguments.output,
         postprocess="none" if arguments.no_postprocess else "builtin" if arguments.builtin_nms else "operator",
-        calibration_count=arguments.calibration_photos, verification_count=arguments.verification_photos,
-        progress=not arguments.json, **_boxes(arguments),
+        **given(
+            arguments, "quantize", "photos", "annotations", "input_dtype", "seed", "max_bad", "max_detections",
+            representative_data="calibrate", calibration_count="calibration_photos", verification_count="verification_photos",
+            **BOXES,
+        ),
     )  # fmt: skip
     return print_json(report.as_json()) if arguments.json else _print_file(report)
 

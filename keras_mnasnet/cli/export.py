@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from keras_mnasnet.cli.options import network_options, option, options, output, read_labels
-from keras_mnasnet.cli.output import print_json, print_table
+from keras_mnasnet.cli.options import given, option, options, output
+from keras_mnasnet.cli.output import print_columns, print_json, print_table
 from keras_mnasnet.cli.parsing import Parser, one_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ def add_commands(top: Parser) -> None:
     option(model, "--labels", "The default is the model's own, if it has any.")
     option(model, "--batch-size", "The file takes exactly so many (default: %(default)s).", default=1)
     option(model, "--input", "It is for .keras files (default: 0..255 where the model normalizes them itself).")
-    network_options(command, "which network (of `imagenet`, `cifar10`, and files that do not say it)")
     trained = top.add(
         "qat", "Fine-tune with quantization or pruning in the loop, and write the .tflite file. Needs the extra [qat].", qat,
         usage="MODEL --data DATA -o FILE.tflite [options]",
@@ -53,11 +52,9 @@ def add_commands(top: Parser) -> None:
     option(trained, "--batch-size", "That is a step (default: %(default)s).", default=64)
     option(trained, "--learning-rate", "A cosine starts there (default: 1e-4; with --prune 1e-3).")
     trained.add_argument(
-        "--prune",
-        type=float,
-        metavar="SHARE",
+        "--prune", type=float, metavar="SHARE",
         help="Prune instead, to this share of zeros in the 1x1 convolutions, 0 to 1; the file is float32.",
-    )
+    )  # fmt: skip
     option(trained, "--input-dtype", default="float32")
     option(trained, "--size", "The default is the model's own.")
     option(trained, "--labels", "The default is the model's own, if it has any.")
@@ -85,32 +82,15 @@ def export(arguments: argparse.Namespace) -> None:
     """Write the file and its report, and print what was measured."""
     from keras_mnasnet.export import export_tflite
 
-    if not arguments.output.endswith(".tflite"):
-        raise ValueError(f"`-o` must end in .tflite. Received: {arguments.output}")
     report = export_tflite(
-        _model(arguments), arguments.output, quantize=arguments.quantize, representative_data=arguments.calibrate,
-        photos=arguments.photos, input_dtype=arguments.input_dtype, labels=read_labels(arguments), batch=arguments.batch_size,
-        size=arguments.size, normalization=arguments.input,
-        calibration_count=arguments.calibration_photos, verification_count=arguments.verification_photos,
-        seed=arguments.seed, max_bad=arguments.max_bad, progress=not arguments.json,
+        arguments.model, arguments.output,
+        **given(
+            arguments, "quantize", "photos", "input_dtype", "labels", "size", "seed", "max_bad", batch="batch_size",
+            normalization="input", representative_data="calibrate", calibration_count="calibration_photos",
+            verification_count="verification_photos",
+        ),
     )  # fmt: skip
-    if arguments.json:
-        return print_json(report.as_json())
-    return _print_report(report)
-
-
-def _model(arguments: argparse.Namespace) -> Any:
-    """MODEL, or the checkpoint of it that is of the network that was asked for."""
-    asked = (arguments.width, arguments.depth, arguments.se, arguments.stem_stride)
-    if arguments.network is None and all(value is None for value in asked):
-        return arguments.model
-    from keras_mnasnet.applications import checkpoint_for
-    from keras_mnasnet.family import as_architecture
-
-    return checkpoint_for(
-        as_architecture(arguments.network or "a1"), arguments.model, size=arguments.size, width_multiplier=arguments.width,
-        depth_multiplier=arguments.depth, se=arguments.se, stem_stride=arguments.stem_stride,
-    )  # fmt: skip
+    return print_json(report.as_json()) if arguments.json else _print_report(report)
 
 
 def _print_report(report: ExportReport) -> None:
@@ -145,16 +125,17 @@ def print_comparisons(report: Any) -> None:
     if report.silent_layers:
         print(f"silent in calibration, constant in the file: {', '.join(report.silent_layers)}")
     print(f"verified against {report.verified_against} on {report.verified_on}:")
-    print_table(
-        ("output", "max difference", "mean difference", "max / largest", "cosine", "top-1 agreement"),
-        (
-            (
-                each.output, f"{each.max_difference:.2e}", f"{each.mean_difference:.2e}", f"{each.max_relative:.2e}",
-                round(each.cosine, 6), each.top1_agreement,
-            )
-            for each in report.comparisons
-        ),
-    )  # fmt: skip
+    print_columns(
+        report.comparisons,
+        {
+            "output": "output",
+            "max difference": lambda each: f"{each.max_difference:.2e}",
+            "mean difference": lambda each: f"{each.mean_difference:.2e}",
+            "max / largest": lambda each: f"{each.max_relative:.2e}",
+            "cosine": lambda each: round(each.cosine, 6),
+            "top-1 agreement": "top1_agreement",
+        },
+    )
 
 
 def qat(arguments: argparse.Namespace) -> None:
@@ -162,22 +143,15 @@ def qat(arguments: argparse.Namespace) -> None:
     from keras_mnasnet import benchmarks
     from keras_mnasnet.export import prune, quantize_aware
 
-    if not arguments.output.endswith(".tflite"):
-        raise ValueError(f"`-o` must end in .tflite. Received: {arguments.output}")
     if arguments.prune is not None and arguments.input_dtype != "float32":
         raise ValueError(f"`--prune` writes a float32 file. Received: --input-dtype {arguments.input_dtype}")
-    options: dict[str, Any] = {
-        "epochs": arguments.epochs, "batch_size": arguments.batch_size, "seed": arguments.seed, "size": arguments.size,
-        "labels": read_labels(arguments), "max_bad": arguments.max_bad, "steps_per_epoch": arguments.steps_per_epoch,
-        "progress": not arguments.json,
-    }  # fmt: skip
-    if arguments.learning_rate is not None:
-        options["learning_rate"] = arguments.learning_rate
+    paths = (arguments.model, arguments.data, arguments.output)
+    how = given(arguments, "epochs", "batch_size", "learning_rate", "seed", "size", "labels", "max_bad", "steps_per_epoch")
     latency = None
     if arguments.prune is None:
-        report = quantize_aware(arguments.model, arguments.data, arguments.output, input_dtype=arguments.input_dtype, **options)
+        report = quantize_aware(*paths, input_dtype=arguments.input_dtype, **how)
     else:
-        report = prune(arguments.model, arguments.data, arguments.output, sparsity=arguments.prune, **options)
+        report = prune(*paths, sparsity=arguments.prune, **how)
         latency = benchmarks.latency([str(report.dense_path), arguments.output], progress=not arguments.json)
     if arguments.json:
         return print_json({**report.as_json(), "latency": latency.to_json() if latency else None})

@@ -10,7 +10,7 @@ from keras_mnasnet.cli.parsing import one_of
 if TYPE_CHECKING:
     from keras_mnasnet.architecture import Architecture
 
-__all__ = ["network", "network_options", "option", "options", "output", "read_labels"]
+__all__ = ["given", "network", "network_options", "option", "options", "output", "read_labels"]
 
 Adds = Any  # a parser or one of its groups: what has `add_argument`
 
@@ -138,6 +138,23 @@ def network_options(parser: argparse.ArgumentParser, title: str, more: str = "",
     group = parser.add_argument_group(title)
     option(group, "--network", more)
     options(group, "--width", "--depth", "--se", *(["--stem-stride"] if stem else []))
+
+
+def given(arguments: argparse.Namespace, *names: str, **renamed: str) -> dict[str, Any]:
+    """Keyword arguments of a door: what was said of `names`, and of options that the door calls otherwise; `progress`.
+
+    `labels` are read from their file, and KEY=VALUE pairs are a dictionary. What was not said is left to the door.
+    """
+    found = {}
+    for name, said in ({name: name for name in names} | renamed).items():
+        value = read_labels(arguments) if said == "labels" else getattr(arguments, said)
+        if value is not None and not (said == "set" or said.endswith("_set")):
+            found[name] = value
+        elif value:
+            from keras_mnasnet.training.recipe import parse_values
+
+            found[name] = parse_values(value)
+    return {**found, "progress": not arguments.json}
 
 
 def network(arguments: argparse.Namespace, name: str | None = None) -> Architecture | None:

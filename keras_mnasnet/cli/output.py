@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["percent", "print_json", "print_table", "rounded", "significant"]
+__all__ = ["Column", "finish", "percent", "print_columns", "print_json", "print_table", "rounded", "significant"]
+
+Column = str | Callable[[Any], Any]  # an attribute, or what gives the cell
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -23,6 +26,13 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
             for text, width, to_right in zip(row, widths, right or [False] * len(header), strict=True)
         )
         print(line.rstrip())
+
+
+def print_columns(items: Iterable[Any], columns: Mapping[str, Column]) -> None:
+    """A table of one row an item: each column's heading, and the attribute or function that fills it."""
+    cells = list(columns.values())
+    rows = ([getattr(item, cell) if isinstance(cell, str) else cell(item) for cell in cells] for item in items)
+    print_table(list(columns), rows)
 
 
 def _cell(value: Any) -> tuple[str, bool]:
@@ -41,6 +51,18 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(_finite(value), indent=2)
     print(text)
+
+
+def finish(arguments: argparse.Namespace, report: Any, show: Callable[[], None]) -> None:
+    """The end of a measurement: `report` is written to `-o`, if that was given, and printed as JSON, or `show` prints it."""
+    if arguments.output:
+        from keras_mnasnet.benchmarks.results import write_json
+
+        write_json(arguments.output, report)
+    if arguments.json:
+        return print_json(report)
+    show()
+    return print(f"wrote {arguments.output}") if arguments.output else None
 
 
 def _finite(value: Any) -> Any:

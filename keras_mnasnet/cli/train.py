@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from keras_mnasnet.cli.options import network_options, option, options, output
+from keras_mnasnet import training
+from keras_mnasnet.cli.options import given, network_options, option, options, output
 from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.cli.parsing import Parser, UsageError
-from keras_mnasnet.utils.system import held_stderr
 
-__all__ = ["add_commands", "changed_recipe", "drive", "log_numbers", "training_options"]
+if TYPE_CHECKING:
+    from keras_mnasnet.training import Training
+
+__all__ = ["add_commands", "drive", "training_options"]
 
 AS_OPTION = {"from_model": "--from", "check": "--no-check", "ap": "--no-ap"}
+OF_A_JOB = (
+    "from_model", "network", "width", "depth", "se", "recipe", "size", "epochs", "batch_size", "learning_rate", "max_bad",
+    "check", "checkpoint_steps", "mixed_precision", "jit_compile", "tensorboard",
+)  # fmt: skip
 OF_THE_PROCESS = ("run", "parser", "json", "resume", "coordinator", "processes", "process_index")
 
 
@@ -76,134 +85,73 @@ def training_options(command: Parser, names: str) -> Any:
 
 def train(arguments: argparse.Namespace) -> int:
     """Start a run, or go on with one."""
-    from keras_mnasnet.training.recipe import Recipe
-
     if (arguments.resume is None) == (arguments.data is None):
         raise UsageError("give DATA and -o RUN, or --resume RUN; received both, or neither")
-    if arguments.resume is None and arguments.from_model is None and arguments.network is None:
-        raise UsageError(
-            "say what the training starts from: --from imagenet (or another MODEL) fine-tunes it, --network a1 --recipe "
-            "cifar10 trains from scratch; received neither --from nor --network",
-        )
-
-    recipe = None if arguments.resume else changed_recipe(Recipe, arguments, "finetune")
-
-    def start(folder: Path, cluster: Any) -> list[dict[str, Any]]:
-        from keras_mnasnet.training import run_job
-
-        return run_job(_job(arguments, recipe), folder, cluster=cluster).rows
-
-    def go_on(folder: Path, cluster: Any) -> list[dict[str, Any]]:
-        from keras_mnasnet.training import resume as resume_run
-
-        return resume_run(folder, cluster=cluster).rows
-
-    return drive(arguments, start, go_on, _report, "mnasnet train")
+    return drive(arguments, "training", (arguments.data,), _report, "head", "validation", "stem_stride")
 
 
 def drive(
-    arguments: argparse.Namespace,
-    start: Callable[[Path, Any], list[dict[str, Any]]],
-    go_on: Callable[[Path, Any], list[dict[str, Any]]],
-    report: Callable[[Path, list[dict[str, Any]], bool], None],
-    command: str,
-) -> int:
-    """Start or go on with a run, report it, and return the exit status."""
+    arguments: argparse.Namespace, room: str, inputs: tuple[str, ...], report: Callable[[Training, bool], None], *own: str,
+    **renamed: str,
+) -> int:  # fmt: skip
+    """Start or go on with a run by the doors of a room, which get `given`; report it, and return the exit status."""
     if arguments.resume is None and arguments.output is None:
         raise UsageError("give a folder to write to, -o RUN")
     if arguments.processes > 1 or arguments.coordinator:
         os.environ.setdefault("KERAS_BACKEND", "jax")
+    from keras_mnasnet.training.distribution import Cluster, LostProcess
 
-    with held_stderr():  # TensorFlow's start-up lines
-        from keras_mnasnet.training import Cluster, Diverged, LostProcess
-
-    folder = Path(arguments.resume or arguments.output)
+    doors: Any = importlib.import_module(f"keras_mnasnet.{room}")
     cluster = Cluster(arguments.coordinator, arguments.processes, arguments.process_index)
+    how = {"cluster": cluster, "progress": not arguments.json}
     try:
         if arguments.resume:
-            given = [
-                AS_OPTION.get(key, "--" + key.replace("_", "-"))
-                for key, value in vars(arguments).items()
-                if key not in OF_THE_PROCESS and value != arguments.parser.get_default(key)
-            ]
-            if given:
-                raise ValueError(
-                    f"A resumed run keeps the settings of its start, in {folder / 'run.json'}. Received: {', '.join(given)}. "
-                    f"Leave them out, or train into a new folder."
-                )
-            rows = go_on(folder, cluster)
+            _check_resumed(arguments)
+            found = doors.resume(arguments.resume, **how)
         else:
-            rows = start(folder, cluster)
+            found = doors.train(*inputs, arguments.output, **given(arguments, *OF_A_JOB, *own, changes="set", **renamed) | how)
     except LostProcess as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(1)  # JAX would wait a minute for the lost process, and then abort with a stack trace
-    except Diverged as error:
-        raise ValueError(str(error)) from error
     except (ValueError, OSError, ImportError) as error:
         if cluster.processes == 1:
             raise
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(1)  # the other processes would wait for this one for minutes
     except KeyboardInterrupt:
-        print(f"\nstopped; go on with: {command} --resume {folder}", file=sys.stderr)
+        folder = shlex.quote(str(arguments.resume or arguments.output))
+        print(f"\nstopped; go on with: {arguments.parser.prog} --resume {folder}", file=sys.stderr)
         return 130
     except SystemExit as stop:  # SIGTERM
         if cluster.processes > 1:
             os._exit(int(stop.code or 0))  # JAX would wait for the other processes, and they for this one
         raise
+    except training.Diverged as error:
+        raise ValueError(str(error)) from error
     if cluster.index == 0:
-        report(folder, rows, arguments.json)
+        report(found, arguments.json)
     return 0
 
 
-def _job(arguments: argparse.Namespace, recipe: Any) -> Any:
-    from keras_mnasnet.training import Job
-
-    own = {
-        key: getattr(arguments, key) for key in ("head", "max_bad", "checkpoint_steps") if getattr(arguments, key) is not None
-    }
-    return Job(
-        data=arguments.data,
-        recipe=recipe,
-        from_model=arguments.from_model,
-        network=arguments.network,
-        validation=arguments.validation,
-        width=arguments.width,
-        depth=arguments.depth,
-        se=arguments.se,
-        stem_stride=arguments.stem_stride,
-        mixed_precision=arguments.mixed_precision,
-        jit_compile=arguments.jit_compile,
-        check=arguments.check,
-        tensorboard=arguments.tensorboard,
-        **own,
-    )
+def _check_resumed(arguments: argparse.Namespace) -> None:
+    default = arguments.parser.get_default
+    changed = [key for key, value in vars(arguments).items() if key not in OF_THE_PROCESS and value != default(key)]
+    if changed:
+        options = ", ".join(AS_OPTION.get(key, "--" + key.replace("_", "-")) for key in changed)
+        raise ValueError(
+            f"A resumed run keeps the settings of its start, in {Path(arguments.resume) / 'run.json'}. Received: {options}. "
+            f"Leave them out, or train into a new folder."
+        )
 
 
-def changed_recipe(kind: Any, arguments: argparse.Namespace, usual: str) -> Any:
-    """The recipe that is named, else the `usual` one, with the values that the options change."""
-    from keras_mnasnet.training.recipe import parse_recipe, parse_values
-
-    given = {key: getattr(arguments, key) for key in ("epochs", "batch_size", "learning_rate", "size")}
-    recipe: Any = parse_recipe(arguments.recipe or usual, kind).changed(**parse_values(arguments.set))
-    return recipe.changed(**{key: value for key, value in given.items() if value is not None})
-
-
-def _report(folder: Path, rows: list[dict[str, Any]], as_json: bool) -> None:
-    measured = [row for row in rows if row.get("val_accuracy")]
-    last = measured[-1] if measured else {}
-    best = max((float(row["val_accuracy"]) for row in measured), default=None)
+def _report(run: Training, as_json: bool) -> None:
     if as_json:
-        epochs = [log_numbers(row) for row in rows]
-        print_json({"run": str(folder), "model": str(folder / "model.safetensors"), "best_accuracy": best, "epochs": epochs})
-        return
-    if last:
-        print(f"validation accuracy {float(last['val_accuracy']):.4f} after epoch {last['epoch']}, best {best:.4f}")
-
-
-def log_numbers(row: dict[str, Any]) -> dict[str, float | int]:
-    """A row of the log, whose values are texts after a resume."""
-    return {key: int(value) if key == "step" else float(value) for key, value in row.items() if value != ""}
+        facts = {"run": str(run.folder), "model": str(run.model), "best_accuracy": run.best_accuracy, "epochs": run.rows}
+        return print_json(facts)
+    measured = [row for row in run.rows if "val_accuracy" in row]
+    if measured:
+        print(f"validation accuracy {run.accuracy:.4f} after epoch {measured[-1]['epoch']:g}, best {run.best_accuracy:.4f}")
+    return None
 
 
 def recipes(arguments: argparse.Namespace) -> None:

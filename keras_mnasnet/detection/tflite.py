@@ -138,7 +138,7 @@ def export(
     Args:
         model: a detector: anything that `load` takes, or a Keras model of SSDLite.
         path: the .tflite file to write; its report is written beside it, as `path`.json.
-        quantize: None (float32), float16, or int8, whose network computes in integers throughout and whose sigmoid and
+        quantize: None or "float32", float16, or int8, whose network computes in integers throughout and whose sigmoid and
             post-processing compute in float32.
         representative_data: photos for int8's ranges: a folder, TFRecords, tfds:NAME, or images as the model takes them.
         photos: what the file is verified on: a folder, or images `[N, S, S, 3]` as the model takes them. Default: the first
@@ -167,6 +167,7 @@ def export(
     check_target(path)
     path = Path(path).expanduser()
     settings = PostProcess(score, iou, max_detections, max_detections)
+    quantize = None if quantize == "float32" else quantize
     if quantize not in PRECISIONS:
         raise ValueError(f"A detector's `quantize` must be one of {PRECISIONS}. Received: quantize={quantize!r}")
     check_options(quantize, input_dtype, 1, representative_data)

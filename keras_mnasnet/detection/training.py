@@ -99,7 +99,7 @@ def train(
         output: a new or empty folder.
         from_model: what to start from, any source that `load` takes, a Checkpoint, or a keras.Model: a classifier, for the
             backbone, or a detector, of which all is kept but the predictors of other classes. Default: fresh weights.
-        network: the backbone with fresh weights (default "a1"), with `width`, `depth`, `se`; or which one of
+        network: the backbone with fresh weights, with `width`, `depth`, `se`; or which one of
             `from_model="imagenet"` or `"cifar10"`.
         recipe: a name, a text such as "finetune-detector epochs=10", the path of a .json file, or a DetectionRecipe. `size`
             (pixels; 320 where nothing says it), `epochs`, `batch_size`, `learning_rate` and `changes`, such as
@@ -127,7 +127,7 @@ def train(
         >>> done.labels, done.load().task
         (('ship',), 'detection')
     """
-    source, start = named_source(from_model)
+    source, start = named_source(from_model, network)
     job = DetectionJob(
         data=os.fspath(annotations), photos=os.fspath(photos), from_model=source,
         network=None if network is None else str(network), width=width, depth=depth, se=se,

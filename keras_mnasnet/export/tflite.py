@@ -319,7 +319,7 @@ def classifier(model: Any, *, network: Architecture | str | None = None, size: i
 def check_target(path: str | os.PathLike[str]) -> None:
     """ValueError or OSError, before any work, for a path that no `.tflite` can be written to."""
     if not os.fspath(path).endswith(".tflite"):
-        raise ValueError(f"`path` must end in .tflite. Received: path={os.fspath(path)!r}")
+        raise ValueError(f"`path` (-o) must end in .tflite. Received: path={os.fspath(path)!r}")
     check_writable(path)
 
 
@@ -336,7 +336,7 @@ def check_options(quantize: str | None, input_dtype: str, batch: int, representa
     if quantize == "int8" and representative_data is None:
         raise ValueError(
             "quantize='int8' needs `representative_data` (--calibrate), some hundred photos like those the model will see. "
-            "Received: none. quantize='weight-int8' needs none."
+            "Received: none. A classifier needs none with quantize='weight-int8'."
         )
 
 

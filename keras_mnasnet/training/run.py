@@ -70,7 +70,7 @@ def train(
         data: class folders, TFRecords, `shapes:COUNT@SIZE`, `tfds:NAME`: what `data.open_images` takes.
         output: a new or empty folder.
         from_model: what to start from: any source that `load` takes, a Checkpoint, or a keras.Model; default: fresh weights.
-        network: the network to train with fresh weights (default "a1"), with `width`, `depth`, `se`, `stem_stride`; or which
+        network: the network to train with fresh weights, with `width`, `depth`, `se`, `stem_stride`; or which
             one of `from_model="imagenet"` or `"cifar10"`.
         recipe: a name, a text such as "finetune epochs=10", the path of a .json file, or a Recipe. `size` (pixels), `epochs`,
             `batch_size` (images a step, over all replicas), `learning_rate` (at the recipe's base batch) and `changes`, such as
@@ -99,7 +99,7 @@ def train(
         >>> training.resume("run", progress=False).accuracy == done.accuracy  # a finished run is left as it is
         True
     """
-    source, start = named_source(from_model)
+    source, start = named_source(from_model, network)
     job = Job(
         data=os.fspath(data), from_model=source, network=None if network is None else str(network), head=head, width=width,
         depth=depth, se=se, stem_stride=stem_stride, validation=None if validation is None else os.fspath(validation),
@@ -141,8 +141,13 @@ def _loaded(cluster: Cluster) -> tuple[type[ClassifierRun], Any, Any]:
     return ClassifierRun, start_run, resume_run
 
 
-def named_source(model: Any) -> tuple[str | None, Any]:
-    """The text that a job keeps of a model, and its Checkpoint where it was given as a value."""
+def named_source(model: Any, network: Any) -> tuple[str | None, Any]:
+    """The text that a job keeps of a model, and its Checkpoint where it was given as a value; ValueError without any start."""
+    if model is None and network is None:
+        raise ValueError(
+            "`from_model` (--from) or `network` (--network) must say what the training starts from: --from imagenet, or "
+            "another trained model, fine-tunes it; --network a1 begins with fresh weights. Received: neither"
+        )
     if model is None or isinstance(model, str | os.PathLike):
         return (None if model is None else os.fspath(model)), None
     from keras_mnasnet.loading import load

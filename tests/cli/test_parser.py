@@ -122,6 +122,7 @@ def test_bare_mnasnet_prints_its_help(mnasnet):
         ("predict cifar10 a.jpg --tpo 3", "`mnasnet predict` does not take '--tpo'. Did you mean '--top'?"),
         ("predict cifar10 a.jpg --label=x", "Did you mean '--labels'?"),
         ("export cifar10 -o a.tflite --quant int8", "'--quant'. Did you mean '--quantize'?"),
+        ("export cifar10 -o a.tflite --network a1", "`mnasnet export` does not take '--network'."),
         ("export cifar10 -o a.tflite --quantize int", "Did you mean 'int8'?"),
         ("train shapes --network a1 --epoch 3 -o x", "Did you mean '--epochs'?"),
         ("weights list cifar10", "`mnasnet weights list` does not take 'cifar10'."),

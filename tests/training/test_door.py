@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mnasnet import MnasNetSmall
+from keras_mnasnet import MnasNetSmall, detection
 from keras_mnasnet.data import open_images, write_folder
 from keras_mnasnet.data.pipeline import decoded
 from keras_mnasnet.training import RECIPES, Training, recipe_of, resume, train
@@ -140,3 +140,11 @@ def test_the_examples_run(tmp_path, monkeypatch):
     failed, attempted = doctest.testmod(doors)
     assert attempted
     assert not failed
+
+
+def test_a_training_starts_from_something(tmp_path):
+    with pytest.raises(ValueError, match="must say what the training starts from"):
+        train("shapes:64@32", tmp_path / "run")
+    with pytest.raises(ValueError, match="must say what the training starts from"):
+        detection.train("boxes.json", "photos", tmp_path / "run")
+    assert not list(tmp_path.iterdir())
