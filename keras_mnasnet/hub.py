@@ -17,9 +17,9 @@ from absl import logging
 from keras_mnasnet import model as models
 from keras_mnasnet._version import __version__
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.loading import RUN_MODEL, checkpoint_of, load, save
+from keras_mnasnet.loading import RUN_MODEL, load, save
 from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from keras_mnasnet.spec import Spec, check_plain, describe, rebuild
+from keras_mnasnet.spec import Spec, describe, rebuild
 from keras_mnasnet.weights.checkpoint import CheckpointError, DownloadError, assign, expected_shapes, remember
 from keras_mnasnet.weights.fetch import fetch_hub
 
@@ -61,18 +61,19 @@ def push_to_hub(
             f"A pull request is made against the default branch. Received: create_pr=True with revision={revision!r}. "
             f"Leave out one of them."
         )
-    if isinstance(model, keras.Model):
-        spec = check_plain(model)
-        checkpoint = checkpoint_of(model, checked=False)
-    else:
-        checkpoint = load(model)
-        model = checkpoint.model()
-        spec = describe(model)
+    checkpoint = load(model)
+    if checkpoint.detector is not None:
+        raise ValueError(
+            f"The model card is a classifier's. Received: {checkpoint.origin.name}, a detector. Write it with save(model, "
+            f"'model.safetensors'), upload that with `hf upload`, and load('hf://owner/name') takes it."
+        )
     license = (checkpoint.origin.license or "apache-2.0").lower() if license is None else license
     labels = checkpoint.labels if labels is None else labels
     for name, text in (("commit_message", commit_message), ("license", license)):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"`{name}` must be a text that is not empty. Received: {name}={text!r}")
+    model = model if isinstance(model, keras.Model) else checkpoint.model()
+    spec = describe(model)
     class_names = _checked_labels(labels, spec)
     figures = _checked_metrics(metrics, dataset)
     with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as name:

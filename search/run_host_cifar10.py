@@ -232,7 +232,8 @@ def _images(arguments: argparse.Namespace) -> Any:
 def _final(architecture: str, recipe: Recipe, images: Any) -> dict[str, Any]:
     import keras
 
-    from keras_mnasnet.training import evaluate, train_short
+    from keras_mnasnet.training import train_short
+    from keras_mnasnet.training.classifier import evaluate
 
     began = time.perf_counter()
     keras.backend.clear_session(free_memory=True)

@@ -55,7 +55,7 @@ MADE = {
     "photo_to_label": (),
     "fine_tune_to_phone": ("photos.tflite", "runs/photos/model.safetensors"),
     "search_with_report": ("report/report.html", "mine.study"),
-    "detector_to_boxes": ("drawn/1_detections.png", "boxes.tflite"),
+    "detector_to_boxes": ("drawn/1_detections.png", "runs/boxes/model.safetensors"),
 }
 
 

@@ -1,4 +1,4 @@
-"""A detector for boxes of your own: train it, find and draw objects, write a file for a phone."""
+"""A detector for boxes of your own: train it, then find and draw objects."""
 
 from keras_mnasnet import detection
 
@@ -7,4 +7,3 @@ run = detection.train(
 )  # fmt: skip
 for photo in detection.predict("runs/boxes", ["boxes/1.png", "boxes/2.png"], output="drawn", score=0.01):
     print(photo.photo, photo.drawn, photo.objects[:1])
-print(detection.export("runs/boxes", "boxes.tflite").facts.bytes)

@@ -1,6 +1,5 @@
 # ruff: noqa: I001
 from .callbacks import Averages as Averages
-from .classifier import ShortRun as ShortRun, in_memory as in_memory, starting_model as starting_model
 from .classifier import evaluate as evaluate, train_short as train_short
 from .distribution import Cluster as Cluster, LostProcess as LostProcess
 from .engine import Diverged as Diverged

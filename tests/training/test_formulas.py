@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mnasnet.training import RECIPES, SGDL2, RMSPropTF1, Schedule, learning_rate, make_optimizer, starting_model
+from keras_mnasnet.training import RECIPES, SGDL2, RMSPropTF1, Schedule, learning_rate, make_optimizer
 from keras_mnasnet.training.callbacks import Averages, decay_at
+from keras_mnasnet.training.classifier import starting_model
 
 
 def test_exponential_schedule():

@@ -19,9 +19,9 @@ from keras_mnasnet import MnasNet, load
 from keras_mnasnet.benchmarks import evaluate as measured
 from keras_mnasnet.data import open_images
 from keras_mnasnet.family import FAMILY
-from keras_mnasnet.training import RECIPES, Diverged, Job, evaluate, resume, run_job
+from keras_mnasnet.training import RECIPES, Diverged, Job, resume, run_job
 from keras_mnasnet.training.callbacks import decay_at
-from keras_mnasnet.training.classifier import open_run
+from keras_mnasnet.training.classifier import evaluate, open_run
 from keras_mnasnet.training.engine import read_state
 from keras_mnasnet.training.job import STATE_FILE
 
