@@ -21,11 +21,6 @@ from keras_mnasnet.spec import describe
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics
 from keras_mnasnet.weights.registry import datasets, imagenet_classes
 
-__all__ = [
-    "MnasNet", "MnasNetA1", "MnasNetA2", "MnasNetA3", "MnasNetB1", "MnasNetBackbone", "MnasNetD1", "MnasNetD1_320",
-    "MnasNetSmall", "checkpoint_for", "decode_predictions", "level_layers", "preprocess_input",
-]  # fmt: skip
-
 DEFAULT_NUMERICS = Numerics(bn_epsilon=1e-3, padding="same")
 LEVELS = ("C1", "C2", "C3", "C4", "C5")
 

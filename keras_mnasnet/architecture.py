@@ -10,8 +10,6 @@ import re
 from decimal import Decimal
 from typing import NamedTuple
 
-__all__ = ["Architecture", "Block", "Layer", "Unit", "round_filters"]
-
 PROVENANCES = ("published", "reconstructed", "custom")
 OPS = ("mbconv", "conv", "linear")
 DEFAULT_SE_RATIO = 0.25

@@ -9,11 +9,6 @@ from typing import NamedTuple
 
 from keras_mnasnet.architecture import Architecture, Block
 
-__all__ = [
-    "A1", "A1_ROWS", "A1_SOURCE", "A2", "A3", "B1", "D1", "D1_320", "FAMILY", "MOBILENET_V2", "PUBLISHED", "SMALL",
-    "PublishedLatency", "a1_latencies", "as_architecture", "default_size", "other_latencies",
-]  # fmt: skip
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Published:

@@ -23,8 +23,6 @@ from keras_mnasnet.spec import Spec, describe, rebuild
 from keras_mnasnet.weights.checkpoint import CheckpointError, DownloadError, assign, expected_shapes, remember
 from keras_mnasnet.weights.fetch import fetch_hub
 
-__all__ = ["from_hub", "push_to_hub"]
-
 SCHEMA = 2
 LIBRARY = "keras_mnasnet"
 CONFIG_FILE, WEIGHTS_FILE, LABELS_FILE, CARD_FILE = "config.json", RUN_MODEL, "labels.txt", "README.md"

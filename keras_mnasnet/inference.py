@@ -18,8 +18,6 @@ from keras_mnasnet.utils.text import Life, header
 from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
 from keras_mnasnet.weights.registry import source_preprocessing
 
-__all__ = ["PREPROCESSINGS", "Classifier", "Prediction", "open_classifier", "predict"]
-
 PREPROCESSINGS = ("google", "timm", "torchvision", "pillow")
 BATCH = 32
 

@@ -51,8 +51,6 @@ from keras_mnasnet.weights.formats.safetensors import (
 )
 from keras_mnasnet.weights.formats.tf1 import open_tf1, unpack
 
-__all__ = ["RUN_MODEL", "checkpoint_of", "load", "load_weights", "record_of", "save", "verify_record"]
-
 RUN_MODEL = "model.safetensors"
 HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?(?:/(?P<file>.+))?$")
 KINDS = (

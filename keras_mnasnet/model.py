@@ -14,15 +14,6 @@ from typing import Any
 from keras_mnasnet.architecture import Architecture, Layer
 from keras_mnasnet.preprocessing import IMAGENET
 
-__all__ = [
-    "build",
-    "check_bool",
-    "default_name",
-    "normalization",
-    "output_dtype",
-    "resolve_input_shape",
-]
-
 MIN_SIZE = 32
 PADDINGS = ("same", "symmetric")
 POOLINGS = (None, "avg", "max")

@@ -7,11 +7,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = [
-    "IMAGENET", "IMAGENET_MEAN", "IMAGENET_STD", "NORMALIZATIONS", "PIXELS", "SIGNED", "UNIT", "Augment", "Normalization",
-    "Preprocessing",
-]  # fmt: skip
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CROPS = ("inception", "pad", "none")

@@ -12,8 +12,6 @@ from keras_mnasnet.architecture import DEFAULT_SE_RATIO, Architecture, Block
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.model import InputShape, build
 
-__all__ = ["Spec", "UnitShape", "check_plain", "describe", "read_network", "rebuild"]
-
 COMPARED = (
     "activation", "axis", "data_format", "epsilon", "filters", "kernel_size", "max_value", "mean", "negative_slope", "padding",
     "strides", "threshold", "units", "use_bias", "variance",

@@ -18,8 +18,6 @@ from keras_mnasnet.utils.system import environment
 from keras_mnasnet.utils.text import Life, header
 from keras_mnasnet.weights.registry import spelled_as
 
-__all__ = ["TIE_RULE", "TIMING", "AccuracyResult", "ClassResult", "evaluate", "report"]
-
 TIE_RULE = (
     "scores in descending order, of equal scores the lower output first; of 1001 outputs, output 0 is the background: it is "
     "ranked with the others and never right, label i is output i + 1"

@@ -19,8 +19,6 @@ from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.utils.system import available_cores, core_state
 from keras_mnasnet.utils.text import Life
 
-__all__ = ["TIMED", "HostMeter", "HostSamples", "choose_cores"]
-
 TIMED = 3  # timed invocations of a visit, after one that warms the caches
 ROOT = Path(__file__).parents[2]
 METER = "keras_mnasnet.benchmarks.host_meter"

@@ -20,8 +20,6 @@ import numpy as np
 from keras_mnasnet.benchmarks.timing import visit_order
 from keras_mnasnet.export.file import TfliteFile
 
-__all__ = ["main"]
-
 Send = Callable[..., None]
 
 

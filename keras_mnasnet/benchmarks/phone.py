@@ -21,8 +21,6 @@ from absl import logging
 from keras_mnasnet.benchmarks.timing import Times, visit_order
 from keras_mnasnet.utils.text import Life
 
-__all__ = ["PhoneMeter", "PhoneSamples", "Plan", "pooled", "typical"]
-
 RUNS, WARMUP, MIN_SECONDS = 50, 1, 1.0
 RUN_SECONDS = 400.0  # the tool itself stops a warm-up and a measurement after 150 s each
 FOLDER = "/data/local/tmp"

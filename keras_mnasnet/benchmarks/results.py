@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCHEMA", "check_output", "write_json"]
-
 SCHEMA = 2
 
 

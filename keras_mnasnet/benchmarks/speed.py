@@ -20,8 +20,6 @@ from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.utils.system import core_state, machine
 from keras_mnasnet.utils.text import header, listed
 
-__all__ = ["LatencyReport", "ModelLatency", "StageLatency", "Target", "latency", "parse_network", "parse_target", "stages"]
-
 PRECISIONS = {"float32": "float32", "float16": "float16", "weight-int8": "weight-int8", "int8": "int8-random"}
 SYNTAX = (
     "a .tflite file, a model that keras_mnasnet.load() takes, or a network (a1, b1, small, ...; with a width: a1-0.5; or a "

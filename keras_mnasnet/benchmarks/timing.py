@@ -8,8 +8,6 @@ import random
 import statistics
 from collections.abc import Sequence
 
-__all__ = ["RESAMPLES", "Ratio", "Times", "quantile", "ratio_of_medians", "visit_order"]
-
 RESAMPLES = 1000
 
 

@@ -13,8 +13,6 @@ import tensorflow as tf
 from keras_mnasnet.data.decode import central_square, decode
 from keras_mnasnet.preprocessing import Augment
 
-__all__ = ["DRAWS", "Mixer", "PerImage", "place", "resized", "stream_seed"]
-
 DRAWS = 3  # uniform numbers per image: row and column of the padded crop, flip
 RANDAUGMENT = (
     "random_shear", "random_translation", "random_rotation", "random_brightness", "random_color_degeneration",

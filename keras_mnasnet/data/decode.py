@@ -10,8 +10,6 @@ import tensorflow as tf
 
 from keras_mnasnet.preprocessing import Preprocessing
 
-__all__ = ["decode", "load_image", "prepare", "read_image", "within_aspect"]
-
 MAX_ASPECT = 100
 DECODERS = ("tensorflow", "pillow")
 OFFSETS = ("round", "down")

@@ -16,8 +16,6 @@ import numpy as np
 
 from keras_mnasnet.data.sources import Files, ImageSet, Segments, Source
 
-__all__ = ["imagenet_wnids", "is_image", "open_folder", "open_tar"]
-
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
 CLASSES = ("auto", "folder", "imagenet")
 WNID = re.compile(r"\bn\d{8}\b")

@@ -18,11 +18,6 @@ from keras_mnasnet.data.shapes import SHAPE_CLASSES, draw_shapes
 from keras_mnasnet.data.sources import Arrays, Files, ImageSet
 from keras_mnasnet.data.tfrecord import EAGER_BYTES, SHARD, SPLITS, is_tfrecord, open_tfrecords, split_of, whole_sets
 
-__all__ = [
-    "KINDS", "Splits", "chosen_photos", "evaluated_split", "numbering", "open_images", "open_splits", "splits_of",
-    "train_validation",
-]  # fmt: skip
-
 KINDS = (
     "a folder with one sub-folder of images per class, the ILSVRC-2012 validation photos (folder or tar) with ground_truth=, "
     "a tar of class folders, TFRecords (file, folder or glob), shapes[:COUNT[@SIZE]] or tfds:NAME[/SPLIT]"

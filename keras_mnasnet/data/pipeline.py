@@ -14,8 +14,6 @@ from keras_mnasnet.data.opening import chosen_photos
 from keras_mnasnet.data.sources import Arrays, ImageSet, missing, refuse_bad, shard_size
 from keras_mnasnet.preprocessing import Augment, Preprocessing
 
-__all__ = ["CACHE_BYTES", "decoded", "evaluation_batches", "sample_photos", "training_batches"]
-
 CACHE_BYTES = 512 << 20
 CHUNK = 64
 SAMPLE_BATCH = 32

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["SHAPE_CLASSES", "draw_shapes", "write_folder"]
-
 FORMATS = ("png", "jpeg")
 CONTRAST = 70.0
 NOISE = 14.0

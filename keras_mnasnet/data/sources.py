@@ -17,10 +17,6 @@ from keras_mnasnet.data.decode import decode, within_aspect
 from keras_mnasnet.utils.text import Life
 from keras_mnasnet.weights.registry import spelled_as
 
-__all__ = [
-    "Arrays", "Files", "ImageSet", "Segments", "Source", "check_classes", "missing", "refuse_bad", "shard_size",
-]  # fmt: skip
-
 CHUNK = 64
 ORDER = 0x5E7  # the third word of the shuffle's seed: other random draws of the same seed stay independent of it
 

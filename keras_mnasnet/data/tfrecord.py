@@ -16,8 +16,6 @@ import tensorflow as tf
 
 from keras_mnasnet.data.sources import Segments
 
-__all__ = ["EAGER_BYTES", "SHARD", "SPLITS", "Records", "is_tfrecord", "open_tfrecords", "split_of", "whole_sets"]
-
 EAGER_BYTES = 1 << 30
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 SPLITS = {"train": "train", "training": "train", "val": "validation", "validation": "validation", "test": "test"}

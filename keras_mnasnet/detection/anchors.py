@@ -11,11 +11,6 @@ from keras.utils import bounding_boxes
 
 from keras_mnasnet.detection.spec import AnchorSettings, map_sizes, shapes_per_level
 
-__all__ = [
-    "CROWD", "PADDING", "Targets", "anchor_boxes", "corners", "decode_boxes", "encode_boxes", "match_anchors", "pairwise_ioa",
-    "pairwise_iou", "targets_of",
-]  # fmt: skip
-
 IOU_SCALE = 1024.0
 PADDING, CROWD = -1, -2  # labels of rows that are no box, and of regions where nothing is asked
 IOU_THRESHOLD = 0.5

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-__all__ = ["Result", "Truth", "check_ids", "read_results", "read_truth"]
-
 Result = dict[str, Any]  # image_id, category_id, bbox [x, y, width, height] in pixels, score
 
 

@@ -25,11 +25,6 @@ from keras_mnasnet.detection.anchors import CROWD, PADDING
 from keras_mnasnet.detection.annotations import Truth, read_truth
 from keras_mnasnet.detection.recipe import BoxAugment
 
-__all__ = [
-    "CocoDataset", "crop_boxes", "evaluation_batches", "flip", "open_dataset", "resize_photo", "sample_window",
-    "training_batches",
-]  # fmt: skip
-
 ORDER, CROP, FLIP = range(16, 19)  # streams of random numbers
 ENDLESS = np.iinfo(np.int64).max
 MAX_LOST = 0.5

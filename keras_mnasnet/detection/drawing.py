@@ -12,8 +12,6 @@ import numpy as np
 from keras_mnasnet.detection.postprocess import Detections
 from keras_mnasnet.utils.files import replaced
 
-__all__ = ["colour", "draw", "write_png"]
-
 GOLDEN = 0.618033988749895
 BRIGHT = 0.5
 Plate = tuple[float, float, float, float]  # left, top, right, bottom in pixels

@@ -23,11 +23,6 @@ from keras_mnasnet.detection.postprocess import Detections, PostProcess
 from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.utils.text import Life, header, listed
 
-__all__ = [
-    "METRICS", "CategoryResult", "CocoResult", "Score", "category_map", "coco_score", "evaluate", "evaluator",
-    "require_pycocotools", "results_of", "results_on",
-]  # fmt: skip
-
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 

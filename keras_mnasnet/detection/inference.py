@@ -26,11 +26,6 @@ from keras_mnasnet.preprocessing import PIXELS
 from keras_mnasnet.utils.text import Life, header, say
 from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
 
-__all__ = [
-    "OPERATOR", "DetectedObject", "Detector", "KerasDetector", "PhotoObjects", "TfliteDetector", "as_network_takes",
-    "detector_model", "open_detector", "predict", "sample_inputs", "spec_in",
-]  # fmt: skip
-
 OPERATOR = "TFLite_Detection_PostProcess"
 OUTPUT_ORDER = "boxes [1, n, 4], classes [1, n], scores [1, n], count [1]"
 SLACK = 1e-6

@@ -11,8 +11,6 @@ from keras import ops
 from keras_mnasnet.detection.anchors import Targets, decode_boxes
 from keras_mnasnet.detection.recipe import DetectionRecipe
 
-__all__ = ["FocalLoss", "MinedLoss", "focal", "hard_examples", "loss_of", "sigmoid_cross_entropy", "smooth_l1"]
-
 CANDIDATES = 3000
 
 

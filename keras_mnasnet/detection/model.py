@@ -12,8 +12,6 @@ from keras_mnasnet.architecture import Layer
 from keras_mnasnet.detection.spec import DetectorSpec, head_layers, tap_unit
 from keras_mnasnet.model import build, normalization, output_dtype
 
-__all__ = ["SCORE_BIAS", "build_detector", "detection_heads", "spec_of", "with_spec"]
-
 HEAD_EPSILON = 1e-3
 HEAD_STDDEV = 0.03
 SCORE_BIAS = -4.6

@@ -8,8 +8,6 @@ import numpy as np
 
 from keras_mnasnet.detection.spec import DetectorSpec
 
-__all__ = ["Detections", "PostProcess", "detections_of", "sigmoid"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PostProcess:

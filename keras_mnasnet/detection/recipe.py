@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 from keras_mnasnet.detection.spec import LOSSES
 from keras_mnasnet.training.recipe import Recipe
 
-__all__ = ["DETECTION_RECIPES", "DETECTION_SOURCES", "BoxAugment", "DetectionRecipe"]
-
 UNUSED = ("label_smoothing", "dropout", "frozen_epochs", "frozen_learning_rate")
 OF_LOSS = {"focal": ("focal_alpha", "focal_gamma"), "mined": ("negatives_per_positive", "min_negatives", "nms_iou")}
 BETWEEN = (

@@ -11,11 +11,6 @@ from typing import Any
 from keras_mnasnet.architecture import Architecture, Layer, Unit
 from keras_mnasnet.preprocessing import SIGNED, Normalization
 
-__all__ = [
-    "COCO_IDS", "LOSSES", "AnchorSettings", "DetectorSpec", "default_classes", "head_layers", "map_sizes", "shapes_per_level",
-    "tap_unit",
-]  # fmt: skip
-
 SCHEMA = 1
 MIN_SIZE, MAX_SIZE = 96, 4096
 LOSSES = ("focal", "mined")

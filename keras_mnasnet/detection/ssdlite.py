@@ -17,8 +17,6 @@ from keras_mnasnet.loading import load
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics, assign, expected_shapes
 
-__all__ = ["SSDLite"]
-
 EXTRAS = (512, 256, 256, 128)
 
 

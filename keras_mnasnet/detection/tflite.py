@@ -42,11 +42,6 @@ from keras_mnasnet.preprocessing import PIXELS
 from keras_mnasnet.utils.text import Life, header, say
 from keras_mnasnet.weights.checkpoint import Origin
 
-__all__ = [
-    "EXPORT_SETTINGS", "OUTPUTS", "TAILS", "Agreement", "DetectorReport", "MeasuredDrop", "agreement", "builtin_tail", "export",
-    "judge_detections", "operator_tail", "verify_detector",
-]  # fmt: skip
-
 PRECISIONS = (None, "float16", "int8")
 EXPORT_SETTINGS = PostProcess(score_threshold=0.01)
 VERIFICATION_IMAGES = 16

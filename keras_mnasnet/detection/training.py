@@ -34,8 +34,6 @@ from keras_mnasnet.utils.system import environment
 from keras_mnasnet.utils.text import Life, listed
 from keras_mnasnet.weights.checkpoint import Checkpoint, assign
 
-__all__ = ["DetectionJob", "DetectorRun", "Trainee", "resume", "train"]
-
 DEFAULT_SIZE = 320
 
 

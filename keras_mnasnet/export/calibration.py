@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-__all__ = ["NORMALIZED", "PIXELS", "Calibration", "as_functional", "calibration_images", "input_kind"]
-
 ENOUGH = 100
 LARGEST = 4.0  # of a normalized input: ImageNet's is -2.12..2.64
 PIXELS, NORMALIZED = "pixels", "normalized"

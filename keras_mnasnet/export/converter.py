@@ -15,8 +15,6 @@ from keras_mnasnet.export.verify import ExportError
 from keras_mnasnet.utils.system import held_output
 from keras_mnasnet.utils.text import Life
 
-__all__ = ["convert_function", "convert_model", "output_names", "weight_only"]
-
 
 def output_names(model: Any) -> list[str]:
     """The names of a functional model's outputs in the order of the exported graph; `scores` for a single one."""

@@ -26,8 +26,6 @@ from keras_mnasnet.export.partitions import Partitions, partitions_of
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
 from keras_mnasnet.utils.system import available_cores, held_stderr
 
-__all__ = ["LABELS", "REPORT", "GraphFacts", "Input", "TfliteClassifier", "TfliteFile", "input_of"]
-
 MINIMUM_BYTES = 64
 MAXIMUM_TEXT = 1 << 24  # bytes of a text file behind a graph
 BOUNDARY = ("QUANTIZE", "DEQUANTIZE")

@@ -20,11 +20,6 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_mnasnet.export.file import LABELS, REPORT
 from keras_mnasnet.preprocessing import Normalization
 
-__all__ = [
-    "METADATA_NAME", "ModelWriter", "aligned", "append_files", "attach", "classifier_metadata", "detector_metadata", "joined",
-    "pack", "renamed", "signature_of",
-]  # fmt: skip
-
 ALIGNMENT = 16
 FILE_IDENTIFIER = b"TFL3"
 TYPES = {

@@ -13,8 +13,6 @@ from keras_mnasnet.architecture import Architecture, Layer
 from keras_mnasnet.export.flatbuffer import ModelWriter
 from keras_mnasnet.preprocessing import IMAGENET
 
-__all__ = ["PRECISIONS", "Folded", "folded_weights", "random_weights", "write_graph"]
-
 PRECISIONS = ("float32", "float16", "weight-int8", "int8-random")
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
 RELU_RANGE, LINEAR_RANGE, UNIT_RANGE = (6 / 255, -128), (0.1, 0), (1 / 256, -128)  # of activations: (scale, zero point)

@@ -9,8 +9,6 @@ import collections
 import dataclasses
 from typing import Any
 
-__all__ = ["Partitions", "partitions_of"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Partitions:

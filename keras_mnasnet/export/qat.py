@@ -34,8 +34,6 @@ from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.utils.text import Life, header, say
 from keras_mnasnet.weights.checkpoint import Checkpoint
 
-__all__ = ["TrainingReport", "prune", "quantize_aware"]
-
 WORKER = "keras_mnasnet.export.qat_worker"
 PACKAGES = ("tf_keras", "tensorflow_model_optimization")
 AUGMENT = Augment(crop="pad", pad=2)

@@ -32,8 +32,6 @@ from keras_mnasnet.preprocessing import IMAGENET, Augment
 from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import Checkpoint
 
-__all__ = ["main"]
-
 CALIBRATION_BATCHES = 8
 VERIFICATION_IMAGES = 16
 LABEL_SMOOTHING = 0.1

@@ -9,8 +9,6 @@ import numpy as np
 from keras_mnasnet.architecture import Architecture, Layer
 from keras_mnasnet.preprocessing import IMAGENET
 
-__all__ = ["Reference"]
-
 
 class Reference:
     """A classifier's inference: pixels 0..255 `[B, H, W, 3]` -> probabilities (or logits) `[B, classes]`, float32."""

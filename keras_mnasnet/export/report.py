@@ -23,8 +23,6 @@ from keras_mnasnet.preprocessing import Normalization, Preprocessing
 from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.weights.checkpoint import Origin
 
-__all__ = ["Description", "ExportReport", "Oracle", "publish", "stamped", "write_export"]
-
 SCHEMA = 1
 Oracle = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 Report = TypeVar("Report", bound=Any)

@@ -12,8 +12,6 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_mnasnet.export.flatbuffer import aligned, attach, pack, renamed, signature_of
 
-__all__ = ["rewritten"]
-
 ARITHMETIC = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("ADD", "SUB", "MUL", "DIV"))
 WEIGHTED = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
 KEEPING = tuple(  # operators whose output has the scale and zero point of their first input

@@ -30,8 +30,6 @@ from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Origin
 from keras_mnasnet.weights.formats.keras import load_keras
 from keras_mnasnet.weights.registry import source_preprocessing
 
-__all__ = ["check_labels", "check_options", "check_target", "classifier", "export_tflite", "with_extremes"]
-
 PRECISIONS = ("float32", "float16", "weight-int8", "dynamic", "int8")
 DIRECT = {None: "float32", "float16": "float16", "weight-int8": "weight-int8"}
 INPUT_DTYPES = ("float32", "uint8", "int8")

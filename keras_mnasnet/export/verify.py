@@ -11,8 +11,6 @@ import numpy as np
 from keras_mnasnet.export.file import GraphFacts, TfliteFile
 from keras_mnasnet.utils.text import Life
 
-__all__ = ["TOLERANCES", "Comparison", "ExportError", "check_promise", "compare", "drawn_images", "judge"]
-
 TOLERANCES = {None: 3e-5, "float16": 2e-2}
 LEAST_COSINE = 0.8
 STATEFUL = ("READ_VARIABLE", "ASSIGN_VARIABLE", "VAR_HANDLE", "CALL_ONCE")

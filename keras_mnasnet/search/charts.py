@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Chart", "COLORS", "Dots", "Layer", "Level", "Line", "Mark", "png", "svg", "ticks", "WIDE"]
-
 WIDE, SMALL = (760.0, 400.0), (480.0, 280.0)  # width and height, in the units of the text's 12
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 22.0, 26.0, 50.0
 LABEL_STEP = 14.0

@@ -15,8 +15,6 @@ from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.search.study import Study, Writer
 from keras_mnasnet.search.trials import FATAL, Failure, Measurement, Observation, Trial
 
-__all__ = ["drive", "Meter", "Order", "StudyStopped"]
-
 ORDERS = ("batch", "window", "completion")
 ATTEMPTS = {"lost": 4}  # a lost machine says nothing of the trial; every other failure is tried once more elsewhere
 USUAL_ATTEMPTS = 2

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from keras_mnasnet.data import ImageSet
     from keras_mnasnet.training.recipe import Recipe
 
-__all__ = ["fixed_cost", "located", "NetworkEvaluator", "open_search_images"]
-
 VALIDATION_FRACTION = HOLDOUT = 0.1
 VALIDATION_SEED = 0  # fixed: the same images are held out in every study and for every seed
 

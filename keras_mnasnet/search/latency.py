@@ -25,12 +25,6 @@ from keras_mnasnet.benchmarks.speed import Target
 from keras_mnasnet.benchmarks.timing import Times
 from keras_mnasnet.utils.system import core_state, machine
 
-__all__ = [
-    "CannotKnow", "ChainLatency", "coefficients", "DeviceGone", "FEATURES", "features", "HostLatency", "Latency",
-    "LatencyModel", "Meter", "parse_device", "Part", "parts", "pixel1_ms", "SCHEMA", "shipped", "TABLE_KIND",
-    "TABLE_SCHEMA", "TableLatency", "unlike_fitted",
-]  # fmt: skip
-
 SCHEMA = 1
 FEATURES = (
     "pointwise_madds", "pointwise_outputs", "pointwise_inputs", "weights", "depthwise_madds", "depthwise_outputs", "stem_madds",

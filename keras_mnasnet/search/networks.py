@@ -16,11 +16,6 @@ from keras_mnasnet.search.space import Candidate, Decision, Scalar, SearchSpace
 if TYPE_CHECKING:
     from keras_mnasnet.search.latency import LatencyModel
 
-__all__ = [
-    "constrained", "macro", "macro_canonical", "MACRO_CHOICES", "macro_network", "MACRO_STAGES", "PRESETS", "space",
-    "with_cost",
-]  # fmt: skip
-
 STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the seven stages
 V2_REPEATS = (1, 2, 3, 4, 3, 3, 1)  # MobileNetV2's
 V2_FILTERS = (16, 24, 32, 64, 96, 160, 320)

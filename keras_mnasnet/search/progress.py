@@ -17,8 +17,6 @@ from keras_mnasnet.search.space import SearchSpace
 from keras_mnasnet.search.study import Study
 from keras_mnasnet.search.trials import Measurement, StudyMeta, Trial
 
-__all__ = ["estimate_from", "measures", "PROBE_STEPS", "Progress", "progress_of", "row_of", "status", "Status", "timed"]
-
 PROBE_STEPS = 6
 PROBED = 33  # networks drawn for the middle one, by multiply-adds
 RECENT = 20  # trials that the pace is taken from

@@ -26,8 +26,6 @@ from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.utils.system import machine
 from keras_mnasnet.utils.text import Life
 
-__all__ = ["gather", "report", "SearchReport", "write"]
-
 SCHEMA = 1
 LANDMARKS = {"A1": A1, "B1": B1, "MobileNetV2": MOBILENET_V2}
 TOP = 5

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["pareto_front", "parse_reward", "Reward"]
-
 SCHEMA = 1
 # (alpha, beta) where nothing else is asked for: paper, section 3, and TuNAS's `abs`.
 KINDS = {"soft": (-0.07, -0.07), "hard": (0.0, -1.0), "absolute": (-0.1, -0.1), "exponents": (None, None)}

@@ -30,8 +30,6 @@ from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_from_json
 from keras_mnasnet.utils.system import Interrupts, held_stderr, machine
 from keras_mnasnet.utils.text import Life, header, say
 
-__all__ = ["evaluator_of", "make_space", "run", "space_of"]
-
 PLAN = {"trials": 200, "workers": 1, "executor": "pool", "ray_address": None}
 EXECUTORS = ("local", "pool", "ray")
 PPO_BATCH = 20  # NASNet, appendix A.3

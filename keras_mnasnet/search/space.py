@@ -15,8 +15,6 @@ import numpy as np
 
 from keras_mnasnet.architecture import Architecture
 
-__all__ = ["Candidate", "Decision", "Scalar", "SearchSpace"]
-
 Scalar = str | int | float | bool
 Candidate = tuple[int, ...]
 

@@ -20,8 +20,6 @@ from filelock import FileLock, Timeout
 
 from keras_mnasnet.search.trials import Failure, Measurement, StudyMeta, Trial
 
-__all__ = ["SCHEMA", "Study", "Writer"]
-
 SCHEMA = 1
 APPLICATION_ID = 0x4D4E4153  # "MNAS", in the header of the file
 TABLES = """

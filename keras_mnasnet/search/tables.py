@@ -26,8 +26,6 @@ from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.utils.files import check_writable
 from keras_mnasnet.utils.text import Life, header
 
-__all__ = ["build_table", "LANDMARKS", "MacroTable", "parts_of_space"]
-
 TOP = 7
 
 BATCH = 16

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-__all__ = ["Failure", "FATAL", "Measurement", "Observation", "Proposal", "StudyMeta", "Trial"]
-
 FATAL = ("device", "data")  # failures that the next trial would meet as well: the study stops, the trial stays pending
 
 

@@ -18,8 +18,6 @@ import numpy as np
 
 from keras_mnasnet.utils.text import Life
 
-__all__ = ["Averages", "NanStop", "Pace", "decay_at", "rate_text", "summary_writer"]
-
 EVERY = 10  # steps between two updates of the averages
 SPOKEN_SECONDS = 1.0  # reading a loss waits for its step, so it is read no more often
 

@@ -30,11 +30,6 @@ from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import OWN_SOURCE, Origin, assign, expected_shapes
 from keras_mnasnet.weights.formats.safetensors import write_native
 
-__all__ = [
-    "HEADS", "ClassifierRun", "ShortRun", "compile_model", "evaluate", "evaluation_preprocessing", "in_memory",
-    "open_run", "starting_model", "train_short", "training_model",
-]  # fmt: skip
-
 HEADS = ("new", "keep")
 DEFAULT_NETWORK = "a1"
 CROP_FRACTION = 0.875

@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 
-__all__ = ["ALONE", "Cluster", "LostProcess", "accelerators", "replicas"]
-
 AUTO = "auto"
 
 

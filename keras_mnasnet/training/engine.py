@@ -36,11 +36,6 @@ from keras_mnasnet.training.job import (
 from keras_mnasnet.utils.text import Life, header, listed, say
 from keras_mnasnet.weights.formats.safetensors import save_tensors
 
-__all__ = [
-    "ALONE", "Diverged", "NotFinite", "Position", "Run", "finite_state", "jit_choice", "large_photos", "parts_of", "read_state",
-    "restore_state", "resume_run", "start_run", "write_state",
-]  # fmt: skip
-
 SCHEMA = 1
 LARGE = 4  # photos with sides so many times the input's are mostly decoded, not trained on
 METADATA = "keras_mnasnet_training"

@@ -14,11 +14,6 @@ from typing import Any
 from keras_mnasnet.training.recipe import Recipe, recipe_from_json, recipe_to_json
 from keras_mnasnet.utils.files import replaced
 
-__all__ = [
-    "CLASSIFICATION", "COLUMNS", "LABEL_FILE", "LOG_FILE", "MODEL_FILE", "RUN_FILE", "STATE_FILE", "Facts", "Job", "RunKind",
-    "anchored_path", "numbers", "read_log", "read_run", "write_log", "write_run",
-]  # fmt: skip
-
 SCHEMA = 1
 RUN_FILE, STATE_FILE, LOG_FILE = "run.json", "checkpoint.safetensors", "log.csv"
 MODEL_FILE, LABEL_FILE = "model.safetensors", "labels.txt"

@@ -11,8 +11,6 @@ from keras import ops
 
 from keras_mnasnet.training.recipe import Recipe, parse_recipe
 
-__all__ = ["RMSPropTF1", "SGDL2", "Schedule", "learning_rate", "make_optimizer"]
-
 SPARED = ("bias", "gamma", "beta")
 
 

@@ -13,8 +13,6 @@ from typing import Any, ClassVar, Self, TypeVar, overload
 from keras_mnasnet.preprocessing import Augment
 from keras_mnasnet.utils.text import did_you_mean
 
-__all__ = ["RECIPES", "SOURCES", "Recipe", "parse_recipe", "parse_values", "recipe_from_json", "recipe_of", "recipe_to_json"]
-
 SCHEMA = 1
 OPTIMIZERS = ("rmsprop-tf1", "sgd", "adamw")
 SCHEDULES = ("exponential", "cosine")

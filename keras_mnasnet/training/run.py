@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from keras_mnasnet.training.classifier import ClassifierRun
     from keras_mnasnet.weights.checkpoint import Checkpoint
 
-__all__ = ["Training", "named_source", "resume", "run_job", "train"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Training:

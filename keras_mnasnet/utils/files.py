@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["check_writable", "replaced"]
-
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:

@@ -16,8 +16,6 @@ from typing import Any, TextIO
 
 from keras_mnasnet._version import __version__
 
-__all__ = ["Interrupts", "available_cores", "core_state", "environment", "held_output", "held_stderr", "machine"]
-
 CORES = Path("/sys/devices/system/cpu")
 
 

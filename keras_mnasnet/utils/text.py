@@ -9,8 +9,6 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["Life", "did_you_mean", "header", "listed", "say"]
-
 SECONDS = 10.0  # the longest silence of a long command
 
 

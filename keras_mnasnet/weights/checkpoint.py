@@ -18,11 +18,6 @@ from keras_mnasnet.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from keras_mnasnet.detection.spec import DetectorSpec
 
-__all__ = [
-    "Checkpoint", "CheckpointError", "DownloadError", "Numerics", "Origin", "assign", "expected_shapes", "fingerprint",
-    "layer_shapes", "remember", "remembered",
-]  # fmt: skip
-
 OWN_SOURCE = "keras_mnasnet"
 BN_LEAVES = ("gamma", "beta", "moving_mean", "moving_variance")
 

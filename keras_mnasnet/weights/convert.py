@@ -20,8 +20,6 @@ from keras_mnasnet.weights.checkpoint import BN_LEAVES, Checkpoint, CheckpointEr
 from keras_mnasnet.weights.formats import TensorFile
 from keras_mnasnet.weights.registry import labels_of, source_numerics, source_preprocessing
 
-__all__ = ["convert", "recognize"]
-
 EMA = "/ExponentialMovingAverage"
 TORCH_BN = dict(zip(("weight", "bias", "running_mean", "running_var"), BN_LEAVES, strict=True))
 

@@ -26,10 +26,6 @@ from keras_mnasnet.utils.text import Life
 from keras_mnasnet.weights.checkpoint import CheckpointError, DownloadError
 from keras_mnasnet.weights.registry import Record
 
-__all__ = [
-    "cache_home", "check_sha256", "download", "fetch_hub", "fetch_record", "file_sha256", "locked", "placed_path",
-]  # fmt: skip
-
 ATTEMPTS = 5
 CHUNK = 1 << 18
 TIMEOUT_S = 30

@@ -15,11 +15,6 @@ from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.utils.text import did_you_mean
 from keras_mnasnet.weights.checkpoint import OWN_SOURCE, CheckpointError, Numerics, Origin
 
-__all__ = [
-    "Record", "datasets", "find", "imagenet_classes", "labels_of", "names", "records", "select", "source_numerics",
-    "source_preprocessing", "spelled_as", "training_of",
-]  # fmt: skip
-
 SCHEMA = 1
 
 

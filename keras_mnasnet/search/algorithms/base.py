@@ -16,8 +16,6 @@ from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.search.trials import Observation, Proposal
 
-__all__ = ["Algorithm", "pack_array", "reward_of", "Searcher", "unpack_array", "Unseen"]
-
 SCHEMA = 1
 TRIES = 2_000  # draws of one unseen candidate in a space too large to list, before it counts as exhausted
 

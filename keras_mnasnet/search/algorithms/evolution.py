@@ -6,8 +6,6 @@ from keras_mnasnet.search.algorithms.base import Proposal, Searcher, reward_of
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 
-__all__ = ["Evolution", "Random"]
-
 MUTATIONS = 50  # tries of an unseen child before another random network is taken
 
 

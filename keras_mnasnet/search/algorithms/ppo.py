@@ -12,8 +12,6 @@ from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 
-__all__ = ["Adam", "advantages", "Controller", "PPO", "ppo_loss", "PRESETS", "Settings"]
-
 PATIENCE = 50  # draws of known networks in a row before an unseen neighbour is asked for instead
 
 

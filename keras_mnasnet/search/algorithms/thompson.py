@@ -17,8 +17,6 @@ from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 
-__all__ = ["ascend", "covariance", "Posterior", "Rows", "Scorer", "standardized", "Thompson"]
-
 SWEEPS = 10
 FINALISTS = 16
 

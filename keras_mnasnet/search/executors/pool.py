@@ -18,8 +18,6 @@ from keras_mnasnet.search.executors import GROWTH_MB, Evaluator, Growth, evaluat
 from keras_mnasnet.search.trials import Failure, Measurement, Trial
 from keras_mnasnet.utils.system import available_cores, held_stderr
 
-__all__ = ["ProcessPool"]
-
 
 class _Worker:
     """One process, and the trial it works at."""

@@ -15,8 +15,6 @@ import keras_mnasnet
 from keras_mnasnet.search.executors import GROWTH_MB, Evaluator, Growth, evaluated
 from keras_mnasnet.search.trials import Failure, Measurement, Trial
 
-__all__ = ["RayActors"]
-
 ADDRESS = re.compile(r"(?:ray://)?(?P<host>[\w.-]+|\[[0-9a-fA-F:]+\]):(?P<port>\d+)")
 CONNECT_SECONDS = 5.0
 

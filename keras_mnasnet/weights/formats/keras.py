@@ -18,8 +18,6 @@ from keras_mnasnet.weights.checkpoint import BN_LEAVES, CheckpointError
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, TensorFile
 from keras_mnasnet.weights.formats.safetensors import FORMAT
 
-__all__ = ["h5_tensors", "keras_header", "load_keras", "open_h5", "write_keras"]
-
 MEMBER = "keras_mnasnet.json"  # beside config.json in a `.keras` archive; Keras passes it over
 
 

@@ -18,8 +18,6 @@ import numpy as np
 
 from keras_mnasnet.weights.checkpoint import CheckpointError
 
-__all__ = ["read_pth"]
-
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_PICKLE_BYTES = 1 << 26

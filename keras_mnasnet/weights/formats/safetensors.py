@@ -17,8 +17,6 @@ from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics, Origin, expected_shapes, layer_shapes
 from keras_mnasnet.weights.formats import TensorFile
 
-__all__ = ["FORMAT", "described", "open_safetensors", "read_header", "save_tensors", "to_header", "write_native"]
-
 FORMAT = "keras_mnasnet"
 SCHEMA = 2
 

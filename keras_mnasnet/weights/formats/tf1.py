@@ -11,8 +11,6 @@ import numpy as np
 from keras_mnasnet.weights.checkpoint import CheckpointError
 from keras_mnasnet.weights.formats import TensorFile
 
-__all__ = ["open_tf1", "unpack"]
-
 
 def open_tf1(prefix: Path) -> TensorFile:
     import tensorflow as tf
