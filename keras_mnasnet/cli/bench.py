@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_mnasnet.cli.options import option, options, output
-from keras_mnasnet.cli.output import percent, print_json, print_table, rounded
-from keras_mnasnet.cli.parsing import Parser, UsageError, one_of
+from keras_mnasnet.cli.options import given, option, options, output, own
+from keras_mnasnet.cli.output import Column, finish, percent, print_columns, print_table, rounded
+from keras_mnasnet.cli.parsing import Parser, UsageError
 
 if TYPE_CHECKING:
     from keras_mnasnet.benchmarks import LatencyReport, ModelLatency
@@ -35,25 +35,19 @@ def add_commands(top: Parser) -> None:
     option(command, "MODEL", "A .tflite file is taken, too.", dest="models", nargs="+")
     data = command.add_argument_group("data")
     option(data, "--data", "The ILSVRC-2012 validation photos are taken as a folder or tar, too.", required=True)
-    data.add_argument("--split", metavar="NAME", help="Measure on this split (default: validation, else test).")
-    data.add_argument(
-        "--ground-truth", metavar="FILE", help="Take the labels of the ILSVRC-2012 validation photos from this file."
-    )
-    data.add_argument(
-        "--synsets", metavar="FILE", help="Take the devkit's wnids from this file, for a ground truth of its numbers 1 to 1000."
-    )
+    own(data, "--split", "NAME", "Measure on this split (default: validation, else test).")
+    own(data, "--ground-truth", "FILE", "Take the labels of the ILSVRC-2012 validation photos from this file.")
+    own(data, "--synsets", "FILE", "Take the devkit's wnids from this file, for a ground truth of its numbers 1 to 1000.")
     options(data, "--limit", "--max-bad")
     how = command.add_argument_group("how")
     option(how, "--batch-size", "The default is %(default)s.", default=32)
     option(how, "--size", "The default is each model's own.")
-    how.add_argument(
-        "--preprocessing", type=one_of("google", "timm", "torchvision", "pillow"), metavar="google|timm|torchvision|pillow",
-        help="Resize and crop photos in this one's way (default: each model's own).",
+    own(
+        how, "--preprocessing", "google|timm|torchvision|pillow",
+        "Resize and crop photos in this one's way (default: each model's own).",
     )  # fmt: skip
     option(how, "--input", "It is for .tflite files (default: as the file says).")
-    how.add_argument(
-        "--labels-offset", type=int, metavar="0|1", help="Let this output stand for label 0 (default: by name or count)."
-    )
+    own(how, "--labels-offset", "0|1", "Let this output stand for label 0 (default: by name or count).", type=int)
     option(how, "--threads", "The default is all cores.")
     shown = command.add_argument_group("the result")
     shown.add_argument("--per-class", action="store_true", help="Also print the counts of every class.")
@@ -83,10 +77,8 @@ def add_commands(top: Parser) -> None:
     option(how, "--device", "The default is %(default)s.", default="host")
     option(how, "--threads", "The default is %(default)s, as in the paper.", default=1)
     option(how, "--runs")
-    how.add_argument(
-        "--warmup", type=int, metavar="N", help="Run each model N times before the first timed run (default: 3; phones: 1)."
-    )
-    how.add_argument("--repeats", type=int, metavar="N", help="Measure each model N times on the phone, in turns (default: 3).")
+    own(how, "--warmup", "N", "Run each model N times before the first timed run (default: 3; phones: 1).")
+    own(how, "--repeats", "N", "Measure each model N times on the phone, in turns (default: 3).")
     options(how, "--core", "--mask", "--benchmark-model")
     option(how, "--seed", default=0)
     shown = command.add_argument_group("the result")
@@ -97,54 +89,33 @@ def add_commands(top: Parser) -> None:
 def accuracy(arguments: argparse.Namespace) -> None:
     """Print top-1 and top-5 of every model on labelled photos."""
     from keras_mnasnet.benchmarks import evaluate
-    from keras_mnasnet.benchmarks.accuracy import TIE_RULE, TIMING
     from keras_mnasnet.benchmarks.accuracy import report as report_of
-    from keras_mnasnet.benchmarks.results import check_output, write_json
+    from keras_mnasnet.benchmarks.results import check_output
 
     if arguments.output:
         check_output(arguments.output)
     settings = {key: getattr(arguments, key) for key in SETTINGS} | {"tflite_input": arguments.input}
     results = evaluate(
-        arguments.models, arguments.data, split=arguments.split, ground_truth=arguments.ground_truth,
-        synsets=arguments.synsets, progress=not arguments.json, **settings,
+        arguments.models, arguments.data, **given(arguments, "split", "ground_truth", "synsets"), **settings
     )  # fmt: skip
     report = report_of(results, **settings)
-    if arguments.output:
-        write_json(arguments.output, report)
-    if arguments.json:
-        return print_json(report)
+    return finish(arguments, report, lambda: _print_accuracies(report, results, per_class=arguments.per_class))
+
+
+def _print_accuracies(report: dict[str, Any], results: list[AccuracyResult], *, per_class: bool) -> None:
     data = report["data"]
     part = f", {data['split']} split" if data["split"] else ""
     present = len({one.label for result in results for one in result.per_class})
     print(f"{data['name']}{part}: {data['images']:,} photos of {present:,} of {data['classes']:,} classes\n")
-    _print_accuracies(results)
-    if arguments.per_class:
-        _print_classes(results)
-    print(f"\nranking: {TIE_RULE}")
-    print(TIMING)
-    if arguments.output:
-        print(f"wrote {arguments.output}")
-    return None
-
-
-def _print_accuracies(results: list[AccuracyResult]) -> None:
-    print_table(
-        ("model", "top-1 %", "top-5 %", "correct", "in top 5", "of", "images/s", "record's top-1", "top-5"),
-        (
-            (
-                result.model,
-                percent(result.top1),
-                percent(result.top5),
-                result.correct1,
-                result.correct5,
-                result.images,
-                round(result.images_per_second, 1),
-                result.published_top1,
-                result.published_top5,
-            )
-            for result in results
-        ),
-    )
+    print_columns(
+        results,
+        {
+            "model": "model", "top-1 %": lambda each: percent(each.top1), "top-5 %": lambda each: percent(each.top5),
+            "correct": "correct1", "in top 5": "correct5", "of": "images",
+            "images/s": lambda each: round(each.images_per_second, 1), "record's top-1": "published_top1",
+            "top-5": "published_top5",
+        },
+    )  # fmt: skip
     print()
     for result in results:
         print(f"{result.model}: {result.preprocessing_text}; input {result.input}")
@@ -156,6 +127,10 @@ def _print_accuracies(results: list[AccuracyResult]) -> None:
             print("  has a background output beside the data's classes")
     if bad := results[0].bad:
         print(f"damaged and left out, {len(bad):,}: {', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''}")
+    if per_class:
+        _print_classes(results)
+    print(f"\nranking: {report['ranking']}")
+    print(report["timing"])
 
 
 def _print_classes(results: list[AccuracyResult]) -> None:
@@ -174,28 +149,20 @@ def _print_classes(results: list[AccuracyResult]) -> None:
 def latency(arguments: argparse.Namespace) -> None:
     """Print the latency of every model, and of its stages."""
     from keras_mnasnet.benchmarks import latency as measure
-    from keras_mnasnet.benchmarks.results import check_output, write_json
+    from keras_mnasnet.benchmarks.results import check_output
 
     if not arguments.models and not arguments.network:
         raise UsageError("give a MODEL or --network NETWORK; received neither")
     if arguments.output:
         check_output(arguments.output)
-    names = (
-        "device", "size", "threads", "runs", "warmup", "core", "mask", "benchmark_model", "repeats", "include_preprocessing",
-        "profile", "seed",
-    )  # fmt: skip
     report = measure(
-        arguments.models, networks=arguments.network, progress=not arguments.json, started=_process_start(),
-        **{name: getattr(arguments, name) for name in names},
+        arguments.models, started=_process_start(),
+        **given(
+            arguments, "device", "size", "threads", "runs", "warmup", "core", "mask", "benchmark_model", "repeats",
+            "include_preprocessing", "profile", "seed", networks="network",
+        ),
     )  # fmt: skip
-    if arguments.output:
-        write_json(arguments.output, report.to_json())
-    if arguments.json:
-        return print_json(report.to_json())
-    print_latency(report)
-    if arguments.output:
-        print(f"wrote {arguments.output}")
-    return None
+    return finish(arguments, report.to_json(), lambda: print_latency(report))
 
 
 def print_latency(report: LatencyReport) -> None:
@@ -250,34 +217,27 @@ def _degrees(state: dict[str, Any]) -> str:
 
 
 def _print_latencies(report: LatencyReport) -> None:
+    def edge(low: bool) -> Column:
+        name = f"p{(10 if low else 90) if on_host else (5 if low else 95)}_ms"
+        return lambda each: _ms(getattr(each.cpu or each.wall, name))
+
     on_host = report.device["kind"] == "host"
-    low, high = ("p10", "p90") if on_host else ("p5", "p95")
-    clock = "cpu ms" if on_host else "ms"
-    header = [
-        "model",
-        "MB",
-        clock,
-        low,
-        high,
-        "min",
-        *(["wall ms"] if on_host else []),
-        "x first",
-        "95 %",
-        "memory MB",
-        "parts",
-    ]
-    rows = []
-    for result in report.results:
-        times = result.cpu or result.wall
-        edges = (times.p10_ms, times.p90_ms) if on_host else (times.p5_ms, times.p95_ms)
-        wall = [_ms(_middle(result.wall))] if on_host else []
-        rows.append(
-            [
-                _short(result.model), round(result.size_bytes / 1e6, 2), _ms(_middle(times)), *map(_ms, edges),
-                _ms(times.min_ms), *wall, round(result.ratio.value, 3), _interval(result), result.memory_mb, result.delegates,
-            ]
-        )  # fmt: skip
-    print_table(header, rows)
+    columns: dict[str, Column] = {
+        "model": lambda each: each.model if len(each.model) <= 40 else f"...{each.model[-37:]}",
+        "MB": lambda each: round(each.size_bytes / 1e6, 2),
+        "cpu ms" if on_host else "ms": lambda each: _ms(_middle(each.cpu or each.wall)),
+        "p10" if on_host else "p5": edge(True),
+        "p90" if on_host else "p95": edge(False),
+        "min": lambda each: _ms((each.cpu or each.wall).min_ms),
+        "wall ms": lambda each: _ms(_middle(each.wall)),
+        "x first": lambda each: round(each.ratio.value, 3),
+        "95 %": _interval,
+        "memory MB": "memory_mb",
+        "parts": "delegates",
+    }
+    if not on_host:
+        del columns["wall ms"]
+    print_columns(report.results, columns)
 
 
 def _middle(times: Times) -> float:
@@ -293,23 +253,16 @@ def _interval(result: ModelLatency) -> str:
     return "-" if ratio.low is None or ratio.high is None else f"{ratio.low:.3f}..{ratio.high:.3f}"
 
 
-def _short(model: str) -> str:
-    return model if len(model) <= 40 else f"...{model[-37:]}"
-
-
 def _print_stages(result: ModelLatency) -> None:
     print(f"\n{result.model}: milliseconds by stage, each the difference of two cut graphs' minima")
     total = sum(stage.ms for stage in result.stages)
     rows = [
         (
-            stage.stage,
-            _ms(stage.ms),
-            round(100 * stage.ms / total, 1),
-            round(stage.madds / 1e6, 2),
-            None if stage.gmacs_per_second is None else round(stage.gmacs_per_second, 1),
+            stage.stage, _ms(stage.ms), round(100 * stage.ms / total, 1), round(stage.madds / 1e6, 2),
+            rounded(stage.gmacs_per_second, 1),
         )
         for stage in result.stages
-    ]
+    ]  # fmt: skip
     madds = sum(stage.madds for stage in result.stages)
     rows.append(("total", _ms(total), 100.0, round(madds / 1e6, 2), round(madds / total / 1e6, 1)))
     print_table(("stage", "ms", "%", "MAdds (M)", "GMAC/s"), rows)

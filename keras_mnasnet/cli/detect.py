@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.cli.export import file_options, print_comparisons, print_outline
-from keras_mnasnet.cli.options import given, network_options, option, options, output
+from keras_mnasnet.cli.options import given, network_options, option, options, output, own
 from keras_mnasnet.cli.output import Column, finish, print_columns, print_json, print_table, rounded
 from keras_mnasnet.cli.parsing import Parser, UsageError
 from keras_mnasnet.cli.train import drive, training_options
@@ -59,9 +59,7 @@ def add_commands(top: Parser) -> None:
         data, "--validation", "They are of the kind of the first ANNOTATIONS (default: nothing is measured).",
         metavar="ANNOTATIONS",
     )  # fmt: skip
-    data.add_argument(
-        "--validation-folder", metavar="PHOTOS", help="Find the photos of --validation in this folder (default: PHOTOS)."
-    )
+    own(data, "--validation-folder", "PHOTOS", "Find the photos of --validation in this folder (default: PHOTOS).")
     data.add_argument(
         "--no-ap", dest="ap", action="store_false",
         help="Measure the validation photos' loss alone, not COCO's AP (pycocotools).",
@@ -84,7 +82,7 @@ def add_commands(top: Parser) -> None:
     option(_files(command), "--batch-size", "The default is %(default)s.", default=8)
     shown = command.add_argument_group("the result")
     shown.add_argument("--per-category", action="store_true", help="Also print AP and AP50 of every category.")
-    shown.add_argument("--write-results", metavar="FOLDER", help="Write each detector's COCO result file there.")
+    own(shown, "--write-results", "FOLDER", "Write each detector's COCO result file there.")
     output(shown, "FILE.json", "numbers, settings and environment.", required=False)
     command.set_defaults(max_bad=0)
 

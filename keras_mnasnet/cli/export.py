@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from keras_mnasnet.cli.options import given, option, options, output
+from keras_mnasnet.cli.options import given, option, options, output, own
 from keras_mnasnet.cli.output import print_columns, print_json, print_table
-from keras_mnasnet.cli.parsing import Parser, one_of
+from keras_mnasnet.cli.parsing import Parser
 
 if TYPE_CHECKING:
     from keras_mnasnet.benchmarks import LatencyReport
@@ -46,14 +46,12 @@ def add_commands(top: Parser) -> None:
     option(trained, "--data", "They must be of the model's classes.", required=True)
     output(trained, "FILE.tflite", FILE)
     option(trained, "--epochs", "The default is %(default)s.", default=3)
-    trained.add_argument(
-        "--steps-per-epoch", type=int, metavar="N", help="Take N steps an epoch at most (default: all photos)."
-    )
+    own(trained, "--steps-per-epoch", "N", "Take N steps an epoch at most (default: all photos).")
     option(trained, "--batch-size", "That is a step (default: %(default)s).", default=64)
     option(trained, "--learning-rate", "A cosine starts there (default: 1e-4; with --prune 1e-3).")
-    trained.add_argument(
-        "--prune", type=float, metavar="SHARE",
-        help="Prune instead, to this share of zeros in the 1x1 convolutions, 0 to 1; the file is float32.",
+    own(
+        trained, "--prune", "SHARE",
+        "Prune instead, to this share of zeros in the 1x1 convolutions, 0 to 1; the file is float32.", type=float,
     )  # fmt: skip
     option(trained, "--input-dtype", default="float32")
     option(trained, "--size", "The default is the model's own.")
@@ -66,9 +64,9 @@ def file_options(command: Parser, precisions: tuple[str, ...], more: str) -> Non
     """What every export can be told."""
     result = command.add_argument_group("the file")
     output(result, "FILE.tflite", FILE)
-    result.add_argument(
-        "--quantize", type=one_of(*precisions), default="float32", metavar="|".join(precisions),
-        help=f"Write a file of this precision (default: %(default)s). {more}",
+    own(
+        result, "--quantize", "|".join(precisions), f"Write a file of this precision (default: %(default)s). {more}",
+        default="float32",
     )  # fmt: skip
     option(result, "--input-dtype", default="float32")
     photos = command.add_argument_group("photos")

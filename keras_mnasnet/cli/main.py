@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return arguments.run(arguments) or 0
         except BrokenPipeError:
             raise
-        except KeyboardInterrupt:
-            say("\nstopped")
+        except KeyboardInterrupt as stop:
+            say(f"\n{str(stop) or 'stopped'}")  # what a command says of how to go on
             return 128 + signal.SIGINT
         except UsageError as error:
             arguments.parser.complain(str(error))

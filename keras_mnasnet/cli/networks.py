@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.cli.options import network, network_options, option
-from keras_mnasnet.cli.output import print_json, print_table
+from keras_mnasnet.cli.output import print_columns, print_json, print_table
 from keras_mnasnet.cli.parsing import Parser, UsageError
 from keras_mnasnet.utils.text import listed
 
@@ -25,22 +25,15 @@ def add_commands(top: Parser) -> None:
         example="mnasnet networks",
     )  # fmt: skip
     shown = top.add(
-        "info",
-        "What a network or a trained model is: its stages, their parameters and multiply-adds, and the input it expects. Of a "
-        "model also where it comes from and what its file says.",
-        info,
+        "info", "What a network or a trained model is: its stages, their parameters and multiply-adds, and the input it "
+        "expects. Of a model also where it comes from and what its file says.", info,
         usage=("MODEL|NETWORK [options]", "--network NETWORK [--width X ...] [options]"),
-        example="mnasnet info a1 --size 192 --layers",
-        needs=("MODEL|NETWORK",),
-    )
+        example="mnasnet info a1 --size 192 --layers", needs=("MODEL|NETWORK",),
+    )  # fmt: skip
     option(
-        shown,
-        "MODEL",
-        "Or the name of a network, or an architecture's text form.",
-        dest="model",
-        nargs="?",
+        shown, "MODEL", "Or the name of a network, or an architecture's text form.", dest="model", nargs="?",
         metavar="MODEL|NETWORK",
-    )
+    )  # fmt: skip
     network_options(shown, "a network without weights")
     table = shown.add_argument_group("the table")
     option(table, "--size", "The default is the model's; of a network it is 224, of d1-320 320.")
@@ -58,16 +51,11 @@ def networks(arguments: argparse.Namespace) -> None:
         size = default_size(architecture)
         rows.append(
             {
-                "name": name,
-                "provenance": architecture.provenance,
-                "size": size,
-                "params": architecture.params(),
-                "madds": architecture.madds(size, size),
-                "published": dataclasses.asdict(PUBLISHED[name]),
-                "checkpoints": list(registry.names(name)),
-                "architecture": str(architecture),
+                "name": name, "provenance": architecture.provenance, "size": size, "params": architecture.params(),
+                "madds": architecture.madds(size, size), "published": dataclasses.asdict(PUBLISHED[name]),
+                "checkpoints": list(registry.names(name)), "architecture": str(architecture),
             }
-        )
+        )  # fmt: skip
     if arguments.json:
         return print_json(rows)
     print_table(
@@ -105,28 +93,22 @@ def info(arguments: argparse.Namespace) -> None:
     if arguments.json:
         return print_json(
             {
-                "name": architecture.name,
-                "provenance": architecture.provenance,
-                "architecture": str(architecture),
-                "size": size,
-                "params": params,
-                "moving_statistics": architecture.moving_statistics(),
-                "madds": madds,
-                "layers": [row._asdict() for row in rows],
-                "checkpoints": [record.id for record in _records(architecture)],
+                "name": architecture.name, "provenance": architecture.provenance, "architecture": str(architecture),
+                "size": size, "params": params, "moving_statistics": architecture.moving_statistics(), "madds": madds,
+                "layers": [row._asdict() for row in rows], "checkpoints": [each.id for each in _records(architecture)],
                 "model": _facts(checkpoint) if checkpoint else None,
             }
-        )
+        )  # fmt: skip
     print(f"MnasNet {architecture.name} ({architecture.provenance} layout)")
     print(f"{params:,} parameters, {madds / 1e6:.2f} M multiply-adds at {size} x {size} x 3, RGB pixels 0..255\n")
     if arguments.layers:
-        print_table(
-            ("layer", "kernel", "stride", "in", "out", "size", "params", "MAdds"),
-            (
-                (r.name, r.kernel, r.stride, r.input_filters, r.filters, f"{r.height}x{r.width}", r.params, r.madds)
-                for r in rows
-            ),
-        )
+        print_columns(
+            rows,
+            {
+                "layer": "name", "kernel": "kernel", "stride": "stride", "in": "input_filters", "out": "filters",
+                "size": lambda row: f"{row.height}x{row.width}", "params": "params", "MAdds": "madds",
+            },
+        )  # fmt: skip
     else:
         _stage_table(architecture, rows)
     print(f"\n{architecture}")
@@ -174,21 +156,13 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
     """What a model is beside its network: plain values."""
     origin = checkpoint.origin
     return {
-        "task": checkpoint.task,
-        "origin": origin.name,
-        "source": origin.source,
-        "address": origin.url,
-        "license": origin.license,
-        "published": origin.published,
-        "published_at": origin.published_at,
-        "measured": origin.measured,
-        "numerics": dataclasses.asdict(checkpoint.numerics),
-        "trained_at": checkpoint.size,
+        "task": checkpoint.task, "origin": origin.name, "source": origin.source, "address": origin.url,
+        "license": origin.license, "published": origin.published, "published_at": origin.published_at,
+        "measured": origin.measured, "numerics": dataclasses.asdict(checkpoint.numerics), "trained_at": checkpoint.size,
         "classes": checkpoint.classes,
         "labels": None if checkpoint.labels is None else list(checkpoint.labels),
-        "preprocessing": str(checkpoint.preprocessing),
-        "assumed": list(checkpoint.assumed),
-    }
+        "preprocessing": str(checkpoint.preprocessing), "assumed": list(checkpoint.assumed),
+    }  # fmt: skip
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from keras_mnasnet.cli.parsing import one_of
 if TYPE_CHECKING:
     from keras_mnasnet.architecture import Architecture
 
-__all__ = ["given", "network", "network_options", "option", "options", "output", "read_labels"]
+__all__ = ["given", "network", "network_options", "option", "options", "output", "own"]
 
 Adds = Any  # a parser or one of its groups: what has `add_argument`
 
@@ -122,6 +122,15 @@ def option(
         to.add_argument(*name.split("/"), **settings, **({"dest": dest} if dest else {}))
 
 
+def own(to: Adds, name: str, metavar: str, help: str, **settings: Any) -> None:
+    """Add an option of one command: N is a whole number, words between | are the choices, and the rest is text."""
+    if metavar == "N":
+        settings.setdefault("type", int)
+    elif "|" in metavar:
+        settings.setdefault("type", one_of(*metavar.split("|")))
+    to.add_argument(name, metavar=metavar, help=help, **settings)
+
+
 def options(to: Adds, *names: str) -> None:
     """Add shared options as they are."""
     for name in names:
@@ -147,7 +156,7 @@ def given(arguments: argparse.Namespace, *names: str, **renamed: str) -> dict[st
     """
     found = {}
     for name, said in ({name: name for name in names} | renamed).items():
-        value = read_labels(arguments) if said == "labels" else getattr(arguments, said)
+        value = _read_labels(arguments) if said == "labels" else getattr(arguments, said)
         if value is not None and not (said == "set" or said.endswith("_set")):
             found[name] = value
         elif value:
@@ -174,7 +183,7 @@ def network(arguments: argparse.Namespace, name: str | None = None) -> Architect
     return scaled.with_se(scales["se"]).with_stem_stride(scales["stem_stride"])
 
 
-def read_labels(arguments: argparse.Namespace) -> list[str] | None:
+def _read_labels(arguments: argparse.Namespace) -> list[str] | None:
     """The lines of `--labels FILE` that are not empty; None without `--labels`."""
     from pathlib import Path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from keras_mnasnet.cli.options import option, read_labels
+from keras_mnasnet.cli.options import given, option
 from keras_mnasnet.cli.output import print_json
 from keras_mnasnet.cli.parsing import Parser
 
@@ -30,10 +30,7 @@ def predict(arguments: argparse.Namespace) -> int:
     """Print the best classes of each photo; one that cannot be read is reported and makes the exit status 1."""
     from keras_mnasnet.inference import predict as predict_photos
 
-    found = predict_photos(
-        arguments.model, arguments.photos, top=arguments.top, labels=read_labels(arguments), size=arguments.size,
-        progress=not arguments.json,
-    )  # fmt: skip
+    found = predict_photos(arguments.model, arguments.photos, **given(arguments, "top", "labels", "size"))
     if arguments.json:
         print_json(
             [

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_mnasnet.cli.options import option, options, output
-from keras_mnasnet.cli.output import print_json, print_table
-from keras_mnasnet.cli.parsing import Parser, one_of
+from keras_mnasnet.cli.options import given, option, options, output, own
+from keras_mnasnet.cli.output import percent, print_columns, print_json, print_table, significant
+from keras_mnasnet.cli.parsing import Parser
 
 if TYPE_CHECKING:
     from keras_mnasnet.search import Trial
@@ -51,9 +51,9 @@ def add_commands(top: Parser) -> None:
     )
     output(command, "FOLDER", "a folder for report.html, report.json and PNGs (default: FILE-report).", required=False)
     option(command, "--top", "They get stage tables.")
-    command.add_argument(
-        "--landmarks", type=one_of("latency", "train", "none"), default="latency", metavar="latency|train|none",
-        help="Measure the latency of A1, B1 and MobileNetV2 as the study does (default), also train them, or show none.",
+    own(
+        command, "--landmarks", "latency|train|none",
+        "Measure the latency of A1, B1 and MobileNetV2 as the study does (default), also train them, or show none.",
     )  # fmt: skip
     command.add_argument("--no-pictures", dest="pictures", action="store_false", help="Write no PNGs, which need matplotlib.")
     command = step(
@@ -70,7 +70,7 @@ def add_commands(top: Parser) -> None:
     option(command, "--target-ms", "The default is the study's.")
     option(command, "--reward", "The default is the study's.")
     option(command, "--top", "They are trained; the default is the paper's.", default=15)
-    command.add_argument("--seeds", type=int, default=1, metavar="N", help="Train each network N times (default: %(default)s).")
+    own(command, "--seeds", "N", "Train each network N times (default: 1).")
     option(command, "--recipe", "The default is %(default)s.", default="cifar10")
     option(command, "--set")
     option(command, "--data", "The default is the study's.")
@@ -86,28 +86,25 @@ def add_commands(top: Parser) -> None:
     option(command, "--device", "The default is %(default)s.", default="host")
     option(command, "--size", "The default is %(default)s.", default=224)
     option(command, "--classes")
-    command.add_argument(
-        "--check-networks", type=int, default=16, metavar="N",
-        help="Scale and check the table with N whole networks (default: %(default)s).",
-    )  # fmt: skip
+    own(command, "--check-networks", "N", "Scale and check the table with N whole networks (default: 16).")
     options(command, "--runs", "--core", "--mask", "--benchmark-model")
     command = step(
         "export-optuna", "Write the study for Optuna and its dashboard.", export_optuna, "-o FILE.db [options]", " -o mine.db",
         "-o FILE.db",
     )  # fmt: skip
     output(command, "FILE.db", "a new SQLite file, sqlite:///FILE.db for Optuna.")
-    command.add_argument(
-        "--objectives", type=one_of("reward", "pareto"), default="reward", metavar="reward|pareto",
-        help="Write one objective, the reward (default), or two, accuracy and latency.",
+    own(
+        command, "--objectives", "reward|pareto", "Write one objective, the reward (default), or two, accuracy and latency.",
+        default="reward",
     )  # fmt: skip
 
 
 def _run_options(command: Parser) -> None:
     space = command.add_argument_group("what is searched")
     options(space, "--space", "--space-set")
-    for name, what in (("params", "parameters"), ("madds", "multiply-adds")):
-        space.add_argument(f"--max-{name}", type=int, metavar="N", help=f"Try no network with more {what}.")
-    space.add_argument("--max-latency-ms", type=float, metavar="MS", help="Try no slower network; not with host and adb.")
+    own(space, "--max-params", "N", "Try no network with more parameters.")
+    own(space, "--max-madds", "N", "Try no network with more multiply-adds.")
+    own(space, "--max-latency-ms", "MS", "Try no slower network; not with host and adb.", type=float)
     goal = command.add_argument_group("the goal")
     option(goal, "--target-ms")
     option(goal, "--reward", "The default is soft.")
@@ -115,53 +112,41 @@ def _run_options(command: Parser) -> None:
     options(goal, "--core", "--mask", "--benchmark-model")
     data = command.add_argument_group("trainings")
     option(data, "--data")
-    data.add_argument(
-        "--training-photos", type=int, metavar="N", help="Train on N photos, evenly over the classes (default: all)."
-    )
-    data.add_argument(
-        "--validation-photos", type=int, metavar="N", help="Hold N photos out of training, to choose by (default: a tenth)."
-    )
+    own(data, "--training-photos", "N", "Train on N photos, evenly over the classes (default: all).")
+    own(data, "--validation-photos", "N", "Hold N photos out of training, to choose by (default: a tenth).")
     option(data, "--recipe", "The default is proxy-5-epochs.")
     option(data, "--set")
     option(data, "--size", "The default is the recipe's, else 224.")
     how = command.add_argument_group("the search")
-    how.add_argument("--algorithm", metavar="NAME", help="Search by thompson (default), ppo, evolution or random.")
-    how.add_argument(
-        "--algorithm-set", action="append", default=[], metavar="KEY=VALUE",
-        help="Change a value of the algorithm, as preset=tuned of ppo; may be repeated.",
+    own(how, "--algorithm", "NAME", "Search by thompson (default), ppo, evolution or random.")
+    own(
+        how, "--algorithm-set", "KEY=VALUE", "Change a value of the algorithm, as preset=tuned of ppo; may be repeated.",
+        action="append", default=[],
     )  # fmt: skip
     option(how, "--seed")
-    how.add_argument("--trials", type=int, metavar="N", help="Train N networks, those of earlier runs included (default: 200).")
-    how.add_argument(
-        "--minutes", type=float, metavar="N", help="Start no trial after so many minutes; the same command goes on."
-    )
-    how.add_argument("--timeout", type=float, metavar="SECONDS", help="Give up a trial that takes longer (default: no limit).")
-    how.add_argument(
-        "--order", type=one_of("batch", "window", "completion"), metavar="batch|window|completion",
-        help="Let results count all of a batch at once (default of ppo), one by one by number (default: window), or as they "
-        "finish, which is faster where trials differ in length, and not repeatable.",
+    own(how, "--trials", "N", "Train N networks, those of earlier runs included (default: 200).")
+    own(how, "--minutes", "N", "Start no trial after so many minutes; the same command goes on.", type=float)
+    own(how, "--timeout", "SECONDS", "Give up a trial that takes longer (default: no limit).", type=float)
+    own(
+        how, "--order", "batch|window|completion",
+        "Let results count all of a batch at once (default of ppo), one by one by number (default: window), or as they finish, "
+        "which is faster where trials differ in length, and not repeatable.",
     )  # fmt: skip
-    how.add_argument("--batch-trials", type=int, metavar="N", help="Have N trials out at a time (default: --workers; ppo 20).")
+    own(how, "--batch-trials", "N", "Have N trials out at a time (default: --workers; ppo 20).")
     how.add_argument("--estimate-only", action="store_true", help="Print what the search would take, and stop.")
     how.add_argument("--no-estimate", dest="estimate", action="store_false", help="Start without measuring what it would take.")
     where = command.add_argument_group("workers")
-    where.add_argument("--workers", type=int, metavar="N", help="Train N trials at a time (default: 1).")
-    where.add_argument(
-        "--executor", type=one_of("pool", "local", "ray"), metavar="pool|local|ray",
-        help="Train in processes on this machine (default: pool), in this process, or in a Ray cluster.",
+    own(where, "--workers", "N", "Train N trials at a time (default: 1).")
+    own(
+        where, "--executor", "pool|local|ray",
+        "Train in processes on this machine (default: pool), in this process, or in a Ray cluster.",
     )  # fmt: skip
-    where.add_argument(
-        "--ray-address", metavar="ADDRESS", help="Find Ray at auto, HOST:PORT or ray://HOST:PORT (default: Ray starts here)."
-    )
-    where.add_argument(
-        "--cpus", type=float, default=1.0, metavar="N", help="Give a worker of Ray N CPUs (default: %(default)s)."
-    )
-    where.add_argument(
-        "--gpus", type=float, default=0.0, metavar="N", help="Give a worker of Ray N GPUs (default: %(default)s)."
-    )
+    own(where, "--ray-address", "ADDRESS", "Find Ray at auto, HOST:PORT or ray://HOST:PORT (default: Ray starts here).")
+    own(where, "--cpus", "N", "Give a worker of Ray N CPUs (default: %(default)s).", type=float, default=1.0)
+    own(where, "--gpus", "N", "Give a worker of Ray N GPUs (default: %(default)s).", type=float, default=0.0)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Start a search, or go on with one."""
     from keras_mnasnet import search
 
@@ -169,29 +154,27 @@ def run(arguments: argparse.Namespace) -> int:
     last = None
     try:
         for progress in search.run(
-            **{name: getattr(arguments, name) for name in AS_THEY_ARE}, space_options=_values(arguments.space_set),
-            images=arguments.training_photos, validation_images=arguments.validation_photos, batch=arguments.batch_trials,
-            algorithm_options=_values(arguments.algorithm_set), device_options=_device(arguments), recipe=_recipe(arguments),
-            estimate="only" if arguments.estimate_only else arguments.estimate,
-            progress=not arguments.json,
+            device_options=_device(arguments), recipe=_recipe(arguments),
+            **given(
+                arguments, *AS_THEY_ARE, space_options="space_set", algorithm_options="algorithm_set", images="training_photos",
+                validation_images="validation_photos", batch="batch_trials",
+            )
+            | {"estimate": "only" if arguments.estimate_only else arguments.estimate},
         ):  # fmt: skip
             last = progress
     except KeyboardInterrupt:
-        print(f"\nstopped; everything finished is kept. Go on with: {go_on}", file=sys.stderr)
-        return 130
+        raise KeyboardInterrupt(f"stopped; everything finished is kept. Go on with: {go_on}") from None
     if last is not None and arguments.estimate_only:
-        print_json({"estimate": last.estimate}) if arguments.json else print(f"estimate: {last.estimate}")
-        return 0
+        return print_json({"estimate": last.estimate}) if arguments.json else print(f"estimate: {last.estimate}")
     progress = search.status(arguments.study).progress
     if arguments.json:
-        print_json({"study": str(arguments.study), "finished": progress.finished, **progress.to_json()})
-        return 0
+        return print_json({"study": str(arguments.study), "finished": progress.finished, **progress.to_json()})
     _print_best(search.rescore(arguments.study).ranked[:5] if progress.done else [])
     if not progress.finished:
         print(f"the {arguments.minutes:g} minutes are over; go on with: {go_on}")
     else:
         print(f"report: mnasnet search report --study {shlex.quote(str(arguments.study))}")
-    return 0
+    return None
 
 
 def status(arguments: argparse.Namespace) -> None:
@@ -227,46 +210,37 @@ def rescore(arguments: argparse.Namespace) -> None:
     return _print_best(found.ranked[: arguments.top])
 
 
-def retrain(arguments: argparse.Namespace) -> int:
+def retrain(arguments: argparse.Namespace) -> None:
     """Train the best networks fully, and score them."""
     from keras_mnasnet import search
 
     try:
         found = search.retrain(
-            arguments.study, arguments.output, target_ms=arguments.target_ms, reward=arguments.reward, top=arguments.top,
-            recipe=_recipe(arguments) or "cifar10", seeds=arguments.seeds, data=arguments.data, size=arguments.size,
-            progress=not arguments.json,
+            arguments.study, arguments.output, recipe=_recipe(arguments) or "cifar10",
+            **given(arguments, "target_ms", "reward", "top", "seeds", "data", "size"),
         )  # fmt: skip
     except KeyboardInterrupt:
-        print(f"\nstopped; go on with the same command: {shlex.join(sys.argv)}", file=sys.stderr)
-        return 130
+        raise KeyboardInterrupt(f"stopped; go on with the same command: mnasnet {shlex.join(sys.argv[1:])}") from None
     best = sorted(found, key=lambda each: -each.reward)
     results = Path(arguments.output).expanduser().absolute() / "results.json"
     if arguments.json:
-        print_json({"results": str(results), "networks": [each.to_json() for each in best]})
-        return 0
-    print_table(
-        ("trial", "test %", "proxy %", "ms", "reward", "run"),
-        [
-            (
-                each.trial.number, _percent(each.test_accuracy), _percent(each.trial.accuracy), _ms(each.trial.latency_ms),
-                round(each.reward, 4), each.folders[0],
-            )
-            for each in best
-        ],
+        return print_json({"results": str(results), "networks": [each.to_json() for each in best]})
+    print_columns(
+        best,
+        {
+            "trial": lambda each: each.trial.number, "test %": lambda each: percent(each.test_accuracy or 0),
+            "proxy %": lambda each: percent(each.trial.accuracy or 0), "ms": lambda each: significant(each.trial.latency_ms),
+            "reward": lambda each: round(each.reward, 4), "run": lambda each: each.folders[0],
+        },
     )  # fmt: skip
-    print(f"wrote {results}; export one with: mnasnet export RUN -o FILE.tflite")
-    return 0
+    return print(f"wrote {results}; export one with: mnasnet export RUN -o FILE.tflite")
 
 
 def report(arguments: argparse.Namespace) -> None:
     """Write the page, and print the best networks."""
     from keras_mnasnet import search
 
-    found = search.report(
-        arguments.study, arguments.output, top=arguments.top, landmarks=arguments.landmarks, pictures=arguments.pictures,
-        progress=not arguments.json,
-    )  # fmt: skip
+    found = search.report(arguments.study, arguments.output, **given(arguments, "top", "landmarks", "pictures"))
     if arguments.json:
         return print_json(found.to_json() | {"files": {name: str(file) for name, file in found.files.items()}})
     print(f"{found.name}: {len(found.done):,} networks, {len(found.front)} on the front; reward {found.reward}\n")
@@ -277,42 +251,40 @@ def report(arguments: argparse.Namespace) -> None:
         print(f"\n{found.landmark_note}")
     for file in found.files.values():
         print(f"wrote {file}")
-    return None
+    return print(f"train the best fully: mnasnet search retrain --study {shlex.quote(str(arguments.study))} -o FOLDER")
 
 
-def table(arguments: argparse.Namespace) -> int:
+def table(arguments: argparse.Namespace) -> None:
     """Measure, write, and print the error of the sum of rows against whole networks."""
     from keras_mnasnet import search
 
     try:
         value = search.build_table(
-            arguments.output, space=arguments.space, space_options=_values(arguments.space_set), device=arguments.device,
-            device_options=_device(arguments), size=arguments.size, classes=arguments.classes,
-            networks=arguments.check_networks, runs=arguments.runs, progress=not arguments.json,
+            arguments.output, device_options=_device(arguments),
+            **given(
+                arguments, "space", "device", "size", "classes", "runs", space_options="space_set", networks="check_networks"
+            ),
         )  # fmt: skip
     except KeyboardInterrupt:
-        print(f"\ninterrupted; what is measured is kept. Go on with: mnasnet {shlex.join(sys.argv[1:])}", file=sys.stderr)
-        return 130
+        said = f"stopped; what is measured is kept. Go on with: mnasnet {shlex.join(sys.argv[1:])}"
+        raise KeyboardInterrupt(said) from None
     if arguments.json:
-        print_json(value)
-        return 0
+        return print_json(value)
     check = value["check"]
-    print_table(
-        ("whole network", "for", "measured ms", "scaled sum ms", "off %"),
-        [
-            (
-                row["network"].partition("[")[0], row["use"], _ms(row["measured_ms"]), _ms(value["scale"] * row["sum_ms"]),
-                round(100 * (value["scale"] * row["sum_ms"] / row["measured_ms"] - 1), 2),
-            )
-            for row in check["networks"]
-        ],
+    print_columns(
+        check["networks"],
+        {
+            "whole network": lambda row: row["network"].partition("[")[0], "for": lambda row: row["use"],
+            "measured ms": lambda row: significant(row["measured_ms"]),
+            "scaled sum ms": lambda row: significant(value["scale"] * row["sum_ms"]),
+            "off %": lambda row: round(100 * (value["scale"] * row["sum_ms"] / row["measured_ms"] - 1), 2),
+        },
     )  # fmt: skip
     print(
         f"\nthe sum of rows is {check['percent_off_unscaled']:.2f} % off; times {value['scale']:.3f}, set on the networks for "
         f"`scale`, it is {check['percent_off']:.2f} % off those for `check`, at most {check['percent_off_max']:.2f} %"
     )
-    print(f"wrote {arguments.output}: {len(value['ms']):,} rows. Use it with --device table:{arguments.output}")
-    return 0
+    return print(f"wrote {arguments.output}: {len(value['ms']):,} rows. Use it with --device table:{arguments.output}")
 
 
 def export_optuna(arguments: argparse.Namespace) -> None:
@@ -327,37 +299,30 @@ def export_optuna(arguments: argparse.Namespace) -> None:
 
 def _print_best(found: Sequence[tuple[float, Trial]], *, lines: bool = True) -> None:
     """A table of networks, and the line that builds each."""
-    rows = []
-    for reward, trial in found:
-        sizes = [None if count is None else round(count / 1e6, 3) for count in (trial.params, trial.madds)]
-        rows.append((trial.number, _percent(trial.accuracy), _ms(trial.latency_ms), round(reward, 4), *sizes))
-    print_table(("trial", "accuracy %", "ms", "reward", "params (M)", "MAdds (M)"), rows)
+    print_columns(
+        found,
+        {
+            "trial": lambda row: row[1].number, "accuracy %": lambda row: percent(row[1].accuracy or 0),
+            "ms": lambda row: significant(row[1].latency_ms), "reward": lambda row: round(row[0], 4),
+            "params (M)": lambda row: _millions(row[1].params), "MAdds (M)": lambda row: _millions(row[1].madds),
+        },
+    )  # fmt: skip
     for _, trial in found if lines else ():
         if trial.architecture:
             print(f'trial {trial.number}: MnasNet("{trial.architecture}")')
 
 
-def _percent(accuracy: float | None) -> float:
-    return round(100 * (accuracy or 0), 2)
-
-
-def _ms(latency_ms: float | None) -> float | None:
-    return None if latency_ms is None else float(f"{latency_ms:.4g}")
-
-
-def _values(stated: list[str]) -> dict[str, Any] | None:
-    from keras_mnasnet.training.recipe import parse_values
-
-    return parse_values(stated) if stated else None
+def _millions(count: int | None) -> float | None:
+    return None if count is None else round(count / 1e6, 3)
 
 
 def _recipe(arguments: argparse.Namespace) -> Any:
     """The recipe with its changes; None where neither is stated."""
-    from keras_mnasnet.training.recipe import parse_recipe
+    from keras_mnasnet.training.recipe import parse_values, recipe_of
 
     if not arguments.recipe and not arguments.set:
         return None
-    return parse_recipe(arguments.recipe or "proxy-5-epochs").changed(**(_values(arguments.set) or {}))
+    return recipe_of(arguments.recipe or "proxy-5-epochs", parse_values(arguments.set))
 
 
 def _device(arguments: argparse.Namespace) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet import training
-from keras_mnasnet.cli.options import given, network_options, option, options, output
+from keras_mnasnet.cli.options import given, network_options, option, options, output, own
 from keras_mnasnet.cli.output import print_json, print_table
 from keras_mnasnet.cli.parsing import Parser, UsageError
 
@@ -43,9 +43,7 @@ def add_commands(top: Parser) -> None:
     option(command, "DATA", nargs="?")
     start = command.add_argument_group("the start")
     option(start, "--from", dest="from_model")
-    start.add_argument(
-        "--head", metavar="new|keep", help="Give the model a new classifier (default), or keep the one of --from."
-    )
+    own(start, "--head", "new|keep", "Give the model a new classifier (default), or keep the one of --from.")
     network_options(command, "training from scratch, or which network --from imagenet is", "The default is that of --from.")
     measured = training_options(command, "They are finetune (default), cifar10, paper-imagenet, proxy-5-epochs.")
     option(measured, "--validation", "The default is DATA's own validation or test split, else a tenth of it.")
@@ -120,8 +118,7 @@ def drive(
         os._exit(1)  # the other processes would wait for this one for minutes
     except KeyboardInterrupt:
         folder = shlex.quote(str(arguments.resume or arguments.output))
-        print(f"\nstopped; go on with: {arguments.parser.prog} --resume {folder}", file=sys.stderr)
-        return 130
+        raise KeyboardInterrupt(f"stopped; go on with: {arguments.parser.prog} --resume {folder}") from None
     except SystemExit as stop:  # SIGTERM
         if cluster.processes > 1:
             os._exit(int(stop.code or 0))  # JAX would wait for the other processes, and they for this one

@@ -6,8 +6,8 @@ import argparse
 import dataclasses
 import sys
 
-from keras_mnasnet.cli.options import network, network_options, option, output, read_labels
-from keras_mnasnet.cli.output import print_json, print_table
+from keras_mnasnet.cli.options import given, network, network_options, option, output, own
+from keras_mnasnet.cli.output import print_columns, print_json
 from keras_mnasnet.cli.parsing import Parser
 
 __all__ = ["add_commands"]
@@ -50,14 +50,14 @@ def add_commands(top: Parser) -> None:
     option(pushed, "MODEL")
     pushed.add_argument("repo", metavar="OWNER/NAME", help="The repository, which is made if it does not exist.")
     option(pushed, "--labels", "The default is the model's own.")
-    pushed.add_argument(
-        "--metric", action="append", default=[], metavar="NAME=PERCENT",
-        help="State a figure that you measured, as top1=94.2; may be repeated.",
+    own(
+        pushed, "--metric", "NAME=PERCENT", "State a figure that you measured, as top1=94.2; may be repeated.", action="append",
+        default=[],
     )  # fmt: skip
-    pushed.add_argument("--measured-on", metavar="TEXT", help="Say what the figures were measured on.")
-    pushed.add_argument("--license", metavar="NAME", help="State this license (default: the model's own, or apache-2.0).")
+    own(pushed, "--measured-on", "TEXT", "Say what the figures were measured on.")
+    own(pushed, "--license", "NAME", "State this license (default: the model's own, or apache-2.0).")
     pushed.add_argument("--private", action="store_true", help="Make a new repository private.")
-    pushed.add_argument("--revision", metavar="BRANCH", help="Upload to this existing branch (default: main).")
+    own(pushed, "--revision", "BRANCH", "Upload to this existing branch (default: main).")
     pushed.add_argument("--pull-request", action="store_true", help="Open a pull request instead of writing to the branch.")
 
 
@@ -70,37 +70,19 @@ def list_records(arguments: argparse.Namespace) -> None:
     wanted = as_architecture(arguments.network).name if arguments.network else None
     found = [record for record in records() if wanted in (None, record.network)]
     if arguments.json:
-        return print_json(
-            [
-                {
-                    **dataclasses.asdict(record),
-                    "architecture": str(record.architecture),
-                    "cached": converted_path(record).is_file(),
-                }
-                for record in found
-            ]
-        )
+        ours = {each.id: {"architecture": str(each.architecture), "cached": converted_path(each).is_file()} for each in found}
+        return print_json([dataclasses.asdict(each) | ours[each.id] for each in found])
     if not found:
         print(f"no public checkpoint of {wanted} exists")
         return None
-    print_table(
-        ("id", "network", "width", "input", "params", "top-1", "top-5", "preprocessing", "license", "cached"),
-        (
-            (
-                record.id,
-                record.network,
-                record.width,
-                record.size,
-                record.params,
-                record.top1,
-                record.top5,
-                str(record.preprocessing),
-                record.license,
-                "yes" if converted_path(record).is_file() else "no",
-            )
-            for record in found
-        ),
-    )
+    print_columns(
+        found,
+        {
+            "id": "id", "network": "network", "width": "width", "input": "size", "params": "params", "top-1": "top1",
+            "top-5": "top5", "preprocessing": lambda each: str(each.preprocessing), "license": "license",
+            "cached": lambda each: "yes" if converted_path(each).is_file() else "no",
+        },
+    )  # fmt: skip
     return print("\ntop-1 and top-5 are as published by each source; those of cifar10/ were measured, on its test images.")
 
 
@@ -165,10 +147,10 @@ def push(arguments: argparse.Namespace) -> None:
             metrics[name] = float(value) / 100
         except ValueError:
             raise ValueError(f"`--metric` must be NAME=PERCENT, as top1=94.2. Received: {stated}") from None
+    said = given(arguments, "labels", "license", "revision", dataset="measured_on", create_pr="pull_request")
+    del said["progress"]
     address = push_to_hub(
-        arguments.model, arguments.repo, labels=read_labels(arguments), metrics=metrics or None, dataset=arguments.measured_on,
-        license=arguments.license, private=arguments.private or None, revision=arguments.revision,
-        create_pr=arguments.pull_request,
+        arguments.model, arguments.repo, metrics=metrics or None, private=arguments.private or None, **said
     )  # fmt: skip
     if arguments.json:
         return print_json({"address": address})

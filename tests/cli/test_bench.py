@@ -65,7 +65,7 @@ def test_failures_are_one_message_and_status_1(mnasnet, folder, tmp_path):
     garbage = tmp_path / "bad.tflite"
     garbage.write_bytes(b"garbage" * 100)
     for model, message in (
-        (str(garbage), "A .tflite file must be a whole classifier"),
+        (str(garbage), "A .tflite file must be one that LiteRT can run"),
         ("nothing.tflite", "A .tflite file must exist"),
         ("google/nothing", "Nearest records"),
         (folder, "has no model.safetensors"),

@@ -239,7 +239,7 @@ def test_push(mnasnet, monkeypatch, tmp_path):
         ["cat", "dog"],
         True,
     )
-    assert (pushed["metrics"], pushed["dataset"], pushed["license"]) == ({"top1": pytest.approx(0.942)}, "my photos", None)
+    assert (pushed["metrics"], pushed["dataset"], pushed.get("license")) == ({"top1": pytest.approx(0.942)}, "my photos", None)
     assert json.loads(mnasnet("push", "cifar10", "me/pets", "--json")[1])["address"].endswith("/1")
     status, _, err = mnasnet("push", "cifar10", "me/pets", "--metric", "good")
     assert status == 1
