@@ -222,7 +222,7 @@ def _images(arguments: argparse.Namespace) -> Any:
     import tensorflow as tf
 
     from keras_mnasnet.search.evaluator import open_search_images
-    from keras_mnasnet.training import in_memory
+    from keras_mnasnet.training.classifier import in_memory
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     found = open_search_images(arguments.data, images=arguments.final_images, validation_images=arguments.validation_images)

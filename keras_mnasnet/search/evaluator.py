@@ -114,7 +114,7 @@ def _images(data: str, images: int | None, validation_images: int | None) -> Any
     with held_stderr():
         import tensorflow as tf
 
-        from keras_mnasnet.training import in_memory
+        from keras_mnasnet.training.classifier import in_memory
 
         on_cpu = not tf.config.list_physical_devices("GPU")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it takes every new network for a mistake

@@ -67,8 +67,8 @@ def test_failures_are_one_message_and_status_1(mnasnet, folder, tmp_path):
     for model, message in (
         (str(garbage), "A .tflite file must be one that LiteRT can run"),
         ("nothing.tflite", "A .tflite file must exist"),
-        ("google/nothing", "Nearest records"),
-        (folder, "has no model.safetensors"),
+        ("google/nothing", "which is none of them"),
+        (folder, "with model.safetensors"),
     ):
         status, out, err = mnasnet("bench", "accuracy", model, "--data", folder)
         assert (status, out) == (1, "")
