@@ -152,11 +152,13 @@ def _local(text: str) -> Path:
         if (path / RUN_MODEL).is_file():
             return path / RUN_MODEL
         inside = sorted(str(index)[: -len(".index")] for index in path.glob("*.index"))
-        begun = (path / "run.json").is_file()
-        hint = f" Name one of the checkpoints in it: {', '.join(inside)}." if inside else ""
-        hint = f" Its run has no whole epoch yet: mnasnet train --resume {path}" if begun else hint
+        hint = " `mnasnet train DATA -o RUN` makes one."
+        if (path / "run.json").is_file():
+            hint = f" Its run has no whole epoch yet: mnasnet train --resume {path}"
+        elif inside:
+            hint = f" Name one of the checkpoints in it: {', '.join(inside)}."
         raise CheckpointError(
-            f"The folder of a model is a training run's, with {RUN_MODEL}. Received: the folder {path}.{hint}"
+            f"The folder of a model is a training run's, with {RUN_MODEL}. Received: the folder {path}, without one.{hint}"
         )
     if not path.exists() and not Path(f"{path}.index").exists():
         raise _unknown(text)
@@ -174,7 +176,9 @@ def _unknown(text: str) -> CheckpointError:
     """What is said of a text that is neither a name nor a file."""
     if text.endswith(SUFFIXES) or ("/" in text.removeprefix("./") and text not in registry.names() and Path(text).suffix):
         near = did_you_mean(text, registry.names())
-        return CheckpointError(f"A checkpoint file must exist. Received: {text}, which does not.{near}")
+        return CheckpointError(
+            f"A checkpoint file must exist. Received: {text}, which does not.{near} `mnasnet weights list` shows the records."
+        )
     try:
         name = _member(text)[0]
     except CheckpointError:
@@ -216,7 +220,10 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
         with open_h5(path) as file:
             yield file
     else:
-        raise CheckpointError(f"A checkpoint must end in {', '.join(SUFFIXES)}, or be a TF1 prefix. Received: {path}")
+        raise CheckpointError(
+            f"A checkpoint must end in {', '.join(SUFFIXES)}, or be a TF1 prefix. Received: {path}. Name such a file, or a "
+            f"record of `mnasnet weights list`."
+        )
 
 
 def _read_tensors(path: Path, network: Architecture | None) -> Checkpoint:

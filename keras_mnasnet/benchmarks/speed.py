@@ -18,7 +18,7 @@ from keras_mnasnet.benchmarks.results import SCHEMA
 from keras_mnasnet.benchmarks.timing import Ratio, Times, ratio_of_medians
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.utils.system import core_state, machine
-from keras_mnasnet.utils.text import header, listed
+from keras_mnasnet.utils.text import did_you_mean, header, listed
 
 PRECISIONS = {"float32": "float32", "float16": "float16", "weight-int8": "weight-int8", "int8": "int8-random"}
 SYNTAX = (
@@ -244,11 +244,14 @@ def parse_target(model: Any, *, size: int | None = None) -> Target:
     if os.path.exists(path) and text not in FAMILY:
         return _checkpoint_target(text, text, size, "float32")
     name, asked, precision = _split(text, size)
+    from keras_mnasnet.weights.registry import datasets, names
+
     try:
         return _network_target(text, name, asked, precision)
     except ValueError as error:
         if not _is_source(name):
-            raise ValueError(f"A model must be {SYNTAX}. {error}") from error
+            near = did_you_mean(name, [*datasets(), *names(), *FAMILY])
+            raise ValueError(f"A model must be {SYNTAX}. {error}{near} `mnasnet weights list` shows the records.") from error
     return _checkpoint_target(name, text, asked, precision)
 
 

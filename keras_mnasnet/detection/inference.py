@@ -174,7 +174,7 @@ class TfliteDetector:
             return True
         raise ValueError(
             f"A detector's outputs must be {OUTPUT_ORDER}, in this order, or raw codes [1, N, 4] and scores "
-            f"[1, N, 1 + classes]. Received: {self.name} with {shapes}"
+            f"[1, N, 1 + classes]. Received: {self.name} with {shapes}. A classifier's file is for `mnasnet predict`."
         )
 
     def __call__(self, images: np.ndarray) -> list[Detections]:

@@ -254,7 +254,8 @@ def _of_keras_file(path: Path, size: tuple[int, int] | int | None, normalization
     with held_stderr():
         model = load_keras(path)
     with contextlib.suppress(CheckpointError):
-        remember(model, load(path))
+        found = load(path)
+        remember(model, classifier(found) if found.detector else found)
     return _of_model(model, size, normalization, Origin("keras", path.name))
 
 

@@ -1,6 +1,6 @@
 # ruff: noqa: I001
 from .callbacks import Averages as Averages
-from .classifier import evaluate as evaluate, train_short as train_short
+from .classifier import train_short as train_short
 from .distribution import Cluster as Cluster, LostProcess as LostProcess
 from .engine import Diverged as Diverged
 from .job import Job as Job, read_log as read_log, read_run as read_run
