@@ -38,7 +38,7 @@ _ARGUMENTS = """
         classes: outputs of the classifier; must be the checkpoint's own if it is loaded with its top. None: the
             checkpoint's, else 1000.
         classifier_activation: "softmax", or None for logits.
-        include_preprocessing: True: the input is RGB pixels 0..255, normalised inside. False: the input is what
+        include_preprocessing: True: the input is RGB pixels 0..255, normalized inside. False: the input is what
             `preprocess_input` returns.
         name: the model's name.
         width_multiplier: scales channels (Google's `depth_multiplier`); None scales nothing, or follows the checkpoint.

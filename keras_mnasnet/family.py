@@ -163,7 +163,7 @@ class A1Row(NamedTuple):
     latency_ms: float
 
 
-# Width 0.35 at 160 px has two top-1 values there, 52.3 and 59.3; the second fits its neighbours and its top-5.
+# Width 0.35 at 160 px has two top-1 values there, 52.3 and 59.3; the second fits its neighbors and its top-5.
 # The 17 ms of width 0.75 at 96 px is printed so, between 18 ms of width 1.0 and 7.4 ms of 0.5.
 A1_ROWS = (
     A1Row(1.4, 224, 6.1, 591.5, 77.2, 93.5, 135),

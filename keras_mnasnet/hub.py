@@ -360,7 +360,7 @@ def _input(spec: Spec) -> str:
     low, high = input_range(spec)
     normalization = f"(pixel / 255 - mean) / std, mean {IMAGENET_MEAN}, std {IMAGENET_STD}"
     how = (
-        f"pixels {low} to {high}, not normalised: the model does that itself ({normalization})."
+        f"pixels {low} to {high}, not normalized: the model does that itself ({normalization})."
         if spec.include_preprocessing
         else f"what `keras_mnasnet.preprocess_input` returns, {low:g} to {high:g}: {normalization}."
     )

@@ -40,7 +40,7 @@ class Preprocessing:
     """Evaluation preprocessing of a checkpoint, down to `size` x `size` pixels.
 
     `resize` given: shorter side to that many pixels, then the central crop. `resize` None: the central square of
-    `crop_fraction` of the shorter side, then resized (Google). Normalisation: (pixel / 255 - mean) / std. `decoder` of
+    `crop_fraction` of the shorter side, then resized (Google). Normalization: (pixel / 255 - mean) / std. `decoder` of
     JPEGs: `pillow` (accurate DCT) or `tensorflow` (its default, up to 6 of 255 away). `offset` of a central crop that leaves
     half a pixel: `round` (to even, as Python, timm and torchvision) or `down`. `squash`: the whole image is resized, whatever
     its shape, as for detectors.

@@ -1,4 +1,4 @@
-"""Measurements: accuracy on labelled photos, and latency on this machine or a phone. Importing it loads nothing heavy."""
+"""Measurements: accuracy on labeled photos, and latency on this machine or a phone. Importing it loads nothing heavy."""
 
 import lazy_loader as lazy
 

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy of classifiers on labelled photos: ImageNet's, or any other set."""
+"""Top-1 and top-5 accuracy of classifiers on labeled photos: ImageNet's, or any other set."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def evaluate(
     preprocessing: Preprocessing | str | None = None, tflite_input: str | None = None, labels_offset: int | None = None,
     batch_size: int = 32, threads: int | None = None, limit: int | None = None, max_bad: int = 0, progress: bool = True,
 ) -> list[AccuracyResult]:  # fmt: skip
-    """Top-1 and top-5 of every model on labelled photos, in order; models with the same preprocessing share a pass over them.
+    """Top-1 and top-5 of every model on labeled photos, in order; models with the same preprocessing share a pass over them.
 
     `models`: one or several of what `keras_mnasnet.load` takes, or `.tflite` files, at their own size and with their own
     preprocessing unless `size` and `preprocessing` (a Preprocessing, google, timm, torchvision, pillow) say otherwise;

@@ -518,7 +518,7 @@ def _profile(
     target: Target, folder: Path, cores: Sequence[int], threads: int, include_preprocessing: bool, runs: int, warmup: int,
     seed: int, progress: bool,
 ) -> tuple[StageLatency, ...]:  # fmt: skip
-    """Milliseconds by stage: truncated graphs in turns, each stage the difference of two neighbours' minima."""
+    """Milliseconds by stage: truncated graphs in turns, each stage the difference of two neighbors' minima."""
     if target.architecture is None or target.size is None:
         return ()
     madds = stages(target.architecture, target.size, target.classes)

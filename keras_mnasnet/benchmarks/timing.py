@@ -51,7 +51,7 @@ def visit_order(models: int, round_number: int) -> list[int]:
 
 
 def quantile(ordered: Sequence[float], fraction: float) -> float:
-    """The quantile of ascending values, linear between neighbours."""
+    """The quantile of ascending values, linear between neighbors."""
     place = fraction * (len(ordered) - 1)
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)

@@ -1,4 +1,4 @@
-"""`mnasnet bench`: the paper's measurements: accuracy on labelled photos, latency on this machine or a phone."""
+"""`mnasnet bench`: the paper's measurements: accuracy on labeled photos, latency on this machine or a phone."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def add_commands(top: Parser) -> None:
 
 
 def accuracy(arguments: argparse.Namespace) -> None:
-    """Print top-1 and top-5 of every model on labelled photos."""
+    """Print top-1 and top-5 of every model on labeled photos."""
     from keras_mnasnet.benchmarks import evaluate
     from keras_mnasnet.benchmarks.accuracy import report as report_of
     from keras_mnasnet.benchmarks.results import check_output

@@ -17,7 +17,10 @@ def add_commands(top: Parser) -> None:
     """`weights list`, `fetch`, `verify`, `convert`, and `push`."""
     weights = top.add("weights", "List, fetch, verify and convert checkpoints.", example="mnasnet weights list --network small")
     listed = weights.add(
-        "list", "Every public checkpoint, and those of this package.", list_records, example="mnasnet weights list"
+        "list",
+        "The checkpoints that Google, timm and torchvision publish, and those of this package.",
+        list_records,
+        example="mnasnet weights list",
     )
     option(listed, "--network", "Only its checkpoints are listed.")
     fetched = weights.add(

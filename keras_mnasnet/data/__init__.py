@@ -1,4 +1,4 @@
-"""Images into tensors: sets of labelled images and their splits, batches, preprocessing. The names load when first used."""
+"""Images into tensors: sets of labeled images and their splits, batches, preprocessing. The names load when first used."""
 
 import lazy_loader as lazy
 

@@ -55,7 +55,7 @@ def decode(data: Any, decoder: str = "tensorflow") -> Any:
 
 
 def prepare(image: Any, preprocessing: Preprocessing) -> Any:
-    """`[H, W, 3]` pixels -> float32 `[size, size, 3]`, still 0..255: cropped and resized, not normalised.
+    """`[H, W, 3]` pixels -> float32 `[size, size, 3]`, still 0..255: cropped and resized, not normalized.
 
     Works in a graph with unknown H and W too, where sides past 1:100 are an InvalidArgumentError instead of a ValueError.
     """
@@ -102,7 +102,7 @@ def load_image(path: str | os.PathLike[str], preprocessing: Preprocessing) -> An
 
 
 def _resize(image: Any, height: int, width: int, interpolation: str) -> Any:
-    """`*-tf1` are TensorFlow 1's kernels (no half-pixel centres, no antialias); the others are Pillow's.
+    """`*-tf1` are TensorFlow 1's kernels (no half-pixel centers, no antialias); the others are Pillow's.
 
     Pillow resizes along the width, rounds to whole pixels, then along the height.
     """

@@ -1,4 +1,4 @@
-"""Labelled image files: class folders, the ILSVRC-2012 validation photos with their ground truth, and tars of both."""
+"""Labeled image files: class folders, the ILSVRC-2012 validation photos with their ground truth, and tars of both."""
 
 from __future__ import annotations
 

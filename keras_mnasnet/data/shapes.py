@@ -1,4 +1,4 @@
-"""A generated data set: ten classes of shapes and textures that colour, place and single pixels do not give away."""
+"""A generated data set: ten classes of shapes and textures that color, place and single pixels do not give away."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def draw_shapes(count: int, size: int = 64, seed: int = 0) -> tuple[np.ndarray, 
     """Images uint8 `[count, size, size, 3]` and labels int32 `[count]` in `SHAPE_CLASSES`, about equally many of each.
 
     Image `i` depends on `(seed, i, size)` alone. Textures fill an ellipse; every figure has a random place, scale, rotation,
-    slight shear, and colours of enough contrast on a noisy gradient.
+    slight shear, and colors of enough contrast on a noisy gradient.
     """
     if count < 1 or not 16 <= size <= 2048:
         raise ValueError(f"`count` must be 1 or more and `size` 16..2048 pixels. Received: count={count}, size={size}")
@@ -85,7 +85,7 @@ def _draw(name: str, axis: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours at least `CONTRAST` apart in luminance."""
+    """Two colors at least `CONTRAST` apart in luminance."""
     weights = np.array([0.299, 0.587, 0.114])
     while True:
         front, back = rng.uniform(10, 245, (2, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Sets of labelled images with random access: files, parts of files, and arrays, in a seeded order that can be resumed."""
+"""Sets of labeled images with random access: files, parts of files, and arrays, in a seeded order that can be resumed."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def whole_sets(files: Sequence[Path]) -> None:
 
 
 class Records(Segments):
-    """Serialised examples in TFRecord files; `label_ids` are read on first use, `label_base` is the first class's label."""
+    """Serialized examples in TFRecord files; `label_ids` are read on first use, `label_base` is the first class's label."""
 
     def __init__(self, files: Sequence[Path], *, classes: int, label_base: int, image_key: str, label_key: str) -> None:
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -140,7 +140,7 @@ def open_tfrecords(
         first.ParseFromString(records.read(0))
         keys = sorted(first.features.feature)
     except Exception as error:
-        raise ValueError(f"A TFRecord must hold serialised tf.train.Example messages. Received: {records.where(0)}") from error
+        raise ValueError(f"A TFRecord must hold serialized tf.train.Example messages. Received: {records.where(0)}") from error
     if not {image_key, label_key} <= set(keys):
         raise ValueError(
             f"An example must have the features {image_key!r} and {label_key!r}. Received: {records.where(0)} with "

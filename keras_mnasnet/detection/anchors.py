@@ -19,9 +19,9 @@ NO_MATCH = -1
 
 
 def anchor_boxes(size: int = 320, settings: AnchorSettings | None = None) -> np.ndarray:
-    """Anchors float32 `[N, 4]` (y centre, x centre, h, w) as fractions of the image, not clipped to it.
+    """Anchors float32 `[N, 4]` (y center, x center, h, w) as fractions of the image, not clipped to it.
 
-    Order: level, row, column, shape; a cell's centre is ((row + 0.5) / map size, (column + 0.5) / map size). 2,034 at 320
+    Order: level, row, column, shape; a cell's center is ((row + 0.5) / map size, (column + 0.5) / map size). 2,034 at 320
     pixels, 1,917 at 300. Source: object_detection anchor_generators/multiple_grid_anchor_generator.py.
     """
     settings = settings or AnchorSettings()

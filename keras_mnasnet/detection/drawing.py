@@ -18,7 +18,7 @@ Plate = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 def colour(label: int) -> tuple[int, int, int]:
-    """RGB of a class: hues a golden section of the circle apart, so that neighbouring numbers differ."""
+    """RGB of a class: hues a golden section of the circle apart, so that neighboring numbers differ."""
     red, green, blue = colorsys.hsv_to_rgb(label * GOLDEN % 1, 0.85, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
 

@@ -42,7 +42,7 @@ def SSDLite(
             numerics are kept. A stem that was trained at stride 1 (cifar10) is used at stride 2, or every map would be
             twice as high and wide, at four times the cost.
         category_ids: of the classes in annotation files; default 1, 2, ..., and COCO's own for 80 and 90 counted classes.
-        include_preprocessing: True: the input is RGB pixels 0..255. False: normalised pixels.
+        include_preprocessing: True: the input is RGB pixels 0..255. False: normalized pixels.
         normalize: "signed" (x / 127.5 - 1, the Object Detection API's), "imagenet" (what the classification checkpoints
             were trained with) or a Normalization. None: "imagenet" with weights, else "signed".
         width_multiplier, depth_multiplier, se: as in `MnasNet`.

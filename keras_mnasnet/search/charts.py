@@ -44,7 +44,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Level:
-    """A labelled line over the whole width, where it is inside."""
+    """A labeled line over the whole width, where it is inside."""
 
     y: float
     label: str
@@ -53,7 +53,7 @@ class Level:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mark:
-    """A labelled place: a point, or with `y` None a line over the whole height; one beyond the right edge is named there."""
+    """A labeled place: a point, or with `y` None a line over the whole height; one beyond the right edge is named there."""
 
     x: float
     y: float | None

@@ -54,7 +54,7 @@ def run(
     algorithm `thompson`, recipe `proxy-5-epochs`, its own input size or 224, 200 trials by one worker. A study goes on with
     the settings of its start; other ones are refused. The same call goes on where the last one was stopped, wherever that was.
 
-    `data`: labelled photos; `size`: pixels; `images`, `validation_images`: how many to train on and to choose by.
+    `data`: labeled photos; `size`: pixels; `images`, `validation_images`: how many to train on and to choose by.
     `device`, `device_options`: as `parse_device` takes them. `space`: a preset, `module:function`, or a SearchSpace.
     `executor`: `pool` (processes), `local` (this process) or `ray` (`ray_address`; `cpus` and `gpus` of each worker).
     `order` (`batch`, `window` or `completion`) and `batch`: see `Order`. `timeout`: seconds a trial. `minutes`: start no trial

@@ -1,1 +1,1 @@
-"""Checkpoints: records of every public one, fetching, and reading and writing their files."""
+"""Checkpoints: records of the published ones, fetching, and reading and writing their files."""

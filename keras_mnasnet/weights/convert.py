@@ -1,6 +1,6 @@
 """Google, timm and torchvision checkpoints -> the house's tensor names and layouts, with the source's numerics.
 
-House names are `<layer>/<variable>` (`block3b_expand_conv/kernel`), layouts are Keras's. A file's source is recognised by
+House names are `<layer>/<variable>` (`block3b_expand_conv/kernel`), layouts are Keras's. A file's source is recognized by
 its tensor names, never by its extension. Name rules and traps: each function's docstring.
 """
 

@@ -315,7 +315,7 @@ def test_bad_tfrecords(tmp_path):
         open_images(path, labels=("x", "y"))
     with tf.io.TFRecordWriter(str(path)) as writer:
         writer.write(b"\xff not an example")
-    with pytest.raises(ValueError, match=r"serialised tf.train.Example messages. Received: .*#0"):
+    with pytest.raises(ValueError, match=r"serialized tf.train.Example messages. Received: .*#0"):
         open_images(path, labels=("x", "y"))
 
 

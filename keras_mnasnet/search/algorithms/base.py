@@ -79,7 +79,7 @@ class Searcher(abc.ABC):
         return proposals
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        """Take in results; those without a reward count as seen and are not learnt from."""
+        """Take in results; those without a reward count as seen and are not learned from."""
         taken = []
         for observation in observations:
             candidate = self.space.canonical(self.space.check(observation.candidate))

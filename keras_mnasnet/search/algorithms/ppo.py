@@ -12,7 +12,7 @@ from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 
-PATIENCE = 50  # draws of known networks in a row before an unseen neighbour is asked for instead
+PATIENCE = 50  # draws of known networks in a row before an unseen neighbor is asked for instead
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class PPO(Searcher):
         return list(found.values())
 
     def _near(self, candidate: Candidate) -> list[Candidate]:
-        """An unseen neighbour of a network that a settled controller keeps drawing, or else any unseen network."""
+        """An unseen neighbor of a network that a settled controller keeps drawing, or else any unseen network."""
         left = [each for each in self.space.neighbours(candidate) if each not in self.seen]
         return [left[int(self.rng.integers(len(left)))]] if left else self.unseen(1)
 

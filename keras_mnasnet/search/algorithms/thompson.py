@@ -1,8 +1,8 @@
 """Thompson sampling over a Bayesian linear surrogate: the default algorithm.
 
-Accuracy is modelled as a sum over decisions and put together with the cost, which is known or modelled apart; or the reward
-is modelled itself. Which of the two predicts the rewards seen so far better, each left out in turn, is used. A draw of the
-weights is maximised over every unseen network of a space that can be listed, and by coordinate ascent in a larger one.
+Accuracy is modeled as a sum over decisions and put together with the cost, which is known or modeled apart; or the reward
+is modeled itself. Which of the two predicts the rewards seen so far better, each left out in turn, is used. A draw of the
+weights is maximized over every unseen network of a space that can be listed, and by coordinate ascent in a larger one.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Thompson(Searcher):
         return {"mode": self._last_mode}
 
     def facts(self) -> dict[str, float]:
-        """`models_cost`: 1 while accuracy and cost are modelled apart, 0 while the reward is."""
+        """`models_cost`: 1 while accuracy and cost are modeled apart, 0 while the reward is."""
         return {"models_cost": float(self._last_mode == "cost")} if self._last_mode else {}
 
     def _propose(self, count: int) -> list[Proposal]:
@@ -274,7 +274,7 @@ class Scorer:
         return dataclasses.replace(self, cost=cost)
 
     def __call__(self, rows: np.ndarray, costs: np.ndarray | None = None) -> np.ndarray:
-        """`[N]` scores of feature rows `[N, F]`; `costs` `[N]` stand in for the modelled ones."""
+        """`[N]` scores of feature rows `[N, F]`; `costs` `[N]` stand in for the modeled ones."""
         return self.joined(rows @ self.weights, costs if self.cost is None or self.reward is None else np.exp(rows @ self.cost))
 
     def joined(self, values: np.ndarray, costs: np.ndarray | None) -> np.ndarray:
@@ -288,7 +288,7 @@ def ascend(
     """The best candidate found that is not `excluded`, or None.
 
     All starts climb together, one decision at a time in an order drawn anew for each sweep, until none moves. The sums of
-    a candidate change by one weight per move, so nothing is computed twice. The ends and their neighbours are then scored
+    a candidate change by one weight per move, so nothing is computed twice. The ends and their neighbors are then scored
     in canonical form, the best of them with the `known_cost`.
     """
     points = np.array(starts)
