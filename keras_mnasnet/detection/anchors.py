@@ -27,10 +27,10 @@ def anchor_boxes(size: int = 320, settings: AnchorSettings | None = None) -> np.
     settings = settings or AnchorSettings()
     parts = []
     for side, shapes in zip(map_sizes(size, settings.levels), shapes_per_level(settings), strict=True):
-        centres = (np.arange(side) + 0.5) / side
+        centers = (np.arange(side) + 0.5) / side
         grid = np.empty((side, side, len(shapes), 4))
-        grid[..., 0] = centres[:, None, None]
-        grid[..., 1] = centres[None, :, None]
+        grid[..., 0] = centers[:, None, None]
+        grid[..., 1] = centers[None, :, None]
         grid[..., 2:] = shapes
         parts.append(grid.reshape(-1, 4))
     return np.concatenate(parts).astype(np.float32)

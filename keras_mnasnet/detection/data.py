@@ -256,7 +256,7 @@ def resize_photo(pixels: Any, size: int) -> Any:
     return tf.ensure_shape(out, (size, size, 3))
 
 
-def _labelled(dataset: CocoDataset, index: Any) -> tuple[Any, Any]:
+def _labeled(dataset: CocoDataset, index: Any) -> tuple[Any, Any]:
     boxes, classes, splits = dataset.tensors
     begin, end = splits[index], splits[index + 1]
     return boxes[begin:end], classes[begin:end]
@@ -343,7 +343,7 @@ def training_batches(
         position = ordinal // share * batch_size + shard[0] * share + ordinal % share
         index = dataset.images.order(position[None], seed=int(seeds[ORDER]), batch=batch_size)
         fetched = dataset.images.fetch(index)[0][0]
-        boxes, labels = _labelled(dataset, index[0])
+        boxes, labels = _labeled(dataset, index[0])
         encoded = dataset.images.source.load(fetched)
         if augment.crop:
             pixels, boxes, labels = _cropped(encoded, boxes, labels, tf.stack([seeds[CROP], position]), augment)
@@ -379,7 +379,7 @@ def evaluation_batches(
     share = shard_size(batch_size, shard)
 
     def example(item: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        boxes, labels = _labelled(dataset, item["index"])
+        boxes, labels = _labeled(dataset, item["index"])
         return resize_photo(decode(item["image"]), size), _padded(boxes, labels, max_boxes)
 
     examples = dataset.images.examples(batch=batch_size, shard=shard)

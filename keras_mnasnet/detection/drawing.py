@@ -17,7 +17,7 @@ BRIGHT = 0.5
 Plate = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-def colour(label: int) -> tuple[int, int, int]:
+def color(label: int) -> tuple[int, int, int]:
     """RGB of a class: hues a golden section of the circle apart, so that neighboring numbers differ."""
     red, green, blue = colorsys.hsv_to_rgb(label * GOLDEN % 1, 0.85, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -39,7 +39,7 @@ def draw(pixels: np.ndarray, detections: Detections, labels: Sequence[str]) -> n
     sides = (height - 1, width - 1, height - 1, width - 1)
     boxes = [tuple(map(float, np.clip(box, 0, 1) * sides)) for box in detections.boxes]
     shown = [number for number, (top, left, bottom, right) in enumerate(boxes) if bottom > top and right > left]
-    shades = [colour(int(label)) for label in detections.classes]
+    shades = [color(int(label)) for label in detections.classes]
     for number in reversed(shown):
         top, left, bottom, right = boxes[number]
         canvas.rectangle((left, top, right, bottom), outline=shades[number], width=line)

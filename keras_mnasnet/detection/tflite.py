@@ -455,9 +455,9 @@ def builtin_tail(spec: DetectorSpec, settings: PostProcess) -> bytes:
 
     def forward(codes: tf.Tensor, logits: tf.Tensor) -> list[tf.Tensor]:
         moved = tf.reshape(codes, [count, 4]) * variance
-        centres = moved[:, :2] * anchors[:, 2:] + anchors[:, :2]
+        centers = moved[:, :2] * anchors[:, 2:] + anchors[:, :2]
         halves = tf.exp(moved[:, 2:]) * (anchors[:, 2:] / 2)
-        corners = tf.concat([centres - halves, centres + halves], axis=1)
+        corners = tf.concat([centers - halves, centers + halves], axis=1)
         scores = tf.reshape(tf.sigmoid(logits)[:, :, 1:], [count * classes])
         placed = tf.reshape(tf.clip_by_value(corners, -REACH, 1 + REACH), [count, 1, 4]) + offsets
         chosen, kept, valid = tf.raw_ops.NonMaxSuppressionV5(

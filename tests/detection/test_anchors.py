@@ -20,7 +20,7 @@ def test_counts(size, sides, count):
 
 
 def test_the_first_cells_by_hand():
-    """Level 0 has 20 x 20 cells, whose first centre is (0.5 / 20, 0.5 / 20); a square of 0.1, then scale 0.2."""
+    """Level 0 has 20 x 20 cells, whose first center is (0.5 / 20, 0.5 / 20); a square of 0.1, then scale 0.2."""
     found = anchor_boxes(320)
     root = math.sqrt(2)
     expected = [
@@ -44,7 +44,7 @@ def test_the_second_level_by_hand():
 
 
 def test_the_last_anchor_reaches_past_the_photo():
-    """Scale 0.95 and the next, 1: a square of sqrt(0.95) at the centre of the one cell; those of ratio 3 are wider than 1."""
+    """Scale 0.95 and the next, 1: a square of sqrt(0.95) at the center of the one cell; those of ratio 3 are wider than 1."""
     found = anchor_boxes(320)
     np.testing.assert_allclose(found[-1], (0.5, 0.5, math.sqrt(0.95), math.sqrt(0.95)), rtol=1e-6)
     assert found[-3, 3] == pytest.approx(0.95 * math.sqrt(3))

@@ -1,4 +1,4 @@
-"""Augmentation keeps boxes on their objects: coloured rectangles are drawn, changed, and found again by their colour."""
+"""Augmentation keeps boxes on their objects: colored rectangles are drawn, changed, and found again by their color."""
 
 import numpy as np
 import pytest
@@ -8,21 +8,21 @@ from keras_mnasnet.detection.anchors import CROWD
 from keras_mnasnet.detection.data import OVERLAPS, crop_boxes, flip, open_dataset, sample_window, training_batches
 from keras_mnasnet.detection.recipe import BoxAugment
 
-COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.float32)
+COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.float32)
 
 
 def drawn(height=120, width=160):
     """A black photo with a red, a green and a blue rectangle, and their boxes (y1, x1, y2, x2)."""
     pixels = np.zeros((height, width, 3), np.float32)
     corners = np.array([[10, 20, 60, 70], [30, 90, 110, 150], [75, 8, 112, 60]])
-    for (top, left, bottom, right), colour in zip(corners, COLOURS, strict=True):
-        pixels[top:bottom, left:right] = colour
+    for (top, left, bottom, right), color in zip(corners, COLORS, strict=True):
+        pixels[top:bottom, left:right] = color
     return pixels, (corners / [height, width, height, width]).astype(np.float32), np.arange(3, dtype=np.int32)
 
 
 def seen(pixels, number):
-    """The box of what has the colour of a class, as shares of the photo."""
-    mask = (np.abs(pixels - COLOURS[number]) < 100).all(-1)
+    """The box of what has the color of a class, as shares of the photo."""
+    mask = (np.abs(pixels - COLORS[number]) < 100).all(-1)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     height, width = mask.shape
     return np.array([rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width])
@@ -38,8 +38,8 @@ def test_the_crop_keeps_boxes_on_their_rectangles(seed):
     for box, label in zip(moved.numpy(), kept.numpy(), strict=True):
         np.testing.assert_allclose(box, seen(cut, label), atol=1e-6)
     for label in set(labels) - set(kept.numpy()):  # left out: not in sight, or covered by less than the threshold
-        in_sight = (np.abs(cut - COLOURS[label]) < 100).all(-1).sum()
-        whole = (np.abs(pixels - COLOURS[label]) < 100).all(-1).sum()
+        in_sight = (np.abs(cut - COLORS[label]) < 100).all(-1).sum()
+        whole = (np.abs(pixels - COLORS[label]) < 100).all(-1).sum()
         assert in_sight == 0 or in_sight / whole < float(threshold)
     if float(threshold) > 0:
         assert len(kept) >= 1  # the window was chosen to cover some box by the threshold

@@ -1,9 +1,9 @@
-"""Boxes in photos: where the colour is, and where it is not."""
+"""Boxes in photos: where the color is, and where it is not."""
 
 import numpy as np
 import pytest
 
-from keras_mnasnet.detection.drawing import colour, draw, write_png
+from keras_mnasnet.detection.drawing import color, draw, write_png
 from keras_mnasnet.detection.postprocess import Detections
 
 
@@ -18,7 +18,7 @@ def test_the_frame_is_on_the_box_and_the_rest_untouched():
     assert drawn.shape == photo.shape
     assert (photo == 128).all(), "the photo itself is not painted on"
     for row, column in ((100, 200), (179, 200), (140, 100), (140, 299)):
-        assert tuple(drawn[row, column]) == colour(3)
+        assert tuple(drawn[row, column]) == color(3)
     assert (drawn[110:170, 110:290] == 128).all()
     changed = np.argwhere((drawn != 128).any(axis=2))
     assert changed[:, 1].min() >= 98
@@ -29,13 +29,13 @@ def test_the_best_is_on_top_and_labels_stay_inside():
     photo = np.zeros((100, 100, 3), np.uint8)
     box = (-0.5, -0.5, 1.5, 1.5)
     drawn = draw(photo, detections((box, 0, 0.9), (box, 1, 0.4)), ["first", "second"])
-    assert tuple(drawn[50, 99]) == colour(0)
-    assert tuple(drawn[60, 0]) == colour(0)
+    assert tuple(drawn[50, 99]) == color(0)
+    assert tuple(drawn[60, 0]) == color(0)
 
 
 def test_neighbouring_classes_differ():
     for label in range(90):
-        assert np.abs(np.subtract(colour(label), colour(label + 1))).max() > 60
+        assert np.abs(np.subtract(color(label), color(label + 1))).max() > 60
 
 
 def test_a_box_outside_is_left_out():
@@ -58,7 +58,7 @@ def test_labels_do_not_cover_each_other():
     photo = np.zeros((200, 200, 3), np.uint8)
     box = (0.4, 0.2, 0.8, 0.8)
     drawn = draw(photo, detections((box, 0, 0.9), (box, 1, 0.4)), ["first", "second"])
-    plates = [np.argwhere((drawn == colour(label)).all(axis=2)) for label in (0, 1)]
+    plates = [np.argwhere((drawn == color(label)).all(axis=2)) for label in (0, 1)]
     assert plates[0][:, 0].min() < 78, "the first label stands above the box"
     assert (plates[1][:, 0] >= 79).all(), "the second one inside of it"
     assert len(plates[1]) > 100

@@ -49,7 +49,7 @@ def detector(pictures):
     model = distinct(made(), pictures)
     find = KerasDetector(model, EXPORT_SETTINGS).of_input
     compared = agreement(find(pictures[:4]), find(pictures[:4, :, :, ::-1]))
-    assert compared.close < 0.7 * compared.expected, "other colours give other detections"
+    assert compared.close < 0.7 * compared.expected, "other colors give other detections"
     return model
 
 
@@ -148,7 +148,7 @@ def test_what_ap_loses_is_measured(detector, data, tmp_path):
     assert json.loads((tmp_path / "a.tflite.json").read_text("utf-8"))["evaluation"]["images"] == 4
 
 
-def test_without_normalisation_inside(pictures, tmp_path):
+def test_without_normalization_inside(pictures, tmp_path):
     model = distinct(made(include_preprocessing=False), pictures / 127.5 - 1)
     report = export(model, tmp_path / "a.tflite", photos=pictures[:2] / 127.5 - 1)
     assert report.agreement.close == report.agreement.expected > 2 * 20

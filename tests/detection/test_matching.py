@@ -22,7 +22,7 @@ ONE = np.array([[0.5, 0.5, 0.2, 0.4]], np.float32)  # y, x, h, w
 
 
 def test_the_code_by_hand():
-    """Box y 0.5..0.8, x 0.4..0.8: centre (0.65, 0.6), 0.3 x 0.4; ty = 0.15 / 0.2 / 0.1, tx = 0.1 / 0.4 / 0.1."""
+    """Box y 0.5..0.8, x 0.4..0.8: center (0.65, 0.6), 0.3 x 0.4; ty = 0.15 / 0.2 / 0.1, tx = 0.1 / 0.4 / 0.1."""
     box = np.array([[0.5, 0.4, 0.8, 0.8]], np.float32)
     expected = [[7.5, 2.5, math.log(0.3 / 0.2) / 0.2, 0.0]]
     np.testing.assert_allclose(np.asarray(encode_boxes(box, ONE)), expected, atol=1e-5)

@@ -29,7 +29,7 @@ BACKBONE = (
     "head64"
 )
 NETWORK = {"network": BACKBONE}
-COLOURS = {"red": (255, 40, 40), "green": (40, 255, 40)}
+COLORS = {"red": (255, 40, 40), "green": (40, 255, 40)}
 TIMES = ("images_per_second", "seconds")
 
 
@@ -40,15 +40,15 @@ def draw(folder, count=6, seed=0, size=128):
     images, rows = [], []
     for number in range(count):
         pixels = rng.integers(0, 90, (size, size, 3)).astype(np.uint8)
-        for category, (slot, colour) in zip((4, 9), enumerate(COLOURS.values()), strict=True):
+        for category, (slot, color) in zip((4, 9), enumerate(COLORS.values()), strict=True):
             height, width = rng.integers(size // 5, size // 2 - 4, 2)
             top, left = rng.integers(0, size - height), slot * size // 2 + rng.integers(0, size // 2 - width)
-            pixels[top : top + height, left : left + width] = colour
+            pixels[top : top + height, left : left + width] = color
             rows.append({"id": len(rows) + 1, "image_id": number, "category_id": category, "iscrowd": 0,
                          "area": int(height * width), "bbox": [int(left), int(top), int(width), int(height)]})  # fmt: skip
         (folder / f"{number}.png").write_bytes(tf.io.encode_png(pixels).numpy())
         images.append({"id": number, "file_name": f"{number}.png", "height": size, "width": size})
-    categories = [{"id": number, "name": name} for number, name in zip((4, 9), COLOURS, strict=True)]
+    categories = [{"id": number, "name": name} for number, name in zip((4, 9), COLORS, strict=True)]
     path = folder / "boxes.json"
     path.write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}), "utf-8")
     return path
@@ -221,7 +221,7 @@ def test_the_trainees_loss_is_the_recipes():
 
 
 def test_two_replicas_of_one_machine(tmp_path, drawn):
-    """MirroredStrategy over two logical CPUs: each half is normalised by its own matches, so losses are near, not equal."""
+    """MirroredStrategy over two logical CPUs: each half is normalized by its own matches, so losses are near, not equal."""
     code = (
         "import sys, tensorflow as tf\n"
         "cpu = tf.config.list_physical_devices('CPU')[0]\n"
