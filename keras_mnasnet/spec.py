@@ -17,7 +17,7 @@ COMPARED = (
     "strides", "threshold", "units", "use_bias", "variance",
 )  # fmt: skip
 PATTERN = (1, 2, 2, 2, 1, 2, 1)  # the strides of every member's stages
-WIDTHS = (1.0, 0.35, 0.5, 0.75, 1.3, 1.4, *(round(0.05 * step, 2) for step in range(1, 61)))
+WIDTHS = (None, 0.35, 0.5, 0.75, 1.3, 1.4, *(round(0.05 * step, 2) for step in range(1, 61)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
