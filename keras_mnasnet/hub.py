@@ -23,7 +23,7 @@ from keras_mnasnet.spec import Spec, describe, rebuild
 from keras_mnasnet.weights.checkpoint import CheckpointError, DownloadError, assign, expected_shapes, remember
 from keras_mnasnet.weights.fetch import fetch_hub
 
-SCHEMA = 2
+SCHEMA = 1
 LIBRARY = "keras_mnasnet"
 CONFIG_FILE, WEIGHTS_FILE, LABELS_FILE, CARD_FILE = "config.json", RUN_MODEL, "labels.txt", "README.md"
 DEFAULT_SIZE = 224

@@ -296,7 +296,7 @@ class TestFetchRecord:
             "import dataclasses, sys\n"
             "from keras_mnasnet.weights.registry import find\n"
             "from keras_mnasnet.weights.fetch import fetch_record\n"
-            "record = dataclasses.replace(get('torchvision/mnasnet0_5'), url=sys.argv[1], sha256=sys.argv[2])\n"
+            "record = dataclasses.replace(find('torchvision/mnasnet0_5'), url=sys.argv[1], sha256=sys.argv[2])\n"
             "print('ready', flush=True)\n"
             "sys.stdin.readline()\n"
             "print(fetch_record(record)[1])\n"
