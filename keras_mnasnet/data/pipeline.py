@@ -150,7 +150,7 @@ def decoded(images: ImageSet, limit_bytes: int = CACHE_BYTES) -> tuple[Any, Any]
 def _decoded(images: ImageSet, limit_bytes: int) -> tuple[Any, Any] | None:
     if images.sizes is not None and (images.sizes != images.sizes[0]).any():
         return None
-    first = next((item for item in images.examples(stop=CHUNK).map(_pixels).ignore_errors().take(1)), None)
+    first = next((item for item in images.examples(stop=min(CHUNK, images.count)).map(_pixels).ignore_errors().take(1)), None)
     if first is None or images.count * tf.size(first[0]).numpy() > limit_bytes:
         return None
     shape = first[0].shape

@@ -90,7 +90,7 @@ def test_a_model_given_as_a_value_is_named_and_survives_a_kill(tmp_path, monkeyp
         with pytest.raises(Killed):
             train("shapes:64@32", tmp_path / "run", from_model=start, recipe=still, progress=False)
     job, _ = read_run(tmp_path / "run")
-    assert job.from_model == f"the model {start.name}"
+    assert job.from_model == start.name
     done = resume(tmp_path / "run", progress=False)
     assert (tmp_path / "run" / STATE_FILE).is_file()
     arrays, _ = read_state(tmp_path / "run" / STATE_FILE)
