@@ -176,7 +176,8 @@ def checkpoint_for(
     """
     if isinstance(weights, bool):
         raise CheckpointError(f"`weights` must be None, or what keras_mnasnet.load takes. Received: weights={weights}")
-    member: Architecture | str | None = base if base.name not in FAMILY else None
+    asked = base.scaled(width_multiplier, depth_multiplier).with_se(se).with_stem_stride(stem_stride)
+    member: Architecture | str | None = asked if base.name not in FAMILY else None
     if isinstance(weights, str) and weights in datasets():
         if base.name not in FAMILY or not base.same_network(FAMILY[base.name]):
             raise CheckpointError(
@@ -190,21 +191,15 @@ def checkpoint_for(
     found: Checkpoint | None = None if record else load(weights, network=member)
     held = found.architecture if found else record.architecture  # type: ignore[union-attr]
     detects = found is not None and found.detector is not None
-    asked = base.scaled(width_multiplier, depth_multiplier).with_se(se).with_stem_stride(stem_stride)
     any_width = width_multiplier is None and depth_multiplier is None and se is None
     same = any_width or held.same_body(asked)
-    if not detects and stem_stride in (None, held.stem_stride) and same and _design(held) == _design(asked):
+    if not detects and stem_stride in (None, held.stem_stride) and same and held.same_design(asked):
         return found or load(record.id if record else weights)
     what = "a detector" if detects else f"'{held}'"
     raise CheckpointError(
         f"{str(weights)[:200]} must hold MnasNet {asked.name!r}. Received: {what}. Leave out multipliers, `se` and "
         f"`stem_stride`, or take it as it is: keras_mnasnet.load({str(weights)[:80]!r}).model()"
     )
-
-
-def _design(network: Architecture) -> tuple:
-    """What a network and its scaled versions have in common."""
-    return tuple((block.op, block.kernel, block.stride, block.expand, block.pool) for block in network.blocks)
 
 
 def _overridden(numerics: Numerics, arguments: dict[str, Any]) -> Numerics:

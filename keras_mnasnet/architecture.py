@@ -370,6 +370,14 @@ class Architecture:
 
         return body(self) == body(other)
 
+    def same_design(self, other: Architecture) -> bool:
+        """Whether one is the other at another width and depth, with or without squeeze-and-excite."""
+        ours, theirs = (
+            [(block.op, block.kernel, block.stride, block.expand, block.pool) for block in each.blocks]
+            for each in (self, other)
+        )
+        return ours == theirs
+
     def same_network(self, other: Architecture) -> bool:
         """Whether both build the same graph, whatever their names or the wording of their blocks."""
         ours, theirs = ((each.stem, each.stem_stride, each.head, each.units()) for each in (self, other))

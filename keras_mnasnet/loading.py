@@ -96,16 +96,29 @@ def load(source: Any, *, network: Architecture | str | None = None, size: int | 
     text = os.fspath(source)
     if isinstance(text, bytes):
         text = os.fsdecode(text)
+    dataset = text in registry.datasets()
+    named = None if network is None or dataset else as_architecture(network)
     if (record := record_of(text, network=network, size=size)) is not None:
-        return _load_record(record)
+        return _of_network(_load_record(record), named)
     path = _local(text)
-    named = None if network is None else as_architecture(network)
-    checkpoint = _read_keras(path) if path.name.endswith(KERAS_SUFFIX) else _read_tensors(path, named)
+    checkpoint = _of_network(
+        read_keras(path, load_keras(path)) if path.name.endswith(KERAS_SUFFIX) else _read_tensors(path, named), named
+    )
     checkpoint = dataclasses.replace(
         checkpoint, origin=dataclasses.replace(checkpoint.origin, name=checkpoint.origin.record or text)
     )
     if checkpoint.assumed:
         logging.warning("%s does not say its %s: assumed", text, ", ".join(checkpoint.assumed))
+    return checkpoint
+
+
+def _of_network(checkpoint: Checkpoint, named: Architecture | None) -> Checkpoint:
+    """The checkpoint, unless it is of another member than the one named (None: any), at whatever width and depth."""
+    if named is not None and not checkpoint.architecture.same_design(named):
+        raise CheckpointError(
+            f"{checkpoint.origin.name} must hold MnasNet {named.name!r}. Received: '{checkpoint.architecture}'. Leave out "
+            f"network= (--network): it says its network itself."
+        )
     return checkpoint
 
 
@@ -232,13 +245,11 @@ def _read_tensors(path: Path, network: Architecture | None) -> Checkpoint:
             return convert(file, network)
         if not path.name.endswith(H5_SUFFIX):
             return described(file)
-        header = read_header(file)
-        layers = Architecture.parse(header["architecture"]).layers(32, 32, classes=int(header["classes"]))
-        return described(file, lambda names: h5_tensors(file, layers))
+        return described(file, lambda names: h5_tensors(file, names))
 
 
-def _read_keras(path: Path) -> Checkpoint:
-    model = load_keras(path)
+def read_keras(path: Path, model: Any) -> Checkpoint:
+    """The checkpoint in a `.keras` file, of which `model` is the model; CheckpointError for another one than a MnasNet's."""
     metadata = keras_header(path)
     if metadata:
         file = TensorFile(path, {}, lambda name: np.empty(0), metadata)
@@ -247,9 +258,10 @@ def _read_keras(path: Path) -> Checkpoint:
         found = checkpoint_of(model)
     except ValueError as error:
         raise CheckpointError(f"{path} must be a MnasNet saved by save() or model.save(). Received: {error}") from error
-    labels = registry.labels_of("google", found.classes)
-    said = ("preprocessing",) if found.classes in (0, 1000) else ("labels", "preprocessing")
-    return dataclasses.replace(found, labels=labels, assumed=said, origin=Origin("keras", str(path)))
+    assumed = ("labels", "preprocessing") if found.classes else ("preprocessing",)
+    return dataclasses.replace(
+        found, labels=registry.labels_of("google", found.classes), assumed=assumed, origin=Origin("keras", str(path))
+    )
 
 
 def checkpoint_of(model: Any, *, checked: bool = True) -> Checkpoint:
@@ -373,7 +385,7 @@ def load_weights(model: Any, source: Any, *, include_top: bool = True) -> None:
             f"{spec.classes or 'no'} classes. Pass include_top=False to leave the model's classifier as it is."
         )
     assign(model, checkpoint.tensors, expected_shapes(network, checkpoint.classes if include_top else 0))
-    remember(model, checkpoint)
+    remember(model, checkpoint if include_top else dataclasses.replace(checkpoint, classes=0, labels=None))
 
 
 def converted_path(record: registry.Record) -> Path:

@@ -35,6 +35,10 @@ class UnitShape:
     op: str = "mbconv"
 
 
+class UnknownStridesError(ValueError):
+    """Tensors that do not show where their network halves its maps."""
+
+
 def read_network(units: Sequence[UnitShape], stem: int, head: int, *, stem_stride: int = 2) -> Architecture:
     """The network whose layers have these shapes: the member of the family at its width, or one named `custom`.
 
@@ -52,7 +56,7 @@ def read_network(units: Sequence[UnitShape], stem: int, head: int, *, stem_strid
         last = place
     shown = all(unit.stride for unit in units)
     if not shown and len(stages) != len(PATTERN):
-        raise ValueError(
+        raise UnknownStridesError(
             f"the strides of {len(stages)} stages are not known from tensors; the family's {len(PATTERN)} stages are. "
             f"Name the network: network='stem... head...' (--network)"
         )

@@ -292,5 +292,11 @@ def test_decode_predictions(tmp_path):
 def test_public_names_resolve():
     for name in keras_mnasnet.__all__:
         assert getattr(keras_mnasnet, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'MnasNetC1'"):
+    with pytest.raises(AttributeError, match="attribute MnasNetC1"):
         keras_mnasnet.MnasNetC1  # noqa: B018
+
+
+@pytest.mark.parametrize("x", ["photo.jpg", 3, None, {}])
+def test_preprocess_input_says_what_it_takes(x):
+    with pytest.raises(ValueError, match=r"takes RGB pixels 0..255 as an array or tensor.*keras_mnasnet.predict"):
+        keras_mnasnet.preprocess_input(x)

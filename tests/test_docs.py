@@ -3,7 +3,6 @@
 import ast
 import doctest
 import importlib
-import json
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from writers import write_boxes
 
 import keras_mnasnet
 
@@ -37,16 +37,7 @@ def folder(tmp_path, monkeypatch):
         for number in range(20):
             pixels = generator.integers(0, 256, (32, 32, 3), np.uint8)
             (tmp_path / "photos" / name / f"{number}.png").write_bytes(tf.io.encode_png(pixels).numpy())
-    (tmp_path / "boxes").mkdir()
-    images = [{"id": n, "file_name": f"{n}.png", "width": 96, "height": 96} for n in (1, 2)]
-    for image in images:
-        pixels = generator.integers(0, 256, (96, 96, 3), np.uint8)
-        (tmp_path / "boxes" / image["file_name"]).write_bytes(tf.io.encode_png(pixels).numpy())
-    annotations = [
-        {"id": n, "image_id": n, "category_id": 1, "bbox": [8, 8, 64, 64], "area": 4096, "iscrowd": 0} for n in (1, 2)
-    ]
-    truth = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "box"}]}
-    (tmp_path / "boxes.json").write_text(json.dumps(truth))
+    write_boxes(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

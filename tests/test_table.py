@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 from fixtures import FIXTURES
+from writers import write_boxes
 
 import keras_mnasnet
 from keras_mnasnet import benchmarks, detection, export, load, save, search, training
@@ -39,7 +40,7 @@ def place(tmp_path_factory):
     for name in ("ship", "airplane"):
         (folder / "photos" / name).mkdir(parents=True)
         shutil.copy(DEMO / f"{name}.png", folder / "photos" / name / "0.png")
-    write_annotations(folder)
+    write_boxes(folder)
     with contextlib.closing(sqlite3.connect(folder / "x.study")) as connection:
         connection.execute("CREATE TABLE trials (number)")
     (folder / "empty").mkdir()
@@ -60,23 +61,6 @@ def place(tmp_path_factory):
         (folder / name).mkdir()
         named[name].write(folder / name)
     return folder
-
-
-def write_annotations(folder: Path) -> None:
-    """Two photos of one box each, in COCO's form."""
-    import tensorflow as tf
-
-    generator = np.random.default_rng(0)
-    images = [{"id": n, "file_name": f"{n}.png", "width": 96, "height": 96} for n in (1, 2)]
-    (folder / "boxes").mkdir()
-    for image in images:
-        pixels = generator.integers(0, 256, (96, 96, 3), np.uint8)
-        (folder / "boxes" / image["file_name"]).write_bytes(tf.io.encode_png(pixels).numpy())
-    annotations = [
-        {"id": n, "image_id": n, "category_id": 1, "bbox": [8, 8, 64, 64], "area": 4096, "iscrowd": 0} for n in (1, 2)
-    ]
-    truth = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "box"}]}
-    (folder / "boxes.json").write_text(json.dumps(truth))
 
 
 SAME = {  # kind of source -> the text of it, in the folder of `place`; each of them is the record

@@ -1,5 +1,6 @@
 """Write checkpoints in the sources' own formats: TF1 bundles, tar archives of them, PyTorch files (zip, legacy)."""
 
+import json
 import pickle
 import tarfile
 import zipfile
@@ -124,3 +125,20 @@ def write_pth(path: Path, tensors: dict[str, np.ndarray], *, legacy: bool = Fals
         for tensor in wrapped.values():
             archive.writestr(f"{path.stem}/data/{tensor.storage.key}", tensor.storage.array.tobytes())
     return path
+
+
+def write_boxes(folder: Path) -> None:
+    """Two photos of 96 pixels with one box each: `boxes/1.png`, `boxes/2.png`, and COCO's annotations of them, `boxes.json`."""
+    import tensorflow as tf
+
+    generator = np.random.default_rng(0)
+    (folder / "boxes").mkdir()
+    images, annotations = [], []
+    for number in (1, 2):
+        pixels = generator.integers(0, 256, (96, 96, 3), np.uint8)
+        (folder / "boxes" / f"{number}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+        images.append({"id": number, "file_name": f"{number}.png", "width": 96, "height": 96})
+        box = {"id": number, "image_id": number, "category_id": 1, "bbox": [8, 8, 64, 64], "area": 4096, "iscrowd": 0}
+        annotations.append(box)
+    truth = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "box"}]}
+    (folder / "boxes.json").write_text(json.dumps(truth))

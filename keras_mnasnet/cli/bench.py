@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from keras_mnasnet.benchmarks.accuracy import AccuracyResult
     from keras_mnasnet.benchmarks.timing import Times
 
-__all__ = ["add_commands", "print_latency"]
-
 SETTINGS = ("batch_size", "size", "preprocessing", "labels_offset", "threads", "limit", "max_bad")
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from keras_mnasnet.detection.tflite import DetectorReport
     from keras_mnasnet.training import Training
 
-__all__ = ["add_commands"]
-
 SETTINGS = ("score_threshold", "iou_threshold", "max_detections", "batch_size", "input", "threads", "limit", "max_bad")
 BOXES = {"score": "score_threshold", "iou": "iou_threshold"}
 DETECTOR = "A trained detector: a run's folder, its model.safetensors, or hf://OWNER/NAME."

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from keras_mnasnet.benchmarks import LatencyReport
     from keras_mnasnet.export import ExportReport, TrainingReport
 
-__all__ = ["add_commands", "file_options", "print_comparisons", "print_outline"]
-
 PRECISIONS = ("float32", "float16", "weight-int8", "int8", "dynamic")
 FILE = "a .tflite file, and its report beside it as FILE.tflite.json."
 

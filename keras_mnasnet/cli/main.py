@@ -21,8 +21,6 @@ from keras_mnasnet.cli.parsing import Parser, UsageError
 from keras_mnasnet.utils.system import held_stderr
 from keras_mnasnet.utils.text import say
 
-__all__ = ["entry_point", "main", "parser"]
-
 PACKAGE = str(Path(__file__).parents[1])
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "HF_HUB_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 

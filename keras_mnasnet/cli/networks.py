@@ -15,8 +15,6 @@ from keras_mnasnet.utils.text import listed
 if TYPE_CHECKING:
     from keras_mnasnet.architecture import Architecture
 
-__all__ = ["add_commands"]
-
 
 def add_commands(top: Parser) -> None:
     """`networks` and `info`."""

@@ -10,8 +10,6 @@ from keras_mnasnet.cli.parsing import one_of
 if TYPE_CHECKING:
     from keras_mnasnet.architecture import Architecture
 
-__all__ = ["given", "network", "network_options", "option", "options", "output", "own"]
-
 Adds = Any  # a parser or one of its groups: what has `add_argument`
 
 SOURCES = (

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Column", "finish", "percent", "print_columns", "print_json", "print_table", "rounded", "significant"]
-
 Column = str | Callable[[Any], Any]  # an attribute, or what gives the cell
 
 

@@ -11,8 +11,6 @@ from typing import Any, NoReturn
 
 from keras_mnasnet.utils.text import did_you_mean, say
 
-__all__ = ["Parser", "UsageError", "one_of"]
-
 WIDTH = 100
 Run = Callable[[argparse.Namespace], int | None]
 

@@ -9,8 +9,6 @@ from keras_mnasnet.cli.options import given, option
 from keras_mnasnet.cli.output import print_json
 from keras_mnasnet.cli.parsing import Parser
 
-__all__ = ["add_commands"]
-
 
 def add_commands(top: Parser) -> None:
     """`predict`."""

@@ -16,8 +16,6 @@ from keras_mnasnet.cli.parsing import Parser
 if TYPE_CHECKING:
     from keras_mnasnet.search import Trial
 
-__all__ = ["add_commands"]
-
 AS_THEY_ARE = (
     "data", "study", "space", "device", "target_ms", "reward", "algorithm", "max_params", "max_madds", "max_latency_ms", "size",
     "seed", "trials", "workers", "executor", "ray_address", "cpus", "gpus", "order", "timeout", "minutes",

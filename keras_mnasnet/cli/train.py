@@ -20,8 +20,6 @@ from keras_mnasnet.cli.parsing import Parser, UsageError
 if TYPE_CHECKING:
     from keras_mnasnet.training import Training
 
-__all__ = ["add_commands", "drive", "training_options"]
-
 AS_OPTION = {"from_model": "--from", "check": "--no-check", "ap": "--no-ap"}
 OF_A_JOB = (
     "from_model", "network", "width", "depth", "se", "recipe", "size", "epochs", "batch_size", "learning_rate", "max_bad",

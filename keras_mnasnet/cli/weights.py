@@ -10,8 +10,6 @@ from keras_mnasnet.cli.options import given, network, network_options, option, o
 from keras_mnasnet.cli.output import print_columns, print_json
 from keras_mnasnet.cli.parsing import Parser
 
-__all__ = ["add_commands"]
-
 
 def add_commands(top: Parser) -> None:
     """`weights list`, `fetch`, `verify`, `convert`, and `push`."""

@@ -96,7 +96,7 @@ def train(
         photos: the folder of their photos.
         output: a new or empty folder.
         from_model: what to start from, any source that `load` takes, a Checkpoint, or a keras.Model: a classifier, for the
-            backbone, or a detector, of which all is kept but the predictors of other classes. Default: fresh weights.
+            backbone, or a detector, of which all is kept but the predictors of other classes. Without it `network`.
         network: the backbone with fresh weights, with `width`, `depth`, `se`; or which one of
             `from_model="imagenet"` or `"cifar10"`.
         recipe: a name, a text such as "finetune-detector epochs=10", the path of a .json file, or a DetectionRecipe. `size`

@@ -20,7 +20,7 @@ from keras_mnasnet.export.file import Input
 from keras_mnasnet.export.graph import folded_weights, write_graph
 from keras_mnasnet.export.report import Description, ExportReport, Oracle, publish
 from keras_mnasnet.export.verify import drawn_images
-from keras_mnasnet.loading import checkpoint_of, load
+from keras_mnasnet.loading import checkpoint_of, load, read_keras
 from keras_mnasnet.model import resolve_input_shape
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
 from keras_mnasnet.utils.files import check_writable
@@ -254,7 +254,7 @@ def _of_keras_file(path: Path, size: tuple[int, int] | int | None, normalization
     with held_stderr():
         model = load_keras(path)
     with contextlib.suppress(CheckpointError):
-        found = load(path)
+        found = read_keras(path, model)
         remember(model, classifier(found) if found.detector else found)
     return _of_model(model, size, normalization, Origin("keras", path.name))
 

@@ -65,13 +65,14 @@ def run(
     went away. Paper, sections 3 and 4.
 
     Example:
-        from keras_mnasnet import search
-
-        for progress in search.run(
-            "shapes:200@32", study="mine.study", space_options={"width": 0.1, "stem_stride": 1}, device="madds", target_ms=1,
-            recipe="proxy-5-epochs epochs=1 batch_size=32", trials=1, executor="local", estimate=False,
-        ):
-            print(progress.best.reward)
+        >>> from keras_mnasnet import search
+        >>> small = {"space_options": {"width": 0.1, "stem_stride": 1}, "size": 32, "device": "madds", "target_ms": 2}
+        >>> recipe = "proxy-5-epochs epochs=1 batch_size=32"
+        >>> for progress in search.run(
+        ...     "shapes:100@32", study="mine.study", **small, recipe=recipe, trials=1, executor="local", progress=False
+        ... ):
+        ...     print(progress.done, 0 < progress.best.reward < 1)
+        1 True
     """
     path = Path(study).expanduser()
     known, plan, counted = None, dict[str, Any](PLAN), 0

@@ -67,7 +67,7 @@ def train(
     Args:
         data: class folders, TFRecords, `shapes:COUNT@SIZE`, `tfds:NAME`: what `data.open_images` takes.
         output: a new or empty folder.
-        from_model: what to start from: any source that `load` takes, a Checkpoint, or a keras.Model; default: fresh weights.
+        from_model: what to start from: any source that `load` takes, a Checkpoint, or a keras.Model; without it `network`.
         network: the network to train with fresh weights, with `width`, `depth`, `se`, `stem_stride`; or which
             one of `from_model="imagenet"` or `"cifar10"`.
         recipe: a name, a text such as "finetune epochs=10", the path of a .json file, or a Recipe. `size` (pixels), `epochs`,

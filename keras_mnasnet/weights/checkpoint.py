@@ -159,7 +159,7 @@ class Checkpoint:
             input_tensor=input_tensor,
             input_shape=(side, side, 3) if input_shape is None and input_tensor is None else input_shape,
             pooling=pooling,
-            classes=classes or self.classes or 1000,
+            classes=(self.classes or 1000) if classes is None else classes,
             classifier_activation=classifier_activation,
             include_preprocessing=include_preprocessing,
             name=name,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.spec import UnitShape, read_network
+from keras_mnasnet.spec import UnitShape, UnknownStridesError, read_network
 from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import BN_LEAVES, Checkpoint, CheckpointError, Numerics, Origin, expected_shapes
 from keras_mnasnet.weights.formats import TensorFile
@@ -228,7 +228,7 @@ def convert(file: TensorFile, network: Architecture | None = None) -> Checkpoint
     shapes = {key: _keras_shape(key, file.shapes[name], source) for key, name in located.items()}
     numerics = _h5_numerics(file) if source == "keras" else source_numerics(source)
     try:
-        architecture = numerics.apply(_network(shapes, located, source) if network is None else network)
+        architecture = numerics.apply(_network(shapes, located, source, network))
     except (ValueError, KeyError) as error:
         missing = f"tensor {error} missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
@@ -272,8 +272,10 @@ def _h5_numerics(file: TensorFile) -> Numerics:
     return Numerics(1e-5 if symmetric else 1e-3, "symmetric" if symmetric else "same")
 
 
-def _network(shapes: Mapping[Key, tuple[int, ...]], located: Mapping[Key, str], source: str) -> Architecture:
-    """The network that the shapes show; KeyError names a tensor that is missing."""
+def _network(
+    shapes: Mapping[Key, tuple[int, ...]], located: Mapping[Key, str], source: str, named: Architecture | None
+) -> Architecture:
+    """The network that the shapes show; `named` where they do not show its strides. KeyError names a missing tensor."""
     count = len({scope for scope, _, _ in shapes if isinstance(scope, int)})
     units = []
     for scope in range(count):
@@ -289,7 +291,13 @@ def _network(shapes: Mapping[Key, tuple[int, ...]], located: Mapping[Key, str], 
                 stage=int(stage[1]) if stage else -1 if source in ("timm", "torchvision") else None,
             )
         )
-    return read_network(units, shapes["stem", "conv", "kernel"][-1], shapes["head", "conv", "kernel"][-1])
+    stem, head = (shapes[scope, "conv", "kernel"][-1] for scope in ("stem", "head"))
+    try:
+        return read_network(units, stem, head)
+    except UnknownStridesError:
+        if named is None:
+            raise
+        return named
 
 
 def _house_name(key: Key, units: tuple) -> str:

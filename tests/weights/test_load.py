@@ -10,7 +10,18 @@ import pytest
 from fixtures import FIXTURES
 from writers import write_pth, write_tf1, write_tgz
 
-from keras_mnasnet import CheckpointError, DownloadError, MnasNet, MnasNetA1, MnasNetB1, MnasNetSmall, load, load_weights, save
+from keras_mnasnet import (
+    CheckpointError,
+    DownloadError,
+    MnasNet,
+    MnasNetA1,
+    MnasNetB1,
+    MnasNetSmall,
+    checkpoint_of,
+    load,
+    load_weights,
+    save,
+)  # fmt: skip
 from keras_mnasnet.loading import converted_path, verify_record
 from keras_mnasnet.spec import describe
 from keras_mnasnet.weights.fetch import placed_path
@@ -270,3 +281,51 @@ def test_a_networks_own_value_takes_its_records(google):
     place("google/a1-0.35-96", google)
     value = describe(MnasNetA1(weights=None, width_multiplier=0.35)).architecture
     assert describe(MnasNet(value, weights="google/a1-0.35-96")).architecture == value
+
+
+def test_a_classifier_of_no_classes_is_refused_and_a_new_one_is_new(tmp_path):
+    checkpoint = load("cifar10")
+    with pytest.raises(ValueError, match="`classes` must be an integer >= 1. Received: classes=0"):
+        checkpoint.model(classes=0)
+    other = checkpoint.model(classes=3)
+    assert other.output_shape == (None, 3)
+    assert checkpoint_of(other).labels is None
+    assert checkpoint_of(other).preprocessing == checkpoint.preprocessing
+    assert checkpoint_of(other).origin.measured == {}
+
+
+def test_a_body_does_not_bring_the_names_of_the_classes():
+    """Ten classes of one's own are not CIFAR-10's, though there are as many."""
+    options = {"width_multiplier": 0.5, "stem_stride": 1, "input_shape": (32, 32, 3), "classes": 10}
+    model = MnasNetA1(weights=None, **options)
+    load_weights(model, "cifar10", include_top=False)
+    assert checkpoint_of(model).labels is None
+    load_weights(model, "cifar10")
+    assert checkpoint_of(model).labels == load("cifar10").labels
+
+
+def test_a_network_named_beside_a_file_must_be_its_own(tmp_path):
+    save("cifar10", tmp_path / "m.safetensors")
+    for source in ("cifar10/a1-0.5-32", tmp_path / "m.safetensors", BY_NAME["timm-semnasnet_050-96"].write(tmp_path)):
+        assert load(source, network="a1").architecture.name.startswith("a1-0.5")
+        with pytest.raises(CheckpointError, match=r"must hold MnasNet 'b1'. Received: 'a1-0.5"):
+            load(source, network="b1")
+
+
+def test_a_description_that_makes_no_sense_in_a_weights_h5_file(tmp_path):
+    import h5py
+
+    save("cifar10", tmp_path / "m.weights.h5")
+    for text in ("{", "[]", '{"schema": 2}', '{"schema": 2, "architecture": 3, "classes": "x"}'):
+        with h5py.File(tmp_path / "m.weights.h5", "a") as file:
+            del file["keras_mnasnet"]
+            file["keras_mnasnet"] = text
+        with pytest.raises(CheckpointError, match="must describe its network"):
+            load(tmp_path / "m.weights.h5")
+
+
+def test_what_a_plain_keras_file_does_not_say_is_assumed_aloud(tmp_path, caplog):
+    MnasNetSmall(weights=None, width_multiplier=0.35, input_shape=(64, 64, 3)).save(tmp_path / "m.keras")
+    found = load(tmp_path / "m.keras")
+    assert found.assumed == ("labels", "preprocessing")
+    assert "does not say its labels, preprocessing: assumed" in caplog.text

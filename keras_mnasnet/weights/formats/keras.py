@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import tempfile
 import zipfile
@@ -12,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_mnasnet.architecture import Layer
 from keras_mnasnet.utils.files import replaced
-from keras_mnasnet.weights.checkpoint import BN_LEAVES, CheckpointError
+from keras_mnasnet.weights.checkpoint import CheckpointError
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, TensorFile
 from keras_mnasnet.weights.formats.safetensors import FORMAT
 
@@ -64,20 +64,19 @@ def open_h5(path: Path) -> Iterator[TensorFile]:
         raise CheckpointError(f"{path} must be a whole .weights.h5 file. Received: {error}") from error
 
 
-def h5_tensors(file: TensorFile, layers: Iterable[Layer]) -> dict[str, np.ndarray]:
-    """The tensors of a known network: Keras numbers the layers of each class in the order of the model."""
-    classes = {"conv": "conv2d", "depthwise": "depthwise_conv2d", "dense": "dense"}
-    counts: dict[str, int] = dict.fromkeys([*classes.values(), "batch_normalization"], 0)
+def h5_tensors(file: TensorFile, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """The tensors of a known network by their names: Keras numbers the layers of each class in the order of the model."""
+    kinds = {"bn": "batch_normalization", "depthwise_conv": "depthwise_conv2d", "predictions": "dense", "": "conv2d"}
+    counts = dict.fromkeys(kinds.values(), 0)
     tensors = {}
-    for layer in layers:
-        own = [(classes[layer.op], layer.name, ("kernel",) if layer.bn else ("kernel", "bias"))]
-        for kind, name, leaves in [*own, *([("batch_normalization", layer.bn, BN_LEAVES)] if layer.bn else [])]:
-            group = f"layers/{kind}" + (f"_{counts[kind]}" if counts[kind] else "")
-            counts[kind] += 1
-            for place, leaf in enumerate(leaves):
-                if f"{group}/vars/{place}" not in file.shapes:
-                    raise CheckpointError(f"{file.path} must hold {name}/{leaf}. Received: no {group}/vars/{place}")
-                tensors[f"{name}/{leaf}"] = np.asarray(file.read(f"{group}/vars/{place}"), np.float32)
+    for layer, group in itertools.groupby(names, key=lambda name: name.rpartition("/")[0]):
+        kind = next(kind for ending, kind in kinds.items() if layer.endswith(ending))
+        place = f"layers/{kind}" + (f"_{counts[kind]}" if counts[kind] else "")
+        counts[kind] += 1
+        for number, name in enumerate(group):
+            if f"{place}/vars/{number}" not in file.shapes:
+                raise CheckpointError(f"{file.path} must hold {name}. Received: no {place}/vars/{number}")
+            tensors[name] = np.asarray(file.read(f"{place}/vars/{number}"), np.float32)
     return tensors
 
 
