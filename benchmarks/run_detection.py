@@ -121,7 +121,7 @@ def picture(folder: Path, data: Any, path: Path) -> None:
     _, found = detections(folder, data)
     sheet = Image.new("RGB", (5 * 320, -(-data.count // 5) * 320))
     for index, each in enumerate(found):
-        drawn = draw(np.asarray(read_image(data.path(index))), each.above(SHOWN), data.labels)
+        drawn = draw(np.asarray(read_image(data.where(index))), each.above(SHOWN), data.labels)
         place = (index % 5 * 320, index // 5 * 320)
         sheet.paste(Image.fromarray(drawn).resize((320, 320)), place)
     sheet.save(path)

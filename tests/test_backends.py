@@ -29,14 +29,14 @@ import sys, numpy as np, tf_keras
 from keras_mnasnet.family import A1, B1, SMALL
 from keras_mnasnet.model import build
 from keras_mnasnet.spec import describe
-from keras_mnasnet.weights.checkpoint import assign
+from keras_mnasnet.weights.checkpoint import assign, expected_shapes
 from keras_mnasnet import load
 assert "keras" not in sys.modules
 folder = sys.argv[1]
 x = np.load(folder + "/x.npy")
 twin = build(A1, input_shape=x.shape[1:], classes=11, classifier_activation=None, framework=tf_keras)
 assert isinstance(twin, tf_keras.Model)
-assign(twin, load(folder + "/weights.safetensors"))
+assign(twin, load(folder + "/weights.safetensors").tensors, expected_shapes(A1, 11))
 np.save(folder + "/twin.npy", np.asarray(twin(x)))
 for network in (B1, SMALL):
     assert describe(build(network, padding="symmetric", framework=tf_keras)).architecture == network

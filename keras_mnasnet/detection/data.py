@@ -63,7 +63,7 @@ class CocoDataset:
         """How many photos."""
         return len(self.image_ids)
 
-    def path(self, index: int) -> str:
+    def where(self, index: int) -> str:
         """The file of photo `index`."""
         return self.images.where(index)
 
@@ -97,11 +97,11 @@ class CocoDataset:
             at, (height, width) = wrong[0]
             raise ValueError(
                 f"Photos must have the sizes that the annotations say, or boxes would be elsewhere. "
-                f"Received: {self.path(at)} of {width} x {height} pixels, annotated as "
+                f"Received: {self.where(at)} of {width} x {height} pixels, annotated as "
                 f"{self.sizes[at][1]} x {self.sizes[at][0]} ({len(wrong)} such photos)"
             )
         lost = np.setdiff1d(np.arange(self.count), found)
-        bad = tuple(self.path(index) for index in lost)
+        bad = tuple(self.where(index) for index in lost)
         for path in bad:
             logging.warning("A photo cannot be decoded and is left out: %s", path)
         refuse_bad(bad, max_bad, self.count)

@@ -25,7 +25,7 @@ from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.detection.ssdlite import SSDLite
 from keras_mnasnet.loading import load, save
 from keras_mnasnet.training.distribution import Cluster
-from keras_mnasnet.training.engine import ALONE, Run, large_photos, parts_of, resume_run, start_run
+from keras_mnasnet.training.engine import ALONE, Run, large_photos, parts_of, resume_run, sound, start_run
 from keras_mnasnet.training.job import Facts, Job, RunKind, anchored_path
 from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import recipe_of
@@ -193,19 +193,14 @@ class DetectorRun(Run):
         job = self.job
         if job.validation is not None and job.measure_ap:
             require_pycocotools("; or measure the loss alone with measure_ap=False (--no-ap)")
-        self.data = self._sound(open_dataset(job.data, job.photos, classes=job.classes))
+        excluded = self.known.excluded if self.known else None
+        self.data = sound(open_dataset(job.data, job.photos, classes=job.classes), job, excluded, self.shown)
         self.validation: CocoDataset | None = None
         if job.validation is not None:
             folder = job.validation_photos or job.photos
-            self.validation = self._sound(open_dataset(job.validation, folder, classes=self.data.labels))
+            judges = open_dataset(job.validation, folder, classes=self.data.labels)
+            self.validation = sound(judges, job, excluded, self.shown)
         self.labels = self.data.labels
-
-    def _sound(self, data: CocoDataset) -> CocoDataset:
-        if self.known is None:
-            return data.checked(self.job.max_bad, progress=self.shown) if self.job.check else data
-        lost = set(self.known.excluded)
-        bad = tuple(path for path in map(data.path, range(data.count)) if path in lost)
-        return data.subset([i for i in range(data.count) if data.path(i) not in lost], bad=bad) if bad else data
 
     def make_model(self) -> keras.Model:
         self.detector = self._resumed() if self.has_state else self._started()

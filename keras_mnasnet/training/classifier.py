@@ -21,7 +21,7 @@ from keras_mnasnet.loading import checkpoint_of, load
 from keras_mnasnet.model import build
 from keras_mnasnet.preprocessing import Augment, Preprocessing
 from keras_mnasnet.spec import describe
-from keras_mnasnet.training.engine import Run, jit_choice, large_photos, parts_of
+from keras_mnasnet.training.engine import Run, jit_choice, large_photos, parts_of, sound
 from keras_mnasnet.training.job import CLASSIFICATION, Facts, Job
 from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import Recipe
@@ -174,18 +174,8 @@ def open_run(job: Job, excluded: tuple[str, ...] | None, shown: bool, classes: i
     how = "folder" if job.head == "new" else "auto" if classes is None else numbering([classes])
     return open_splits(
         job.data, validation=job.validation, holdout=job.holdout, seed=job.recipe.seed, classes=how,
-        check=lambda images: _sound(images, job, excluded, shown),
+        check=lambda images: sound(images, job, excluded, shown),
     )  # fmt: skip
-
-
-def _sound(images: ImageSet, job: Job, excluded: tuple[str, ...] | None, shown: bool) -> ImageSet:
-    if excluded is None:
-        return images.checked(job.max_bad, progress=shown) if job.check else images
-    if not excluded:
-        return images
-    lost = set(excluded)
-    bad = tuple(where for where in map(images.where, range(images.count)) if where in lost)
-    return images.subset([i for i in range(images.count) if images.where(i) not in lost], bad=bad) if bad else images
 
 
 def evaluation_preprocessing(size: int, augment: Augment) -> Preprocessing:

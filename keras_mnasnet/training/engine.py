@@ -112,6 +112,18 @@ def _locked(folder: Path) -> Iterator[None]:
         Path(lock.lock_file).unlink(missing_ok=True)
 
 
+def sound(images: Any, job: Any, excluded: tuple[str, ...] | None, shown: bool) -> Any:
+    """The images (or photos with boxes) of a run without the damaged ones; ValueError for more of them than `max_bad`.
+
+    `excluded` are those that an earlier start of the run found; None looks for them.
+    """
+    if excluded is None:
+        return images.checked(job.max_bad, progress=shown) if job.check else images
+    lost = set(excluded)
+    bad = tuple(where for where in map(images.where, range(images.count)) if where in lost) if lost else ()
+    return images.subset([i for i in range(images.count) if images.where(i) not in lost], bad=bad) if bad else images
+
+
 def parts_of(count: int, batch_size: int, checkpoint_steps: int, what: str = "images") -> dict[str, int]:
     """`steps_per_part` and `parts_per_epoch`: an epoch is cut into equal parts of at most `checkpoint_steps` steps."""
     steps = count // batch_size

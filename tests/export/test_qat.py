@@ -68,7 +68,6 @@ def test_the_file_has_the_operators_of_post_training_quantization(checkpoint, bu
 def test_this_process_never_loads_keras_2():
     code = (
         "import sys\nfrom keras_mnasnet.cli import export\nfrom keras_mnasnet.export import quantize_aware\n"
-        "from keras_mnasnet.weights.load import load_named\n"
         "try:\n    quantize_aware('cifar10', 'nowhere', 'x.tflite')\n"
         "except ValueError as error:\n    assert 'does not exist' in str(error)\n"
         "assert not {'tf_keras', 'tensorflow_model_optimization', 'tensorflow'} & set(sys.modules)"

@@ -85,4 +85,4 @@ def test_auto_needs_a_cluster(tmp_path):
     process = start("shapes:64@32", *OPTIONS, "--output", tmp_path / "run", "--coordinator", "auto")
     _, err = process.communicate(timeout=200)
     assert process.returncode == 1
-    assert "needs a cluster that JAX recognises" in err
+    assert "needs a cluster that JAX recognizes" in err
