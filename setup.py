@@ -43,6 +43,7 @@ setup(
         "huggingface_hub>=1.0,<3",
         "keras>=3.12",
         "lazy_loader",
+        "msgspec",
         "numpy",
         "safetensors",
         "tensorflow",

@@ -1,0 +1,51 @@
+"""The bounded readers of what others wrote: a value, or one error that names the field."""
+
+import dataclasses
+import json
+import os
+
+import pytest
+
+from keras_mnasnet.training.recipe import RECIPES, Recipe
+from keras_mnasnet.utils.reading import parse_json, read_json, record
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_record_comes_back_from_json(name):
+    value = json.loads(json.dumps(dataclasses.asdict(RECIPES[name])))
+    assert record(value, Recipe, "A recipe") == RECIPES[name]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": "ten"}, r"expected `int`, got `str` at \$\.epochs"),
+        ({"epochs": True}, r"expected `int`, got `bool` at \$\.epochs"),
+        ({"augment": {"area": [0.5, "x"]}}, r"expected `float`, got `str` at \$\.augment\.area\[1\]"),
+        ({"spoons": 3}, "unknown spoons"),
+    ],
+)
+def test_a_wrong_field_is_named(change, message):
+    value = {**json.loads(json.dumps(dataclasses.asdict(RECIPES["cifar10"]))), **change}
+    with pytest.raises(ValueError, match=f"^A recipe must have the fields of its schema. Received: {message}"):
+        record(value, Recipe, "A recipe")
+
+
+@pytest.mark.parametrize("text", ["[" * 300_000, '{"a":', b"\xff\xfe", "", '{"a": 1} x'])
+def test_what_is_not_json(text):
+    with pytest.raises(ValueError, match="^A list must be JSON. Received: "):
+        parse_json(text, "A list")
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / "long.json").write_text("[" + " " * 100 + "]")
+    with pytest.raises(ValueError, match="A list must have at most 50 bytes. Received: .*long.json of 102"):
+        read_json(tmp_path / "long.json", "A list", limit=50)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="A list must be a regular file. Received: .*pipe"):
+        read_json(tmp_path / "pipe", "A list")
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="nested too deeply in .*deep.json"):
+        read_json(tmp_path / "deep.json", "A list")
+    with pytest.raises(OSError, match="none.json"):
+        read_json(tmp_path / "none.json", "A list")
