@@ -26,7 +26,8 @@ BATCH = 32
 class Classifier:
     """A model ready to run. `run(pixels [b, size, size, 3] 0..255, batch_size)` gives (scores `[b, outputs]`, seconds).
 
-    `labels` are the classes it knows by name; `origin` says where it is from and which figures are known of it at this size.
+    `name` is the text that it was opened by, else its origin's. `labels` are the classes it knows by name; `origin` says where
+    it is from and which figures are known of it at this size.
     """
 
     name: str
@@ -70,7 +71,7 @@ def open_classifier(
     built = checkpoint.model(size=side, classifier_activation="softmax" if probabilities else None)
     origin = checkpoint.origin if side == checkpoint.size else dataclasses.replace(checkpoint.origin, published={}, measured={})
     return Classifier(
-        name=origin.name,
+        name=os.fspath(model) if isinstance(model, str | os.PathLike) else origin.name,
         kind="keras",
         size=side,
         outputs=checkpoint.classes,

@@ -19,8 +19,8 @@ from keras_mnasnet.utils.text import Life, header
 from keras_mnasnet.weights.registry import spelled_as
 
 TIE_RULE = (
-    "scores in descending order, of equal scores the lower output first; of 1001 outputs, output 0 is the background: it is "
-    "ranked with the others and never right, label i is output i + 1"
+    "scores in descending order, of equal scores the lower output first; the background that some models have as output 0 is "
+    "ranked with the others and never right"
 )
 TIMING = "images/s: inference alone, from input tensor to scores, while the next photos are decoded"
 
