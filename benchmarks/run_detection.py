@@ -1,6 +1,6 @@
 """Whether a detector learns: ten photos of COCO are trained on until their objects are found again.
 
-    python benchmarks/run_detection.py --annotations instances_train2017.json --images train2017 \\
+    python benchmarks/run_detection.py --annotations instances_train2017.json --photos train2017 \\
         --output benchmarks/results/NAME/detection.json [--picture found.png]
 
 The photos are the first ten, by id, that have boxes, no crowd region, and no box whose area is below 1/256 of the photo's
@@ -130,7 +130,7 @@ def picture(folder: Path, data: Any, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", required=True)
-    parser.add_argument("--images", required=True)
+    parser.add_argument("--photos", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--picture", type=Path, help="PNGs of the photos with boxes, one for each run")
     parser.add_argument("--runs", type=int, default=len(RUNS), help="only so many of the runs (default %(default)s)")
@@ -143,7 +143,7 @@ def main() -> None:
         for number, settings in enumerate(RUNS[: arguments.runs]):
             annotations = folder / f"{number}.json"
             annotations.write_text(json.dumps(chosen(arguments.annotations, settings["small_boxes"])), "utf-8")
-            rows.append(trained(settings, annotations, arguments.images, folder / str(number)))
+            rows.append(trained(settings, annotations, arguments.photos, folder / str(number)))
             print(
                 f"{settings['model']} at {settings['size']} px from {settings['weights'] or 'scratch'}: "
                 f"AP {rows[-1]['metrics']['AP']:.3f}, AP50 {rows[-1]['metrics']['AP50']:.3f} in {rows[-1]['seconds']:.0f} s"
@@ -151,7 +151,7 @@ def main() -> None:
             report(arguments.output, rows)
             if arguments.picture:
                 path = arguments.picture.with_stem(f"{arguments.picture.stem}-{number}")
-                picture(folder / str(number), open_dataset(annotations, arguments.images), path)
+                picture(folder / str(number), open_dataset(annotations, arguments.photos), path)
 
 
 def report(path: Path, rows: list[dict[str, Any]]) -> None:

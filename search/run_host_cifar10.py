@@ -116,7 +116,7 @@ def _search(
     path = folder / ("study.sqlite" if algorithm == "thompson" else f"study-{algorithm}.sqlite")
     for _ in search.run(
         arguments.data, study=path, space=chosen, reward=reward, algorithm=algorithm, device="host", recipe=recipe, size=SIZE,
-        images=arguments.images, validation_images=arguments.validation_images, trials=arguments.trials,
+        images=arguments.training_photos, validation_images=arguments.validation_photos, trials=arguments.trials,
         workers=arguments.workers, timeout=arguments.timeout, seed=arguments.seed + (algorithm != "thompson"),
         minutes=max(0.0, deadline - time.monotonic()) / 60, estimate=False,
     ):  # fmt: skip
@@ -225,7 +225,7 @@ def _images(arguments: argparse.Namespace) -> Any:
     from keras_mnasnet.training.classifier import in_memory
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    found = open_search_images(arguments.data, images=arguments.final_images, validation_images=arguments.validation_images)
+    found = open_search_images(arguments.data, images=arguments.final_images, validation_images=arguments.validation_photos)
     return dataclasses.replace(found, train=in_memory(found.train), validation=in_memory(found.validation))
 
 
@@ -293,8 +293,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="cifar10", help="CIFAR-10 (default: KERAS_MNASNET_DATA/cifar10, else tfds:cifar10)")
     parser.add_argument("--output", default="search/runs/host-cifar10", metavar="DIR", help="default %(default)s")
     parser.add_argument("--trials", type=int, default=60, help="trained networks of each search (default %(default)s)")
-    parser.add_argument("--images", type=int, default=4000, help="training images of a trial (default %(default)s)")
-    parser.add_argument("--validation-images", type=int, default=2000, help="to choose by (default %(default)s)")
+    parser.add_argument("--training-photos", type=int, default=4000, help="training images of a trial (default %(default)s)")
+    parser.add_argument("--validation-photos", type=int, default=2000, help="to choose by (default %(default)s)")
     parser.add_argument("--epochs", type=int, default=3, help="of a trial (default %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="default %(default)s")
     parser.add_argument("--final-images", type=int, default=20000, help="of a final training (default %(default)s)")

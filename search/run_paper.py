@@ -29,12 +29,12 @@ def commands(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
         "--algorithm-set", "preset=paper", "--reward", "soft", "--target-ms", f"{arguments.target_ms:g}",
         "--device", arguments.device, "--recipe", "paper-imagenet", "--set", f"epochs={arguments.epochs}",
         "--set", "warmup_epochs=0.5", "--set", "ema=0.0", "--set", f"batch_size={arguments.batch_size}",
-        "--size", str(arguments.resolution), "--validation-photos", str(arguments.validation_images),
+        "--size", str(arguments.size), "--validation-photos", str(arguments.validation_photos),
         "--trials", str(arguments.trials), "--workers", str(arguments.workers), "--batch-trials", str(BATCH),
         "--executor", arguments.executor, "--seed", str(arguments.seed),
     ]  # fmt: skip
-    if arguments.images:
-        run += ["--training-photos", str(arguments.images)]
+    if arguments.training_photos:
+        run += ["--training-photos", str(arguments.training_photos)]
     if arguments.space_set:
         run += [part for pair in arguments.space_set for part in ("--space-set", pair)]
     if arguments.ray_address:
@@ -42,7 +42,7 @@ def commands(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     retrain = [
         "search", "retrain", "--study", study, "--output", str(Path(arguments.output) / "retrained"), "--top",
         str(arguments.top), "--recipe", "paper-imagenet", "--set", f"epochs={arguments.final_epochs}",
-        "--set", f"batch_size={arguments.batch_size}", "--size", str(arguments.resolution),
+        "--set", f"batch_size={arguments.batch_size}", "--size", str(arguments.size),
     ]  # fmt: skip
     return run, retrain
 
@@ -68,9 +68,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--output", default="search/runs/paper", metavar="DIR", help="default %(default)s")
     parser.add_argument("--trials", type=int, default=TRIALS, help="default %(default)s, the paper's")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of a trial (default %(default)s, the paper's)")
-    parser.add_argument("--images", type=int, help="training images of a trial (default: all, the paper's)")
-    parser.add_argument("--validation-images", type=int, default=VALIDATION_IMAGES, help="default %(default)s, the paper's")
-    parser.add_argument("--resolution", type=int, default=224, help="default %(default)s, the paper's")
+    parser.add_argument("--training-photos", type=int, help="training images of a trial (default: all, the paper's)")
+    parser.add_argument("--validation-photos", type=int, default=VALIDATION_IMAGES, help="default %(default)s, the paper's")
+    parser.add_argument("--size", type=int, default=224, help="default %(default)s, the paper's")
     parser.add_argument(
         "--batch-size", type=int, default=4096, help="default %(default)s, the paper's; the rate scales with it"
     )

@@ -207,8 +207,8 @@ def train(networks: list[Architecture], arguments: argparse.Namespace) -> dict[s
         evaluate = NetworkEvaluator(
             data=arguments.data,
             recipe=dataclasses.replace(recipe, seed=seed),
-            resolution=arguments.resolution,
-            images=arguments.images,
+            resolution=arguments.size,
+            images=arguments.training_photos,
             validation_images=2000,
         )
         for number, text in enumerate(accuracies):
@@ -218,7 +218,7 @@ def train(networks: list[Architecture], arguments: argparse.Namespace) -> dict[s
             accuracies[text].append(result.accuracy)
             print(f"  seed {seed} {result.accuracy:.4f} {sum(result.seconds.values()):.0f} s  {text}", file=sys.stderr)
     return {
-        "recipe": RECIPE, "images": arguments.images, "epochs": arguments.epochs, "resolution": arguments.resolution,
+        "recipe": RECIPE, "images": arguments.training_photos, "epochs": arguments.epochs, "resolution": arguments.size,
         "seeds": seeds, "accuracies": accuracies,
     }  # fmt: skip
 
@@ -348,11 +348,9 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("--only", choices=tuple(NETWORKS), help="one of the two networks (default: both)")
     parser.add_argument("--data", metavar="DIR", help="CIFAR-10, or other labelled images, for the proxy trainings")
-    parser.add_argument("--images", type=int, default=10_000, metavar="N", help="to train on (default %(default)s)")
+    parser.add_argument("--training-photos", type=int, default=10_000, metavar="N", help="to train on (default %(default)s)")
     parser.add_argument("--epochs", type=int, default=5, metavar="N", help="of a proxy training (default %(default)s)")
-    parser.add_argument(
-        "--resolution", type=int, default=64, metavar="PIXELS", help="of a proxy training (default %(default)s)"
-    )
+    parser.add_argument("--size", type=int, default=64, metavar="PIXELS", help="of a proxy training (default %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the results to a file")
     arguments = parser.parse_args()
     if arguments.proxy_trainings and not arguments.data:
