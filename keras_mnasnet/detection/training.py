@@ -23,7 +23,7 @@ from keras_mnasnet.detection.model import build_detector, spec_of
 from keras_mnasnet.detection.recipe import DetectionRecipe
 from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.detection.ssdlite import SSDLite
-from keras_mnasnet.loading import load, save
+from keras_mnasnet.loading import checkpoint_of, load, save
 from keras_mnasnet.training.distribution import Cluster
 from keras_mnasnet.training.engine import ALONE, Run, large_photos, parts_of, resume_run, sound, start_run
 from keras_mnasnet.training.job import Facts, Job, RunKind, anchored_path
@@ -32,7 +32,7 @@ from keras_mnasnet.training.recipe import recipe_of
 from keras_mnasnet.training.run import Training, named_source
 from keras_mnasnet.utils.system import environment
 from keras_mnasnet.utils.text import Life, listed
-from keras_mnasnet.weights.checkpoint import Checkpoint, assign
+from keras_mnasnet.weights.checkpoint import OWN_SOURCE, Checkpoint, Origin, assign
 
 DEFAULT_SIZE = 320
 
@@ -313,9 +313,10 @@ class DetectorRun(Run):
         )
 
     def measure(self, model: keras.Model) -> dict[str, float]:
+        self.found: dict[str, float] = {}
         data = self.validation
         if data is None:
-            return {}
+            return self.found
         size, batch = spec_of(self.detector).input_size, min(self.recipe.batch_size, data.count)
         batches = evaluation_batches(data, size=size, batch_size=batch, max_boxes=self.recipe.max_boxes)
         with Life("validation loss", unit="photo", shown=self.shown):
@@ -329,10 +330,17 @@ class DetectorRun(Run):
             )  # fmt: skip
             metrics = coco_score(data.truth, rows, image_ids=data.image_ids).metrics
             found |= {"val_ap": metrics["AP"] or 0.0, "val_ap50": metrics["AP50"] or 0.0}
+        self.found = found
         return found
 
     def score(self, found: dict[str, float]) -> float:
         return found["val_ap"] if "val_ap" in found else 1 / (1 + found["val_loss"])
 
     def save(self, model: keras.Model, path: Path) -> None:
-        save(self.detector, path)
+        figures = {"AP": "val_ap", "AP50": "val_ap50"}
+        measured = {key: round(100 * self.found[name], 2) for key, name in figures.items() if name in self.found}
+        origin = Origin(
+            OWN_SOURCE, path.parent.name, measured=measured,
+            measured_on=f"{self.job.validation}, for validation" if measured else None,
+        )  # fmt: skip
+        save(dataclasses.replace(checkpoint_of(self.detector, checked=False), origin=origin), path)

@@ -100,6 +100,8 @@ def test_learning_real_photos(data, tmp_path):
     assert 0 < run.accuracy == run.best_accuracy == rows[-1]["val_ap"]
     assert float(rows[-1]["val_ap50"]) >= 0.8
     assert float(rows[-1]["loss"]) < 2
+    origin = load(tmp_path / "run").origin
+    assert (origin.measured["AP"], origin.measured_on) == (round(100 * run.accuracy, 2), f"{four}, for validation")
 
 
 def test_a_run_folder(finished, drawn):
@@ -320,7 +322,7 @@ def test_the_command(capfd, tmp_path, drawn):
     ("arguments", "message"),
     [
         ((), "needs ANNOTATIONS, PHOTOS and -o RUN, or --resume RUN"),
-        (("a.json", "photos", "-o", "RUN"), "--from imagenet (or another MODEL), or --network a1 from scratch"),
+        (("a.json", "photos", "-o", "RUN"), "--from imagenet, or another trained model, fine-tunes it; --network a1 begins"),
         (("a.json", "photos", "--network", "a1"), "ive a folder to write to, -o RUN"),
         (("none.json", ".", "--network", "a1", "-o", "RUN"), "error: Annotations must exist"),
         (("none.json", ".", "--network", "a1", "-o", "RUN", "--recipe", "finetune"), "A recipe is one of finetune-detector"),
