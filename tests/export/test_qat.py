@@ -45,7 +45,8 @@ def test_a_few_folders_named_by_wnids_are_these_classes(checkpoint, tmp_path):
         quantize_aware(checkpoint, tmp_path / "data", tmp_path / "x.tflite", epochs=1, batch_size=1)
 
 
-def test_the_file_has_the_operators_of_post_training_quantization(checkpoint, bundled, pictures, tmp_path):
+def test_a_trained_file(checkpoint, bundled, pictures, tmp_path):
+    """It has the operators of post-training quantization; before the first step it is as good as the float network."""
     path, names = tmp_path / "qat.tflite", [f"shape {number}" for number in range(10)]
     report = quantize_aware(
         checkpoint, SHAPES, path, epochs=1, batch_size=16, steps_per_epoch=3, input_dtype="uint8", labels=names
@@ -62,6 +63,8 @@ def test_the_file_has_the_operators_of_post_training_quantization(checkpoint, bu
     assert [row["epoch"] for row in report.epochs] == [1]
     written = json.loads((tmp_path / "qat.tflite.json").read_text("utf-8"))
     assert written["route"] == "quantization-aware training"
+    assert abs(report.start_accuracy - report.float_accuracy) < 0.05
+    assert report.as_json()["training"]["start_accuracy"] == report.start_accuracy
     assert list(TfliteFile(path).labels) == names
 
 
@@ -73,15 +76,6 @@ def test_this_process_never_loads_keras_2():
         "assert not {'tf_keras', 'tensorflow_model_optimization', 'tensorflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_ranges_start_where_the_float_network_is(checkpoint, tmp_path):
-    """Before the first step the fake-quantized network is as good as the float one, within rounding."""
-    report = quantize_aware(
-        checkpoint, SHAPES, tmp_path / "qat.tflite", epochs=1, batch_size=16, steps_per_epoch=1, learning_rate=1e-9
-    )
-    assert abs(report.start_accuracy - report.float_accuracy) < 0.05
-    assert report.as_json()["training"]["start_accuracy"] == report.start_accuracy
 
 
 def test_pruning(checkpoint, tmp_path):
