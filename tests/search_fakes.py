@@ -73,6 +73,7 @@ class FakeEvaluator:
 def meta_of(made, algorithm="random", **changes):
     values = {
         "space": made.name, "fingerprint": made.fingerprint(), "algorithm": algorithm, "reward": REWARD.to_json(), "seed": 0,
+        "decisions": tuple((each.name, each.choices) for each in made.decisions),
     }  # fmt: skip
     return StudyMeta(**{**values, **changes})
 

@@ -148,7 +148,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Start a search, or go on with one."""
     from keras_mnasnet import search
 
-    go_on = f"mnasnet search run --study {shlex.quote(str(arguments.study))}"
+    go_on = f"mnasnet search run --study {shlex.quote(str(arguments.study))}{_named(arguments)}"
     last = None
     try:
         for progress in search.run(
@@ -312,6 +312,15 @@ def _print_best(found: Sequence[tuple[float, Trial]], *, lines: bool = True) -> 
 
 def _millions(count: int | None) -> float | None:
     return None if count is None else round(count / 1e6, 3)
+
+
+def _named(arguments: argparse.Namespace) -> str:
+    """The options that are never taken from a study, as they were given."""
+    found = ["--space", arguments.space] if arguments.space and ":" in arguments.space else []
+    found += [f"--space-set={pair}" for pair in arguments.space_set] if found else []
+    for name, value in (("--benchmark-model", arguments.benchmark_model), ("--ray-address", arguments.ray_address)):
+        found += [name, str(value)] if value else []
+    return "".join(f" {shlex.quote(each)}" for each in found)
 
 
 def _recipe(arguments: argparse.Namespace) -> Any:

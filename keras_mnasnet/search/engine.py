@@ -12,7 +12,7 @@ from keras_mnasnet.search.algorithms.base import Algorithm
 from keras_mnasnet.search.executors import Executor
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
-from keras_mnasnet.search.study import Study, Writer
+from keras_mnasnet.search.study import Study, Writer, observation_of
 from keras_mnasnet.search.trials import FATAL, Failure, Measurement, Observation, Trial
 
 ORDERS = ("batch", "window", "completion")
@@ -104,13 +104,18 @@ class _Driver:
     def _resume(self) -> None:
         state = self.study.state()
         if state is not None:
-            self.algorithm.restore(state)
+            try:
+                self.algorithm.restore(state, *self.study.history())
+            except ValueError as error:
+                raise ValueError(
+                    f"A study must hold what its algorithm goes on from. Received: table state of {self.study.path}: {error}"
+                ) from error
         elif self.asked:
             raise ValueError(f"A study with trials must hold its algorithm's state. Received: {self.study.path} without one")
         untold = self.study.untold()
         ended = sorted((t for t in untold if t.status in ("done", "failed")), key=lambda trial: trial.finished or 0)
         self.out = {trial.number: trial for trial in untold}
-        self.finished = {trial.number: _observation(trial) for trial in ended}
+        self.finished = {trial.number: observation_of(trial) for trial in ended}
         with self.study.transaction() as writer:
             for trial in untold:
                 if trial.number not in self.finished:
@@ -233,10 +238,6 @@ class _Driver:
                 f"Trials must succeed now and then. Received: {self.failures} failures in a row, the last with {failure}. "
                 f"The study is kept; mend the cause and start the same command again."
             )
-
-
-def _observation(trial: Trial) -> Observation:
-    return Observation(trial.candidate, trial.extra, trial.accuracy, trial.latency_ms, trial.reward)
 
 
 def _stopped(number: int, reason: str) -> str:

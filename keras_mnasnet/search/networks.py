@@ -223,7 +223,7 @@ def paper(*, width: float | None = None, stem_stride: int = 2) -> SearchSpace:
 def vertex(*, reference: str = "mobilenet_v2", width: float | None = None, stem_stride: int = 2) -> SearchSpace:
     """Google's re-implementation (google/vertex-ai-nas, tunable_mnasnet_search_space.py): seven blocks, 9.7e15 candidates."""
     references = {"mobilenet_v2": (V2_REPEATS, V2_FILTERS), "mnasnet_a1": (A1_REPEATS, A1_FILTERS)}
-    if reference not in references:
+    if not isinstance(reference, str) or reference not in references:
         raise ValueError(f"`reference` must be one of {tuple(references)}. Received: reference={reference!r}")
     decisions = []
     for stage, (repeats, filters) in enumerate(zip(*references[reference], strict=True), start=1):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import math
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from keras_mnasnet.search.evaluator import NetworkEvaluator, fixed_cost
 from keras_mnasnet.search.executors import Executor
-from keras_mnasnet.search.rewards import pareto_front
 from keras_mnasnet.search.space import SearchSpace
 from keras_mnasnet.search.study import Study
 from keras_mnasnet.search.trials import Measurement, StudyMeta, Trial
@@ -83,36 +84,72 @@ def measures(trial: Trial) -> str:
     return f"{100 * (trial.accuracy or 0):.2f} %{latency}, reward {trial.reward or 0:.4f}"
 
 
-def progress_of(
-    trials: Sequence[Trial], *, planned: int | None = None, workers: int = 1, trial: Trial | None = None,
-    waiting: int | None = None,
-) -> Progress:  # fmt: skip
-    """How far these trials are, of `planned` ones; the pace is that of the last twenty on `workers` workers.
+class Figures:
+    """The figures of a study, kept up trial by trial: what one more costs does not grow with the trials before it."""
 
-    `waiting`: how many are not finished, where `trials` may lack some of them.
-    """
-    done = [trial for trial in trials if trial.status == "done"]
-    ended = sorted((t for t in trials if t.status in ("done", "failed") and t.finished), key=lambda trial: trial.finished or 0)
-    spans = [trial.finished - trial.started for trial in ended[-RECENT:] if trial.finished and trial.started]
-    pace = workers * 3600 / statistics.mean(spans) if spans and statistics.mean(spans) else None
-    left = None if planned is None or pace is None else max(0, planned - len(ended)) / pace
-    measured = [trial.seconds for trial in done if trial.seconds]
-    names = list(dict.fromkeys(name for seconds in measured for name in seconds))
-    points = [(trial.accuracy or 0.0, trial.latency_ms or 0.0) for trial in done]
-    return Progress(
-        done=len(done),
-        failed=sum(trial.status == "failed" for trial in trials),
-        waiting=sum(each.status in ("pending", "running") for each in trials) if waiting is None else waiting,
-        best=max(done, key=lambda trial: (trial.reward or 0.0, -trial.number), default=None),
-        front=len(pareto_front(points)),
-        trials_per_hour=pace,
-        hours_left=left,
-        trial_seconds=statistics.mean(spans) if spans else None,
-        fixed_seconds=statistics.mean(map(fixed_cost, measured)) if measured else None,
-        phases={name: statistics.mean(seconds.get(name, 0.0) for seconds in measured) for name in names},
-        planned=planned,
-        trial=trial,
-    )
+    def __init__(self, trials: Iterable[Trial] = ()) -> None:
+        self.done = self.failed = self.waiting = 0
+        self._best: Trial | None = None
+        self._front: list[tuple[float, float]] = []  # latency and accuracy, both rising
+        self._recent: list[tuple[float, float]] = []  # when a trial was finished, and its seconds, of the last twenty
+        self._seconds: dict[str, float] = {}
+        self._fixed, self._timed = 0.0, 0
+        for trial in trials:
+            self.add(trial)
+
+    def add(self, trial: Trial) -> None:
+        """One more trial; one that waits or runs may come again when it has ended, with `waiting` set anew."""
+        self.done += trial.status == "done"
+        self.failed += trial.status == "failed"
+        self.waiting += trial.status in ("pending", "running")
+        if trial.finished and trial.status in ("done", "failed"):
+            seconds = trial.finished - trial.started if trial.started else math.nan
+            bisect.insort(self._recent, (trial.finished, seconds))
+            del self._recent[:-RECENT]
+        if trial.status != "done":
+            return
+        self._best = max(filter(None, (self._best, trial)), key=lambda each: (each.reward or 0.0, -each.number))
+        self._add_to_front(trial.latency_ms or 0.0, trial.accuracy or 0.0)
+        if trial.seconds:
+            self._timed += 1
+            self._fixed += fixed_cost(trial.seconds)
+            for name, value in trial.seconds.items():
+                self._seconds[name] = self._seconds.get(name, 0.0) + value
+
+    def _add_to_front(self, latency: float, accuracy: float) -> None:
+        place = bisect.bisect_right(self._front, (latency, math.inf))
+        if place and self._front[place - 1][1] >= accuracy:
+            return
+        while place and self._front[place - 1][0] == latency:
+            place -= 1
+        end = place
+        while end < len(self._front) and self._front[end][1] <= accuracy:
+            end += 1
+        self._front[place:end] = [(latency, accuracy)]
+
+    def progress(
+        self, *, planned: int | None = None, workers: int = 1, trial: Trial | None = None, estimate: str | None = None
+    ) -> Progress:  # fmt: skip
+        """How far the study is, of `planned` trials; the pace is that of the last twenty on `workers` workers."""
+        spans = [seconds for _, seconds in self._recent if not math.isnan(seconds)]
+        mean = statistics.mean(spans) if spans else None
+        pace = workers * 3600 / mean if mean else None
+        left = None if planned is None or pace is None else max(0, planned - self.done - self.failed) / pace
+        return Progress(
+            done=self.done,
+            failed=self.failed,
+            waiting=self.waiting,
+            best=self._best,
+            front=len(self._front),
+            trials_per_hour=pace,
+            hours_left=left,
+            trial_seconds=mean,
+            fixed_seconds=self._fixed / self._timed if self._timed else None,
+            phases={name: value / self._timed for name, value in self._seconds.items()},
+            planned=planned,
+            trial=trial,
+            estimate=estimate,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +187,7 @@ def status(study: str | os.PathLike[str]) -> Status:
     with Study.open(study, read_only=True) as opened:
         trials = opened.trials()
         plan = {"trials": len(trials), "workers": 1, **opened.plan()}
-        progress = progress_of(trials, planned=plan["trials"], workers=plan["workers"])
+        progress = Figures(trials).progress(planned=plan["trials"], workers=plan["workers"])
         failures = tuple(each for each in opened.measurements() if each.failure)
         return Status(os.fspath(study), opened.meta, plan, opened.owner(), progress, failures)
 

@@ -29,6 +29,7 @@ from keras_mnasnet.utils.text import Life
 SCHEMA = 1
 LANDMARKS = {"A1": A1, "B1": B1, "MobileNetV2": MOBILENET_V2}
 TOP = 5
+WIDEST = 10  # of the spaces' width multipliers
 STYLE = """
 :root{color-scheme:light dark;--page:#f7f7f4;--card:#fff;--ink:#1c1c1a;--soft:#5d5c57;--faint:#8b8a83;--rule:#e2e1da;
 --code:#f1f0ea;LIGHT}
@@ -272,6 +273,8 @@ def _landmarks(meta: StudyMeta, done: Sequence[Trial], *, train: bool) -> tuple[
     resolution, classes = _shape(meta)
     stride = Architecture.parse(texts[0]).stem_stride
     width = meta.space_options.get("width")
+    if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width <= WIDEST:
+        width = None  # a space of someone's own may mean something else by it
     networks = {
         name if width is None else f"{name} x {width:g}": network.scaled(width).with_stem_stride(stride)
         for name, network in LANDMARKS.items()
@@ -314,6 +317,8 @@ def _asked(
     """Latencies from the study's own device; nothing, and why, where this is another machine or the device is away."""
     if not meta.device:
         return {}, "The study states no device."
+    if meta.evaluation.get("device_options", {}).get("benchmark_model") is not None:
+        return {}, "The study's phone measured with a program of its own, which a report does not run."
     began_on = meta.environment.get("processor")
     if meta.device.split(",")[0] == "host" and began_on and began_on != machine()["processor"]:
         return {}, f"The study was measured on another machine ({began_on})."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib
 import os
+import sqlite3
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +17,10 @@ from keras_mnasnet.benchmarks.results import write_json
 from keras_mnasnet.search.evaluator import located, open_search_images
 from keras_mnasnet.search.progress import row_of
 from keras_mnasnet.search.rewards import Reward, pareto_front, parse_reward
-from keras_mnasnet.search.setup import space_of
-from keras_mnasnet.search.space import SearchSpace
 from keras_mnasnet.search.study import Study
 from keras_mnasnet.search.trials import StudyMeta, Trial
 from keras_mnasnet.training.recipe import Recipe, parse_recipe
+from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.utils.text import header, say
 
 __all__: list[str] = []
@@ -195,13 +196,13 @@ def _scored(folder: Path, images: Any) -> float:
 
 
 def export_optuna(
-    study: str | os.PathLike[str], path: str | os.PathLike[str], *, space: SearchSpace | None = None,
-    objectives: str = "reward", name: str | None = None,
+    study: str | os.PathLike[str], path: str | os.PathLike[str], *, objectives: str = "reward", name: str | None = None
 ) -> int:  # fmt: skip
     """Write the finished trials with their distributions, values and times into a new SQLite file; how many they are.
 
     Optuna is not what searches: this is for its dashboard and plots. Decisions become categorical distributions, failed
-    trials Optuna's failed ones with their reason. `space` is needed where it is a script's own. ImportError without Optuna.
+    trials Optuna's failed ones with their reason. The study is read as data: its space is not needed. ImportError without
+    Optuna, OSError where the disk is full.
 
     Example:
         from keras_mnasnet import search
@@ -217,28 +218,39 @@ def export_optuna(
         raise ValueError(f"An export is written into an existing folder. Received: {place}, but {place.parent} is none")
     with Study.open(study, read_only=True) as opened:
         meta, ended = opened.meta, [trial for trial in opened.trials() if trial.status in ("done", "failed")]
-    decisions = space_of(meta, space).decisions
+    names = [name for name, _ in meta.decisions]
+    for trial in ended:
+        if sorted(trial.values) != sorted(names):
+            raise ValueError(
+                f"A trial must have a value for each decision of its study, {names}. Received: {list(trial.values)} of trial "
+                f"{trial.number} of {os.fspath(study)}"
+            )
     try:
         optuna = importlib.import_module("optuna")
     except ImportError as error:
         raise ImportError('An export for Optuna needs it: pip install "keras_mnasnet[optuna]"') from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {each.name: optuna.distributions.CategoricalDistribution(each.choices) for each in decisions}
-    beside = place.with_name(f".{place.name}.new")
-    beside.unlink(missing_ok=True)
+    distributions = {key: optuna.distributions.CategoricalDistribution(choices) for key, choices in meta.decisions}
+    trials = [_trial(optuna, trial, distributions, objectives) for trial in ended]
     try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{beside}")
-        written = optuna.create_study(
-            storage=storage, study_name=name or Path(study).stem, directions=[way for way, _ in OBJECTIVES[objectives]]
-        )
-        for key in ("space", "algorithm", "seed", "device", "reward"):
-            written.set_user_attr(key, getattr(meta, key))
-        written.add_trials([_trial(optuna, trial, distributions, objectives) for trial in ended])
-        storage.remove_session()
-        storage.engine.dispose()
-        os.replace(beside, place)
-    finally:
-        beside.unlink(missing_ok=True)
+        with replaced(place) as beside, contextlib.ExitStack() as stack:
+            stack.callback(beside.with_name(f"{beside.name}-journal").unlink, missing_ok=True)
+            storage = optuna.storages.RDBStorage(f"sqlite:///{beside}")
+            stack.callback(storage.engine.dispose)
+            stack.callback(storage.remove_session)
+            written = optuna.create_study(
+                storage=storage, study_name=name or Path(study).stem, directions=[way for way, _ in OBJECTIVES[objectives]]
+            )
+            for key in ("space", "algorithm", "seed", "device", "reward"):
+                written.set_user_attr(key, getattr(meta, key))
+            written.add_trials(trials)
+    except Exception as error:
+        cause = error.__cause__ or error
+        if not isinstance(getattr(cause, "orig", None), sqlite3.Error):
+            raise
+        raise OSError(
+            f"An export must be written to disk. Received: {cause.orig}, for {place}. Make room, and repeat."
+        ) from error
     return len(ended)
 
 

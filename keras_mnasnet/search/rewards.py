@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_mnasnet.utils.reading import record
+
 SCHEMA = 1
 # (alpha, beta) where nothing else is asked for: paper, section 3, and TuNAS's `abs`.
 KINDS = {"soft": (-0.07, -0.07), "hard": (0.0, -1.0), "absolute": (-0.1, -0.1), "exponents": (None, None)}
@@ -66,10 +68,10 @@ class Reward:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reward:
-        """The inverse of `to_json`; a newer schema raises ValueError."""
+        """The inverse of `to_json`; ValueError for a newer schema and for what is no reward."""
         if value.get("schema") != SCHEMA:
             raise ValueError(f"A stored reward must have schema {SCHEMA}. Received: schema={value.get('schema')!r}")
-        return cls(value["kind"], value["target_ms"], value["alpha"], value["beta"])
+        return record({name: item for name, item in value.items() if name != "schema"}, cls, "A stored reward")
 
     def __str__(self) -> str:
         return f"{self.kind}({self.alpha:g}, {self.beta:g}) at {self.target_ms:g} ms" if self.uses_latency else "accuracy"

@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import datetime
 import importlib
+import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,13 @@ from keras_mnasnet.search.executors import Evaluator, Executor, InProcess
 from keras_mnasnet.search.latency import CannotKnow, DeviceGone, LatencyModel, parse_device
 from keras_mnasnet.search.networks import constrained, with_cost
 from keras_mnasnet.search.networks import space as preset
-from keras_mnasnet.search.progress import PROBE_STEPS, Progress, estimate_from, measures, progress_of, timed
+from keras_mnasnet.search.progress import PROBE_STEPS, Figures, Progress, estimate_from, measures, timed
 from keras_mnasnet.search.rewards import Reward, parse_reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
-from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.study import Study, as_json
 from keras_mnasnet.search.trials import StudyMeta, Trial
 from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_from_json, recipe_to_json
+from keras_mnasnet.utils.reading import record
 from keras_mnasnet.utils.system import Interrupts, held_stderr, machine
 from keras_mnasnet.utils.text import Life, header, say
 
@@ -61,6 +64,9 @@ def run(
     after so long. `evaluator`: in the place of training on `data`. `estimate`: time a few steps first and say what the search
     will take; False does not, "only" stops there. `progress`: say what is searched, and show life.
 
+    A study is read as data: a `space` of your own (`module:function`), a phone's program (`benchmark_model`) and a
+    `ray_address` are taken from this call alone.
+
     Raises ValueError or OSError for what cannot be searched (before a file is begun), StudyStopped for a device or data that
     went away. Paper, sections 3 and 4.
 
@@ -86,6 +92,8 @@ def run(
         "max_params": max_params, "max_madds": max_madds, "max_latency_ms": max_latency_ms,
     }  # fmt: skip
     given = space if isinstance(space, SearchSpace) else None
+    if known is not None:
+        _check_named(known, plan | ({"executor": executor} if executor else {}), asked, ray_address)
     meta = _meta({name: value for name, value in asked.items() if value is not None}, known, evaluator is not None)
     if known is not None:
         with Study.open(path, read_only=True) as opened:
@@ -120,25 +128,24 @@ class _Search:
 
     def go(self, estimate: bool | str) -> Iterator[Progress]:
         if estimate == "only":
-            known: list[Trial] = []
+            figures = Figures()
             if self.path.exists():
                 with Study.open(self.path, read_only=True) as study:
-                    known = study.trials()
-            found = self.progress(known)
+                    figures = Figures(study.trials())
+            found = self.progress(figures)
             yield dataclasses.replace(found, estimate=self.estimated(found))
             return
         begun = not self.path.exists()
         with Study.at(self.path, self.meta) as study, _kept_unless_empty(study, begun):
             with study.transaction() as writer:
                 writer.plan(self.plan)
-            trials = {trial.number: trial for trial in study.trials()}
-            found = self.progress(list(trials.values()))
-            text = self.estimated(found) if estimate and self.shown else None
+            figures = Figures(study.trials())
+            text = self.estimated(self.progress(figures)) if estimate and self.shown else None
             if text:
                 say(f"estimate: {text}")
-            yield from self.trained(study, trials, text)
+            yield from self.trained(study, figures, text)
 
-    def trained(self, study: Study, trials: dict[int, Trial], estimate: str | None) -> Iterator[Progress]:
+    def trained(self, study: Study, figures: Figures, estimate: str | None) -> Iterator[Progress]:
         """The trials."""
         meter: Meter | None = None
         with contextlib.ExitStack() as stack:
@@ -148,7 +155,7 @@ class _Search:
             executor = self.executor(self.evaluator or evaluator_of(self.meta, device=meter is None))
             stack.callback(executor.close)
             interrupts = stack.enter_context(Interrupts())
-            ended = sum(trial.status in ("done", "failed") for trial in trials.values())
+            ended = figures.done + figures.failed
             life = stack.enter_context(Life("search", total=self.plan["trials"], unit="trial", shown=self.shown, done=ended))
             for trial in drive(
                 study, self.space, algorithm_of(self.meta, self.space), executor, trials=self.plan["trials"],
@@ -156,17 +163,18 @@ class _Search:
                 seconds=None if self.minutes is None else 60 * self.minutes,
             ):  # fmt: skip
                 interrupts.check()
-                trials[trial.number] = trial
-                found = self.progress(list(trials.values()), trial, study.count("pending", "running"))
+                figures.add(trial)
+                figures.waiting = study.asked() - figures.done - figures.failed
+                found = self.progress(figures, trial, estimate)
                 life.step(note=found.line())
                 if self.shown and not life.terminal:
                     text = f"failed ({trial.reason})" if trial.status == "failed" else measures(trial)
                     say(f"trial {trial.number}: {text} | {found.line()}")
-                yield dataclasses.replace(found, estimate=estimate)
+                yield found
             interrupts.check()
 
-    def progress(self, trials: list[Trial], last: Trial | None = None, waiting: int | None = None) -> Progress:
-        return progress_of(trials, planned=self.plan["trials"], workers=self.plan["workers"], trial=last, waiting=waiting)
+    def progress(self, figures: Figures, last: Trial | None = None, estimate: str | None = None) -> Progress:
+        return figures.progress(planned=self.plan["trials"], workers=self.plan["workers"], trial=last, estimate=estimate)
 
     def executor(self, evaluator: Evaluator) -> Executor:
         workers = self.plan["workers"]
@@ -218,6 +226,37 @@ def _kept_unless_empty(study: Study, begun: bool) -> Iterator[None]:
 # What is asked for, beside what the study was begun with
 
 
+def _check_named(known: StudyMeta, plan: Mapping[str, Any], asked: Mapping[str, Any], ray_address: str | None) -> None:
+    """ValueError where a study's file alone names what would run, or something else is named than it was begun with."""
+    space, options = asked["space"], asked["space_options"]
+    if ":" in known.space and space is None:
+        raise ValueError(
+            f"A space of your own runs only when it is named, because a study is read as data. Received: a study of "
+            f"space {known.space!r}, and no space. If that function is yours, add --space {shlex.quote(known.space)} (Python: space=)."
+        )
+    if isinstance(space, str) and space != known.space:
+        raise ValueError(
+            f"A study goes on in the space it was begun in. Received: space {space!r} for a study of {known.space!r}. Leave "
+            f"--space out, or name another --study file."
+        )
+    if ":" in known.space and isinstance(space, str) and json.loads(as_json(dict(options or {}))) != known.space_options:
+        raise ValueError(
+            f"A space of your own is called with the options that are named, which must be the study's. Received: "
+            f"{dict(options or {})}, the study has {known.space_options}. Add --space-set NAME=VALUE for each."
+        )
+    program = known.evaluation.get("device_options", {}).get("benchmark_model")
+    if program is not None and (asked["device_options"] or {}).get("benchmark_model") is None:
+        raise ValueError(
+            f"A program runs on a phone only when it is named, because a study is read as data. Received: a study with "
+            f"{program!r}, and none named. If it is yours, add --benchmark-model {shlex.quote(str(program))}."
+        )
+    if plan["executor"] == "ray" and plan["ray_address"] not in (None, "auto") and ray_address is None:
+        raise ValueError(
+            f"A Ray cluster at an address is used only when it is named, because a study is read as data. Received: a study "
+            f"that ran at {plan['ray_address']!r}, and no address. If the cluster is yours, add --ray-address ADDRESS."
+        )
+
+
 def _meta(asked: Mapping[str, Any], known: StudyMeta | None, own_evaluator: bool) -> StudyMeta:
     """What the search is about: what is asked for, the rest as in the study, or as usual."""
     if known is not None and not asked:
@@ -240,12 +279,12 @@ def _meta(asked: Mapping[str, Any], known: StudyMeta | None, own_evaluator: bool
         "resolution": asked.get("size") or own.get("resolution") or (recipe and recipe.size) or 224,
         "images": asked.get("images", own.get("images")),
         "validation_images": asked.get("validation_images", own.get("validation_images")),
-        "device_options": dict(asked.get("device_options") or own.get("device_options", {})),
+        "device_options": {**own.get("device_options", {}), **(asked.get("device_options") or {})},
         "limits": {name: asked[name] for name in LIMITS if name in asked} or own.get("limits", {}),
     }
     evaluation = {name: value for name, value in evaluation.items() if value not in (None, {}) or name in own}
-    if known is not None and where == known.data:
-        evaluation |= {name: own[name] for name in FACTS if name in own}
+    if known is not None and where == known.data and own.keys() >= {*FACTS}:
+        evaluation |= {name: own[name] for name in FACTS}
     elif where is not None:
         evaluation |= _data_facts(where, evaluation)
     meta = StudyMeta(
@@ -258,7 +297,9 @@ def _meta(asked: Mapping[str, Any], known: StudyMeta | None, own_evaluator: bool
     given = asked.get("space")
     made = space_of(meta, given if isinstance(given, SearchSpace) else None)
     algorithm_of(meta, made)  # its options are checked here
-    return dataclasses.replace(meta, fingerprint=made.fingerprint())
+    return dataclasses.replace(
+        meta, fingerprint=made.fingerprint(), decisions=tuple((each.name, each.choices) for each in made.decisions)
+    )
 
 
 def _with_options(
@@ -310,7 +351,9 @@ def _check_plan(plan: Mapping[str, Any]) -> None:
 def _order(
     kind: str | None, batch: int | None, workers: int | None, meta: StudyMeta, planned: int, *, goes_on: bool
 ) -> Order:  # fmt: skip
-    usual = Order(**meta.order) if goes_on and meta.order else default_order(meta.algorithm, planned)
+    usual = (
+        record(meta.order, Order, "The order of a study") if goes_on and meta.order else default_order(meta.algorithm, planned)
+    )
     if kind is None and batch is None:
         return Order(usual.kind, planned) if goes_on and workers is not None and usual.kind != "batch" else usual
     kind = kind or usual.kind
@@ -336,7 +379,7 @@ def _header(
         "reward": Reward.from_json(meta.reward),
         "device": meta.device and named(meta.device, own.get("device_options", {})),
         "data": meta.data and f"{meta.data}: {own.get('photos') or '{} classes'.format(own.get('classes'))}",
-        "recipe": recipe and f"{recipe} at {own['resolution']} pixels",
+        "recipe": recipe and f"{recipe} at {_shape(meta)['resolution']} pixels",
         "algorithm": f"{named(meta.algorithm, meta.algorithm_options)}, seed {meta.seed}",
         "trials": f"{plan['trials']:,}{'' if counted is None else f', {counted:,} of them finished'}; order {order.kind} "
         f"of {order.size}",
@@ -360,7 +403,12 @@ def make_space(name: str, options: Mapping[str, Any] | None = None) -> SearchSpa
             f"A space is a preset, or module:function that returns a SearchSpace and can be imported. Received: {name!r} "
             f"({error})"
         ) from error
-    made = maker(**(options or {}))
+    try:
+        made = maker(**(options or {}))
+    except TypeError as error:
+        raise ValueError(
+            f"A space's function must take its options. Received: {dict(options or {})} for {name}: {error}"
+        ) from error
     if not isinstance(made, SearchSpace):
         raise ValueError(f"A space's function must return a SearchSpace. Received: {type(made).__name__} from {name}")
     return made
@@ -394,7 +442,7 @@ def evaluator_of(meta: StudyMeta, *, device: bool = True) -> NetworkEvaluator:
         raise ValueError(f"A study of networks names data and a recipe. Received: data={meta.data!r}, recipe={meta.recipe!r}")
     own = meta.evaluation
     return NetworkEvaluator(
-        data=meta.data, recipe=recipe_from_json(meta.recipe), resolution=own["resolution"],
+        data=meta.data, recipe=recipe_from_json(meta.recipe), resolution=_shape(meta)["resolution"],
         device=meta.device if device else None, images=own.get("images"), validation_images=own.get("validation_images"),
         device_options=tuple(sorted(own.get("device_options", {}).items())),
     )  # fmt: skip

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.search.trials import Scalar
 
-Scalar = str | int | float | bool
 Candidate = tuple[int, ...]
 
 ENUMERABLE = 20_000  # spaces up to this size are listed, so that "exhausted" is known

@@ -1,26 +1,45 @@
-"""A study on disk: one SQLite file with trials, measurements and the algorithm's state, written by one process."""
+"""A study on disk: one SQLite file with trials, measurements and the algorithm's state, written by one process.
+
+What is read is data: nothing of it is run, every field is checked by its type, and its size is bounded.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
+import functools
 import json
+import math
 import os
-import shlex
-import socket
 import sqlite3
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-from filelock import FileLock, Timeout
+from keras_mnasnet.search.rewards import Reward
+from keras_mnasnet.search.trials import (
+    DeviceOptions,
+    Evaluation,
+    Failure,
+    Limits,
+    Measurement,
+    Observation,
+    Owner,
+    Plan,
+    Proposal,
+    StudyMeta,
+    Trial,
+)
+from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.locks import BusyError, locked, owner
+from keras_mnasnet.utils.reading import MIB, parse_json, record
 
-from keras_mnasnet.search.trials import Failure, Measurement, StudyMeta, Trial
-
-SCHEMA = 1
+SCHEMA = 2
+LARGEST_FILE = 4096 * MIB  # some three million trials
+LONGEST_VALUE = 16 * MIB  # of one column of one row; the controller's state has 2 MiB
+DEEPEST = 16  # lists and objects within each other
+LATEST = 1e10  # seconds since 1970: the year 2286
 APPLICATION_ID = 0x4D4E4153  # "MNAS", in the header of the file
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -38,8 +57,11 @@ CREATE TABLE measurements (
 CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), algorithm BLOB NOT NULL);
 """
 
+OUTLINE = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
 TRIAL_FIELDS = tuple(field.name for field in dataclasses.fields(Trial))
 TRIAL_COLUMNS = ", ".join(f'"{name}"' for name in TRIAL_FIELDS)
+JSON_FIELDS = ("candidate", "values", "extra", "seconds", "facts", "details")
+STATUSES = ("pending", "running", "done", "failed")
 MEASUREMENT_FIELDS = (
     "trial", "attempt", "worker", "started", "finished", "accuracy", "latency_ms", "latency_source", "params", "madds",
 )  # fmt: skip
@@ -48,12 +70,12 @@ MEASUREMENT_FIELDS = (
 class Study:
     """An open study; `Study.create`, `Study.open` or `Study.at` make one. Closes as a context manager."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: FileLock | None) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: contextlib.ExitStack | None) -> None:
         self.path = path
         self.read_only = lock is None
         self._connection = connection
         self._lock = lock
-        self.meta: StudyMeta = _read_meta(path, connection)
+        self.meta: StudyMeta = self._read_meta()
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], meta: StudyMeta) -> Study:
@@ -63,31 +85,37 @@ class Study:
             raise ValueError(f"A new study needs a new file. Received: {path}, which exists")
         if not path.parent.is_dir():
             raise ValueError(f"A study is written into an existing folder. Received: {path}, but {path.parent} is none")
-        lock = _locked(path)
-        beside = path.with_name(f".{path.name}.new")
-        try:
-            beside.unlink(missing_ok=True)
-            with translated(path):
-                created(beside, as_json(dataclasses.asdict(meta)))
-                os.replace(beside, path)  # a study is whole from its first moment
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            lock.release()
-            raise
-        return cls._writable(path, lock)
+        with _locked(path), translated(path), replaced(path) as beside:  # a study is whole from its first moment
+            created(beside, as_json(dataclasses.asdict(meta)))
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], read_only: bool = False) -> Study:
         """An existing study; ValueError for a file that is none, of a newer version, or that another process writes."""
         path = _absolute(path)
-        if not path.is_file():
+        if not path.exists():
             raise ValueError(
                 f"A study file must exist. Received: {path}, which does not. `mnasnet search run --study FILE` starts one."
             )
+        if not path.is_file():
+            raise ValueError(f"A study must be a regular file. Received: {path}, which is a folder, a pipe or a device")
+        size = path.stat().st_size
+        if not 0 < size <= LARGEST_FILE:
+            raise ValueError(
+                f"A study must be a file of `mnasnet search run`, of at most {LARGEST_FILE:,} bytes. Received: {path}, which "
+                f"is {f'of {size:,} bytes' if size else 'empty'}"
+            )
         if not read_only:
-            return cls._writable(path, _locked(path))
+            lock = contextlib.ExitStack()
+            lock.enter_context(_locked(path))
+            return cls._writable(path, lock)
         with translated(path):
-            return cls(path, connect_read_only(path), None)
+            connection = connect_read_only(path)
+            try:
+                return cls(path, connection, None)
+            except BaseException:
+                connection.close()
+                raise
 
     @classmethod
     def at(cls, path: str | os.PathLike[str], meta: StudyMeta) -> Study:
@@ -103,24 +131,25 @@ class Study:
         return study
 
     @classmethod
-    def _writable(cls, path: Path, lock: FileLock) -> Study:
+    def _writable(cls, path: Path, lock: contextlib.ExitStack) -> Study:
         try:
             with translated(path):
-                connection = sqlite3.connect(path, isolation_level=None, timeout=60)
+                connection = connect(path)
                 try:
                     check_kind(path, connection)
+                    check_pages(path, connection)
                     connection.execute("PRAGMA journal_mode = WAL")
                     connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last trials, never the file
                     connection.execute(
                         "INSERT INTO meta VALUES ('owner', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                        (as_json(_owner()),),
+                        (as_json(owner()),),
                     )
                     return cls(path, connection, lock)
                 except BaseException:
                     connection.close()
                     raise
         except BaseException:
-            lock.release()
+            lock.close()
             raise
 
     def require(self, meta: StudyMeta) -> None:
@@ -147,8 +176,7 @@ class Study:
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
         if self._lock is not None:
-            self._lock.release()
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.close()
             self._lock = None
 
     def __enter__(self) -> Study:
@@ -161,7 +189,19 @@ class Study:
         """Every trial, by number."""
         with translated(self.path):
             rows = self._connection.execute(f"SELECT {TRIAL_COLUMNS} FROM trials ORDER BY number").fetchall()
-        return [_trial(row) for row in rows]
+        return [self._trial(row) for row in rows]
+
+    def history(self) -> tuple[list[Proposal], list[Observation]]:
+        """All that the algorithm asked for, by number, and all that it was told, in that order."""
+        asked, told = [], []
+        with translated(self.path):
+            for row in self._connection.execute(f"SELECT {TRIAL_COLUMNS} FROM trials ORDER BY number"):
+                trial = self._trial(row)
+                asked.append(Proposal(trial.candidate, trial.extra))
+                if trial.told is not None:
+                    told.append((trial.told, observation_of(trial)))
+        told.sort(key=lambda pair: pair[0])
+        return asked, [observation for _, observation in told]
 
     def trial(self, number: int) -> Trial:
         """One trial; ValueError where there is none of that number."""
@@ -169,13 +209,18 @@ class Study:
             row = self._connection.execute(f"SELECT {TRIAL_COLUMNS} FROM trials WHERE number = ?", (number,)).fetchone()
         if row is None:
             raise ValueError(f"A trial must be one of the study's {self.count()}. Received: number={number}")
-        return _trial(row)
+        return self._trial(row)
+
+    def asked(self) -> int:
+        """How many trials were asked for, at a cost that does not grow with them."""
+        with translated(self.path):
+            return self._connection.execute("SELECT COALESCE(MAX(number) + 1, 0) FROM trials").fetchone()[0]
 
     def untold(self) -> list[Trial]:
         """The trials that the algorithm asked for and has not learned of, by number."""
         with translated(self.path):
             rows = self._connection.execute(f"SELECT {TRIAL_COLUMNS} FROM trials WHERE told IS NULL ORDER BY number").fetchall()
-        return [_trial(row) for row in rows]
+        return [self._trial(row) for row in rows]
 
     def count(self, *statuses: str) -> int:
         """How many trials there are, or are of these statuses."""
@@ -190,25 +235,67 @@ class Study:
         query = f"SELECT {columns} FROM measurements{where} ORDER BY trial, attempt"
         with translated(self.path):
             rows = self._connection.execute(query, values).fetchall()
-        return [_measurement(row) for row in rows]
+        return [self._measurement(row) for row in rows]
 
     def state(self) -> bytes | None:
         """The algorithm's state after the last transaction."""
         with translated(self.path):
             row = self._connection.execute("SELECT algorithm FROM state").fetchone()
+        if row is not None and not isinstance(row[0], bytes):
+            raise ValueError(f"{self._place('state', 1)} must hold bytes. Received: {type(row[0]).__name__} in `algorithm`")
         return row and row[0]
 
     def owner(self) -> dict[str, Any] | None:
         """The process that writes the study, or that was killed while it did."""
-        with translated(self.path):
-            row = self._connection.execute("SELECT value FROM meta WHERE key = 'owner'").fetchone()
-        return row and json.loads(row[0])
+        return self._said("owner", Owner)
 
     def plan(self) -> dict[str, Any]:
         """How the last `run` was to go: trials, workers, executor; empty before the first."""
+        return self._said("plan", Plan) or {}
+
+    def _said(self, key: str, kind: Any) -> dict[str, Any] | None:
+        """An entry of `meta` by its schema; None where there is none."""
         with translated(self.path):
-            row = self._connection.execute("SELECT value FROM meta WHERE key = 'plan'").fetchone()
-        return json.loads(row[0]) if row else {}
+            row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        what = self._place("meta", key)
+        return None if row is None else dataclasses.asdict(fields_of(parsed(row[0], what), kind, what))
+
+    def _read_meta(self) -> StudyMeta:
+        with translated(self.path):
+            row = self._connection.execute("SELECT value FROM meta WHERE key = 'study'").fetchone()
+        what = self._place("meta", "study")
+        if row is None:
+            raise ValueError(f"{what} must say what the study is about. Received: no such row")
+        meta = fields_of(parsed(row[0], what), StudyMeta, what)
+        fields_of(meta.evaluation, Evaluation, f"{what}, `evaluation`,")
+        fields_of(meta.evaluation.get("device_options", {}), DeviceOptions, f"{what}, `device_options`,")
+        fields_of(meta.evaluation.get("limits", {}), Limits, f"{what}, `limits`,")
+        try:
+            Reward.from_json(meta.reward)
+        except ValueError as error:
+            raise ValueError(f"{what}, `reward`: {error}") from error
+        return meta
+
+    def _place(self, table: str, key: object) -> str:
+        return f"Row {key} of table {table} of the study {self.path}"
+
+    def _trial(self, row: tuple[Any, ...]) -> Trial:
+        what = self._place("trials", row[0])
+        found = fields_of(columns(TRIAL_FIELDS, row, what), Trial, what)
+        if found.status not in STATUSES:
+            raise ValueError(f"{what} must be one of {STATUSES}. Received: status={found.status[:40]!r}")
+        if found.status == "done":
+            for name in ("accuracy", "reward", *(["latency_ms"] if found.latency_ms is not None else [])):
+                value = getattr(found, name)
+                if value is None or not math.isfinite(value) or (name == "latency_ms" and value <= 0):
+                    raise ValueError(f"{what}, a finished trial, must have a usual `{name}`. Received: {name}={value}")
+        return _timely(found, what)
+
+    def _measurement(self, row: tuple[Any, ...]) -> Measurement:
+        what = self._place("measurements", f"{row[0]}, {row[1]}")
+        fields = columns((*MEASUREMENT_FIELDS, "seconds", "failure", "reason", "details"), row, what)
+        kind, reason = fields.pop("failure"), fields.pop("reason")
+        return _timely(fields_of({**fields, "failure": kind and {"kind": kind, "reason": reason}}, Measurement, what), what)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Writer]:
@@ -308,45 +395,19 @@ class Writer:
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
-    return Path(path).expanduser().absolute()
+    return Path(os.path.realpath(Path(path).expanduser()))
 
 
-def _read_meta(path: Path, connection: sqlite3.Connection) -> StudyMeta:
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
     try:
-        with translated(path):
-            value = json.loads(connection.execute("SELECT value FROM meta WHERE key = 'study'").fetchone()[0])
-        return StudyMeta(**value)
-    except (TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"A study must say what it is about. Received: {path} ({error})") from error
-
-
-def _locked(path: Path) -> FileLock:
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(
-            f"A study is written by one process at a time. Received: {path}, which {_named_owner(path)} is writing. "
-            f"`mnasnet search status --study {path}` reads it meanwhile."
-        ) from error
-    return lock
-
-
-def _named_owner(path: Path) -> str:
-    with contextlib.suppress(Exception), Study.open(path, read_only=True) as study:
-        owner = study.owner()
-        if owner:
-            return f"process {owner['pid']} on {owner['host']} (since {owner['since']}: {owner['command']})"
-    return "another process"
-
-
-def _owner() -> dict[str, Any]:
-    return {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv)[:300],
-    }
+        held = contextlib.ExitStack()
+        held.enter_context(locked(path))
+    except BusyError as error:
+        advice = f" `mnasnet search status --study {path}` reads it meanwhile."
+        raise BusyError(path, error.holder, "A study", advice) from error
+    with held:
+        yield
 
 
 def _shown(value: Any, other: Any) -> str:
@@ -356,20 +417,54 @@ def _shown(value: Any, other: Any) -> str:
     return repr(value)[:200]
 
 
-def _trial(row: tuple[Any, ...]) -> Trial:
-    fields: dict[str, Any] = dict(zip(TRIAL_FIELDS, row, strict=True))
-    fields["candidate"] = tuple(json.loads(fields["candidate"]))
-    for name in ("values", "seconds", "extra", "facts"):
-        fields[name] = fields[name] and json.loads(fields[name])
-    return Trial(**fields)
+T = TypeVar("T")
 
 
-def _measurement(row: tuple[Any, ...]) -> Measurement:
-    *figures, seconds, kind, reason, details = row
-    return Measurement(
-        **dict(zip(MEASUREMENT_FIELDS, figures, strict=True)), seconds=json.loads(seconds),
-        failure=Failure(kind, reason) if kind else None, details=json.loads(details),
-    )  # fmt: skip
+def parsed(text: Any, what: str) -> Any:
+    """The value of a column with JSON; ValueError where it is something else, or nested too deeply."""
+    if not isinstance(text, str):
+        raise ValueError(f"{what} must hold JSON as a text. Received: {type(text).__name__}")
+    value = parse_json(text, what)
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"{what} must be nested at most {DEEPEST} deep. Received: more")
+        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [item for each in inner for item in each]
+    return value
+
+
+def columns(names: Sequence[str], row: Sequence[Any], what: str) -> dict[str, Any]:
+    """{column: value}, those with JSON parsed."""
+    return {
+        name: parsed(value, f"`{name}` of {what[0].lower()}{what[1:]}")
+        if name in JSON_FIELDS and not (value is None and name == "facts")
+        else value
+        for name, value in zip(names, row, strict=True)
+    }
+
+
+def fields_of(value: Any, kind: type[T], what: str) -> T:
+    """A dataclass from its fields; ValueError names the one of another type."""
+    try:
+        return record(value, kind, what)
+    except OverflowError as error:
+        raise ValueError(f"{what} must have numbers of a usual size. Received: {error}") from error
+
+
+def _timely(found: Any, what: str) -> Any:
+    """The trial or measurement; ValueError for times that are none."""
+    for name in ("started", "finished"):
+        value = getattr(found, name)
+        if value is not None and not 0 <= value <= LATEST:
+            raise ValueError(f"{what} must have seconds since 1970 in `{name}`. Received: {name}={value}")
+    return found
+
+
+def observation_of(trial: Trial) -> Observation:
+    """What came of a trial that ended, as the algorithm is told."""
+    return Observation(trial.candidate, trial.extra, trial.accuracy, trial.latency_ms, trial.reward)
 
 
 def created(path: Path, meta: str) -> None:
@@ -405,11 +500,20 @@ def translated(path: Path) -> Iterator[None]:
         raise ValueError(f"A study must be a file of `mnasnet search run`. Received: {path} ({text})") from error
 
 
+def connect(place: Path | str) -> sqlite3.Connection:
+    """A connection that trusts nothing of the file: no functions in its schema, bounded values, checked cells."""
+    connection = sqlite3.connect(place, isolation_level=None, timeout=60, uri=isinstance(place, str))
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+    return connection
+
+
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """Without a lock; a file that nobody writes may lie in a folder that cannot be written."""
     uri = f"file:{quote(str(path))}"
     for options in ("?mode=ro", "?mode=ro&immutable=1"):
-        connection = sqlite3.connect(uri + options, uri=True, isolation_level=None, timeout=60)
+        connection = connect(uri + options)
         try:
             check_kind(path, connection)
             return connection
@@ -424,16 +528,34 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
 
 
 def check_kind(path: Path, connection: sqlite3.Connection) -> None:
-    """ValueError for another program's file, and for a newer schema."""
+    """ValueError for another program's file, for one of another schema, and for other tables than a study has."""
     kind = connection.execute("PRAGMA application_id").fetchone()[0]
     schema = connection.execute("PRAGMA user_version").fetchone()[0]
-    connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    found = tuple(connection.execute(OUTLINE).fetchmany(100))
     if kind != APPLICATION_ID:
         raise ValueError(f"A study must be a file of `mnasnet search run`. Received: {path}, which is another SQLite file")
     if schema != SCHEMA:
         raise ValueError(
-            f"A study's schema must be {SCHEMA}. Received: {path} with schema {schema}, of a newer keras_mnasnet: update it."
+            f"A study's schema must be {SCHEMA}. Received: {path} with schema {schema}, of "
+            f"{'a newer keras_mnasnet: update it.' if schema > SCHEMA else 'an older keras_mnasnet, which goes on with it.'}"
         )
+    if found != _outline():
+        raise ValueError(f"A study must have the tables of a study, and no other ones. Received: {path}, whose schema differs")
+
+
+@functools.cache
+def _outline() -> tuple[tuple[Any, ...], ...]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(TABLES)
+        return tuple(connection.execute(OUTLINE).fetchall())
+
+
+def check_pages(path: Path, connection: sqlite3.Connection) -> None:
+    """ValueError for a damaged file, before anything is written into it."""
+    said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if said != "ok":
+        said = " ".join(str(said).split())
+        raise ValueError(f"A study must be a whole file of `mnasnet search run`. Received: {path}, which is damaged ({said})")
 
 
 def as_json(value: Any) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+LARGEST = 10**9  # photos, classes, trials, workers: more is a mistake
+Scalar = str | int | float | bool
 FATAL = ("device", "data")  # failures that the next trial would meet as well: the study stops, the trial stays pending
 
 
@@ -79,7 +81,7 @@ class Trial:
 
     number: int
     candidate: tuple[int, ...] = ()
-    values: dict[str, Any] = dataclasses.field(default_factory=dict)
+    values: dict[str, Scalar] = dataclasses.field(default_factory=dict)
     key: str = ""
     status: str = "pending"
     accuracy: float | None = None
@@ -105,7 +107,8 @@ class StudyMeta:
     """What a study is about; the same in every run of it. `recipe` and `reward` are in their JSON forms.
 
     `evaluation` holds what else the evaluator was given (resolution, images, classes, seeds), `order` how trials follow each
-    other (`engine.Order`), `environment` where it was begun.
+    other (`engine.Order`), `environment` where it was begun. `decisions` are the space's names and choices: a
+    study is read without its space.
     """
 
     space: str
@@ -122,3 +125,68 @@ class StudyMeta:
     evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
     created: str = ""
     environment: dict[str, Any] = dataclasses.field(default_factory=dict)
+    decisions: tuple[tuple[str, tuple[Scalar, ...]], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceOptions:
+    """What `latency.parse_device` takes beside a device."""
+
+    core: int | None = None
+    mask: str | None = None
+    benchmark_model: str | None = None
+    runs: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What `networks.constrained` takes."""
+
+    max_params: float | None = None
+    max_madds: float | None = None
+    max_latency_ms: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The fields of `StudyMeta.evaluation`."""
+
+    resolution: int = 224
+    classes: int = 1000
+    images: int | None = None
+    validation_images: int | None = None
+    train_images: int | None = None
+    photos: str | None = None
+    device_options: dict[str, Any] = dataclasses.field(default_factory=dict)  # DeviceOptions
+    limits: dict[str, Any] = dataclasses.field(default_factory=dict)  # Limits
+
+    def __post_init__(self) -> None:
+        for name in ("resolution", "classes", "images", "validation_images", "train_images"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= LARGEST:
+                raise ValueError(f"`{name}` must be 1 to {LARGEST:,}. Received: {name}={str(value)[:80]}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How the last `run` of a study was to go."""
+
+    trials: int
+    workers: int = 1
+    executor: str = "pool"
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "workers"):
+            if not 0 < getattr(self, name) <= LARGEST:
+                raise ValueError(f"`{name}` must be 1 to {LARGEST:,}. Received: {name}={str(getattr(self, name))[:80]}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The process that writes a study."""
+
+    pid: int
+    host: str
+    since: str
+    command: str

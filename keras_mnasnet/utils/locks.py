@@ -20,8 +20,8 @@ LONGEST_COMMAND = 300
 class BusyError(OSError):
     """Another process (or another part of this one) holds the file or folder; `holder` says who, as a text."""
 
-    def __init__(self, path: Path, holder: str) -> None:
-        super().__init__(f"A file or folder is written by one process at a time. Received: {path}, which {holder} is writing")
+    def __init__(self, path: Path, holder: str, what: str = "A file or folder", advice: str = "") -> None:
+        super().__init__(f"{what} is written by one process at a time. Received: {path}, which {holder} is writing.{advice}")
         self.path, self.holder = path, holder
 
 

@@ -98,12 +98,12 @@ def test_failed_trials_are_not_asked_again(name):
 
 @EACH
 def test_a_restored_search_goes_on_as_if_nothing_had_happened(name):
-    search = make(name)
+    search = Recorded(make(name))
     advance(search, 10)
     out = search.ask(4)
     search.tell([observed(SPACE, out[2])])
     other = make(name)
-    other.restore(search.state())
+    other.restore(search.state(), search.asked, search.told)
     assert other.state() == search.state()
     assert json.loads(search.state())["algorithm"] == name
     for one in (search, other):
@@ -116,7 +116,7 @@ def test_a_restored_search_goes_on_as_if_nothing_had_happened(name):
 @EACH
 def test_a_new_search_has_a_state(name):
     search, other = make(name, seed=1), make(name, seed=2)
-    other.restore(search.state())
+    other.restore(search.state(), [], [])
     assert other.ask(30) == search.ask(30)
 
 
@@ -125,12 +125,71 @@ def test_a_foreign_state_is_refused(name):
     search = make(name)
     other = next(each for each in ALGORITHMS if each != name)
     with pytest.raises(ValueError, match=f"must have algorithm='{name}'. Received: algorithm='{other}'"):
-        search.restore(make(other).state())
+        search.restore(make(other).state(), [], [])
     with pytest.raises(ValueError, match="must have space='.{16}'. Received: space='.{16}'"):
-        search.restore(make(name, toy_space(decisions=5)).state())
-    newer = json.loads(search.state()) | {"schema": 2}
-    with pytest.raises(ValueError, match="The state of a search must have schema=1. Received: schema=2"):
-        search.restore(json.dumps(newer).encode())
+        search.restore(make(name, toy_space(decisions=5)).state(), [], [])
+    newer = json.loads(search.state()) | {"schema": 3}
+    with pytest.raises(ValueError, match="The state of a search must have schema=2. Received: schema='3'"):
+        search.restore(json.dumps(newer).encode(), [], [])
+    with pytest.raises(ValueError, match="The state of a search must have asked=1. Received: asked='0'"):
+        search.restore(search.state(), make(name).ask(1), [])
+
+
+@EACH
+def test_a_damaged_state_is_refused_by_its_field(name):
+    """Every field as another type, and as a number that no generator has: a search, or one ValueError."""
+    made = Recorded(make(name))
+    advance(made, 12)
+    whole = json.loads(made.state())
+    refused = taken = 0
+    for path in places(whole):
+        for other in (None, "x", 7, -1, 10**40, [], {}, [[]], True, 0.5):
+            changed = json.loads(json.dumps(whole))
+            place = changed
+            for step in path[:-1]:
+                place = place[step]
+            place[path[-1]] = other
+            search = make(name)
+            try:
+                search.restore(json.dumps(changed).encode(), made.asked, made.told)
+            except ValueError as error:
+                refused += "Received: " in str(error)
+            else:
+                taken += 1
+                assert search.ask(2)
+    assert refused > 60
+    assert taken < refused, "numbers such as the generator's may be other numbers"
+    for damaged in (b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b"null"):
+        with pytest.raises(ValueError, match="The state of a search must"):
+            make(name).restore(damaged, [], [])
+
+
+def places(value, path=()):
+    """The path of every field; of lists the first three."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+class Recorded:
+    """A search, with what it was asked and told."""
+
+    def __init__(self, search):
+        self.search, self.asked, self.told = search, [], []
+
+    def ask(self, count):
+        found = self.search.ask(count)
+        self.asked += found
+        return found
+
+    def tell(self, observations):
+        self.search.tell(observations)
+        self.told += observations
+
+    def __getattr__(self, name):
+        return getattr(self.search, name)
 
 
 @EACH
@@ -181,6 +240,9 @@ def test_unknown_algorithms_and_options():
         ("thompson", {"mode": "both"}, r"`mode` must be one of \('auto', 'reward', 'cost'\). Received: mode='both'"),
         ("evolution", {"sample": 0}, "1 <= sample <= population. Received: sample=0, population=20"),
         ("evolution", {"sample": 9, "population": 8}, "Received: sample=9, population=8"),
+        ("evolution", {"population": "many"}, "`population` must be a whole number. Received: population='many'"),
+        ("thompson", {"noise": float("nan")}, "`noise` must be a finite number. Received: noise=nan"),
+        ("ppo", {"preset": 3}, "`preset` must be a text. Received: preset=3"),
         ("evolution", {"population": 20.5}, "must be integers.* Received: sample=5, population=20.5"),
     ],
 )

@@ -290,7 +290,7 @@ def test_a_restored_controller_goes_on_as_if_nothing_had_happened(preset):
     proposals = search.ask(33)
     search.tell([observed(proposal) for proposal in proposals[:29]])
     other = ppo(preset=preset, seed=5)
-    other.restore(search.state())
+    other.restore(search.state(), proposals, [observed(proposal) for proposal in proposals[:29]])
     assert other.state() == search.state()
     for one in (search, other):
         one.tell([observed(proposal) for proposal in proposals[29:]])
@@ -306,4 +306,4 @@ def test_wrong_presets():
     with pytest.raises(ValueError, match=r"`preset` must be one of \('paper', 'tuned'\). Received: preset='nasnet'"):
         make_algorithm("ppo", toy_space(), REWARD, seed=0, preset="nasnet")
     with pytest.raises(ValueError, match="must have preset='tuned'. Received: preset='paper'"):
-        ppo().restore(ppo(preset="paper").state())
+        ppo().restore(ppo(preset="paper").state(), [], [])

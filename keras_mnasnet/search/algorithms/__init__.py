@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 from keras_mnasnet.search.algorithms.base import Algorithm
@@ -14,6 +15,7 @@ from keras_mnasnet.search.space import SearchSpace
 
 __all__ = ["ALGORITHMS", "make_algorithm"]
 
+_KINDS = {str: "a text", int: "a whole number", float: "a finite number"}
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "thompson": Thompson, "evolution": Evolution, "random": Random}
 
 
@@ -28,4 +30,9 @@ def make_algorithm(name: str, space: SearchSpace, reward: Reward, *, seed: int, 
     unknown = [each for each in options if each not in known]
     if unknown:
         raise ValueError(f"The options of {name!r} are {known}. Received: {unknown}")
+    for each, value in options.items():
+        usual = inspect.signature(maker).parameters[each].default
+        fits = isinstance(value, str) if isinstance(usual, str) else isinstance(value, int | float) and math.isfinite(value)
+        if not fits or isinstance(value, bool):
+            raise ValueError(f"`{each}` must be {_KINDS[type(usual)]}. Received: {each}={value!r}")
     return maker(space, reward, seed=seed, **options)

@@ -15,8 +15,9 @@ import numpy as np
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.search.trials import Observation, Proposal
+from keras_mnasnet.utils.reading import parse_json, record
 
-SCHEMA = 1
+SCHEMA = 2
 TRIES = 2_000  # draws of one unseen candidate in a space too large to list, before it counts as exhausted
 
 
@@ -26,8 +27,9 @@ class Algorithm(Protocol):
 
     `ask` never gives a network that was asked or told before; a space with nothing left gives fewer than `count`.
     Observations may be told in any order, and networks may be told that were never asked. `state` is the same bytes after
-    the same calls; an algorithm made with the same arguments goes on from `restore(state)` as if nothing had happened.
-    `facts` are figures for the record, such as the entropy of a controller.
+    the same calls, and holds what cannot be seen from these: it does not grow with the trials. An algorithm made with the same
+    arguments goes on from `restore(state, asked, told)` as if nothing had happened. `facts` are figures for the record, such
+    as the entropy of a controller.
     """
 
     name: str
@@ -38,7 +40,7 @@ class Algorithm(Protocol):
 
     def state(self) -> bytes: ...
 
-    def restore(self, state: bytes) -> None: ...
+    def restore(self, state: bytes, asked: Sequence[Proposal], told: Sequence[Observation]) -> None: ...
 
     def facts(self) -> dict[str, float]: ...
 
@@ -59,8 +61,8 @@ class Searcher(abc.ABC):
         self.seen: dict[Candidate, None] = {}  # asked or told, in order
         self.pending: dict[Candidate, dict[str, Any]] = {}  # asked and not told, with their `extra`
         self.told: list[Observation] = []  # the successful ones, in order
+        self._counts = {"asked": 0, "told": 0}
         self._left: Unseen | None = None
-        self._dtype = np.uint8 if max(space.counts) <= 256 else np.uint16
 
     # ask and tell
 
@@ -80,20 +82,26 @@ class Searcher(abc.ABC):
 
     def tell(self, observations: Sequence[Observation]) -> None:
         """Take in results; those without a reward count as seen and are not learned from."""
+        self._learn(self._noted(observations))
+
+    def _noted(self, observations: Sequence[Observation]) -> list[Observation]:
+        """The observations with canonical candidates, once all are checked; they are no longer pending."""
         taken = []
         for observation in observations:
             candidate = self.space.canonical(self.space.check(observation.candidate))
             if observation.reward is not None and not np.isfinite(observation.reward):
                 raise ValueError(f"A reward must be finite, or None. Received: reward={observation.reward!r}")
-            taken.append(dataclasses.replace(observation, candidate=candidate))
+            taken.append(dataclasses.replace(observation, candidate=candidate, extra={}))
         for observation in taken:
+            self._counts["told"] += 1
             self.pending.pop(observation.candidate, None)
             self.seen[observation.candidate] = None
             if observation.reward is not None:
                 self.told.append(observation)
-        self._learn(taken)
+        return taken
 
     def _register(self, proposal: Proposal) -> None:
+        self._counts["asked"] += 1
         self.seen[proposal.candidate] = None
         self.pending[proposal.candidate] = proposal.extra
 
@@ -127,47 +135,48 @@ class Searcher(abc.ABC):
     # state
 
     def state(self) -> bytes:
-        """Everything that decides what comes next, as JSON."""
+        """What decides what comes next, beside what was asked and told, as JSON."""
         value = {
             "schema": SCHEMA,
             "algorithm": self.name,
             "space": self.space.fingerprint(),
             "rng": self.rng.bit_generator.state,
-            "seen": pack_array(np.array(list(self.seen), self._dtype)),
-            "pending": [[list(candidate), extra] for candidate, extra in self.pending.items()],
-            "told": {
-                "candidates": pack_array(np.array([each.candidate for each in self.told], self._dtype)),
-                "numbers": pack_array(
-                    np.array([[each.accuracy, each.latency_ms, each.reward] for each in self.told], np.float64)
-                ),
-            },
+            **self._counts,
             "own": self._state(),
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
-    def restore(self, state: bytes) -> None:
-        """Go on from `state`; ValueError if it is another algorithm's, another space's or of a newer schema."""
-        value = json.loads(state)
-        expected = {"schema": SCHEMA, "algorithm": self.name, "space": self.space.fingerprint()}
+    def restore(self, state: bytes, asked: Sequence[Proposal], told: Sequence[Observation]) -> None:
+        """Go on from `state` and all that was asked and told until then, each in its order.
+
+        ValueError for a state that is damaged, of another algorithm, space, schema, or of other trials.
+        """
+        what = "The state of a search"
+        value = parse_json(state, what)
+        value = record(value, dict[str, Any], what)
+        expected = {
+            "schema": SCHEMA, "algorithm": self.name, "space": self.space.fingerprint(), "asked": len(asked), "told": len(told)
+        }  # fmt: skip
         for name, wanted in expected.items():
             if value.get(name) != wanted:
-                raise ValueError(f"The state of a search must have {name}={wanted!r}. Received: {name}={value.get(name)!r}")
-        self.rng.bit_generator.state = value["rng"]
-        self.seen = dict.fromkeys(_candidates(value["seen"]))
-        self.pending = {tuple(candidate): extra for candidate, extra in value["pending"]}
-        numbers = unpack_array(value["told"]["numbers"]).reshape(-1, 3)
-        self.told = [
-            Observation(candidate, {}, *(None if np.isnan(number) else float(number) for number in row))
-            for candidate, row in zip(_candidates(value["told"]["candidates"]), numbers, strict=True)
-        ]
-        self._left = None
-        self._restore(value["own"])
+                raise ValueError(f"{what} must have {name}={wanted!r}. Received: {name}={str(value.get(name))[:80]!r}")
+        found = record(value, _State, what)
+        try:
+            self.rng.bit_generator.state = dataclasses.asdict(found.rng)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"{what} must hold its generator of random numbers. Received: {error} at $.rng") from error
+        self.seen, self.pending, self.told, self._left = {}, {}, [], None
+        self._counts = {"asked": 0, "told": 0}
+        for proposal in asked:
+            self._register(dataclasses.replace(proposal, candidate=self.space.canonical(self.space.check(proposal.candidate))))
+        self._noted(told)
+        self._restore(found.own)
 
     def _state(self) -> dict[str, Any]:
         return {}
 
     def _restore(self, value: Mapping[str, Any]) -> None:  # noqa: B027
-        """Take over what `_state` gave."""
+        """Take over what `_state` gave, after `seen`, `pending` and `told` are as they were; ValueError for what is damaged."""
 
     def facts(self) -> dict[str, float]:
         """Figures for the record."""
@@ -201,17 +210,44 @@ def reward_of(observation: Observation) -> float:
     return -np.inf if observation.reward is None else observation.reward
 
 
-def pack_array(array: np.ndarray) -> dict[str, Any]:
-    """A JSON-able value that holds an array to the bit."""
-    array = np.ascontiguousarray(array)
-    return {"dtype": array.dtype.str, "shape": list(array.shape), "base64": base64.b64encode(array.tobytes()).decode()}
+def pack_array(array: np.ndarray) -> str:
+    """A text that holds the numbers of an array to the bit."""
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 
-def unpack_array(value: Mapping[str, Any]) -> np.ndarray:
-    """The inverse of `pack_array`."""
-    flat = np.frombuffer(base64.b64decode(value["base64"]), np.dtype(value["dtype"]))
-    return flat.reshape(value["shape"]).copy()
+def unpack_array(text: str, like: np.ndarray) -> np.ndarray:
+    """The inverse of `pack_array`, of an array with the type and shape of another; ValueError for anything else."""
+    content = base64.b64decode(text, validate=True)
+    if len(content) != like.nbytes:
+        raise ValueError(f"An array of shape {like.shape} must have {like.nbytes:,} bytes. Received: {len(content):,}")
+    found = np.frombuffer(content, like.dtype).reshape(like.shape).copy()
+    if not np.isfinite(found).all():
+        raise ValueError(f"An array of shape {like.shape} must hold finite numbers. Received: NaN or infinity")
+    return found
 
 
-def _candidates(packed: Mapping[str, Any]) -> list[Candidate]:
-    return [tuple(row) for row in unpack_array(packed).tolist()]
+@dataclasses.dataclass(frozen=True)
+class _Numbers:
+    state: int
+    inc: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Generator:
+    """numpy's PCG64."""
+
+    bit_generator: str
+    state: _Numbers
+    has_uint32: int
+    uinteger: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    schema: int
+    algorithm: str
+    space: str
+    rng: _Generator
+    asked: int
+    told: int
+    own: dict[str, Any]

@@ -11,6 +11,7 @@ import numpy as np
 from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, pack_array, unpack_array
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
+from keras_mnasnet.utils.reading import record
 
 PATIENCE = 50  # draws of known networks in a row before an unseen neighbor is asked for instead
 
@@ -151,33 +152,53 @@ class PPO(Searcher):
         return facts if self.baseline is None else {**facts, "baseline": self.baseline}
 
     def _state(self) -> dict[str, Any]:
-        packed = {
-            name: {key: pack_array(value) for key, value in group.items()}
-            for name, group in (
-                ("weights", self.controller.weights), ("first", self.adam.first), ("second", self.adam.second)
-            )
-        }  # fmt: skip
+        packed = {name: {key: pack_array(value) for key, value in group.items()} for name, group in self._arrays().items()}
         return {
             "preset": self.preset, "draws": self.draws, "updates": self.updates, "baseline": self.baseline,
             "entropy": self.entropy, "steps": self.adam.steps, "batch": self._batch,
             "waiting": [[list(candidate), draws] for candidate, draws in self._waiting.items()], **packed,
         }  # fmt: skip
 
+    def _arrays(self) -> dict[str, Weights]:
+        return {"weights": self.controller.weights, "first": self.adam.first, "second": self.adam.second}
+
     def _restore(self, value: Mapping[str, Any]) -> None:
-        if value["preset"] != self.preset:
-            raise ValueError(f"The state of a search must have preset={self.preset!r}. Received: preset={value['preset']!r}")
-        self.draws, self.updates, self.baseline = value["draws"], value["updates"], value["baseline"]
-        self.entropy, self.adam.steps = value["entropy"], value["steps"]
-        self._batch = [(actions, log, reward) for actions, log, reward in value["batch"]]
-        self._waiting = {tuple(candidate): [tuple(draw) for draw in draws] for candidate, draws in value["waiting"]}
+        found = record(value, _State, "The state of a controller")
+        if found.preset != self.preset:
+            raise ValueError(f"The state of a search must have preset={self.preset!r}. Received: preset={found.preset!r}")
+        for actions in [actions for actions, *_ in found.batch] + [each[0] for _, draws in found.waiting for each in draws]:
+            self.space.check(tuple(actions))
+        self.draws, self.updates, self.baseline = found.draws, found.updates, found.baseline
+        self.entropy, self.adam.steps = found.entropy, found.steps
+        self._batch = list(found.batch)
+        self._waiting = dict(found.waiting)
         self.rewards = {each.candidate: each.reward for each in self.told if each.reward is not None}
-        for name, group in (
-            ("weights", self.controller.weights), ("first", self.adam.first), ("second", self.adam.second)
-        ):  # fmt: skip
-            group.update({key: unpack_array(packed) for key, packed in value[name].items()})
+        for name, group in self._arrays().items():
+            stored = getattr(found, name)
+            if stored.keys() != group.keys():
+                raise ValueError(f"The state of a controller must hold the arrays {list(group)}. Received: {list(stored)}")
+            group.update({key: unpack_array(stored[key], group[key]) for key in group})
 
 
 Weights = dict[str, np.ndarray]
+Draw = tuple[list[int], float]  # actions, log-probability when drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """What `PPO._state` gives."""
+
+    preset: str
+    draws: int
+    updates: int
+    baseline: float | None
+    entropy: float
+    steps: int
+    batch: list[tuple[list[int], float, float]]
+    waiting: list[tuple[Candidate, list[Draw]]]
+    weights: dict[str, str]
+    first: dict[str, str]
+    second: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, Unseen, reward_of
+from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, Unseen
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
+from keras_mnasnet.utils.reading import record
 
 SWEEPS = 10
 FINALISTS = 16
@@ -23,7 +24,15 @@ FINALISTS = 16
 MODES = ("auto", "reward", "cost")
 COST_POOL = 1_000  # networks whose known cost is computed to model it, in a space too large to list
 LEAST_COST = 1e-9
+JUDGED = 4_096  # the latest results, by which it is decided what is modeled; all are learned from
 SPREAD = 64  # random networks of which the start takes the one that tells most
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """What `Thompson._state` gives."""
+
+    mode: str
 
 
 class Thompson(Searcher):
@@ -55,6 +64,7 @@ class Thompson(Searcher):
             raise ValueError(f"`mode` must be one of {MODES}. Received: mode={mode!r}")
         self.start, self.noise, self.prior, self.clip, self.mode, self.restarts = start, noise, prior, clip, mode, restarts
         self._rows = Rows(space.feature_count)
+        self._products = np.zeros((space.feature_count, space.feature_count))  # X'X, whole numbers: exact in any order
         self._numbers = Rows(3)  # accuracy, latency_ms, reward
         self._members: _Members | None = None
         self._known_cost: np.ndarray | None = None  # weights of log cost
@@ -65,13 +75,17 @@ class Thompson(Searcher):
 
     def _take(self, observations: Sequence[Observation]) -> None:
         if observations:
-            self._rows.extend(self.space.features([each.candidate for each in observations]))
+            rows = self.space.features([each.candidate for each in observations])
+            self._rows.extend(rows)
+            self._products += rows.T @ rows
             numbers = [[each.accuracy, each.latency_ms, each.reward] for each in observations]
             self._numbers.extend(np.array(numbers, np.float64))
 
     def _restore(self, value: Mapping[str, Any]) -> None:
+        found = record(value, _State, "The state of a search")
         self._rows, self._numbers, self._members = Rows(self.space.feature_count), Rows(3), None
-        self._last_mode = value["mode"]
+        self._products = np.zeros_like(self._products)
+        self._last_mode = found.mode
         self._take(self.told)
 
     def _state(self) -> dict[str, Any]:
@@ -110,11 +124,11 @@ class Thompson(Searcher):
         """
         accuracy, latency, rewards = self._numbers.array.T
         rows = self._rows.array
-        posterior = Posterior.of(rows, noise=self.noise, prior=self.prior)
+        posterior = Posterior(rows, _inverse(self._products, self.noise, self.prior), self.noise)
         spread = posterior.covariance
         if self.pending:
-            both = np.concatenate([rows, self.space.features(list(self.pending))])
-            spread = covariance(both, noise=self.noise, prior=self.prior)
+            pending = self.space.features(list(self.pending))
+            spread = _inverse(self._products + pending.T @ pending, self.noise, self.prior)
         factor = np.linalg.cholesky(spread)
         z_reward, mean_reward, deviation_reward = standardized(rewards, self.clip)
         mode = self._mode_possible(accuracy, latency)
@@ -126,12 +140,14 @@ class Thompson(Searcher):
                 z_cost, mean_cost, deviation_cost = standardized(log_cost, 0.0)
                 cost_weights = _rescaled(posterior.mean(z_cost), mean_cost, deviation_cost)
             if mode == "auto":
-                out_accuracy, out_reward = posterior.left_out(z, z_reward)
+                out_accuracy, out_reward = posterior.left_out(z, z_reward, last=JUDGED)
                 if self.space.cost is None:
-                    latency = np.exp(posterior.left_out(z_cost)[0] * deviation_cost + mean_cost)
-                from_parts = self.reward.of(out_accuracy * deviation + mean, latency)
-                direct = out_reward * deviation_reward + mean_reward
-                mode = "cost" if ((from_parts - rewards) ** 2).sum() <= ((direct - rewards) ** 2).sum() else "reward"
+                    out_cost = np.exp(posterior.left_out(z_cost, last=JUDGED)[0] * deviation_cost + mean_cost)
+                else:
+                    out_cost = latency[-JUDGED:]
+                from_parts = self.reward.of(out_accuracy * deviation + mean, out_cost)
+                direct, true = out_reward * deviation_reward + mean_reward, rewards[-JUDGED:]
+                mode = "cost" if ((from_parts - true) ** 2).sum() <= ((direct - true) ** 2).sum() else "reward"
         self._last_mode = mode
         if mode == "reward":
             return lambda: Scorer(
@@ -156,7 +172,7 @@ class Thompson(Searcher):
                 self._known_cost = _cost_weights(self.space, self.seed)
             scorer = scorer.with_cost(self._known_cost)
         starts = [self.space.sample(self.rng) for _ in range(self.restarts - 1)]
-        starts.append(max(self.told, key=reward_of).candidate)
+        starts.append(self.told[int(np.argmax(self._numbers.array[:, 2]))].candidate)
         known = self.space.cost if scorer.reward is not None else None
         found = ascend(self.space, scorer, starts, self.rng, known_cost=known, excluded=lambda c: c in self.seen or c in taken)
         return found or next(iter(each for each in self.unseen(1) if each not in taken), None)
@@ -219,15 +235,23 @@ class Posterior:
         factor = np.linalg.cholesky(self.covariance) if spread is None else spread
         return self.mean(y) + factor @ rng.standard_normal(len(factor))
 
-    def left_out(self, *targets: np.ndarray) -> list[np.ndarray]:
-        """For each target, every row's prediction from all the other rows: y - (y - Hy) / (1 - diag H)."""
-        leverage = np.einsum("nf,nf->n", self.rows @ self.covariance, self.rows) / self.noise**2
-        return [y - (y - self.rows @ self.mean(y)) / (1 - leverage) for y in targets]
+    def left_out(self, *targets: np.ndarray, last: int = 0) -> list[np.ndarray]:
+        """For each target, every row's prediction from all the other rows: y - (y - Hy) / (1 - diag H).
+
+        Of the `last` rows alone, if it is not 0.
+        """
+        rows = self.rows[-last:]
+        leverage = np.einsum("nf,nf->n", rows @ self.covariance, rows) / self.noise**2
+        return [y[-last:] - (y[-last:] - rows @ self.mean(y)) / (1 - leverage) for y in targets]
 
 
 def covariance(rows: np.ndarray, *, noise: float, prior: float) -> np.ndarray:
     """A^-1 of `Posterior`, `[F, F]`."""
-    precision = rows.T @ rows / noise**2
+    return _inverse(rows.T @ rows, noise, prior)
+
+
+def _inverse(products: np.ndarray, noise: float, prior: float) -> np.ndarray:
+    precision = products / noise**2
     precision[np.diag_indices_from(precision)] += 1 / prior**2
     inverse = np.linalg.inv(precision)
     return (inverse + inverse.T) / 2

@@ -200,6 +200,11 @@ def _connect(ray: Any, address: str | None, runtime_env: dict[str, Any]) -> None
         raise OSError(
             f"A Ray cluster must run for address={address!r}. Received: {_line(error)}. Start one with `ray start --head`."
         ) from error
+    except (Exception, SystemExit) as error:  # Ray's parts end in errors of any kind where a process of it does not start
+        where = "on this machine" if address is None else f"for address={address!r}"
+        raise OSError(
+            f"Ray must start {where}. Received: {type(error).__name__}: {_line(error)}. Without a cluster: --executor pool."
+        ) from error
 
 
 def _line(error: BaseException) -> str:
