@@ -20,7 +20,7 @@ from keras_mnasnet.search.charts import COLORS, WIDE, Chart, Dots, Layer, Level,
 from keras_mnasnet.search.latency import LatencyModel, parse_device, pixel1_ms
 from keras_mnasnet.search.rewards import Reward, pareto_front
 from keras_mnasnet.search.setup import evaluator_of
-from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.study import Study, check_networks
 from keras_mnasnet.search.trials import StudyMeta, Trial
 from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.utils.system import machine
@@ -206,6 +206,7 @@ def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> Searc
         raise ValueError(
             f"A report needs a finished trial. Received: {study.path} with {len(trials)} trials, {failed} failed, none finished"
         )
+    check_networks(study.path, done)
     meta = study.meta
     reward = Reward.from_json(meta.reward)
     by_reward = sorted(done, key=lambda trial: (-math.inf if trial.reward is None else trial.reward, -trial.number))[::-1]

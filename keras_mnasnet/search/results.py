@@ -17,7 +17,7 @@ from keras_mnasnet.benchmarks.results import write_json
 from keras_mnasnet.search.evaluator import located, open_search_images
 from keras_mnasnet.search.progress import row_of
 from keras_mnasnet.search.rewards import Reward, pareto_front, parse_reward
-from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.study import Study, check_networks
 from keras_mnasnet.search.trials import StudyMeta, Trial
 from keras_mnasnet.training.recipe import Recipe, parse_recipe
 from keras_mnasnet.utils.files import replaced
@@ -148,6 +148,7 @@ def retrain(
     best = [trial for _, trial in ranked(trials, chosen) if trial.architecture][:top]
     if not best:
         raise ValueError("Training needs a network that the study has trained. Received: a study without one")
+    check_networks(Path(study), best)
     folder = Path(output).expanduser().absolute()
     images = open_search_images(where)
     size = size or recipe.size or meta.evaluation.get("resolution", 224)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.trials import (
     DeviceOptions,
@@ -460,6 +461,16 @@ def _timely(found: Any, what: str) -> Any:
         if value is not None and not 0 <= value <= LATEST:
             raise ValueError(f"{what} must have seconds since 1970 in `{name}`. Received: {name}={value}")
     return found
+
+
+def check_networks(path: Path, trials: Sequence[Trial]) -> None:
+    """ValueError for a trial of the study at `path` whose network cannot be read."""
+    for trial in trials:
+        try:
+            if trial.architecture is not None:
+                Architecture.parse(trial.architecture)
+        except ValueError as error:
+            raise ValueError(f"Row {trial.number} of table trials of the study {path}, `architecture`: {error}") from error
 
 
 def observation_of(trial: Trial) -> Observation:

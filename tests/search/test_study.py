@@ -139,8 +139,8 @@ def test_a_study_of_something_else_is_refused(tmp_path):
 
 
 def test_a_released_study_file_stays_readable():
-    """The file was written by schema 1; a later schema must still read it."""
-    with Study.open(TESTS / "assets" / "study_schema1.sqlite", read_only=True) as study:
+    """The file was written by schema 2; a later schema must still read it."""
+    with Study.open(TESTS / "assets" / "study_schema2.sqlite", read_only=True) as study:
         assert study.meta.space == "toy"
         assert [trial.status for trial in study.trials()] == ["done", "failed", "done"]
         assert study.trials()[1].reason == "nan: the evaluator returned accuracy=nan"
