@@ -246,12 +246,11 @@ def export_optuna(
                 written.set_user_attr(key, getattr(meta, key))
             written.add_trials(trials)
     except Exception as error:
-        cause = error.__cause__ or error
-        if not isinstance(getattr(cause, "orig", None), sqlite3.Error):
+        chain = (error, error.__cause__)
+        reason = next((each.orig for each in chain if isinstance(getattr(each, "orig", None), sqlite3.Error)), None)
+        if reason is None:
             raise
-        raise OSError(
-            f"An export must be written to disk. Received: {cause.orig}, for {place}. Make room, and repeat."
-        ) from error
+        raise OSError(f"An export must be written to disk. Received: {reason}, for {place}. Make room, and repeat.") from error
     return len(ended)
 
 

@@ -232,7 +232,7 @@ def _check_named(known: StudyMeta, plan: Mapping[str, Any], asked: Mapping[str, 
     if ":" in known.space and space is None:
         raise ValueError(
             f"A space of your own runs only when it is named, because a study is read as data. Received: a study of space "
-            f"{known.space!r}, and no space. If that function is yours, add --space {shlex.quote(known.space)} (in Python space=)."
+            f"{known.space!r}, and no space. If it is yours, add --space {shlex.quote(known.space)} (in Python: space=)."
         )
     if isinstance(space, str) and space != known.space:
         raise ValueError(

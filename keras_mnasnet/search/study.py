@@ -110,6 +110,7 @@ class Study:
             lock = contextlib.ExitStack()
             lock.enter_context(_locked(path))
             return cls._writable(path, lock)
+        check_name(path)
         with translated(path):
             connection = connect_read_only(path)
             try:
@@ -135,6 +136,7 @@ class Study:
     def _writable(cls, path: Path, lock: contextlib.ExitStack) -> Study:
         try:
             with translated(path):
+                check_name(path)
                 connection = connect(path)
                 try:
                     check_kind(path, connection)
@@ -536,6 +538,19 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
     raise AssertionError("unreachable")
+
+
+def check_name(path: Path) -> None:
+    """ValueError for a hard link to a study that is written, or was broken off, under another name: its log is beside that."""
+    if path.stat().st_nlink == 1 or Path(f"{path}-wal").exists():
+        return
+    with path.open("rb") as file:
+        logged = file.read(20)[18:] == b"\2\2"
+    if logged:
+        raise ValueError(
+            f"A study that is written, or was broken off, must be named as it is driven. Received: {path}, a hard link to it. "
+            f"Use its other name."
+        )
 
 
 def check_kind(path: Path, connection: sqlite3.Connection) -> None:

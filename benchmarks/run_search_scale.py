@@ -1,0 +1,115 @@
+"""What the driver of a search costs with many trials: bytes written, CPU time a trial and memory.
+
+    python benchmarks/run_search_scale.py --trials 8000 50000 --output benchmarks/results/NAME/search_scale.json
+
+Each search has an evaluator that takes no time (accuracy and latency are a formula of the decisions), the space `mbconv`, one
+worker in the driver's own process, and a process of its own. Everything else is as in a real search: the study in its file,
+the algorithm, the running figures of the display. Bytes are those that the process handed to the system (`wchar` of
+/proc/self/io, the log of SQLite and what is copied from it into the file included); CPU time is of the first and the last
+thousand trials. At the end the study is opened again and gone on with, which is timed too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+PART = 1_000  # trials at the beginning and at the end whose CPU time is taken
+LARGEST_GROWTH = 2.0  # CPU of one of the last trials against one of the first
+
+
+def evaluated(trial: Any) -> Any:
+    """Accuracy and latency by a formula of the choices."""
+    from keras_mnasnet.search import Measurement
+
+    total = sum((place + 1) * choice for place, choice in enumerate(trial.candidate))
+    return Measurement(0.5 + total / 2_000, 40 + total / 10, "formula", 4_000_000, 300_000_000, {"training_steps": 1.0})
+
+
+def written() -> int:
+    """Bytes that this process has written."""
+    lines = Path("/proc/self/io").read_text("ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("wchar:")).split()[1])
+
+
+def search(algorithm: str, trials: int) -> dict[str, Any]:
+    """One search, in this process."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from keras_mnasnet.search import Reward, Study, run
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "scale.study"
+        options: dict[str, Any] = {
+            "study": path, "space": "mbconv", "reward": Reward("soft", 75), "algorithm": algorithm, "executor": "local",
+            "evaluator": evaluated, "progress": False,
+        }  # fmt: skip
+        cpu, bytes_before, start = [time.process_time()], written(), time.perf_counter()
+        for _ in run(trials=trials, **options):
+            cpu.append(time.process_time())
+        seconds, bytes_written = time.perf_counter() - start, written() - bytes_before
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        again = time.process_time()
+        added = len(list(run(trials=trials + 1, **options)))
+        resumed = time.process_time() - again
+        with Study.open(path, read_only=True) as study:
+            state = len(study.state() or b"")
+        part = min(PART, (len(cpu) - 1) // 2)
+        return {
+            "algorithm": algorithm, "trials": len(cpu) - 1, "bytes_written": bytes_written,
+            "bytes_a_trial": bytes_written / (len(cpu) - 1), "study_bytes": path.stat().st_size, "state_bytes": state,
+            "cpu_ms_a_trial_first": 1e3 * (cpu[part] - cpu[0]) / part, "cpu_ms_a_trial_last": 1e3 * (cpu[-1] - cpu[-1 - part]) / part,
+            "cpu_seconds": cpu[-1] - cpu[0], "seconds": seconds, "peak_mib": peak, "resume_and_trial_cpu_seconds": resumed,
+            "added_after_resuming": added,
+        }  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, nargs="+", default=[8_000, 50_000])
+    parser.add_argument(
+        "--algorithms", nargs="+", default=["thompson", "evolution", "random", "ppo"], help="(default: %(default)s)"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file to write, after every search")
+    arguments = parser.parse_args()
+    from keras_mnasnet.benchmarks.results import write_json
+    from keras_mnasnet.utils.system import environment
+
+    context = multiprocessing.get_context("spawn")
+    rows = json.loads(arguments.output.read_text("utf-8"))["searches"] if arguments.output and arguments.output.exists() else []
+    known = {(row["algorithm"], row["trials"]) for row in rows}
+    for trials in arguments.trials:
+        for algorithm in arguments.algorithms:
+            if (algorithm, trials) in known:
+                continue
+            with context.Pool(1) as pool:
+                row = pool.apply(search, (algorithm, trials))
+            rows.append(row)
+            print(
+                f"{algorithm:9s} {row['trials']:6,} trials: {row['bytes_written'] / 1e6:9,.1f} MB written "
+                f"({row['bytes_a_trial'] / 1e3:.1f} kB a trial, file {row['study_bytes'] / 1e6:.1f} MB), CPU "
+                f"{row['cpu_ms_a_trial_first']:.2f} ms a trial at first, {row['cpu_ms_a_trial_last']:.2f} ms at last, "
+                f"peak {row['peak_mib']:.0f} MiB, resumed in {row['resume_and_trial_cpu_seconds']:.1f} s",
+                flush=True,
+            )
+            if arguments.output:
+                write_json(arguments.output, {
+                    "schema": SCHEMA, "date": datetime.date.today().isoformat(), "environment": environment(),
+                    "searches": rows,
+                })  # fmt: skip
+    grown = [row for row in rows if row["cpu_ms_a_trial_last"] > LARGEST_GROWTH * row["cpu_ms_a_trial_first"]]
+    for row in grown:
+        print(f"{row['algorithm']} at {row['trials']:,} trials: NOT LINEAR")
+    return int(bool(grown))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
