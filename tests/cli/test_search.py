@@ -77,12 +77,17 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(study, search):
     status, out, err = search("run", "--study", study, *SMALL, "--executor", "local", "--trials", 2, "--json")
     assert status == 0, err
     assert json.loads(out)["done"] == 2
-    status, _, err = search("run", "--study", study, "--target-ms", "9")
+    status, _, err = search("run", "--study", study)
+    assert status == 1
+    assert "error: A space of your own runs only when it is named" in err
+    assert "add --space search_fakes:tiny_networks" in err
+    own = ("--space", "search_fakes:tiny_networks")
+    status, _, err = search("run", "--study", study, *own, "--target-ms", "9")
     assert status == 1
     assert "Received: reward={'target_ms': 9.0}" in err
     status, _, err = search("run", "--study", study, "--space", "paper")
     assert "goes on in the space it was begun in" in err
-    status, out, _ = search("run", "--study", study, "--trials", 6, "--estimate-only")
+    status, out, _ = search("run", "--study", study, *own, "--trials", 6, "--estimate-only")
     assert "estimate: 4 trials of about" in out
 
 
@@ -232,7 +237,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"stopped; everything finished is kept. Go on with: mnasnet search run --study {path}" in err
+    go_on = f"mnasnet search run --study {path} --space search_fakes:tiny_networks"
+    assert f"stopped; everything finished is kept. Go on with: {go_on}" in err
     with Study.open(path, read_only=True) as study:
         assert study.count("done") >= 1
         assert study.owner() is None
