@@ -246,8 +246,8 @@ def export_optuna(
                 written.set_user_attr(key, getattr(meta, key))
             written.add_trials(trials)
     except Exception as error:
-        chain = (error, error.__cause__)
-        reason = next((each.orig for each in chain if isinstance(getattr(each, "orig", None), sqlite3.Error)), None)
+        found = [getattr(each, "orig", None) for each in (error, error.__cause__)]
+        reason = next((each for each in found if isinstance(each, sqlite3.Error)), None)
         if reason is None:
             raise
         raise OSError(f"An export must be written to disk. Received: {reason}, for {place}. Make room, and repeat.") from error
