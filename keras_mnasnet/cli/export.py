@@ -54,6 +54,7 @@ def add_commands(top: Parser) -> None:
     option(trained, "--input-dtype", default="float32")
     option(trained, "--size", "The default is the model's own.")
     option(trained, "--labels", "The default is the model's own, if it has any.")
+    accepting_option(trained)
     options(trained, "--seed", "--max-bad")
     trained.set_defaults(seed=0, max_bad=0)
 
@@ -70,8 +71,19 @@ def file_options(command: Parser, precisions: tuple[str, ...], more: str) -> Non
     photos = command.add_argument_group("photos")
     options(photos, "--calibrate", "--calibration-photos")
     option(photos, "--photos", "The file is verified on them (default: those of --calibrate, else drawn ones).")
-    options(photos, "--verification-photos", "--seed", "--max-bad")
+    option(photos, "--verification-photos")
+    accepting_option(photos)
+    options(photos, "--seed", "--max-bad")
     command.set_defaults(seed=0, max_bad=0)
+
+
+def accepting_option(to: Any) -> None:
+    """How many decisions a file may change."""
+    own(
+        to, "--accept-changed", "SHARE",
+        "Accept a file that changes this share of the model's clear decisions, 0 to 1 (default: as the precision explains).",
+        type=float,
+    )  # fmt: skip
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -81,7 +93,7 @@ def export(arguments: argparse.Namespace) -> None:
     report = export_tflite(
         arguments.model, arguments.output,
         **given(
-            arguments, "quantize", "photos", "input_dtype", "labels", "size", "seed", "max_bad", batch="batch_size",
+            arguments, "quantize", "photos", "input_dtype", "labels", "size", "seed", "max_bad", "accept_changed", batch="batch_size",
             normalization="input", representative_data="calibrate", calibration_count="calibration_photos",
             verification_count="verification_photos",
         ),
@@ -116,6 +128,8 @@ def print_outline(report: Any, route: str) -> None:
 
 def print_comparisons(report: Any) -> None:
     """How it compares with the model, output by output."""
+    from keras_mnasnet.export.verify import WORST_CLASS
+
     if report.calibration:
         print(f"calibrated on {report.calibration.images} images, seed {report.calibration.seed}")
     if report.silent_layers:
@@ -127,10 +141,17 @@ def print_comparisons(report: Any) -> None:
             "output": "output",
             "max difference": lambda each: f"{each.max_difference:.2e}",
             "mean difference": lambda each: f"{each.mean_difference:.2e}",
-            "max / largest": lambda each: f"{each.max_relative:.2e}",
-            "cosine": lambda each: round(each.cosine, 6),
+            "error / spread": lambda each: f"{each.error:.2e}",
+            "worst class": lambda each: f"{each.worst:.2e}",
             "top-1 agreement": "top1_agreement",
+            "changed": lambda each: None if each.decided is None else f"{each.changed} of {each.decided}",
+            "judged by": "judged",
         },
+    )
+    limits = report.limits
+    print(
+        f"limits: error {limits.spread:g} of the spread of the outputs, {WORST_CLASS * limits.spread:g} in a class; "
+        f"{limits.changed:.0%} of the decisions with a margin changed"
     )
 
 
@@ -143,6 +164,8 @@ def qat(arguments: argparse.Namespace) -> None:
         raise ValueError(f"`--prune` writes a float32 file. Received: --input-dtype {arguments.input_dtype}")
     paths = (arguments.model, arguments.data, arguments.output)
     how = given(arguments, "epochs", "batch_size", "learning_rate", "seed", "size", "labels", "max_bad", "steps_per_epoch")
+    if arguments.prune is None:
+        how |= given(arguments, "accept_changed")
     latency = None
     if arguments.prune is None:
         report = quantize_aware(*paths, input_dtype=arguments.input_dtype, **how)

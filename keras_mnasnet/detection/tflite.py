@@ -37,7 +37,19 @@ from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.export.report import stamped, write_export
 from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.tflite import check_options, check_target, with_extremes
-from keras_mnasnet.export.verify import Comparison, ExportError, check_promise, compare, drawn_images, judge
+from keras_mnasnet.export.verify import (
+    LEAST_IMAGES,
+    LIMITS,
+    Comparison,
+    ExportError,
+    Limits,
+    accepting,
+    check_calls,
+    check_promise,
+    compare,
+    drawn_images,
+    judge,
+)
 from keras_mnasnet.preprocessing import PIXELS
 from keras_mnasnet.utils.text import Life, header, say
 from keras_mnasnet.weights.checkpoint import Origin
@@ -106,6 +118,7 @@ class DetectorReport:
     partitions: Partitions
     network_partitions: Partitions
     comparisons: tuple[Comparison, ...]
+    limits: Limits
     agreement: Agreement
     evaluation: MeasuredDrop | None
     verified_against: str
@@ -126,7 +139,8 @@ def export(
     photos: Any = None, annotations: str | os.PathLike[str] | None = None, postprocess: str = "operator",
     score: float = EXPORT_SETTINGS.score_threshold, iou: float = EXPORT_SETTINGS.iou_threshold,
     max_detections: int = EXPORT_SETTINGS.total, input_dtype: str = "float32", calibration_count: int = 500,
-    verification_count: int = 32, max_bad: int = 0, seed: int = 0, progress: bool = False,
+    verification_count: int = 32, accept_changed: float | None = None, max_bad: int = 0, seed: int = 0,
+    progress: bool = False,
 ) -> DetectorReport:  # fmt: skip
     """Export a detector to `.tflite`, and verify the file: raw outputs and detections against the Keras model's.
 
@@ -144,6 +158,8 @@ def export(
         score, iou, max_detections: which boxes the file gives, as in `predict`.
         input_dtype: uint8 or int8 for int8; outputs are float32.
         calibration_count, verification_count: how many photos of folders are taken, at most; `seed` chooses them.
+        accept_changed: the share of the model's detections, 0 to 1, that the file may miss or find elsewhere, and of its own
+            that it may add; None: what `export.verify.LIMITS` says of the precision.
         max_bad: damaged photos to leave out before giving up.
 
     Returns:
@@ -166,11 +182,14 @@ def export(
     if quantize not in PRECISIONS:
         raise ValueError(f"A detector's `quantize` must be one of {PRECISIONS}. Received: quantize={quantize!r}")
     check_options(quantize, input_dtype, 1, representative_data)
+    precision = quantize or "float32"
+    limits = accepting(precision, accept_changed)
     if postprocess not in TAILS:
         raise ValueError(f"`postprocess` must be one of {tuple(TAILS)}. Received: postprocess={postprocess!r}")
     if annotations is not None and not isinstance(photos, str | os.PathLike):
         raise ValueError(f"`annotations` need `photos` (--photos), the folder of their photos. Received: photos={photos!r}")
     model, origin = detector_model(model)
+    check_calls(model)
     spec = spec_of(model)
     if input_dtype != "float32" and not spec.include_preprocessing:
         raise ValueError(
@@ -215,8 +234,8 @@ def export(
         )
         network = TfliteFile(body, name="the exported network")
         check_promise(network.facts, quantize)
-        comparisons = compare(network, _raw_oracle(model), images, progress=False)
-        judge(comparisons, quantize)
+        comparisons = compare(network, _raw_oracle(model), images, precision=precision)
+        judge(comparisons, precision, limits)
         life.step(note="outputs compared")
         metadata = {}
         if postprocess != "none":
@@ -226,13 +245,13 @@ def export(
             )  # fmt: skip
         content = joined(body, TAILS[postprocess](spec, settings), description=description, metadata=metadata)
         seconds = time.perf_counter() - started
-        facts, agreed = verify_detector(content, model, images, quantize=quantize, postprocess=postprocess, settings=settings)
+        facts, agreed = verify_detector(content, model, images, limits=limits, postprocess=postprocess, settings=settings)
         life.step(note="detections compared")
     file = TfliteFile(content, name="the exported file", threads=1)
     report = DetectorReport(
         path=str(path), quantize=quantize, postprocess=postprocess, settings=settings, seconds=round(seconds, 3), sha256="",
         facts=facts, partitions=file.partitions(), network_partitions=file.partitions(until=SUPPRESSION[postprocess]),
-        comparisons=comparisons, agreement=agreed, evaluation=_measured(model, content, settings, evaluation, progress),
+        comparisons=comparisons, limits=limits, agreement=agreed, evaluation=_measured(model, content, settings, evaluation, progress),
         verified_against=f"Keras {model.name}", verified_on=on, calibration=calibration, origin=origin,
         description=description, detector=spec, silent_layers=tuple(silent),
     )  # fmt: skip
@@ -244,17 +263,23 @@ def export(
 
 def _verification_images(given: Any, calibrated: np.ndarray | None, spec: DetectorSpec) -> tuple[np.ndarray, str]:
     shape = (spec.input_size, spec.input_size, 3)
+    if given is None and calibrated is None:
+        return as_network_takes(drawn_images(8, *shape), spec), "8 drawn images"
     if given is not None:
         values = np.asarray(given, np.float32)
         if values.ndim != 4 or not len(values) or values.shape[1:] != shape:
             raise ValueError(
                 f"`photos` must be a folder, or images [N, {shape[0]}, {shape[1]}, 3]. Received: {list(values.shape)}"
             )
-        return values, f"{len(values)} given images"
-    if calibrated is not None:
+        name = f"{len(values)} given images"
+    else:
+        assert calibrated is not None
         values = calibrated[:VERIFICATION_IMAGES]
-        return values, f"the first {len(values)} calibration images"
-    return as_network_takes(drawn_images(8, *shape), spec), "8 drawn images"
+        name = f"the first {len(values)} calibration images"
+    missing = LEAST_IMAGES - len(values)
+    if missing <= 0:
+        return values, name
+    return np.concatenate([values, as_network_takes(drawn_images(missing, *shape), spec)]), f"{name} and {missing} drawn ones"
 
 
 def _raw_oracle(model: Any) -> Any:
@@ -290,7 +315,7 @@ def _measured(
 
 
 def verify_detector(
-    content: bytes, model: Any, images: np.ndarray, *, quantize: str | None = None, postprocess: str = "operator",
+    content: bytes, model: Any, images: np.ndarray, *, limits: Limits = LIMITS["float32"], postprocess: str = "operator",
     settings: PostProcess = EXPORT_SETTINGS,
 ) -> tuple[GraphFacts, Agreement]:  # fmt: skip
     """Compare a file's detections, its outputs read by position, with the Keras model's on images as the network takes them.
@@ -314,7 +339,7 @@ def verify_detector(
     except ValueError as error:
         raise ExportError(str(error)) from error
     compared = agreement(KerasDetector(model, settings).of_input(images), found)
-    judge_detections(compared, quantize)
+    judge_detections(compared, limits)
     return facts, compared
 
 

@@ -27,6 +27,7 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.export.report import Description, ExportReport, publish
 from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.tflite import check_labels, check_options, check_target, classifier
+from keras_mnasnet.export.verify import accepting
 from keras_mnasnet.loading import save
 from keras_mnasnet.model import resolve_input_shape
 from keras_mnasnet.preprocessing import Augment, Normalization
@@ -38,6 +39,7 @@ WORKER = "keras_mnasnet.export.qat_worker"
 PACKAGES = ("tf_keras", "tensorflow_model_optimization")
 AUGMENT = Augment(crop="pad", pad=2)
 LAST_LINES = 5
+QAT = "QAT int8"  # of verify.LIMITS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ def quantize_aware(
     learning_rate: float = 1e-4, input_dtype: str = "float32", size: int | None = None,
     network: Architecture | str | None = None, labels: Sequence[str] | None = None,
     validation: str | os.PathLike[str] | float | None = None, augment: Augment = AUGMENT,
-    steps_per_epoch: int | None = None, seed: int = 0, max_bad: int = 0, progress: bool = True,
+    steps_per_epoch: int | None = None, accept_changed: float | None = None, seed: int = 0, max_bad: int = 0,
+    progress: bool = True,
 ) -> TrainingReport:  # fmt: skip
     """Fine-tune with fake quantization and write a full int8 `.tflite` with the operators of `quantize="int8"`.
 
@@ -82,6 +85,7 @@ def quantize_aware(
         learning_rate: a cosine starts there.
         size: input size in pixels; the model's own by default. `labels` stand in the file in place of the model's.
         steps_per_epoch: at most so many; `max_bad` damaged photos are passed over.
+        accept_changed: as of `export_tflite`.
 
     The file is verified against the fake-quantized network. Raises ValueError for bad arguments, ImportError without the
     extra `[qat]`, ChildProcessError where the training dies, ExportError where the file is not the network.
@@ -91,8 +95,9 @@ def quantize_aware(
         report = quantize_aware("runs/flowers", "flowers", "flowers_qat.tflite", input_dtype="uint8")
     """
     check_options("int8", input_dtype, 1, ())
+    accepting(QAT, accept_changed)
     job = _Job(data, path, epochs, batch_size, learning_rate, size, validation, augment, steps_per_epoch, seed, max_bad)
-    return job.run(model, network, labels, input_dtype, None, progress)
+    return job.run(model, network, labels, input_dtype, None, progress, accept_changed)
 
 
 def prune(
@@ -132,12 +137,13 @@ class _Job:
 
     def run(
         self, model: Any, network: Architecture | str | None, labels: Sequence[str] | None, input_dtype: str,
-        sparsity: float | None, progress: bool,
+        sparsity: float | None, progress: bool, accept_changed: float | None = None,
     ) -> TrainingReport:  # fmt: skip
         """Train in a child process, then verify and write."""
         self._check()
         checkpoint = classifier(model, network=network, size=self.size)
-        names = check_labels(checkpoint.labels if labels is None else labels, (None, checkpoint.classes))
+        own = checkpoint.labels
+        names = check_labels(own if labels is None else labels, (None, checkpoint.classes), own=own)
         size = checkpoint.size if self.size is None else self.size
         started = time.perf_counter()
         what = "int8, quantization-aware training" if sparsity is None else f"float32, pruned to {sparsity:.0%}"
@@ -175,6 +181,7 @@ class _Job:
                 oracle=lambda chunk: {"scores": np.stack([position[image.tobytes()] for image in chunk])},
                 against="the fake-quantized twin" if sparsity is None else "the pruned twin", images=images,
                 images_name=f"{len(images)} validation images", progress=progress, silent_layers=silent,
+                precision=QAT if sparsity is None else "float32", accept_changed=accept_changed,
             )  # fmt: skip
         own: dict[str, Any] = {}
         if dense is not None:

@@ -33,7 +33,7 @@ from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import Checkpoint
 
 CALIBRATION_BATCHES = 8
-VERIFICATION_IMAGES = 16
+VERIFICATION_IMAGES = 128
 LABEL_SMOOTHING = 0.1
 RANGES = {end: {f"{start}_{end}" for start in ("output", "pre_activation", "post_activation")} for end in ("min", "max")}
 Send = Callable[..., None]
@@ -243,7 +243,7 @@ def _save_expected(model: Any, job: dict[str, Any], data: _Data) -> None:
     chosen = data.validation.subset(np.arange(count) * data.validation.count // count)
     images = np.concatenate([pixels for pixels, _ in data.evaluation(chosen).as_numpy_iterator()])
     np.save(job["images"], images)
-    np.save(job["expected"], model.predict(images, verbose=0, batch_size=len(images)))
+    np.save(job["expected"], model.predict(images, verbose=0, batch_size=min(job["batch_size"], count)))
 
 
 def _accuracy(model: Any, data: _Data) -> float:

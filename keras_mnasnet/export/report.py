@@ -18,9 +18,10 @@ from keras_mnasnet.export.calibration import Calibration
 from keras_mnasnet.export.file import LABELS, REPORT, GraphFacts, TfliteFile
 from keras_mnasnet.export.flatbuffer import METADATA_NAME, append_files, classifier_metadata
 from keras_mnasnet.export.partitions import Partitions
-from keras_mnasnet.export.verify import Comparison, check_promise, compare, judge
+from keras_mnasnet.export.verify import Comparison, ExportError, Limits, accepting, check_promise, compare, judge
 from keras_mnasnet.preprocessing import Normalization, Preprocessing
 from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import Origin
 
 SCHEMA = 1
@@ -47,6 +48,7 @@ class ExportReport:
     partitions: Partitions
     outside_reason: str | None
     comparisons: tuple[Comparison, ...]
+    limits: Limits
     verified_against: str
     verified_on: str
     calibration: Calibration | None
@@ -95,19 +97,25 @@ class Description:
 def publish(
     content: bytes, path: str | os.PathLike[str], description: Description, *, quantize: str | None, route: str, seconds: float,
     calibration: Calibration | None, oracle: Oracle, against: str, images: np.ndarray, images_name: str, progress: bool,
-    silent_layers: tuple[str, ...] = (),
+    silent_layers: tuple[str, ...] = (), precision: str | None = None, accept_changed: float | None = None,
 ) -> ExportReport:  # fmt: skip
-    """Check and compare, then write the file and its report, each whole or not at all."""
+    """Check and compare, then write the file and its report, each whole or not at all.
+
+    `precision` is one of LIMITS, by default what `quantize` says; `accept_changed` stands in place of its share of changed
+    decisions.
+    """
+    precision = precision or quantize or "float32"
     target = Path(path).expanduser()
     file = TfliteFile(content, name="the exported file")
     check_promise(file.facts, quantize)
-    comparisons = compare(file, oracle, images, progress=progress)
-    judge(comparisons, quantize)
+    comparisons = compare(file, oracle, images, precision=precision, progress=progress)
+    limits = accepting(precision, accept_changed)
+    judge(comparisons, precision, limits)
     taken = file.partitions()
     report = ExportReport(
         path=str(target), quantize=quantize, route=route, seconds=round(seconds, 3), sha256="", facts=file.facts,
-        partitions=taken, outside_reason=_reason(taken, quantize), comparisons=comparisons, verified_against=against,
-        verified_on=images_name, calibration=calibration, origin=description.origin, description=description.text,
+        partitions=taken, outside_reason=_reason(taken, quantize), comparisons=comparisons, limits=limits,
+        verified_against=against, verified_on=images_name, calibration=calibration, origin=description.origin, description=description.text,
         preprocessing=description.preprocessing, silent_layers=silent_layers,
     )  # fmt: skip
     return write_export(content, target, report, description.labels)
@@ -120,6 +128,7 @@ def write_export(content: bytes, target: Path, report: Report, labels: Sequence[
     if labels is not None:
         files[LABELS] = labels
     content = append_files(content, files)
+    _check_written(content, report, labels)
     facts = dataclasses.replace(report.facts, bytes=len(content))
     report = dataclasses.replace(report, facts=facts, sha256=hashlib.sha256(content).hexdigest())
     with replaced(target) as temporary:
@@ -127,6 +136,20 @@ def write_export(content: bytes, target: Path, report: Report, labels: Sequence[
     with replaced(target.with_name(f"{target.name}.json")) as temporary:
         temporary.write_text(json.dumps(report.as_json(), indent=1) + "\n", "utf-8")
     return report
+
+
+def _check_written(content: bytes, report: Any, labels: Sequence[str] | None) -> None:
+    """ExportError where the file, read back, names other classes or another preprocessing than the model's."""
+    file = TfliteFile(content, name="the exported file")
+    wanted = None if labels is None else tuple(labels)
+    if file.labels != wanted:
+        raise ExportError(
+            f"The file must name the model's classes, in their order. Received: {listed(file.labels or ('none',))} for "
+            f"{listed(wanted or ('none',))}"
+        )
+    said = getattr(report, "preprocessing", None)
+    if file.preprocessing != said:
+        raise ExportError(f"The file must say how the model takes photos: {said}. Received: {file.preprocessing}")
 
 
 def _reason(taken: Partitions, quantize: str | None) -> str | None:

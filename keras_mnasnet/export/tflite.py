@@ -19,7 +19,7 @@ from keras_mnasnet.export.calibration import PIXELS, as_functional, calibration_
 from keras_mnasnet.export.file import Input
 from keras_mnasnet.export.graph import folded_weights, write_graph
 from keras_mnasnet.export.report import Description, ExportReport, Oracle, publish
-from keras_mnasnet.export.verify import drawn_images
+from keras_mnasnet.export.verify import LEAST_IMAGES, accepting, check_calls, drawn_images
 from keras_mnasnet.loading import checkpoint_of, load, read_keras
 from keras_mnasnet.model import resolve_input_shape
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
@@ -33,7 +33,7 @@ from keras_mnasnet.weights.registry import source_preprocessing
 PRECISIONS = ("float32", "float16", "weight-int8", "dynamic", "int8")
 DIRECT = {None: "float32", "float16": "float16", "weight-int8": "weight-int8"}
 INPUT_DTYPES = ("float32", "uint8", "int8")
-DRAWN_IMAGES, DRAWN_WITHOUT_KERAS = 8, 1
+DRAWN_IMAGES, DRAWN_WITHOUT_KERAS = 32, LEAST_IMAGES  # NumPy takes a second an image at 224 pixels
 
 
 def export_tflite(
@@ -52,7 +52,8 @@ def export_tflite(
     preprocessing: Preprocessing | None = None,
     origin: Origin | None = None,
     calibration_count: int = 500,
-    verification_count: int = 16,
+    verification_count: int = 64,
+    accept_changed: float | None = None,
     seed: int = 0,
     max_bad: int = 0,
     progress: bool = True,
@@ -69,7 +70,9 @@ def export_tflite(
             folder, TFRecords, tfds:NAME, shapes:COUNT@SIZE), or images as the model takes them, an array `[N, H, W, C]`, a
             Dataset or an iterable.
         photos: what the file is verified on, `verification_count` of such photos or an array `[N, H, W, C]`; None: the first
-            calibration images, else drawn ones.
+            calibration images, else drawn ones, which also fill up fewer than four.
+        accept_changed: the share of decisions, 0 to 1, that the file may change among those that the model makes with a
+            margin; None: what `export.verify.LIMITS` says of the precision.
         input_dtype: "uint8" or "int8" is for int8 files: input and output are then of that type.
         labels, preprocessing, origin: what the file says of itself where the model does not, or in its place.
         size: height and width in pixels, or both; the model's own by default.
@@ -89,11 +92,13 @@ def export_tflite(
     started = time.perf_counter()
     quantize = None if quantize == "float32" else quantize
     check_options(quantize, input_dtype, batch, representative_data)
+    accepting(quantize or "float32", accept_changed)
     check_target(path)
     for what, count in (("calibration", calibration_count), ("verification", verification_count)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"`{what}_count` (--{what}-photos) must be an integer >= 1. Received: {what}_count={count!r}")
     subject = _subject(model, size, network, _normalization(normalization))
+    own_labels = subject.labels
     subject = dataclasses.replace(
         subject, labels=subject.labels if labels is None else labels, origin=origin or subject.origin,
         preprocessing=preprocessing or subject.preprocessing,
@@ -102,7 +107,7 @@ def export_tflite(
         name=subject.name,
         text=f"{subject.name}, {quantize or 'float32'}, made by keras_mnasnet {__version__}",
         origin=subject.origin,
-        labels=check_labels(subject.labels, subject.outputs),
+        labels=check_labels(subject.labels, subject.outputs, own=own_labels),
         normalization=subject.normalization,
         preprocessing=subject.preprocessing,
     )
@@ -154,7 +159,7 @@ def export_tflite(
     report = publish(
         content, path, description, quantize=quantize, route=route, seconds=seconds, calibration=calibration,
         oracle=subject.oracle(names), against=against, images=shown, images_name=shown_name, progress=progress,
-        silent_layers=silent,
+        silent_layers=silent, accept_changed=accept_changed,
     )  # fmt: skip
     if progress:
         say(f"wrote {report.path} ({report.facts.bytes:,} bytes). Next: mnasnet bench latency {report.path}")
@@ -263,6 +268,7 @@ def _of_model(model: Any, size: tuple[int, int] | int | None, normalization: Nor
     from keras_mnasnet.spec import check_plain
 
     model = as_functional(model)
+    check_calls(model)
     shape = _input_shape(model, size)
     kind = input_kind(model)
     if kind == PIXELS and normalization not in (None, Normalization()):
@@ -339,8 +345,13 @@ def check_options(quantize: str | None, input_dtype: str, batch: int, representa
         )
 
 
-def check_labels(labels: Sequence[str] | None, shape: Sequence[int | None] | None) -> tuple[str, ...] | None:
-    """The names of the classes of an output of that shape; ValueError where they are not one per class."""
+def check_labels(
+    labels: Sequence[str] | None, shape: Sequence[int | None] | None, *, own: Sequence[str] | None = None
+) -> tuple[str, ...] | None:
+    """The names of the classes of an output of that shape; ValueError where they are not one per class.
+
+    And where they are the names that the model has (`own`) in another order, or cannot stand one a line in the file.
+    """
     if labels is None:
         return None
     if isinstance(labels, str) or shape is None or len(shape) != 2 or len(labels) != shape[1]:
@@ -349,7 +360,17 @@ def check_labels(labels: Sequence[str] | None, shape: Sequence[int | None] | Non
             f"`labels` must be a list of one name per class of the model's one output. Received: {len(labels)} names for "
             f"{count} classes"
         )
-    return tuple(str(label) for label in labels)
+    names = tuple(str(label) for label in labels)
+    broken = next((name for name in names if name.splitlines() not in ([name], [])), None)
+    if broken is not None:
+        raise ValueError(f"`labels` must be names without line breaks. Received: {broken!r}")
+    if own is not None and names != tuple(own) and sorted(names) == sorted(own):
+        place = next(index for index, (one, other) in enumerate(zip(names, own, strict=True)) if one != other)
+        raise ValueError(
+            f"`labels` (--labels) must be in the order of the model's classes. Received: class {place} is {names[place]!r} and "
+            f"{own[place]!r} in the model. Leave them out: the model has its own."
+        )
+    return names
 
 
 def with_extremes(images: np.ndarray) -> np.ndarray:
@@ -395,14 +416,23 @@ def _sides(size: tuple[int, int] | int) -> tuple[int, int]:
 
 def _verification_images(images: Any, calibrated: np.ndarray | None, subject: _Subject) -> tuple[np.ndarray, str]:
     height, width, channels = subject.shape
+    if images is None and calibrated is None:
+        return _drawn(DRAWN_IMAGES if subject.keras is not None else DRAWN_WITHOUT_KERAS, subject)
     if images is not None:
         values = np.asarray(images, np.float32)
         if values.ndim != 4 or not len(values) or values.shape[1:] != subject.shape:
             raise ValueError(f"`photos` must be [N, {height}, {width}, {channels}]. Received: {list(values.shape)}")
-        return values, f"{len(values)} given images"
-    if calibrated is not None:
-        return calibrated, f"the first {len(calibrated)} calibration images"
-    count = DRAWN_IMAGES if subject.keras is not None else DRAWN_WITHOUT_KERAS
+        name = f"{len(values)} given image{'s' * (len(values) > 1)}"
+    else:
+        assert calibrated is not None
+        values, name = calibrated, f"the first {len(calibrated)} calibration images"
+    if len(values) >= LEAST_IMAGES:
+        return values, name
+    further, further_name = _drawn(LEAST_IMAGES - len(values), subject)
+    return np.concatenate([values, further]), f"{name} and {further_name}"
+
+
+def _drawn(count: int, subject: _Subject) -> tuple[np.ndarray, str]:
     values, name = drawn_images(count, *subject.shape), f"{count} drawn image{'s' * (count > 1)}"
     if subject.normalization == Normalization():
         return values, name

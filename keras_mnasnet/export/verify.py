@@ -1,20 +1,26 @@
-"""Is the file the model? What is in a `.tflite` against what was asked for, and its outputs against the model's."""
+"""Is the file the model? What is in a `.tflite` against what was asked for, and its outputs and decisions against the model's."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
+from absl import logging
 
 from keras_mnasnet.export.file import GraphFacts, TfliteFile
-from keras_mnasnet.utils.text import Life
+from keras_mnasnet.utils.text import Life, listed
 
-TOLERANCES = {None: 3e-5, "float16": 2e-2}
-LEAST_COSINE = 0.8
 STATEFUL = ("READ_VARIABLE", "ASSIGN_VARIABLE", "VAR_HANDLE", "CALL_ONCE")
 SAME = 1e-6  # of the largest output: float32's own rounding
+ROUNDING = 2.0**-23  # of a float32 value
+PROBABILITY_STEP = 1 / 256  # of LiteRT's 8-bit softmax
+NEAR_ONE, SMALLEST = 1e-3, 1e-30  # of the sum of probabilities, and of one
+LEAST_IMAGES = 4  # fewer do not say how outputs differ between images
+LEAST_DECIDED = 0.1  # of the images have a margin, or decisions are not judged
 
 
 class ExportError(ValueError):
@@ -22,12 +28,49 @@ class ExportError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a file of one precision may be from its model, and how many decisions it may change.
+
+    The root mean square of the differences may be `spread` of the spread of the model's outputs over images and classes, plus
+    `level` of their level, which counts only where outputs hardly differ between images, plus the rounding of float32, or of an
+    8-bit softmax; of a single class it may be WORST_CLASS times as much. A decision counts where the best score is ahead of the second by more
+    than twice `margin` of the spread; `changed` of those may be other ones.
+    """
+
+    spread: float
+    level: float
+    margin: float
+    changed: float
+    eight_bits: bool = False
+
+
+LIMITS = {
+    "float32": Limits(spread=1e-3, level=1e-5, margin=1e-3, changed=0.0),
+    "float16": Limits(spread=0.05, level=1e-3, margin=0.02, changed=0.0),
+    "weight-int8": Limits(spread=0.3, level=0.02, margin=0.1, changed=0.05),
+    "dynamic": Limits(spread=0.3, level=0.02, margin=0.1, changed=0.05),
+    "int8": Limits(spread=0.5, level=0.05, margin=0.1, changed=0.08, eight_bits=True),
+    "QAT int8": Limits(spread=0.3, level=0.05, margin=0.1, changed=0.05, eight_bits=True),
+}
+WORST_CLASS = 2.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Comparison:
     """One output of the file against the model's, over all images.
 
-    `max_relative` is the largest difference over the largest absolute value, `cosine` the mean over images (0 where one side
-    alone is all zeros), `top1_agreement` the share of images whose largest score is the same one (None for an output that is
-    no `[B, classes]`). `constant`: the file gives the same values for all images, although the model does not.
+    `max_difference` and `mean_difference` are in the output's own units, `max_relative` is the largest difference over the
+    largest absolute value. `spread` is how much the model's outputs differ between images, their mean over the images, and of
+    scores the mean over the classes, removed; `error` is the root mean square of the differences over `spread`, `worst` that
+    of the class (the last axis) where it is largest, number `worst_class`. Both are of logarithms of probabilities where the
+    model gives probabilities and the file does not compute them in 8 bits.
+
+    `top1_agreement` is the share of images with the same best class (None for an output that is no `[B, classes]`). `decided`
+    images have a margin that is larger than what the precision explains, `changed` of these have another best class in the
+    file. `judged` says what the judgement rests on: "decisions" and differences; differences alone, because the output has no
+    classes ("values") or almost no image has a margin ("too little margin"); or the level alone, because the outputs differ
+    less between images than the precision resolves ("too little spread"). `constant`: the file gives the same values for all
+    images, although the model does not.
     """
 
     output: str
@@ -35,8 +78,14 @@ class Comparison:
     max_difference: float
     mean_difference: float
     max_relative: float
-    cosine: float
+    spread: float
+    error: float
+    worst: float
+    worst_class: int
     top1_agreement: float | None
+    decided: int | None
+    changed: int | None
+    judged: str
     constant: bool = False
 
 
@@ -61,10 +110,61 @@ def check_promise(facts: GraphFacts, quantize: str | None, allowed_custom: tuple
         )
 
 
+def accepting(precision: str, accept_changed: float | None) -> Limits:
+    """The limits of a precision, with another share of changed decisions if one is given; ValueError for none of 0..1."""
+    if accept_changed is None:
+        return LIMITS[precision]
+    if isinstance(accept_changed, bool) or not isinstance(accept_changed, int | float) or not 0 <= accept_changed <= 1:
+        raise ValueError(
+            f"`accept_changed` (--accept-changed) must be a share of the decisions, 0 to 1. "
+            f"Received: accept_changed={accept_changed!r}"
+        )
+    return dataclasses.replace(LIMITS[precision], changed=float(accept_changed))
+
+
+def check_calls(model: Any) -> None:
+    """ValueError for layers of a Keras model that it calls with training=True: no file can hold what they then do."""
+    named = list(_training_calls(model))
+    if named:
+        raise ValueError(
+            f"A model that is exported must call its layers for inference. Received: {model.name!r}, which calls "
+            f"{listed(named)} with training=True, so that its outputs depend on the batch or on chance. Build the same model "
+            f"without training=True, give it the weights (set_weights), and export that one."
+        )
+
+
+def _training_calls(model: Any) -> Iterator[str]:
+    """The names of the layers, those of nested models too, that are called with training=True."""
+    layers = list(getattr(model, "operations", None) or getattr(model, "layers", ()))
+    try:
+        described = {each.get("name"): each.get("inbound_nodes", ()) for each in model.get_config().get("layers", ())}
+    except (NotImplementedError, TypeError, ValueError) as error:
+        logging.warning("Calls with training=True cannot be looked for in %r, which cannot be described: %s", model.name, error)
+        described = {}
+    for layer in layers:
+        if any(_is_training(layer, call) for call in described.get(layer.name) or ()):
+            yield layer.name
+        elif hasattr(layer, "layers"):
+            yield from _training_calls(layer)
+
+
+def _is_training(layer: Any, call: Any) -> bool:
+    if not isinstance(call, dict):
+        return False
+    if call.get("kwargs", {}).get("training") is True:
+        return True
+    names = list(inspect.signature(layer.call).parameters)
+    return any(name == "training" and value is True for name, value in zip(names, call.get("args", ()), strict=False))
+
+
 def compare(
-    file: TfliteFile, model: Callable[[np.ndarray], Mapping[str, np.ndarray]], images: np.ndarray, *, progress: bool = False
-) -> tuple[Comparison, ...]:
-    """Run both on `images` `[n, H, W, C]`, a few at a time; `model` gives {output: values} under the file's output names."""
+    file: TfliteFile, model: Callable[[np.ndarray], Mapping[str, np.ndarray]], images: np.ndarray, *, precision: str,
+    progress: bool = False,
+) -> tuple[Comparison, ...]:  # fmt: skip
+    """Run both on `images` `[n, H, W, C]`, a few at a time; `model` gives {output: values} under the file's output names.
+
+    `precision` is one of LIMITS.
+    """
     try:
         step = max(8 // file.batch, 1) * file.batch
     except ValueError as error:
@@ -77,40 +177,73 @@ def compare(
             found.append(file.values(chunk))
             wanted.append(model(chunk))
             life.step(len(chunk))
-    return tuple(
-        _comparison(name, *(np.concatenate([np.asarray(part[name], np.float64) for part in side]) for side in (found, wanted)))
-        for name in found[0]
-    )
+    sides = [{name: np.concatenate([np.asarray(part[name], np.float64) for part in side]) for name in found[0]}
+             for side in (found, wanted)]  # fmt: skip
+    return tuple(_comparison(name, sides[0][name], sides[1][name], precision) for name in found[0])
 
 
-def _comparison(name: str, found: np.ndarray, wanted: np.ndarray) -> Comparison:
+def _comparison(name: str, found: np.ndarray, wanted: np.ndarray, precision: str) -> Comparison:
     if found.shape != wanted.shape:
         raise ExportError(
             f"The file's output {name!r} must have the model's shape. Received: {found.shape[1:]} against {wanted.shape[1:]}"
         )
+    limits, count = LIMITS[precision], len(wanted)
+    scores = wanted.ndim == 2 and wanted.shape[1] > 1
     difference = np.abs(found - wanted)
-    rows, columns = found.reshape(len(found), -1), wanted.reshape(len(wanted), -1)
-    lengths = np.linalg.norm(rows, axis=1), np.linalg.norm(columns, axis=1)
-    norms = lengths[0] * lengths[1]
-    same = (lengths[0] == lengths[1]).astype(np.float64)
-    cosines = np.where(norms > 0, (rows * columns).sum(axis=1) / np.where(norms > 0, norms, 1), same)
-    apart = np.ptp(columns, axis=0).max() > SAME * np.abs(wanted).max() or (not found.any() and wanted.any())
-    scores = found.ndim == 2 and found.shape[1] > 1
+    apart = np.ptp(wanted, axis=0).max() > SAME * np.abs(wanted).max() or (not found.any() and wanted.any())
+    same = not np.ptp(found, axis=0).any() and (count > 1 or not found.any())
+    probabilities = scores and _are_probabilities(wanted)
+    ours, theirs = found, wanted
+    if probabilities and not limits.eight_bits:
+        ours, theirs = (np.log(np.maximum(side, SMALLEST)) for side in (found, wanted))
+    classes = wanted.shape[-1] if wanted.ndim > 1 else 1
+    ours, theirs = (side.reshape(count, -1, classes) for side in (ours, theirs))
+    varying = theirs - theirs.mean(axis=0)
+    if scores:
+        varying = varying - varying.mean(axis=-1, keepdims=True)
+    level = _rms(theirs - theirs.mean(axis=-1 if scores else None, keepdims=True))
+    spread = _rms(varying) * math.sqrt(count / max(count - 1, 1))
+    step = PROBABILITY_STEP if probabilities and limits.eight_bits else 0.0
+    floor = limits.level * level + ROUNDING * float(np.abs(theirs).max()) + step / math.sqrt(12)
+    unit = max(spread + floor / limits.spread, 1e-30)
+    errors = np.sqrt(np.square(ours - theirs).mean(axis=(0, 1)))
+    changed = decided = None
+    judged = "values"
+    if scores:
+        second, first = np.moveaxis(np.partition(theirs[:, 0], -2, axis=-1)[:, -2:], 1, 0)
+        clear = first - second > 2 * limits.margin * unit + step
+        decided, changed = int(clear.sum()), int((clear & (found.argmax(axis=1) != wanted.argmax(axis=1))).sum())
+        judged = "decisions" if decided >= LEAST_DECIDED * count else "too little margin"
+    if floor > limits.spread * spread:
+        judged = "too little spread"
     return Comparison(
         output=name,
-        images=len(found),
+        images=count,
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
         max_relative=float(difference.max() / max(np.abs(wanted).max(), 1e-30)),
-        cosine=float(cosines.mean()),
+        spread=spread,
+        error=_rms(ours - theirs) / unit,
+        worst=float(errors.max()) / unit,
+        worst_class=int(errors.argmax()),
         top1_agreement=float((found.argmax(axis=1) == wanted.argmax(axis=1)).mean()) if scores else None,
-        constant=bool(apart and not np.ptp(rows, axis=0).any() and (len(rows) > 1 or not rows.any())),
+        decided=decided,
+        changed=changed,
+        judged=judged,
+        constant=bool(apart and same),
     )
 
 
-def judge(comparisons: tuple[Comparison, ...], quantize: str | None) -> None:
-    """ExportError where the file is not the model: beyond rounding for floats, another direction for 8 bits, not a number."""
-    limit = TOLERANCES.get(quantize)
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.square(values).mean()))
+
+
+def _are_probabilities(values: np.ndarray) -> bool:
+    return bool((values >= 0).all() and np.abs(values.sum(axis=1) - 1).max() <= NEAR_ONE)
+
+
+def judge(comparisons: tuple[Comparison, ...], precision: str, limits: Limits) -> None:
+    """ExportError where the file is not the model within the limits of its precision, or gives no number."""
     for each in comparisons:
         if not math.isfinite(each.max_difference):
             raise ExportError(
@@ -122,16 +255,32 @@ def judge(comparisons: tuple[Comparison, ...], quantize: str | None) -> None:
                 f"all {each.images} images. An 8-bit softmax has steps of 1/256, and probabilities below 1/512 become 0: build "
                 f"the model with classifier_activation=None (logits). Otherwise calibrate on images as the model expects them."
             )
-        if limit is not None and each.max_relative > limit:
+        if each.error > limits.spread or each.worst > WORST_CLASS * limits.spread:
             raise ExportError(
-                f"The file must equal the model within {limit:g} of its largest output. Received: {each.max_relative:.3g} at "
-                f"{each.output!r}. A layer is computed in another way by LiteRT."
+                f"A {precision} file must differ from the model by at most {limits.spread:g} of the spread of its outputs, and "
+                f"by {WORST_CLASS * limits.spread:g} in any one class. Received: {each.error:.3g} at {each.output!r}, "
+                f"{each.worst:.3g} in class {each.worst_class}. {_way_out(precision)}"
             )
-        if limit is None and each.cosine < LEAST_COSINE:
+        if each.judged == "decisions" and each.changed > math.ceil(limits.changed * each.decided):
             raise ExportError(
-                f"A quantized file must point where the model does (cosine {LEAST_COSINE} at least). Received: "
-                f"{each.cosine:.3f} at {each.output!r}. Calibrate on images as the model expects them (range, size, content)."
+                f"A {precision} file may change {limits.changed:.0%} of the decisions that the model makes with a margin. Received: "
+                f"{each.changed} of {each.decided} at {each.output!r}, {each.changed / each.decided:.0%}, and differences of "
+                f"{each.error:.3g} of the spread. {_way_out(precision)} "
+                f"`accept_changed` (--accept-changed) takes more, as {math.ceil(100 * each.changed / each.decided) / 100:g}."
             )
+
+
+def _way_out(precision: str) -> str:
+    if precision == "int8":
+        return (
+            "Ways out: calibrate on a hundred photos or more of the kind that the model will see, prepared as it expects them; "
+            "train with quantization (mnasnet qat); or write quantize='weight-int8'."
+        )
+    if precision == "QAT int8":
+        return "Ways out: train longer, or at a lower learning rate; or write quantize='weight-int8' (mnasnet export)."
+    if precision in ("dynamic", "weight-int8"):
+        return "8 bits are too few for some weights: write quantize='float16'."
+    return "The weights are not the model's, or LiteRT computes a layer in another way."
 
 
 def drawn_images(count: int, height: int, width: int, channels: int, *, seed: int = 0) -> np.ndarray:
