@@ -247,8 +247,9 @@ def export(arguments: argparse.Namespace) -> None:
         arguments.model, arguments.output,
         postprocess="none" if arguments.no_postprocess else "builtin" if arguments.builtin_nms else "operator",
         **given(
-            arguments, "quantize", "photos", "annotations", "input_dtype", "seed", "max_bad", "max_detections", "accept_changed",
-            representative_data="calibrate", calibration_count="calibration_photos", verification_count="verification_photos",
+            arguments, "quantize", "photos", "annotations", "input_dtype", "seed", "max_bad", "max_detections",
+            "accept_changed", representative_data="calibrate", calibration_count="calibration_photos",
+            verification_count="verification_photos",
             **BOXES,
         ),
     )  # fmt: skip

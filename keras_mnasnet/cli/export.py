@@ -93,8 +93,8 @@ def export(arguments: argparse.Namespace) -> None:
     report = export_tflite(
         arguments.model, arguments.output,
         **given(
-            arguments, "quantize", "photos", "input_dtype", "labels", "size", "seed", "max_bad", "accept_changed", batch="batch_size",
-            normalization="input", representative_data="calibrate", calibration_count="calibration_photos",
+            arguments, "quantize", "photos", "input_dtype", "labels", "size", "seed", "max_bad", "accept_changed",
+            batch="batch_size", normalization="input", representative_data="calibrate", calibration_count="calibration_photos",
             verification_count="verification_photos",
         ),
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -66,8 +67,7 @@ THRESHOLD = 0.3
 BOX_LIMIT = 1e-3  # shares of the image
 SAME_IOU = 0.5
 FEW = 10  # detections of an image that are compared where none reaches the threshold
-LEAST_SHARE = {None: 1.0, "float16": 0.95}
-LEAST_SHARE_BELOW = 0.8  # of detections under the threshold, whose order is decided by rounding
+CHANGED_BELOW = 0.2  # of detections under the threshold, whose order is decided by rounding
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -251,9 +251,10 @@ def export(
     report = DetectorReport(
         path=str(path), quantize=quantize, postprocess=postprocess, settings=settings, seconds=round(seconds, 3), sha256="",
         facts=facts, partitions=file.partitions(), network_partitions=file.partitions(until=SUPPRESSION[postprocess]),
-        comparisons=comparisons, limits=limits, agreement=agreed, evaluation=_measured(model, content, settings, evaluation, progress),
-        verified_against=f"Keras {model.name}", verified_on=on, calibration=calibration, origin=origin,
-        description=description, detector=spec, silent_layers=tuple(silent),
+        comparisons=comparisons, limits=limits, agreement=agreed,
+        evaluation=_measured(model, content, settings, evaluation, progress), verified_against=f"Keras {model.name}",
+        verified_on=on, calibration=calibration, origin=origin, description=description, detector=spec,
+        silent_layers=tuple(silent),
     )  # fmt: skip
     report = write_export(content, path, report, spec.labels)
     if progress:
@@ -393,23 +394,29 @@ def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return np.where(union > 0, shared / np.where(union > 0, union, 1), 0.0)
 
 
-def judge_detections(compared: Agreement, quantize: str | None) -> None:
-    """ExportError where the file's detections are not the model's: all of them in float32, 95 % in float16.
+def judge_detections(compared: Agreement, limits: Limits) -> None:
+    """ExportError where more than the share `limits.detections` of the model's detections is missing in the file, or of the
+    file's in the model.
 
-    Of an int8 file only what it finds is reported: its network was compared before.
+    Boxes must also be within BOX_LIMIT where the precision is no 8-bit one. Of detections below the threshold an 8-bit file's
+    are not judged: its rounding decides which ones they are, and its network was compared before.
     """
-    if quantize not in LEAST_SHARE:
+    unsure = compared.threshold < THRESHOLD
+    if unsure and limits.eight_bits:
         return
-    least = LEAST_SHARE[quantize] if compared.threshold >= THRESHOLD else LEAST_SHARE_BELOW
-    shares = [part / whole if whole else 1.0 for part, whole in (
-        (compared.close, compared.expected), (compared.confirmed, compared.found),
+    same = compared.matched if limits.eight_bits else compared.close
+    shares = [1 - part / whole if whole else 0.0 for part, whole in (
+        (same, compared.expected), (compared.confirmed, compared.found),
     )]  # fmt: skip
-    if min(shares) < least:
+    allowed = max(limits.detections, CHANGED_BELOW if unsure else 0.0)
+    if max(shares) > allowed:
         raise ExportError(
             f"The file must find what the model finds: scores of {compared.threshold:g} or more, boxes within "
-            f"{BOX_LIMIT:g} of the image. Received: {compared.expected} detections of the model, {compared.matched} of them in "
-            f"the file, {compared.close} with such boxes; {compared.found} of the file, {compared.confirmed} of them in the "
-            f"model. Are the outputs in another order, or the weights not the model's?"
+            f"{BOX_LIMIT:g} of the image (8 bits: IoU {SAME_IOU:g}), {allowed:.0%} left out. Received: {compared.expected} "
+            f"detections of the model, {compared.matched} of them in the file, {compared.close} with such boxes; "
+            f"{compared.found} of the file, {compared.confirmed} of them in the model. Are the outputs in another order, or "
+            f"the weights not the model's? `accept_changed` (--accept-changed) takes more, "
+            f"as {math.ceil(100 * max(shares)) / 100:g}."
         )
 
 

@@ -115,8 +115,8 @@ def publish(
     report = ExportReport(
         path=str(target), quantize=quantize, route=route, seconds=round(seconds, 3), sha256="", facts=file.facts,
         partitions=taken, outside_reason=_reason(taken, quantize), comparisons=comparisons, limits=limits,
-        verified_against=against, verified_on=images_name, calibration=calibration, origin=description.origin, description=description.text,
-        preprocessing=description.preprocessing, silent_layers=silent_layers,
+        verified_against=against, verified_on=images_name, calibration=calibration, origin=description.origin,
+        description=description.text, preprocessing=description.preprocessing, silent_layers=silent_layers,
     )  # fmt: skip
     return write_export(content, target, report, description.labels)
 

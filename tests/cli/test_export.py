@@ -18,7 +18,7 @@ def test_export_then_bench(capfd, data, tmp_path):
     assert run("export", "cifar10", "--quantize", "float16", "-o", path) == 0
     printed = capfd.readouterr().out
     assert "one partition, the whole graph" in printed
-    assert "verified against the network in NumPy on 1 drawn image" in printed
+    assert "verified against the network in NumPy on 4 drawn images" in printed
     assert run("bench", "accuracy", "cifar10", path, "--data", data / "cifar10", "--limit", 300, "--json") == 0
     keras, lite = json.loads(capfd.readouterr().out)["results"]
     assert abs(keras["correct1"] - lite["correct1"]) <= 1
@@ -127,6 +127,7 @@ def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
             ("cifar10", "--verification-photos", "0", "-o", "{tmp}/a.tflite"),
             "`verification_count` (--verification-photos) must be an integer >= 1",
         ),
+        (("cifar10", "--accept-changed", "2", "-o", "{tmp}/a.tflite"), "`accept_changed` (--accept-changed) must be a share"),
         (("cifar10", "--labels", "{tmp}/file", "-o", "{tmp}/a.tflite"), "1 names for 10 classes"),
         (("cifar10", "--labels", "{tmp}/none", "-o", "{tmp}/a.tflite"), "{tmp}/none, which names none"),
         (("cifar10", "--size", "0", "-o", "{tmp}/a.tflite"), "Received: size=0"),

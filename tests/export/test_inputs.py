@@ -55,7 +55,7 @@ def test_a_nested_model_is_fed_pixels(nested, pictures, tmp_path):
     with pytest.raises(ValueError, match="must hold pixels 0..255.*look divided by 255"):
         export_tflite(nested, tmp_path / "a.tflite", quantize="int8", representative_data=pictures / 255)
     report = export_tflite(nested, tmp_path / "a.tflite")
-    assert report.verified_on == "8 drawn images"
+    assert report.verified_on == "32 drawn images"
     assert TfliteFile(tmp_path / "a.tflite").normalization == PIXEL_VALUES
 
 
@@ -72,10 +72,10 @@ def test_pixels_for_a_normalised_input_are_refused(bare, tmp_path):
 def test_a_given_normalization_feeds_the_verification(tmp_path):
     path = tmp_path / "a.tflite"
     report = export_tflite(small(), path, normalization="signed")
-    assert report.verified_on == "8 drawn images, normalized"
+    assert report.verified_on == "32 drawn images, normalized"
     assert TfliteFile(path).normalization == SIGNED
-    assert export_tflite(small(), path, normalization=Normalization()).verified_on == "8 drawn images"
-    assert export_tflite(small(), path).verified_on == "8 drawn images, -1..1"
+    assert export_tflite(small(), path, normalization=Normalization()).verified_on == "32 drawn images"
+    assert export_tflite(small(), path).verified_on == "32 drawn images, -1..1"
 
 
 def test_sequential(tmp_path):
@@ -91,3 +91,42 @@ def test_sequential(tmp_path):
     with pytest.raises(ValueError, match="A Sequential model must be built. Received: 'open'"):
         export_tflite(keras.Sequential([layers.Dense(3)], name="open"), tmp_path / "a.tflite")
     assert as_functional(model).name == "row"
+
+
+def called(layer, **options):
+    """A model whose layer is called so."""
+    image = keras.Input((8, 8, 3))
+    x = layer(layers.Conv2D(4, 3)(image), **options)
+    return keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)), name="trained")
+
+
+@pytest.mark.parametrize("layer", [layers.BatchNormalization(name="norm"), layers.Dropout(0.5, name="drop")])
+def test_layers_called_for_training_are_refused(layer, tmp_path):
+    """Directly, in a nested model, where a nested model is called so, and by position; called for inference they pass."""
+    refused = rf"must call its layers for inference. Received: '\w+', which calls {layer.name} with training=True"
+    model = called(layer, training=True)
+    image = keras.Input((8, 8, 3))
+    for each in (model, keras.Model(image, model(image), name="around"), keras.Sequential([image, model])):
+        with pytest.raises(ValueError, match=refused):
+            export_tflite(each, tmp_path / "a.tflite", progress=False)
+    inner = called(layer)
+    with pytest.raises(ValueError, match="which calls trained with training=True"):
+        export_tflite(keras.Model(image, inner(image, training=True), name="around"), tmp_path / "a.tflite", progress=False)
+    x = layers.Conv2D(4, 3)(image)
+    with pytest.raises(ValueError, match=refused):
+        export_tflite(keras.Model(image, layer(x, True), name="position"), tmp_path / "a.tflite", progress=False)
+    assert not list(tmp_path.glob("*.tflite*"))
+    export_tflite(called(layer, training=False), tmp_path / "a.tflite", progress=False)
+
+
+def test_a_network_of_the_family_called_for_training(tmp_path):
+    """The direct writer would take it for a plain one."""
+    model = MnasNet("a1", weights="cifar10", classes=10)
+    changed = keras.models.clone_model(
+        model, clone_function=lambda layer: layer,
+        call_function=lambda layer, *given, **options: layer(
+            *given, **(options | {"training": True} if layer.name == "stem_bn" else options)
+        ),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="which calls stem_bn with training=True"):
+        export_tflite(changed, tmp_path / "a.tflite", progress=False)

@@ -12,6 +12,7 @@ import pytest
 
 from keras_mnasnet import checkpoint_of, load, save
 from keras_mnasnet.export import ExportError, TfliteClassifier, TfliteFile, export_tflite
+from keras_mnasnet.export.verify import LIMITS
 from keras_mnasnet.preprocessing import PIXELS, SIGNED
 
 BLOCKS = {"CONV_2D": 49, "DEPTHWISE_CONV_2D": 16, "ADD": 9, "MEAN": 9, "LOGISTIC": 8, "MUL": 9, "SUB": 1, "SOFTMAX": 1}
@@ -39,7 +40,9 @@ def test_precisions(bundled, pictures, tmp_path, quantize, route, relative, extr
     assert compared.images == 20
     assert compared.output == "scores"
     assert compared.max_relative <= relative
-    assert compared.cosine > 0.98
+    assert compared.error <= LIMITS[quantize or "float32"].spread
+    assert (report.limits, compared.judged) == (LIMITS[quantize or "float32"], "decisions")
+    assert compared.changed <= 1 < compared.decided
     content = path.read_bytes()
     assert (len(content), hashlib.sha256(content).hexdigest()) == (report.facts.bytes, report.sha256)
     assert report.facts.signatures == {"serving_default": {"inputs": ["image"], "outputs": ["scores"]}}
@@ -56,6 +59,7 @@ def test_precisions(bundled, pictures, tmp_path, quantize, route, relative, extr
         assert report.facts.output_types["float32"] == 1
     written = json.loads((tmp_path / "a1.tflite.json").read_text("utf-8"))
     assert written["schema"] == 1
+    assert written["limits"]["changed"] == report.limits.changed
     assert written["comparisons"][0]["images"] == 20
     file = TfliteFile(path)
     assert file.labels == tuple(LABELS)
@@ -74,7 +78,7 @@ def test_integer_input_takes_pixels(bundled, pictures, tmp_path, dtype):
     assert scores.dtype == dtype
     assert report.facts.floating == ()
     assert "float32" not in report.facts.output_types
-    assert report.verified_on == "the first 16 calibration images"
+    assert report.verified_on == "the first 64 calibration images"
 
 
 def test_other_models_go_through_the_converter(bundled, pictures, tmp_path):
@@ -86,7 +90,7 @@ def test_other_models_go_through_the_converter(bundled, pictures, tmp_path):
         assert report.route == "converter"
         assert [port.name for port in report.facts.outputs] == ["alpha", "zeta"]
         assert [each.output for each in report.comparisons] == ["alpha", "zeta"]
-        assert all(each.cosine > 0.98 for each in report.comparisons)
+        assert all(each.error < 0.5 for each in report.comparisons)
         assert report.comparisons[0].max_relative <= (1e-5 if quantize is None else 0.3)
     assert TfliteFile(tmp_path / "two.tflite").normalization is None
 
@@ -98,7 +102,7 @@ def test_weight_int8_of_another_model(bundled, pictures, tmp_path):
     assert report.route == "converter + ai-edge-quantizer"
     assert report.partitions.whole
     assert report.facts.constant_bytes["int8"] > 10 * report.facts.constant_bytes.get("float32", 0)
-    assert report.comparisons[0].cosine > 0.99
+    assert report.comparisons[0].error < 0.1
 
 
 def test_batch_free_size_and_logits(tmp_path, pictures):
@@ -147,8 +151,8 @@ def test_every_kind_of_model_gives_the_same_file(bundled, pictures, tmp_path):
         path = tmp_path / f"{number}.tflite"
         report = export_tflite(model, path, photos="shapes:20@40" if number == 1 else None, progress=False)
         assert report.route == "direct"
-        assert report.verified_on == {0: "1 drawn image", 1: "16 given images", 3: "1 drawn image"}.get(
-            number, "8 drawn images"
+        assert report.verified_on == {0: "4 drawn images", 1: "20 given images", 3: "4 drawn images"}.get(
+            number, "32 drawn images"
         )
         assert report.origin.record == "cifar10/a1-0.5-32"
         file = TfliteClassifier(path)
@@ -333,7 +337,9 @@ def test_a_file_that_is_not_the_model_is_no_file(bundled, tmp_path, monkeypatch)
         return weights
 
     monkeypatch.setattr(tflite, "folded_weights", confused)
-    with pytest.raises(ExportError, match="must equal the model within 3e-05 of its largest output"):
+    with pytest.raises(
+        ExportError, match="float32 file must differ from the model by at most 0.001 of the spread of its outputs"
+    ):
         export_tflite(bundled, tmp_path / "a.tflite")
     assert not (tmp_path / "a.tflite").exists()
 
