@@ -52,7 +52,7 @@ class Limits:
 # colors, another normalization or swapped classes was 0.5.
 LIMITS = {
     "float32": Limits(spread=2e-4, level=2e-6, margin=2e-4, changed=0.0),
-    "float16": Limits(spread=0.02, level=1e-3, margin=0.01, changed=0.0, detections=0.05),
+    "float16": Limits(spread=0.02, level=2e-3, margin=0.01, changed=0.0, detections=0.05),
     "weight-int8": Limits(spread=0.2, level=0.02, margin=0.05, changed=0.03),
     "dynamic": Limits(spread=0.2, level=0.02, margin=0.05, changed=0.03),
     "int8": Limits(spread=0.5, level=0.03, margin=0.15, changed=0.05, detections=0.2, eight_bits=True),
@@ -213,8 +213,9 @@ def _comparison(name: str, found: np.ndarray, wanted: np.ndarray, precision: str
     step = PROBABILITY_STEP if probabilities and limits.eight_bits else 0.0
     floor = limits.level * level + ROUNDING * float(np.abs(theirs).max()) + step / math.sqrt(12)
     unit = max(spread + floor / limits.spread, 1e-30)
-    own = np.square(varying).mean(axis=(0, 1))  # of a class; half of it counts, half is everybody's
-    errors = np.sqrt(np.square(ours - theirs).mean(axis=(0, 1)) / np.maximum((own + own.mean()) / (2 * own.mean() or 1), 1e-30))
+    own = np.square(varying).mean(axis=(0, 1))
+    shares = (own / own.mean() + 1) / 2 if own.any() else 1.0
+    errors = np.sqrt(np.square(ours - theirs).mean(axis=(0, 1)) / shares)
     changed = decided = None
     judged = "values"
     if scores:
