@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -53,8 +52,8 @@ class Limits:
 
 # Measured on files of true models, each against its own: CIFAR-10's A1 and B1 on 128 photos and 64 drawn pictures, and networks
 # of the family with random weights, 10 and 1000 classes, on 32 drawn pictures. Largest errors: 7e-5 (float32), 5e-3 (float16),
-# 0.10 (weight-int8), 0.11 (dynamic), 0.13 (int8, trained) and 0.43 (int8, random). Smallest errors with a layer of another seed,
-# swapped colors or another normalization: 0.43 (int8, of which the decisions are refused) and 0.53 (the others).
+# 0.10 (weight-int8), 0.11 (dynamic), 0.13 (int8, trained) and 0.43 (int8, random). Smallest with a layer of another seed,
+# with swapped colors or another normalization: 0.43 (int8, of which the decisions are refused) and 0.53 (the others).
 LIMITS = {
     "float32": Limits(spread=2e-4, level=2e-6, margin=2e-4, changed=0.0),
     "float16": Limits(spread=0.02, level=2e-3, margin=0.01, changed=0.0, detections=0.05),
@@ -154,19 +153,10 @@ def _training_calls(model: Any) -> Iterator[str]:
         logging.warning("Calls with training=True cannot be looked for in %r, which cannot be described: %s", model.name, error)
         described = {}
     for layer in layers:
-        if any(_is_training(layer, call) for call in described.get(layer.name) or ()):
+        if any(call["kwargs"].get("training") for call in described.get(layer.name) or ()):
             yield layer.name
         elif hasattr(layer, "layers"):
             yield from _training_calls(layer)
-
-
-def _is_training(layer: Any, call: Any) -> bool:
-    if not isinstance(call, dict):
-        return False
-    if call.get("kwargs", {}).get("training") is True:
-        return True
-    names = list(inspect.signature(layer.call).parameters)
-    return any(name == "training" and value is True for name, value in zip(names, call.get("args", ()), strict=False))
 
 
 def compare(
