@@ -211,7 +211,8 @@ def _comparison(name: str, found: np.ndarray, wanted: np.ndarray, precision: str
     own = np.square(varying).mean(axis=(0, 1))
     shares = (own / own.mean() + 1) / 2 if own.any() else 1.0
     errors = np.sqrt(np.square(ours - theirs).mean(axis=(0, 1)) / shares)
-    changed = decided = None
+    decided: int | None = None
+    changed: int | None = None
     judged = "values"
     if scores:
         second, first = np.moveaxis(np.partition(theirs[:, 0], -2, axis=-1)[:, -2:], 1, 0)
@@ -268,12 +269,13 @@ def judge(comparisons: tuple[Comparison, ...], precision: str, limits: Limits) -
                 f"and by {WORST_CLASS * limits.spread:g} in any one class. Received: {each.error:.3g} at {each.output!r}, "
                 f"{each.worst:.3g} in class {each.worst_class}. {_way_out(precision)}"
             )
-        if each.judged == "decisions" and each.changed > math.ceil(limits.changed * each.decided):
+        decided, changed = each.decided or 0, each.changed or 0
+        if each.judged == "decisions" and changed > math.ceil(limits.changed * decided):
             raise ExportError(
                 f"The {precision} file may change {limits.changed:.0%} of the decisions that the model makes with a margin. "
-                f"Received: {each.changed} of {each.decided} at {each.output!r}, {each.changed / each.decided:.0%}, and "
+                f"Received: {changed} of {decided} at {each.output!r}, {changed / decided:.0%}, and "
                 f"differences of {each.error:.3g} of the spread of the outputs. {_way_out(precision)} "
-                f"`accept_changed` (--accept-changed) takes more, as {math.ceil(100 * each.changed / each.decided) / 100:g}."
+                f"`accept_changed` (--accept-changed) takes more, as {math.ceil(100 * changed / decided) / 100:g}."
             )
         if each.judged in UNSURE:
             logging.warning("The output %r was judged with %s: %s.", each.output, each.judged, UNSURE[each.judged])
