@@ -146,7 +146,7 @@ def check_calls(model: Any) -> None:
 
 def _training_calls(model: Any) -> Iterator[str]:
     """The names of the layers, those of nested models too, that are called with training=True."""
-    layers = list(getattr(model, "operations", None) or getattr(model, "layers", ()))
+    layers = list(getattr(model, "operations", None) or model.layers)
     try:
         described = {each.get("name"): each.get("inbound_nodes", ()) for each in model.get_config().get("layers", ())}
     except (NotImplementedError, TypeError, ValueError) as error:
