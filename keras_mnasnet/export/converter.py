@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -70,6 +71,8 @@ def convert_function(
     import tensorflow as tf
 
     what = "convert" if images is None else "calibrate and convert"
+    if not logging.root.handlers:
+        logging.basicConfig()  # or the converter's first warning binds the root's handler to the stream that is held below
     with (
         held_output() as shown,
         contextlib.redirect_stderr(shown),
