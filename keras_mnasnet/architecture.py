@@ -14,6 +14,9 @@ PROVENANCES = ("published", "reconstructed", "custom")
 OPS = ("mbconv", "conv", "linear")
 DEFAULT_SE_RATIO = 0.25
 WEIGHTED = ("conv", "depthwise", "dense")
+MOST_LAYERS = 2_000  # in the stages; MnasNet-A1 has 16
+MOST_CHANNELS = 1_000_000  # of a layer; MnasNet has 1,280
+LONGEST_TEXT = 100_000  # characters; A1 in words has 300
 
 _WORDS = ("noskip", "nofirstskip", "pool", "conv", "linear")
 _BLOCK_TOKEN = re.compile(r"(se|[rkseio])(\d+(?:\.\d+)?)$")
@@ -126,6 +129,8 @@ def _first_block(stem: int, block: Block) -> Block:
 def _check_count(what: str, name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{what} must be an integer >= 1. Received: {name}={value!r}")
+    if value > MOST_CHANNELS:
+        raise ValueError(f"{what} must be at most {MOST_CHANNELS:,}. Received: a larger one")
 
 
 def _check_stride(what: str, name: str, value: object) -> None:
@@ -222,6 +227,8 @@ class Architecture:
         _check_count("An architecture's `head`", "head", self.head)
         if not self.blocks:
             raise ValueError(f"An architecture needs at least one block. Received: blocks=() in {self.name!r}")
+        if (layers := sum(block.repeats for block in self.blocks)) > MOST_LAYERS:
+            raise ValueError(f"An architecture has at most {MOST_LAYERS:,} layers in its stages. Received: {layers:,}")
         object.__setattr__(self, "blocks", (_first_block(self.stem, self.blocks[0]), *self.blocks[1:]))
         previous = self.stem
         for index, block in enumerate(self.blocks):
@@ -242,6 +249,10 @@ class Architecture:
 
         The name and provenance may be left out (`custom`). Unknown tokens raise ValueError and are named.
         """
+        if not isinstance(text, str) or len(text) > LONGEST_TEXT:
+            raise ValueError(
+                f"An architecture is written in at most {LONGEST_TEXT:,} characters. Received: {str(text)[:80]!r} ..."
+            )
         match = _HEADER.match(text)
         tokens = match["body"].split() if match else []
         sizes = {}

@@ -18,8 +18,9 @@ from keras_mnasnet import model as models
 from keras_mnasnet._version import __version__
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.loading import RUN_MODEL, load, save
-from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, MOST_PIXELS
 from keras_mnasnet.spec import Spec, describe, rebuild
+from keras_mnasnet.utils.reading import check_limit, read_json, record, shown
 from keras_mnasnet.weights.checkpoint import CheckpointError, DownloadError, assign, expected_shapes, remember
 from keras_mnasnet.weights.fetch import fetch_hub
 
@@ -192,13 +193,13 @@ def _parse(config: dict[str, Any], where: str) -> tuple[Spec, str | None]:
     if config.get("library") != LIBRARY:
         raise CheckpointError(
             f"{CONFIG_FILE} of {where} must be one that keras_mnasnet.push_to_hub wrote. "
-            f"Received: library={config.get('library')!r}, model_type={config.get('model_type')!r}. For weights of "
+            f"Received: library={shown(config.get('library'))}, model_type={shown(config.get('model_type'))}. For weights of "
             f"other libraries call keras_mnasnet.load('hf://owner/name@revision/file').model()."
         )
     if config.get("schema") != SCHEMA:
         raise CheckpointError(
-            f"{CONFIG_FILE} of {where} must have schema {SCHEMA}. Received: schema={config.get('schema')!r}, written "
-            f"by keras_mnasnet {config.get('library_version')}. Update keras_mnasnet, or choose an older revision."
+            f"{CONFIG_FILE} of {where} must have schema {SCHEMA}. Received: schema={shown(config.get('schema'))}, written "
+            f"by keras_mnasnet {str(config.get('library_version'))[:40]}. Update keras_mnasnet, or choose an older revision."
         )
     keys = [field.name for field in dataclasses.fields(Spec)]
     if missing := [key for key in keys if key not in config]:
@@ -207,11 +208,16 @@ def _parse(config: dict[str, Any], where: str) -> tuple[Spec, str | None]:
             f"Push the model again, or choose another revision."
         )
     try:
-        values = {key: config[key] for key in keys}
-        values["architecture"] = Architecture.parse(values["architecture"])
-        values["input_shape"] = models.resolve_input_shape(tuple(values["input_shape"]))
-        return Spec(**values), config.get("name")
-    except (ValueError, TypeError) as error:
+        values: dict[str, Any] = {key: config[key] for key in keys}
+        values["architecture"] = Architecture.parse(record(values["architecture"], str, "`architecture`"))
+        values["input_shape"] = models.resolve_input_shape(
+            record(values["input_shape"], tuple[int | None, ...], "`input_shape`")
+        )
+        if any(side is not None and side > MOST_PIXELS for side in values["input_shape"]):
+            raise ValueError(f"input_shape={values['input_shape']}")
+        check_limit("classes", record(values["classes"], int, "`classes`"), "A model")
+        return record(values, Spec, "A model"), record(config.get("name"), str | None, "`name`")  # type: ignore[arg-type]
+    except ValueError as error:
         raise CheckpointError(f"{CONFIG_FILE} of {where} must describe a model. Received: {error}") from error
 
 
@@ -220,7 +226,7 @@ def _fetch_config(repo_id: str, revision: str | None, token: str | bool | None) 
     _check_repo_id(repo_id)
     path = fetch_hub(repo_id, CONFIG_FILE, revision, token=token)
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = read_json(path, CONFIG_FILE)
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} must hold a JSON object. Received: {error}") from error
     if not isinstance(value, dict):

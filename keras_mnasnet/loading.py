@@ -20,6 +20,7 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.spec import check_plain, describe
+from keras_mnasnet.utils.reading import shown
 from keras_mnasnet.utils.text import did_you_mean
 from keras_mnasnet.weights import registry
 from keras_mnasnet.weights.checkpoint import (
@@ -259,9 +260,11 @@ def read_keras(path: Path, model: Any) -> Checkpoint:
     except ValueError as error:
         raise CheckpointError(f"{path} must be a MnasNet saved by save() or model.save(). Received: {error}") from error
     assumed = ("labels", "preprocessing") if found.classes else ("preprocessing",)
-    return dataclasses.replace(
+    checkpoint = dataclasses.replace(
         found, labels=registry.labels_of("google", found.classes), assumed=assumed, origin=Origin("keras", str(path))
     )
+    checkpoint.check_values()
+    return checkpoint
 
 
 def checkpoint_of(model: Any, *, checked: bool = True) -> Checkpoint:
@@ -449,10 +452,13 @@ def _usable(record: registry.Record, path: Path) -> Checkpoint | None:
 
 def _cached(record: registry.Record, path: Path) -> Checkpoint:
     with open_tensors(path) as file:
-        if FORMAT not in file.metadata or not (
-            record.bundled or read_header(file).get("source_sha256", "").startswith(record.sha256 or "")
-        ):
-            raise CheckpointError(f"{path} must come from {record.url}. Received: a file of another origin")
+        said = read_header(file) if FORMAT in file.metadata else None
+        own = said is not None and said.origin.record == record.id
+        if said is None or not own or not (record.bundled or (said.source_sha256 or "").startswith(record.sha256 or "")):
+            raise CheckpointError(
+                f"{path} must be {record.id}, from {record.url or 'this package'}. Received: a file of another origin"
+                f"{f', {shown(said.origin.record)}' if said and not own else ''}"
+            )
         checkpoint = described(file)
     if not checkpoint.architecture.same_network(record.architecture) or checkpoint.numerics != record.numerics:
         raise CheckpointError(f"{path} must hold {record.id}. Received: another network or other numerics")
@@ -471,7 +477,7 @@ def verify_record(record: registry.Record) -> dict[str, Any]:
         if path.is_file():
             _cached(record, path)
             with open_tensors(path) as file:
-                source_sha256 = read_header(file)["source_sha256"]
+                source_sha256 = read_header(file).source_sha256
             report["files"].append({"path": str(path), "sha256": file_sha256(path)})
         if placed.is_file():
             report["files"].append({"path": str(placed), "sha256": check_sha256(placed, source_sha256)})

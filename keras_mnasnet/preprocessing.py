@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CROPS = ("inception", "pad", "none")
 INTERPOLATIONS = ("bilinear", "bicubic")
+MOST_PIXELS = 100_000  # along a side
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class Normalization:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
-        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
+        whole = all(math.isfinite(value) for value in (*self.mean, *self.std)) and all(value > 0 for value in self.std)
+        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or not whole:
             raise ValueError(
                 f"A normalization has 1 or 3 means and as many positive standard deviations. "
                 f"Received: mean={self.mean}, std={self.std}"
@@ -56,6 +57,19 @@ class Preprocessing:
     offset: str = "round"
     squash: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("size", "resize"):
+            side = getattr(self, name)
+            if (name == "size" or side is not None) and not (_is_whole(side) and 1 <= side <= MOST_PIXELS):
+                raise ValueError(f"`{name}` must be a whole number of pixels, 1 to {MOST_PIXELS:,}. Received: {name}={side!r}")
+        fraction = self.crop_fraction
+        if fraction is not None and not (_is_number(fraction) and 0 < fraction <= 1):
+            raise ValueError(f"`crop_fraction` must be a number above 0, at most 1. Received: crop_fraction={fraction!r}")
+        for name in ("mean", "std"):
+            sides = getattr(self, name)
+            if len(sides) != 3 or not all(_is_number(side) and (name == "mean" or side > 0) for side in sides):
+                raise ValueError(f"`{name}` must be three numbers, deviations above 0. Received: {name}={sides!r}")
+
     def __str__(self) -> str:
         if self.squash:
             return f"resize to {self.size} x {self.size} ({self.interpolation})"
@@ -75,12 +89,6 @@ class Preprocessing:
     def normalization(self) -> Normalization:
         """The same mean and std for pixels 0..255."""
         return Normalization(tuple(255 * value for value in self.mean), tuple(255 * value for value in self.std))
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Preprocessing:
-        """From what `dataclasses.asdict` gave, through JSON; TypeError or ValueError for anything else."""
-        fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
-        return cls(**fields)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,7 +131,7 @@ class Augment:
             object.__setattr__(self, key, float(value))
         for key in ("pad", "randaugment_ops"):
             value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1024:
+            if not _is_whole(value) or not 0 <= value <= 1024:
                 raise ValueError(f"`{key}` must be a whole number from 0 to 1024. Received: {key}={value!r}")
         if not isinstance(self.flip, bool):
             raise ValueError(f"`flip` must be true or false. Received: flip={self.flip!r}")
@@ -132,6 +140,10 @@ class Augment:
     def per_image(self) -> bool:
         """Whether images are varied one by one, not as a batch."""
         return self.crop == "inception" or self.randaugment_ops > 0 or self.erasing > 0
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:

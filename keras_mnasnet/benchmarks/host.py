@@ -136,7 +136,7 @@ class _Child:
             self._stdin.flush()
         at = None
         for line in self._stdout:
-            event = json.loads(line)
+            event = parse_json(line, "What the measuring process says")
             if event["event"] == "refused":
                 raise ValueError(
                     f"A .tflite file must be one that LiteRT can run. Received: {names[event['index']]}: {event['message']}"

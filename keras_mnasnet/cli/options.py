@@ -183,15 +183,15 @@ def network(arguments: argparse.Namespace, name: str | None = None) -> Architect
 
 def _read_labels(arguments: argparse.Namespace) -> list[str] | None:
     """The lines of `--labels FILE` that are not empty; None without `--labels`."""
-    from pathlib import Path
+    from keras_mnasnet.utils.reading import check_names, read_text
 
     if arguments.labels is None:
         return None
     wanted = "`--labels` must be a text file with a class name a line."
     try:
-        lines = Path(arguments.labels).expanduser().read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(arguments.labels, "A file of class names").splitlines()
+    except (OSError, ValueError) as error:
         raise ValueError(f"{wanted} Received: {arguments.labels} ({error})") from error
     if not (names := [line.strip() for line in lines if line.strip()]):
         raise ValueError(f"{wanted} Received: {arguments.labels}, which names none")
-    return names
+    return list(check_names(names, wanted))

@@ -9,8 +9,10 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mnasnet.preprocessing import Preprocessing
+from keras_mnasnet.utils.reading import read_bytes
 
 MAX_ASPECT = 100
+LARGEST_IMAGE = 2**28  # bytes of a file
 DECODERS = ("tensorflow", "pillow")
 OFFSETS = ("round", "down")
 INTERPOLATIONS = ("bicubic", "bilinear", "bicubic-tf1", "bilinear-tf1")
@@ -23,7 +25,7 @@ def read_image(path: str | os.PathLike[str], decoder: str = "tensorflow") -> Any
         raise ValueError(f"An image must be a file. Received: the folder {path}")
     if not path.is_file():
         raise ValueError(f"An image file must exist. Received: {path}, which does not")
-    data = path.read_bytes()
+    data = read_bytes(path, "An image", limit=LARGEST_IMAGE)
     try:
         return decode(data, decoder)
     except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from keras_mnasnet.data.sources import Files, ImageSet, Segments, Source
+from keras_mnasnet.utils.reading import TAR_DAMAGE, read_text
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
 CLASSES = ("auto", "folder", "imagenet")
@@ -68,9 +69,9 @@ def open_tar(path: Path, *, ground_truth: Path | None, synsets: Path | None, cla
             members = [
                 (str(PurePosixPath(member.name)), member.offset_data, member.size)
                 for member in tar
-                if member.isfile() and is_image(PurePosixPath(member.name).name)
+                if member.isreg() and not member.issparse() and is_image(PurePosixPath(member.name).name)
             ]
-    except tarfile.ReadError as error:
+    except TAR_DAMAGE as error:
         raise ValueError(f"A tar must be whole and uncompressed. Received: {path}: {error}. Decompress it first.") from error
     members.sort()
     names = [name for name, _, _ in members]
@@ -127,9 +128,12 @@ def _ground_truth(path: Path, stems: list[str], synsets: Path | None) -> np.ndar
     """
     if not path.is_file():
         raise ValueError(f"`ground_truth` must be a file. Received: ground_truth={path}, which is not")
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path, "A ground truth").splitlines() if line.strip()]
     if lines and lines[0].replace(" ", "").lower() == "imageid,predictionstring":
-        rows = [[row[0], row[1].split()[0]] for row in csv.reader(lines[1:])]
+        try:
+            rows = [[row[0], row[1].split()[0]] for row in csv.reader(lines[1:])]
+        except (IndexError, csv.Error) as error:
+            raise ValueError(f"Kaggle's ground truth has lines `name,wnid ...`. Received: {path}: {error}") from error
     else:
         rows = [line.split() for line in lines]
     if len(rows) != len(stems):
@@ -149,7 +153,7 @@ def _ground_truth(path: Path, stems: list[str], synsets: Path | None) -> np.ndar
     else:
         texts = [row[0] for row in rows]
     number = {wnid: label for label, wnid in enumerate(imagenet_wnids())}
-    if all(text.isdigit() for text in texts):
+    if all(text.isdecimal() and len(text) <= 9 for text in texts):
         values = np.array(texts, np.int64)
         if columns == {1}:
             names = _devkit_order(path, synsets)
@@ -177,7 +181,7 @@ def _devkit_order(path: Path, synsets: Path | None) -> list[str]:
         )
     if not synsets.is_file():
         raise ValueError(f"`synsets` must be a file. Received: synsets={synsets}, which is not")
-    found = [match[0] for line in synsets.read_text("utf-8").splitlines() if (match := WNID.search(line))][:1000]
+    found = [match[0] for line in read_text(synsets, "A list of wnids").splitlines() if (match := WNID.search(line))][:1000]
     if sorted(found) != list(imagenet_wnids()):
         raise ValueError(
             f"`synsets` must list ImageNet's 1000 wnids, one per line. Received: {synsets} with "

@@ -17,6 +17,7 @@ from keras_mnasnet.data.folders import imagenet_wnids, is_image, open_folder, op
 from keras_mnasnet.data.shapes import SHAPE_CLASSES, draw_shapes
 from keras_mnasnet.data.sources import Arrays, Files, ImageSet
 from keras_mnasnet.data.tfrecord import EAGER_BYTES, SHARD, SPLITS, is_tfrecord, open_tfrecords, split_of, whole_sets
+from keras_mnasnet.utils.reading import read_text
 
 KINDS = (
     "a folder with one sub-folder of images per class, the ILSVRC-2012 validation photos (folder or tar) with ground_truth=, "
@@ -286,10 +287,7 @@ def _labels(files: list[Path], labels: Any, label_base: int | None) -> tuple[tup
         path = Path(labels).expanduser()
         if not path.is_file():
             raise ValueError(f"`labels` must be class names or a file with one per line. Received: labels={path}")
-        try:
-            labels = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"Class names must be UTF-8 text, one a line. Received: {path} ({error})") from error
+        labels = [line.strip() for line in read_text(path, "A file of class names").splitlines() if line.strip()]
     if labels is not None:
         return tuple(labels), 0 if label_base is None else label_base
     if all(SHARD.search(path.name) for path in files):

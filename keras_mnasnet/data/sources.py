@@ -14,6 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_mnasnet.data.decode import decode, within_aspect
+from keras_mnasnet.utils.reading import check_names
 from keras_mnasnet.utils.text import Life
 from keras_mnasnet.weights.registry import spelled_as
 
@@ -135,6 +136,9 @@ class ImageSet:
     picked: np.ndarray | None = dataclasses.field(default=None, repr=False)
     bad: tuple[str, ...] = ()
     sizes: np.ndarray | None = dataclasses.field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_names(self.labels, f"The classes of {self.name}")
 
     @property
     def count(self) -> int:

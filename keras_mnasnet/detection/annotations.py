@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
-import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING, Any
 
+from keras_mnasnet.utils.reading import LONGEST_ANNOTATIONS, check_limit, check_names, read_json, read_xml, shown
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+LARGEST_ID = 2**53  # whole numbers that JSON's readers agree on
 Result = dict[str, Any]  # image_id, category_id, bbox [x, y, width, height] in pixels, score
 
 
@@ -46,21 +52,23 @@ def _read_coco(path: Path) -> Truth:
             raise ValueError(
                 f"An annotation file must have `images`, `categories` and `annotations`. Received: {path} without {key}"
             )
-    try:
-        images = {int(image["id"]): image for image in value["images"]}
-        categories = {int(category["id"]): _name(category["name"]) for category in value["categories"]}
-        annotations = [_annotation(number, each) for number, each in enumerate(value["annotations"], 1)]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"An annotation file has images with `id`, categories with `id` and `name`, annotations with `image_id`, "
-            f"`category_id` and `bbox` [x, y, width, height]. Received: {path}: {type(error).__name__} {error}"
-        ) from error
+    wanted = (
+        "An annotation file has images with `id`, categories with `id` and `name`, annotations with `image_id`, `category_id` "
+        "and `bbox` [x, y, width, height]"
+    )
+    check_limit("classes", len(value["categories"]), f"The categories of {path}")
+    with _named(path, wanted) as field:
+        images = {_id(image["id"]): image for image in field("images", value["images"])}
+        categories = {_id(each["id"]): _name(each["name"]) for each in field("categories", value["categories"])}
+        annotations = [_annotation(n, each) for n, each in enumerate(field("annotations", value["annotations"]), 1)]
     for what, found in (("images", images), ("categories", categories)):
         if len(found) < len(value[what]):
             raise ValueError(f"The {what} of an annotation file must have different ids. Received: {path} with one id twice")
-    names = list(categories.values())
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"The categories of an annotation file must have different names. Received: {path} with {twice} twice")
+    counts = collections.Counter(categories.values())
+    if twice := sorted(name for name, count in counts.items() if count > 1):
+        raise ValueError(
+            f"The categories of an annotation file must have different names. Received: {path} with {shown(twice)} twice"
+        )
     check_ids(annotations, images, categories, f"The annotations of {path}")
     return Truth(str(path), images, categories, annotations)
 
@@ -69,25 +77,53 @@ def _annotation(number: int, value: Mapping[str, Any]) -> dict[str, Any]:
     box = _box(value["bbox"])
     return {
         "id": number,
-        "image_id": int(value["image_id"]),
-        "category_id": int(value["category_id"]),
+        "image_id": _id(value["image_id"]),
+        "category_id": _id(value["category_id"]),
         "bbox": box,
-        "area": float(value.get("area", box[2] * box[3])),
+        "area": _finite(value.get("area", box[2] * box[3])),
         "iscrowd": int(value.get("iscrowd", 0)),
     }
 
 
+@contextlib.contextmanager
+def _named(path: Path, wanted: str) -> Iterator[Callable[[str, list[Any]], Iterator[Any]]]:
+    """A way to go through lists of objects, after which an error names the object that it was at."""
+    at = ["", 0]
+
+    def each(name: str, rows: list[Any]) -> Iterator[Any]:
+        at[0] = name
+        for at[1], row in enumerate(rows):
+            yield row
+
+    try:
+        yield each
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        lost = isinstance(error, KeyError)
+        raise ValueError(f"{wanted}. Received: {path}, {at[0]}[{at[1]}]: {'no ' if lost else ''}{str(error)[:200]}") from error
+
+
+def _id(value: Any) -> int:
+    number = int(value)
+    if isinstance(value, bool) or abs(number) > LARGEST_ID:
+        raise ValueError(f"the id {shown(value)}")
+    return number
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{shown(value)}, which is no finite number")
+    return number
+
+
 def _box(value: Any) -> list[float]:
-    box = [float(side) for side in value]
-    if len(box) != 4 or not all(math.isfinite(side) for side in box):
-        raise ValueError(f"the bbox {value!r}")
-    return box
+    if not isinstance(value, list) or len(value) != 4:
+        raise ValueError(f"the bbox {shown(value)}")
+    return [_finite(side) for side in value]
 
 
 def _name(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"a category's name is a text, not {value!r}")
-    return value
+    return check_names([value], "Categories")[0]
 
 
 def check_ids(
@@ -109,33 +145,23 @@ def read_results(path: str | os.PathLike[str]) -> list[Result]:
     value = _json(path, "A result file")
     if not isinstance(value, list):
         raise ValueError(f"A result file must hold a JSON list of detections. Received: {path}, a {type(value).__name__}")
-    try:
-        rows: list[Result] = [
+    wanted = "A result file holds detections with `image_id`, `category_id`, `bbox` [x, y, width, height] and `score`"
+    with _named(path, wanted) as field:
+        return [
             {
-                "image_id": int(row["image_id"]),
-                "category_id": int(row["category_id"]),
+                "image_id": _id(row["image_id"]),
+                "category_id": _id(row["category_id"]),
                 "bbox": _box(row["bbox"]),
-                "score": float(row["score"]),
+                "score": _finite(row["score"]),
             }
-            for row in value
+            for row in field("detections", value)
         ]
-        if not all(math.isfinite(row["score"]) for row in rows):
-            raise ValueError("a score that is no finite number")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"A result file holds detections with `image_id`, `category_id`, `bbox` [x, y, width, height] and `score`. "
-            f"Received: {path}: {type(error).__name__} {error}"
-        ) from error
-    return rows
 
 
 def _json(path: Path, subject: str) -> Any:
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{subject} must exist. Received: {path}, which does not")
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{subject} must be JSON. Received: {path}: {error}") from error
+    return read_json(path, subject, limit=LONGEST_ANNOTATIONS)
 
 
 def _read_voc(folder: Path) -> Truth:
@@ -150,7 +176,7 @@ def _read_voc(folder: Path) -> Truth:
     images, found = {}, []
     for number, path in enumerate(files, 1):
         try:
-            root = ElementTree.parse(path).getroot()
+            root = read_xml(path, "A VOC annotation")
             images[number] = {
                 "id": number,
                 "file_name": _text(root, "filename"),
@@ -158,11 +184,12 @@ def _read_voc(folder: Path) -> Truth:
                 "height": int(_text(root, "size/height")),
             }
             for item in root.iter("object"):
-                x1, y1, x2, y2 = (float(_text(item, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+                x1, y1, x2, y2 = (_finite(_text(item, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
                 box = [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]
-                found.append((number, _text(item, "name"), box, int(item.findtext("difficult") or 0)))
-        except (ElementTree.ParseError, ValueError) as error:
+                found.append((number, _name(_text(item, "name")), box, int(item.findtext("difficult") or 0)))
+        except (ValueError, OverflowError) as error:
             raise ValueError(f"{path} must be a VOC annotation. Received: {error}") from error
+    check_limit("classes", len({name for _, name, _, _ in found}), f"The categories of {folder}")
     names = sorted({name for _, name, _, _ in found})
     ids = {name: number for number, name in enumerate(names, 1)}
     annotations = [
@@ -175,7 +202,7 @@ def _read_voc(folder: Path) -> Truth:
     return Truth(str(folder), images, {number: name for name, number in ids.items()}, annotations)
 
 
-def _text(element: ElementTree.Element, path: str) -> str:
+def _text(element: Element, path: str) -> str:
     text = element.findtext(path)
     if text is None or not text.strip():
         raise ValueError(f"no <{path.replace('/', '><')}>")

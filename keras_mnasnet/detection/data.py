@@ -24,6 +24,7 @@ from keras_mnasnet.data.sources import Files, shard_size
 from keras_mnasnet.detection.anchors import CROWD, PADDING
 from keras_mnasnet.detection.annotations import Truth, read_truth
 from keras_mnasnet.detection.recipe import BoxAugment
+from keras_mnasnet.utils.reading import check_limit, record
 
 ORDER, CROP, FLIP = range(16, 19)  # streams of random numbers
 ENDLESS = np.iinfo(np.int64).max
@@ -228,12 +229,19 @@ def _of_classes(truth: Truth, numbers: dict[int, int]) -> Truth:
 def _photo(truth: Truth, image: int, folder: Path) -> tuple[Path, tuple[int, int]]:
     entry = truth.images[image]
     try:
-        path, height, width = folder / str(entry["file_name"]), int(entry["height"]), int(entry["width"])
+        name, height, width = record(entry["file_name"], str, "`file_name`"), int(entry["height"]), int(entry["width"])
+        check_limit("side", max(height, width), "A photo")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"Every image of an annotation file has `file_name`, `height` and `width`. "
             f"Received: {truth.name}, image {image}: {error!r}"
         ) from error
+    path, inside = Path(os.path.normpath(folder / name)), Path(os.path.normpath(folder))
+    if not path.is_relative_to(inside) or ".." in path.relative_to(inside).parts:
+        raise ValueError(
+            f"Photos must lie in their folder, {folder}. Received: {truth.name}, image {image} with file_name={name[:200]!r}, "
+            f"which leads out of it"
+        )
     if height < 1 or width < 1:
         raise ValueError(f"A photo has at least one pixel. Received: {truth.name}, image {image} of {width} x {height} pixels")
     return path, (height, width)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -209,7 +208,7 @@ class TfliteDetector:
 def spec_in(file: TfliteFile) -> DetectorSpec | None:
     """The spec that a file of this package carries in its report; None for another one."""
     try:
-        return DetectorSpec.from_json(json.dumps(file.report["detector"]))
+        return DetectorSpec.from_dict(file.report["detector"])
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from keras_mnasnet.architecture import Architecture, Layer, Unit
 from keras_mnasnet.preprocessing import SIGNED, Normalization
+from keras_mnasnet.utils.reading import check_names, parse_json, record, shown
 
 SCHEMA = 1
 MIN_SIZE, MAX_SIZE = 96, 4096
+MAX_LEVELS, MAX_RATIOS, MAX_DEPTH = 12, 100, 100_000
 LOSSES = ("focal", "mined")
 
 # The 80 classes of COCO with their category ids, which run from 1 to 90 with ten gaps.
@@ -48,10 +50,15 @@ class AnchorSettings:
     def __post_init__(self) -> None:
         for name in ("aspect_ratios", "variance"):
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
-        if self.levels < 2 or not 0 < self.min_scale < self.max_scale <= 1:
+        if (
+            not 2 <= self.levels <= MAX_LEVELS
+            or len(self.aspect_ratios) > MAX_RATIOS
+            or not 0 < self.min_scale < self.max_scale <= 1
+        ):
             raise ValueError(
-                f"Anchors need at least 2 levels and scales with 0 < min_scale < max_scale <= 1. "
-                f"Received: levels={self.levels}, min_scale={self.min_scale}, max_scale={self.max_scale}"
+                f"Anchors need 2 to {MAX_LEVELS} levels, at most {MAX_RATIOS} aspect ratios, and scales with "
+                f"0 < min_scale < max_scale <= 1. Received: levels={self.levels}, {len(self.aspect_ratios)} aspect ratios, "
+                f"min_scale={self.min_scale}, max_scale={self.max_scale}"
             )
         if not self.aspect_ratios or min(self.aspect_ratios) <= 0 or len(self.variance) != 4 or min(self.variance) <= 0:
             raise ValueError(
@@ -122,6 +129,7 @@ class DetectorSpec:
     def __post_init__(self) -> None:
         for name in ("labels", "category_ids", "extras"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_names(self.labels, "A detector's labels")
         if len(self.normalization.mean) == 1:
             mean, std = self.normalization.mean * 3, self.normalization.std * 3
             object.__setattr__(self, "normalization", Normalization(mean, std))
@@ -138,7 +146,7 @@ class DetectorSpec:
                 f"{len(set(self.category_ids))} of them different"
             )
         if len(self.extras) != self.anchors.levels - 2 or any(
-            isinstance(d, bool) or not isinstance(d, int) or d < 2 for d in self.extras
+            isinstance(d, bool) or not isinstance(d, int) or not 2 <= d <= MAX_DEPTH for d in self.extras
         ):
             raise ValueError(
                 f"`extras` must be the channels of the {self.anchors.levels - 2} levels after the first two. "
@@ -146,6 +154,11 @@ class DetectorSpec:
             )
         if self.loss not in LOSSES:
             raise ValueError(f"`loss` must be one of {LOSSES}. Received: loss={self.loss!r}")
+        if self.padding not in ("same", "symmetric") or not 0 < self.bn_epsilon < 1:
+            raise ValueError(
+                f"`padding` must be same or symmetric, `bn_epsilon` in (0, 1). Received: padding={self.padding!r}, "
+                f"bn_epsilon={self.bn_epsilon!r}"
+            )
         tap_unit(self.architecture)
 
     @property
@@ -169,15 +182,18 @@ class DetectorSpec:
     @classmethod
     def from_json(cls, text: str) -> DetectorSpec:
         """The inverse of `to_json`; ValueError for another schema or values out of range."""
-        try:
-            value: dict[str, Any] = json.loads(text)
-            if value.pop("schema") != SCHEMA:
-                raise ValueError(f"schema must be {SCHEMA}: update keras_mnasnet")
-            value["anchors"] = AnchorSettings(**value["anchors"])
-            value["normalization"] = Normalization(**value["normalization"])
-            return cls(**value)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"A detector's description must be one of keras_mnasnet's. Received: {error!r}") from error
+        return cls.from_dict(parse_json(text, "A detector's description"))
+
+    @classmethod
+    def from_dict(cls, value: Any) -> DetectorSpec:
+        """The inverse of `to_dict`; ValueError for another schema or values out of range."""
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if schema != SCHEMA:
+            raise ValueError(
+                f"A detector's description must be a JSON object of schema {SCHEMA}. Received: schema={shown(schema)}. Update "
+                f"keras_mnasnet."
+            )
+        return record({key: item for key, item in value.items() if key != "schema"}, cls, "A detector's description")
 
     def anchors_per_cell(self) -> tuple[int, ...]:
         """Anchors in one cell of every level."""

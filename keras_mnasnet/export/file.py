@@ -9,13 +9,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import io
-import json
+import math
 import os
 import struct
 import time
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +21,12 @@ import numpy as np
 
 from keras_mnasnet.export.partitions import Partitions, partitions_of
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
+from keras_mnasnet.utils.reading import LARGEST_MODEL, check_limit, check_names, open_zip, parse_json, read_bytes, record
 from keras_mnasnet.utils.system import available_cores, held_stderr
 
 MINIMUM_BYTES = 64
 MAXIMUM_TEXT = 1 << 24  # bytes of a text file behind a graph
+MOST_VALUES = 1 << 28  # of an input: 9,000 x 9,000 pixels
 BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
 LABELS, REPORT = "labels.txt", "export.json"
 DAMAGE = (struct.error, TypeError, ValueError, LookupError, AttributeError, OverflowError)
@@ -173,7 +172,7 @@ class TfliteFile:
     @functools.cached_property
     def content(self) -> bytes:
         """The bytes of the file."""
-        return b"" if self.path is None else self.path.read_bytes()
+        return b"" if self.path is None else read_bytes(self.path, "A .tflite file", limit=LARGEST_MODEL)
 
     @functools.cached_property
     def facts(self) -> GraphFacts:
@@ -195,22 +194,25 @@ class TfliteFile:
     def texts(self) -> dict[str, str]:
         """The text files behind the graph, where the task libraries look for them; none where they cannot be read."""
         try:
-            with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
+            with open_zip(self.content, "The text files of a .tflite file") as archive:
                 small = [each for each in archive.infolist() if each.file_size <= MAXIMUM_TEXT]
                 return {each.filename: archive.read(each).decode("utf-8") for each in small}
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, NotImplementedError):
+        except (ValueError, OSError):
             return {}
 
     @property
     def labels(self) -> tuple[str, ...] | None:
         """The class names that it carries."""
-        return tuple(self.texts.get(LABELS, "").splitlines()) or None
+        try:
+            return check_names(self.texts.get(LABELS, "").splitlines(), "The labels of a .tflite file") or None
+        except ValueError as error:
+            raise ValueError(f"{error} in {self.name}") from error
 
     @functools.cached_property
     def report(self) -> dict[str, Any]:
         """How this package made it; empty for a file of another maker."""
         try:
-            value = json.loads(self.texts.get(REPORT, "{}"))
+            value = parse_json(self.texts.get(REPORT, "{}"), "An export report")
         except ValueError:
             return {}
         return value if isinstance(value, dict) else {}
@@ -219,8 +221,8 @@ class TfliteFile:
     def preprocessing(self) -> Preprocessing | None:
         """How photos become its pixels, where its report says so."""
         try:
-            return Preprocessing.from_json(self.report["preprocessing"])
-        except (KeyError, ValueError, TypeError, AttributeError):
+            return record(self.report.get("preprocessing"), Preprocessing | None, "The preprocessing of a report")  # type: ignore[arg-type]
+        except ValueError:
             return None
 
     @functools.cached_property
@@ -228,17 +230,17 @@ class TfliteFile:
         """What its metadata does to pixels of its first input."""
         from ai_edge_litert import schema_py_generated as schema
 
-        root = schema.Model.GetRootAs(self.content, 0)
-        for entry in (root.Metadata(index) for index in range(root.MetadataLength())):
-            if entry.Name() == b"TFLITE_METADATA":
-                buffer = root.Buffers(entry.Buffer())
-                inside = self.content[buffer.Offset() :][: buffer.Size()]
-                try:
+        try:
+            root = schema.Model.GetRootAs(self.content, 0)
+            for entry in (root.Metadata(index) for index in range(root.MetadataLength())):
+                if entry.Name() == b"TFLITE_METADATA":
+                    buffer = root.Buffers(entry.Buffer())
+                    inside = self.content[buffer.Offset() :][: buffer.Size()]
                     return _normalization(bytes(buffer.DataAsNumpy()) if buffer.DataLength() else inside)
-                except DAMAGE as error:
-                    from absl import logging
+        except DAMAGE as error:
+            from absl import logging
 
-                    logging.warning("TFLite metadata cannot be read and is passed over: %s", error)
+            logging.warning("TFLite metadata cannot be read and is passed over: %s", error)
         return None
 
     # Running it
@@ -252,19 +254,23 @@ class TfliteFile:
         try:
             with held_stderr():
                 made = Interpreter(**source, num_threads=self.threads)
+                if not made.get_input_details() or not made.get_output_details():
+                    raise ValueError("it has no input or no output")
                 for details in made.get_input_details():
                     shape = self._shape([int(side) for side in details["shape_signature"]])
                     if shape != [int(side) for side in details["shape"]]:
                         made.resize_tensor_input(details["index"], shape)
+                    if math.prod(shape) > MOST_VALUES:
+                        raise ValueError(f"an input of the shape {shape}")
                 made.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, LookupError, TypeError, OverflowError, MemoryError) as error:
             raise self._unusable(error) from error
         return made
 
     def _unusable(self, error: Exception) -> ValueError:
         count = len(self.content) if self.path is None else self.path.stat().st_size
         return ValueError(
-            f"A .tflite file must be one that LiteRT can run. Received: {self.name} ({count:,} bytes): {str(error).strip()}"
+            f"A .tflite file must be one that LiteRT can run. Received: {self.name} ({count:,} bytes): {str(error).strip()[:500]}"
         )
 
     def _shape(self, shape: list[int]) -> list[int]:
@@ -389,12 +395,14 @@ def _facts(content: bytes) -> GraphFacts:
     type_names = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
     kinds = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
     codes = [_operator_name(model.OperatorCodes(index), kinds) for index in range(model.OperatorCodesLength())]
+    check_limit("members", model.SubgraphsLength(), "A .tflite file")
+    graphs = [model.Subgraphs(number) for number in range(model.SubgraphsLength())]
+    check_limit("graph", sum(graph.TensorsLength() + graph.OperatorsLength() for graph in graphs), "A .tflite file")
     operators: collections.Counter[str] = collections.Counter()
     output_types: collections.Counter[str] = collections.Counter()
     constants: collections.Counter[str] = collections.Counter()
     floating: collections.Counter[str] = collections.Counter()
-    for number in range(model.SubgraphsLength()):
-        graph = model.Subgraphs(number)
+    for graph in graphs:
         types = [type_names[graph.Tensors(index).Type()] for index in range(graph.TensorsLength())]
         for index in range(graph.TensorsLength()):
             buffer = model.Buffers(graph.Tensors(index).Buffer())

@@ -23,6 +23,7 @@ from keras_mnasnet.benchmarks import phone
 from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_cores
 from keras_mnasnet.benchmarks.speed import Target
 from keras_mnasnet.benchmarks.timing import Times
+from keras_mnasnet.utils.reading import fields_of, read_json, shown
 from keras_mnasnet.utils.system import core_state, machine
 
 SCHEMA = 1
@@ -297,12 +298,17 @@ class TableLatency:
     measures = False
 
     def __init__(self, value: dict[str, Any], name: str) -> None:
+        what = "A latency table"
+        found = fields_of(value, what, resolution=int, classes=int, scale=float, ms=dict[str, float], check=dict)
+        off = fields_of(found["check"], f"`check` of {what}", percent_off=float | None)
+        if not found["ms"] or not all(math.isfinite(ms) and ms >= 0 for ms in (*found["ms"].values(), found["scale"])):
+            raise ValueError("milliseconds that are none")
         self.name = name
-        self.resolution: int = value["resolution"]
-        self.classes: int = value["classes"]
-        self.scale: float = value["scale"]
-        self.rows: dict[str, float] = value["ms"]
-        self.percent_off: float | None = value["check"]["percent_off"]
+        self.resolution: int = found["resolution"]
+        self.classes: int = found["classes"]
+        self.scale: float = found["scale"]
+        self.rows: dict[str, float] = found["ms"]
+        self.percent_off: float | None = off["percent_off"]
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> TableLatency:
@@ -313,22 +319,19 @@ class TableLatency:
                 f"A latency table must exist. Received: {path}, which does not. `mnasnet search table -o FILE` makes one."
             )
         try:
-            value = json.loads(place.read_text("utf-8"))
+            value = read_json(place, "A latency table")
         except ValueError as error:
             raise ValueError(f"A latency table is a JSON file of `mnasnet search table`. Received: {path} ({error})") from error
         if not isinstance(value, dict) or value.get("kind") != TABLE_KIND:
             raise ValueError(f"A latency table is a JSON file of `mnasnet search table`. Received: {path}, another JSON file")
         if value.get("schema") != TABLE_SCHEMA:
             raise ValueError(
-                f"A latency table's schema must be {TABLE_SCHEMA}. Received: {path} with schema {value.get('schema')!r}, of a "
+                f"A latency table's schema must be {TABLE_SCHEMA}. Received: {path} with schema {shown(value.get('schema'))}, of a "
                 f"newer keras_mnasnet: update it."
             )
         try:
-            rows = value["ms"].values()
-            if not rows or not all(isinstance(ms, int | float) and math.isfinite(ms) and ms >= 0 for ms in rows):
-                raise ValueError("milliseconds that are none")
             return cls(value, f"table:{path}")
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"A latency table must be whole. Received: {path}, damaged ({error})") from error
 
     def latency_ms(self, architecture: Architecture, resolution: int, classes: int) -> Latency:

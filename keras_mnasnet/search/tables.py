@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import math
 import os
 import statistics
@@ -24,6 +23,7 @@ from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.setup import make_space
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.utils.files import check_writable
+from keras_mnasnet.utils.reading import fields_of, read_json, record, shown
 from keras_mnasnet.utils.text import Life, header
 
 TOP = 7
@@ -130,11 +130,12 @@ class _Draft:
         self.about = about
         self.ms: dict[str, float] = {}
         if self.path.is_file():
-            value = json.loads(self.path.read_text("utf-8"))
+            what = f"A table that was broken off ({self.path})"
+            value = fields_of(read_json(self.path, what), what, about=dict, ms=dict[str, float])
             if value["about"] != about:
                 raise ValueError(
                     f"A table that was broken off goes on with its settings. Received: {about}, {self.path} has "
-                    f"{value['about']}. Remove it, or name another file."
+                    f"{shown(value['about'])}. Remove it, or name another file."
                 )
             self.ms = value["ms"]
 
@@ -216,14 +217,21 @@ class MacroTable:
         """The table of `nas-bench-macro_cifar10.json`, github.com/xiusu/NAS-Bench-Macro."""
         found = Path(path).expanduser()
         try:
-            value = json.loads(found.read_text("utf-8"))
-            rows = {tuple(map(int, name)): row for name, row in value.items()}
+            value = record(read_json(found, "NAS-Bench-Macro"), dict[str, dict[str, Any]], "NAS-Bench-Macro")
+            rows = {
+                tuple(map(int, name)): fields_of(
+                    row, f"Network {name[:20]}", test_acc=tuple[float, ...], flops=float, params=float
+                )
+                for name, row in value.items()
+            }
             table = cls(
                 {candidate: tuple(accuracy / 100 for accuracy in row["test_acc"]) for candidate, row in rows.items()},
                 {candidate: row["flops"] / 1e6 for candidate, row in rows.items()},
                 {candidate: row["params"] for candidate, row in rows.items()},
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if not all(runs and all(map(math.isfinite, runs)) for runs in table.runs.values()):
+                raise ValueError("networks without accuracies")
+        except (OSError, ValueError) as error:
             raise ValueError(f"NAS-Bench-Macro is read from nas-bench-macro_cifar10.json. Received: {found}: {error}") from None
         if len(table.runs) != macro().size:
             raise ValueError(f"NAS-Bench-Macro has {macro().size:,} networks. Received: {len(table.runs):,} in {found}")

@@ -33,6 +33,7 @@ from keras_mnasnet.training.job import (
     write_log,
     write_run,
 )  # fmt: skip
+from keras_mnasnet.utils.reading import parse_json, record
 from keras_mnasnet.utils.text import Life, header, listed, say
 from keras_mnasnet.weights.formats.safetensors import save_tensors
 
@@ -259,6 +260,8 @@ class Run(abc.ABC):
                 (self.folder / LABEL_FILE).write_text("\n".join(self.labels) + "\n", "utf-8")
             try:
                 rows = self._train(model)
+                if self.main and self.folder and not (self.folder / MODEL_FILE).is_file():
+                    self._make_again(model, self.folder)
             except tf.errors.InvalidArgumentError as error:
                 raise ValueError(
                     f"Every image of a run must be whole. Received: {str(error).splitlines()[0][:200]}. Without --no-check "
@@ -327,6 +330,25 @@ class Run(abc.ABC):
                     position = self._part(model, part, position, averages, rows)
                 values = averages.values if averages else None
         return rows
+
+    def _make_again(self, model: keras.Model, folder: Path) -> None:
+        """Write the model of a finished run anew, which was lost; ValueError where the checkpoint is of another epoch."""
+        _, position = read_state(folder / STATE_FILE)
+        if self.recipe.patience and position.best_epoch * self.facts.parts_per_epoch != position.part:
+            raise ValueError(
+                f"A finished run must have its model, {MODEL_FILE}, of its best epoch {position.best_epoch}. Received: {folder}, "
+                f"which lost it, and whose {STATE_FILE} is of a later epoch. Restore the model, or train into a new folder."
+            )
+        _freeze(model, frozen=False)
+        self.compile(model, False, jit_choice(self.job.jit_compile))
+        model.optimizer.build(model.trainable_variables)
+        values, position = restore_state(folder / STATE_FILE, model, with_optimizer=False)
+        averages = Averages(self.recipe.ema, model, values, position.step) if self.recipe.ema else None
+        with averages.swapped(model) if averages else contextlib.nullcontext():
+            self.measure(model)
+            self.save(model, folder / MODEL_FILE)
+        if self.shown:
+            say(f"{MODEL_FILE} was lost and is made again from {STATE_FILE}")
 
     def _part(
         self, model: keras.Model, part: int, position: Position, averages: Averages | None, rows: list[dict[str, Any]]
@@ -467,13 +489,13 @@ def read_state(path: Path) -> tuple[dict[str, np.ndarray], Position]:
 
     try:
         with safe_open(path, "np") as file:
-            header = json.loads((file.metadata() or {})[METADATA])
+            header = parse_json((file.metadata() or {})[METADATA], "Its header")
             arrays = {_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, OSError, TypeError) as error:
         raise ValueError(f"A training checkpoint must be one of keras_mnasnet's. Received: {path} ({error!r})") from error
-    if header.pop("schema", None) != SCHEMA:
+    if not isinstance(header, dict) or header.pop("schema", None) != SCHEMA:
         raise ValueError(f"A training checkpoint must have schema {SCHEMA}. Received: {path}. Update keras_mnasnet.")
-    return arrays, Position(**header)
+    return arrays, record(header, Position, f"The position in {path}")
 
 
 def restore_state(path: Path, model: Any, *, with_optimizer: bool) -> tuple[dict[str, np.ndarray], Position]:

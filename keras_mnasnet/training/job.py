@@ -13,6 +13,7 @@ from typing import Any
 
 from keras_mnasnet.training.recipe import Recipe, recipe_from_json, recipe_to_json
 from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.reading import check_names, fields_of, read_json, read_text, record
 
 SCHEMA = 1
 RUN_FILE, STATE_FILE, LOG_FILE = "run.json", "checkpoint.safetensors", "log.csv"
@@ -133,19 +134,18 @@ def read_run(folder: Path, kind: RunKind = CLASSIFICATION) -> tuple[Any, Any]:
         raise ValueError(
             f"A run's folder holds {RUN_FILE}. Received: {folder}, without one. Start it with `{kind.command} ...`."
         )
-
-    def tuples(values: dict[str, Any]) -> dict[str, Any]:
-        return {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
-
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = fields_of(read_json(path, "A run"), "A run", schema=int, kind=str, job=dict, facts=dict)
         if value["schema"] != SCHEMA:
             raise ValueError(f"schema must be {SCHEMA}, received {value['schema']}: update keras_mnasnet")
         if value["kind"] != kind.name:
-            raise ValueError(f"`{kind.command}` goes on with runs of {kind.name}, received one of {value['kind']}")
-        job = kind.job(**tuples({**value["job"], "recipe": recipe_from_json(value["job"]["recipe"], kind.recipe)}))
-        return job, kind.facts(**tuples(value["facts"]))
-    except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"`{kind.command}` goes on with runs of {kind.name}, received one of {value['kind'][:40]}")
+        recipe = recipe_from_json(value["job"].get("recipe"), kind.recipe)
+        job = record({**value["job"], "recipe": recipe}, kind.job, "`job` of a run")
+        facts = record(value["facts"], kind.facts, "`facts` of a run")
+        check_names(facts.labels, "`labels` of a run")
+        return job, facts
+    except ValueError as error:
         raise ValueError(f"{path} must be a run of keras_mnasnet. Received: {error}") from error
 
 
@@ -153,10 +153,13 @@ def read_log(path: Path, expected: tuple[str, ...] = COLUMNS) -> list[dict[str, 
     """The rows of a `log.csv`; none without the file. ValueError for a file that is not one."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
+    try:
+        reader = csv.DictReader(read_text(path, "A run's log").splitlines())
         columns, rows = tuple(reader.fieldnames or ()), list(reader)
-    if columns != expected or not all((row["step"] or "").isdecimal() for row in rows):
+        whole = columns == expected and all(None not in row and None not in row.values() and numbers(row) for row in rows)
+    except (csv.Error, ValueError):
+        whole = False
+    if not whole or not all(row["step"].isdecimal() for row in rows):
         raise ValueError(
             f"A run's log has the columns {', '.join(expected)}, and whole steps. Received: {path}, which was changed. "
             f"Restore it, or remove it to go on without the earlier rows."

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, overload
 
 from keras_mnasnet.preprocessing import Augment
+from keras_mnasnet.utils.reading import parse_json, read_json, record, shown
 from keras_mnasnet.utils.text import did_you_mean
 
 SCHEMA = 1
@@ -164,7 +165,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     else:
         fits = isinstance(value, int)
     if not fits:
-        raise ValueError(f"A recipe's `{key}` must be of type {hint}. Received: {key}={value!r}")
+        raise ValueError(f"A recipe's `{key}` must be of type {hint}. Received: {key}={shown(value)}")
     return value
 
 
@@ -189,15 +190,14 @@ def recipe_from_json(value: Any, kind: Any = Recipe) -> Any:
     """The inverse of `recipe_to_json`; ValueError for another schema, an unknown key or a value out of range."""
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
-        raise ValueError(f"A recipe is a JSON object with schema {SCHEMA}. Received: schema={found!r}")
+        raise ValueError(f"A recipe is a JSON object with schema {SCHEMA}. Received: schema={shown(found)}")
     values = {key: item for key, item in value.items() if key != "schema"}
     _check_keys(values, kind)
     augment = values.get("augment", {})
     if not isinstance(augment, dict):
-        raise ValueError(f"A recipe's `augment` is a JSON object. Received: augment={augment!r}")
+        raise ValueError(f"A recipe's `augment` is a JSON object. Received: augment={shown(augment)}")
     _check_keys(augment, kind.AUGMENT, "augment.")
-    fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in augment.items()}
-    values["augment"] = kind.AUGMENT(**fields)
+    values["augment"] = record(augment, kind.AUGMENT, "A recipe's `augment`")
     return _complete(values, kind)
 
 
@@ -222,9 +222,7 @@ def parse_recipe(text: str, kind: Any = Recipe) -> Any:
         if not path.is_file():
             raise ValueError(f"A recipe file must exist. Received: {path}, which does not")
         try:
-            return recipe_from_json(json.loads(path.read_text("utf-8")), kind)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"A recipe file must hold JSON. Received: {path}: {error}") from error
+            return recipe_from_json(read_json(path, "A recipe file"), kind)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     name, *pairs = text.split() or [""]
@@ -263,7 +261,7 @@ def parse_values(pairs: list[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"A recipe's value is written key=value. Received: {pair!r}")
         try:
-            value = json.loads(text)
+            value = parse_json(text, "A recipe's value")
         except ValueError:
             value = text
         values[key] = tuple(value) if isinstance(value, list) else value

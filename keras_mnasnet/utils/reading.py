@@ -1,43 +1,161 @@
 """The one way in which this package reads what others wrote: within bounds, by a schema, and never run.
 
 Every reader ends in one of two ways: with a value, or with one error that says what was expected and what was received.
+`LIMITS` is the one place for bounds; SECURITY.md shows the same figures.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import gzip
+import io
 import json
 import os
+import reprlib
 import stat
-from pathlib import Path
-from typing import Any, TypeVar
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-MIB = 2**20
-LONGEST_TEXT = 64 * MIB  # a run, a recipe, a header, a report, a table, a study's record
-LONGEST_ANNOTATIONS = 2048 * MIB  # COCO's own file of 2017 has 448 MiB
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limit:
+    """The most of something that is read, and what real files have."""
+
+    most: int
+    what: str
+    real: str
+
+
+LIMITS = {
+    "text": Limit(64 * MIB, "bytes of a JSON or text file", "the largest of ours, a latency table, has 1 MiB"),
+    "annotations": Limit(2 * GIB, "bytes of a COCO file", "instances_train2017.json has 448 MiB"),
+    "xml": Limit(16 * MIB, "bytes of a VOC file", "3 KiB"),
+    "model": Limit(2 * GIB, "bytes of a .pth, .keras or .tflite file", "MnasNet-A1 has 16 MiB, the format .tflite ends at 2 GiB"),
+    "depth": Limit(64, "levels of JSON, XML, a pickle or the folders of an archive", "10"),
+    "members": Limit(10_000, "members of a zip or of a tar of tensors", "a .pth of MnasNet has 320, a .tgz of Google 6"),
+    "unpacked": Limit(4 * GIB, "bytes that an archive unpacks to", "Google's MnasNet-A1 190 MiB"),
+    "ratio": Limit(20, "times its own size that an archive unpacks to, above 16 MiB", "1.1; text alone 10"),
+    "opcodes": Limit(2_000_000, "opcodes of a pickle", "MnasNet-A1 has 12,000"),
+    "dimensions": Limit(8, "dimensions of a tensor", "4"),
+    "views": Limit(4, "times its file's size that the tensors of a file have, above 16 MiB", "1; 2 with bfloat16"),
+    "classes": Limit(100_000, "classes or categories", "ImageNet-22k has 21,841"),
+    "class name": Limit(1_000, "characters of a class name", "ImageNet's longest has 121"),
+    "side": Limit(100_000, "pixels along a side of a photo", "65,535 in a JPEG"),
+    "graph": Limit(1_000_000, "tensors and operators of a .tflite file", "300"),
+    "cores": Limit(1_024, "cores of a phone", "8"),
+    "output": Limit(16 * MIB, "bytes of a program's output", "50 KiB"),
+}  # fmt: skip
+LONGEST_TEXT = LIMITS["text"].most
+LONGEST_ANNOTATIONS = LIMITS["annotations"].most
+LARGEST_MODEL = LIMITS["model"].most
+DEEPEST = LIMITS["depth"].most
+SMALL = 16 * MIB  # what is allowed whatever the ratio
 
 T = TypeVar("T")
+ZIP_DAMAGE = (
+    zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error, LookupError,
+    OverflowError, UnicodeDecodeError, MemoryError,
+)  # fmt: skip
+TAR_DAMAGE = (tarfile.TarError, *ZIP_DAMAGE)
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 80, 80, 40
+
+
+def shown(value: object) -> str:
+    """`repr` of at most a few hundred characters, however large, deep or often repeated the value is."""
+    return _SHORT.repr(value)
+
+
+def check_limit(name: str, count: int, what: str) -> int:
+    """`count`, unless it is above the limit `name`; ValueError that begins with `what`."""
+    limit = LIMITS[name]
+    if count > limit.most:
+        raise ValueError(f"{what} must have at most {limit.most:,} {limit.what}. Received: {count:,}")
+    return count
+
+
+def check_growth(name: str, unpacked: int, size: int, what: str) -> None:
+    """ValueError that begins with `what` where `size` bytes of a file become too many: by the limit `ratio` or `views`."""
+    check_limit("unpacked", unpacked, what)
+    limit = LIMITS[name]
+    if unpacked > SMALL + limit.most * size:
+        raise ValueError(f"{what} must have at most {limit.most} {limit.what}. Received: {unpacked:,} bytes in {size:,}")
+
+
+def check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
+    """Class names that are texts of one line each, not too many nor too long; ValueError that begins with `what`."""
+    found = tuple(names)
+    check_limit("classes", len(found), what)
+    for name in found:
+        if not isinstance(name, str) or not name.strip() or name.splitlines() != [name]:
+            raise ValueError(f"{what} must have names of one line each. Received: {shown(name)}")
+        check_limit("class name", len(name), what)
+    return found
+
+
+def open_regular(path: str | os.PathLike[str], what: str) -> IO[bytes]:
+    """A regular file, open to read bytes; ValueError for a folder, a pipe or a device, which is not waited for."""
+    place = Path(path).expanduser()
+    file = open(os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError(f"{what} must be a regular file. Received: {place}, which is a folder, a pipe or a device")
+    return file
 
 
 def read_bytes(path: str | os.PathLike[str], what: str, *, limit: int = LONGEST_TEXT) -> bytes:
     """A whole regular file of at most `limit` bytes; ValueError that begins with `what`, an OSError that names the file."""
-    place = Path(path).expanduser()
-    with open(os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode):
-            raise ValueError(f"{what} must be a regular file. Received: {place}, which is a folder, a pipe or a device")
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise ValueError(f"{what} must have at most {limit:,} bytes. Received: {place} of {facts.st_size:,}")
+    with open_regular(path, what) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(limit + 1) if size <= limit else b""
+    if size > limit or len(content) > limit:
+        raise ValueError(f"{what} must have at most {limit:,} bytes. Received: {path} of {max(size, len(content)):,}")
     return content
+
+
+def read_text(path: str | os.PathLike[str], what: str, *, limit: int = LONGEST_TEXT) -> str:
+    """A whole UTF-8 text file, with or without a byte-order mark; ValueError that begins with `what`."""
+    content = read_bytes(path, what, limit=limit)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what} must be UTF-8 text. Received: {path} ({error})") from error
+
+
+# JSON, and our own records in it
 
 
 def parse_json(content: str | bytes, what: str) -> Any:
     """The value of a JSON text; ValueError that begins with `what` for anything else, however deep or damaged it is."""
     try:
-        return json.loads(content)
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"{what} must be JSON. Received: {reason}") from error
+    level, depth = [value], 0
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, dict | list)
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+        if isinstance(inner, dict | list)
+    ]:
+        depth += 1
+        if depth >= DEEPEST:
+            raise ValueError(f"{what} must be JSON of at most {DEEPEST} levels. Received: it is nested too deeply")
+    return value
 
 
 def read_json(path: str | os.PathLike[str], what: str, *, limit: int = LONGEST_TEXT) -> Any:
@@ -52,23 +170,191 @@ def read_json(path: str | os.PathLike[str], what: str, *, limit: int = LONGEST_T
 def record(value: Any, kind: type[T], what: str) -> T:
     """A value of JSON as the dataclass (or any annotated type) `kind`; ValueError names the field that has another type.
 
-    Lists become tuples where the type says so, and fields with a default may be missing. Fields that `kind` does not have are
-    refused, because a setting that is passed over silently would change a result.
+    Lists become tuples where the type says so, and fields with a default may be missing. Fields that a dataclass does not have
+    are refused, because a setting that is passed over silently would change a result.
 
     >>> record(["a", 1], tuple[str, ...], "A list of labels")
     Traceback (most recent call last):
     ValueError: A list of labels must have the fields of its schema. Received: expected `str`, got `int` at $[1]
     """
-    import dataclasses
-
     import msgspec
 
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        unknown = sorted(set(map(str, value)) - {field.name for field in dataclasses.fields(kind)})
-        if unknown:
-            raise ValueError(f"{what} must have the fields of its schema. Received: unknown {', '.join(unknown[:5])}")
     try:
-        return msgspec.convert(value, kind)
+        found = msgspec.convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        reason = str(error)[:1].lower() + str(error)[1:].replace(" - at `$", " at $").rstrip("`")
+        reason = (str(error)[:1].lower() + str(error)[1:])[:500].replace(" - at `$", " at $").rstrip("`")
         raise ValueError(f"{what} must have the fields of its schema. Received: {reason}") from error
+    if unknown := _unknown(value, found):
+        raise ValueError(f"{what} must have the fields of its schema. Received: unknown {', '.join(unknown[:5])}")
+    return found
+
+
+def _unknown(value: Any, found: Any) -> list[str]:
+    """The keys of JSON objects that the dataclasses made of them do not have."""
+    if not dataclasses.is_dataclass(found) or not isinstance(value, dict):
+        return []
+    fields = {field.name for field in dataclasses.fields(found)}
+    inner = [
+        f"{name}.{key}" for name in fields & value.keys() for key in _unknown(value[name], getattr(found, name))
+    ]  # fmt: skip
+    return [*sorted(str(key)[:80] for key in value.keys() - fields), *sorted(inner)]
+
+
+def fields_of(value: Any, what: str, **kinds: Any) -> dict[str, Any]:
+    """The named fields of a JSON object, each of the type given for it; others are passed over. ValueError names the field."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be a JSON object. Received: {type(value).__name__}")
+    if missing := [name for name in kinds if name not in value]:
+        raise ValueError(f"{what} must have `{missing[0]}`. Received: an object without it")
+    return {name: record(value[name], kind, f"`{name}` of {what[:1].lower()}{what[1:]}") for name, kind in kinds.items()}
+
+
+# Archives
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which no more than `most` bytes are read at once, while there is a `most`."""
+
+    most: int | None = None
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.most is not None and size is not None and size > self.most:
+            raise zipfile.BadZipFile(f"a directory of {size:,} bytes")
+        return super().read(size)
+
+
+@contextlib.contextmanager
+def open_zip(source: str | os.PathLike[str] | bytes, what: str) -> Iterator[zipfile.ZipFile]:
+    """A zip archive whose members are few and do not unpack to far more than it has; ValueError that begins with `what`.
+
+    Damage that shows only when a member is read is the same error, as long as it is read inside the context.
+    """
+    named = "" if isinstance(source, bytes) else f"{source}, "
+    try:
+        raw: Any = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source, what).detach()  # type: ignore[attr-defined]
+        with _Bounded(raw) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.most = 512 * LIMITS["members"].most
+            with zipfile.ZipFile(file) as archive:
+                file.most = None
+                members = archive.infolist()
+                check_limit("members", len(members), what)
+                if any(info.compress_size > size or info.header_offset > size for info in members):
+                    raise zipfile.BadZipFile("members that are longer than the file")
+                check_growth("ratio", sum(info.file_size for info in members), size, what)
+                yield archive
+    except ZIP_DAMAGE as error:
+        said = str(error)[:200] or type(error).__name__
+        raise ValueError(f"{what} must be a whole zip archive. Received: {named}a truncated or damaged one ({said})") from error
+
+
+class _Counted(io.RawIOBase):
+    """A stream that ends in ValueError after `most` bytes."""
+
+    def __init__(self, stream: IO[bytes], most: int, what: str) -> None:
+        self.stream, self.left, self.most, self.what = stream, most, most, what
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        content = self.stream.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
+        self.left -= len(content)
+        if self.left < 0:
+            raise ValueError(
+                f"{self.what} must have at most {LIMITS['ratio'].most} {LIMITS['ratio'].what}. Received: more than {self.most:,}"
+            )
+        return content
+
+
+def unpack_tar(archive: Path, folder: Path, what: str) -> None:
+    """Write the regular files of a .tar or .tar.gz into `folder`: no links, no devices, no path that leads out of it.
+
+    ValueError that begins with `what` for a damaged archive, one that unpacks to too much, or one with a member of another kind.
+    """
+    with open_regular(archive, what) as file:
+        size = os.fstat(file.fileno()).st_size
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        most = min(LIMITS["unpacked"].most, SMALL + LIMITS["ratio"].most * size)
+        try:
+            plain: Any = gzip.GzipFile(fileobj=file) if packed else file
+            with tarfile.open(fileobj=_Counted(plain, most, what), mode="r|") as tar:
+                for count, member in enumerate(tar, 1):
+                    check_limit("members", count, what)
+                    if not member.isdir():
+                        _unpack_member(tar, member, folder, most, what)
+            while plain.read(MIB):  # the checksum stands at the end
+                pass
+        except TAR_DAMAGE as error:
+            said = str(error)[:200] or type(error).__name__
+            raise ValueError(
+                f"{what} must be a whole tar archive. Received: {archive}, a truncated or damaged one ({said})"
+            ) from error
+        except OSError as error:
+            if isinstance(error, gzip.BadGzipFile) or error.errno is None:
+                raise ValueError(
+                    f"{what} must be a whole tar archive. Received: {archive}, a truncated or damaged one ({error})"
+                ) from error
+            raise OSError(error.errno, f"{archive} cannot be unpacked to {folder}, see $TMPDIR ({error})") from error
+
+
+def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, most: int, what: str) -> None:
+    name = PurePosixPath(member.name)
+    parts = [part for part in name.parts if part not in ("/", ".")]
+    if ".." in parts or "\0" in member.name or "\\" in member.name or not parts:
+        raise ValueError(
+            f"{what} must hold files that stay inside the folder they are unpacked to. Received: {shown(str(name))}"
+        )
+    if not member.isreg():
+        raise ValueError(
+            f"{what} must hold files that stay inside the folder they are unpacked to. Received: {shown(str(name))}, a link or a "
+            f"device"
+        )
+    check_limit("depth", len(parts), what)
+    if not 0 <= member.size <= most:
+        raise ValueError(f"{what} must have at most {most:,} unpacked bytes. Received: {member.size:,} in one member")
+    source = tar.extractfile(member)
+    if source is None:
+        raise tarfile.ReadError(f"no content of {shown(str(name))}")
+    target = folder.joinpath(*parts)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as file:
+        while chunk := source.read(MIB):
+            file.write(chunk)
+
+
+# XML
+
+
+def read_xml(path: str | os.PathLike[str], what: str) -> Element:
+    """The root of an XML file without entities of its own; ValueError that begins with `what` and names the file."""
+    from xml.etree.ElementTree import TreeBuilder
+    from xml.parsers import expat
+
+    content = read_bytes(path, what, limit=LIMITS["xml"].most)
+    builder, depth = TreeBuilder(), 0
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        check_limit("depth", depth, what)
+        builder.start(name, attributes)
+
+    def end(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(name)
+
+    def entity(name: str, *_: object) -> None:
+        raise ValueError(f"{what} must have no entities of its own. Received: {shown(name)}")
+
+    try:
+        parser = expat.ParserCreate()
+        parser.buffer_text = True
+        parser.StartElementHandler, parser.EndElementHandler = start, end
+        parser.CharacterDataHandler, parser.EntityDeclHandler = builder.data, entity
+        parser.Parse(content, True)
+        return builder.close()
+    except (expat.ExpatError, LookupError, ValueError, AssertionError) as error:
+        raise ValueError(f"{what} must be XML. Received: {path}: {error}") from error

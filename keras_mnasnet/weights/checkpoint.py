@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_mnasnet.architecture import Architecture, Layer
 from keras_mnasnet.preprocessing import Preprocessing
+from keras_mnasnet.utils.reading import check_names
 
 if TYPE_CHECKING:
     from keras_mnasnet.detection.spec import DetectorSpec
@@ -109,11 +110,17 @@ class Checkpoint:
     detector: DetectorSpec | None = None
 
     def __post_init__(self) -> None:
-        if self.labels is not None and len(self.labels) != self.classes:
+        if self.labels is None:
+            return
+        if len(self.labels) != self.classes:
             raise CheckpointError(
                 f"{self.origin.name}: there must be one label for each class. Received: {len(self.labels)} labels for "
                 f"{self.classes} classes"
             )
+        try:
+            check_names(self.labels, "A checkpoint's labels")
+        except ValueError as error:
+            raise CheckpointError(f"{self.origin.name}: {error}") from error
 
     @property
     def task(self) -> str:

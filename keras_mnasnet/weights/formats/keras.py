@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import shutil
 import tempfile
@@ -14,15 +15,19 @@ from typing import Any
 import numpy as np
 
 from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.reading import check_growth, check_limit, open_regular, open_zip, parse_json, shown
 from keras_mnasnet.weights.checkpoint import CheckpointError
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, TensorFile
 from keras_mnasnet.weights.formats.safetensors import FORMAT
 
+RUNNING = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "StringLookup", "IntegerLookup", "TextVectorization", "__lambda__")
+DAMAGE = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, AssertionError, MemoryError)
 MEMBER = "keras_mnasnet.json"  # beside config.json in a `.keras` archive; Keras passes it over
 
 
 def load_keras(path: Path) -> Any:
-    """The model in a `.keras` file; ValueError names what is wrong with it. Nothing in the file is run (Keras's safe mode)."""
+    """The model in a `.keras` file; ValueError names what is wrong with it. Nothing in the file is run, and none of its names
+    are imported: its description is looked through before Keras sees it, in Keras's safe mode."""
     if not path.is_file():
         raise CheckpointError(f"A checkpoint file must exist. Received: {path}, which does not")
     if not zipfile.is_zipfile(path):
@@ -33,18 +38,82 @@ def load_keras(path: Path) -> Any:
     import keras
 
     try:
-        return keras.saving.load_model(path, compile=False)
-    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
+        with open_zip(path, "A .keras file") as archive:
+            check_limit("text", archive.getinfo("config.json").file_size, "config.json")
+            config = parse_json(archive.read("config.json"), "config.json")
+            inside = {key: value for key, value in config.items() if key != "compile_config"}  # is not read
+            _check_config(inside, set(keras.saving.get_custom_objects()))
+            for name in (name for name in archive.namelist() if name.endswith(".h5")):
+                with archive.open(name) as member:
+                    _check_h5(io.BytesIO(member.read()))
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except CheckpointError as error:
         raise CheckpointError(
-            f"A .keras file must be a whole model of Keras's own layers. Received: {path} "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0][:300]})"
+            f"A .keras file must be a whole model of Keras's own layers. Received: {path}, {error}"
         ) from error
+    except DAMAGE as error:
+        said = next(iter(str(error).strip().splitlines()), "")[:300]
+        raise CheckpointError(
+            f"A .keras file must be a whole model of Keras's own layers. Received: {path} ({type(error).__name__}: {said})"
+        ) from error
+
+
+def _check_config(value: Any, registered: set[str]) -> None:
+    """CheckpointError for a class that is not Keras's own (or registered in this process), or that reads files or runs code."""
+    if isinstance(value, list):
+        for item in value:
+            _check_config(item, registered)
+    elif isinstance(value, dict):
+        if "class_name" in value:
+            module, name, own = value.get("module"), value["class_name"], value.get("registered_name")
+            known = module is None or (isinstance(module, str) and module.split(".")[0] in ("keras", "builtins"))
+            if not isinstance(name, str) or name in RUNNING or not (known or (isinstance(own, str) and own in registered)):
+                layer = value["config"].get("name") if isinstance(value.get("config"), dict) else None
+                raise CheckpointError(
+                    f"which holds the class {shown(name)} of {shown(module)} (layer {shown(layer)}). If you trust it, load it in "
+                    f"Python with keras.saving.load_model(custom_objects=...) and pass the model"
+                )
+        for item in value.values():
+            _check_config(item, registered)
+
+
+def _check_h5(source: Any, what: str = "A .weights.h5 file") -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the datasets of an HDF5 file, all of which lie in it; CheckpointError for other kinds."""
+    import h5py
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    total = 0
+
+    def visit(name: str, item: Any) -> None:
+        nonlocal total
+        check_limit("depth", name.count("/"), what)
+        check_limit("members", len(shapes), what)
+        if isinstance(item, h5py.Dataset):
+            if item.external or item.is_virtual:
+                raise CheckpointError(
+                    f"{what} must hold its tensors itself. Received: {shown(name)}, which points to another file"
+                )
+            check_limit("dimensions", len(item.shape or ()), what)
+            shapes[name] = item.shape
+            total += item.nbytes
+
+    with contextlib.ExitStack() as stack:
+        file = source if isinstance(source, h5py.File) else stack.enter_context(h5py.File(source))
+        file.visititems(visit)
+        check_growth("ratio", total, file.id.get_filesize(), what)
+    return shapes
 
 
 def keras_header(path: Path) -> dict[str, str]:
     """What `save` wrote into a `.keras` file, as the metadata of a TensorFile; nothing for a file of model.save()."""
-    with zipfile.ZipFile(path) as archive:
-        return {FORMAT: archive.read(MEMBER).decode()} if MEMBER in archive.namelist() else {}
+    try:
+        with open_zip(path, "A .keras file") as archive:
+            if MEMBER not in archive.namelist():
+                return {}
+            check_limit("text", archive.getinfo(MEMBER).file_size, MEMBER)
+            return {FORMAT: archive.read(MEMBER).decode()}
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -52,16 +121,29 @@ def open_h5(path: Path) -> Iterator[TensorFile]:
     """A `.weights.h5` file by the names of its datasets; CheckpointError for a damaged one."""
     import h5py
 
-    try:
-        with h5py.File(path) as file:
-            shapes: dict[str, tuple[int, ...]] = {}
-            file.visititems(lambda name, item: shapes.update({name: item.shape} if isinstance(item, h5py.Dataset) else {}))
+    def damaged(error: Exception) -> CheckpointError:
+        return CheckpointError(f"{path} must be a whole .weights.h5 file. Received: {str(error)[:300]}")
+
+    def read(name: str) -> np.ndarray:
+        try:
+            value = np.asarray(file[name])
+            if value.dtype.kind not in "fiu":
+                raise ValueError(f"{shown(name)} of {value.dtype}, which are no real numbers")
+            return value
+        except DAMAGE as error:
+            raise damaged(error) from error
+
+    with contextlib.ExitStack() as stack:
+        try:
+            open_regular(path, "A .weights.h5 file").close()
+            file = stack.enter_context(h5py.File(path))
+            shapes = _check_h5(file)
             metadata = {"pads": str(any(name.startswith("zero_padding2d") for name in file.get("layers", ())))}
             if shapes.pop(FORMAT, None) is not None:
                 metadata[FORMAT] = file[FORMAT][()].decode()
-            yield TensorFile(path, shapes, lambda name: np.asarray(file[name]), metadata)
-    except (OSError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"{path} must be a whole .weights.h5 file. Received: {error}") from error
+        except DAMAGE as error:
+            raise damaged(error) from error
+        yield TensorFile(path, shapes, read, metadata)
 
 
 def h5_tensors(file: TensorFile, names: Iterable[str]) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import os
 import pickletools
 import zipfile
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from keras_mnasnet.utils.reading import LARGEST_MODEL, check_growth, check_limit, open_regular, open_zip, read_bytes, shown
 from keras_mnasnet.weights.checkpoint import CheckpointError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-MAX_PICKLE_BYTES = 1 << 26
+DAMAGE = (ValueError, LookupError, EOFError, RuntimeError, TypeError, AttributeError, OverflowError, MemoryError)
 BFLOAT16 = "bfloat16"
 STORAGES: dict[str, Any] = {
     "FloatStorage": np.dtype("<f4"),
@@ -58,8 +60,12 @@ class _Storage:
     numel: int
 
     @property
+    def itemsize(self) -> int:
+        return 2 if self.dtype is BFLOAT16 else self.dtype.itemsize
+
+    @property
     def nbytes(self) -> int:
-        return self.numel * (2 if self.dtype is BFLOAT16 else self.dtype.itemsize)
+        return self.numel * self.itemsize
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,15 +103,17 @@ def read_pth(path: str | Path) -> tuple[dict[str, np.ndarray], int | None]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            state, storages = _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
-        return _arrays(state, storages)
+        with open_regular(path, "A .pth file") as file:
+            size = check_limit("model", os.fstat(file.fileno()).st_size, "A .pth file")
+            zipped = zipfile.is_zipfile(file)
+        state, storages = _read_zip(path) if zipped else _read_legacy(path)
+        return _arrays(state, storages, size)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    except (zipfile.BadZipFile, ValueError, KeyError, IndexError, EOFError, RuntimeError) as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{path} must be a whole PyTorch file (zip or legacy). Received: a truncated, damaged or other file "
-            f"({type(error).__name__}: {error}). Fetch it again."
+            f"({type(error).__name__}: {str(error)[:300]}). Fetch it again."
         ) from error
 
 
@@ -122,7 +130,8 @@ def _load(file: BinaryIO) -> Any:
         return items
 
     argument: Any
-    for opcode, argument, _ in pickletools.genops(file):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file), 1):
+        check_limit("opcodes", count, "A .pth file")
         name = opcode.name
         if name == "STOP":
             return stack.pop()
@@ -178,10 +187,11 @@ def _typed(value: Any, kind: type) -> Any:
 
 
 def _known(module: Any, name: Any) -> _Global:
+    module, name = _typed(module, str), _typed(name, str)
     if (module, name) in (ORDERED_DICT, REBUILD_TENSOR, REBUILD_PARAMETER) or (module == "torch" and name in STORAGES):
         return _Global(module, name)
     raise CheckpointError(
-        f"A .pth file may hold tensors and ordered dicts only. Received: {module}.{name}, which was not run. "
+        f"A .pth file may hold tensors and ordered dicts only. Received: {module[:80]}.{name[:80]}, which was not run. "
         f"Do not open this file with torch either unless you trust where it comes from."
     )
 
@@ -189,14 +199,14 @@ def _known(module: Any, name: Any) -> _Global:
 def _storage(reference: Any) -> _Storage:
     kind, storage_type, key, _, numel, *view = _typed(reference, tuple)
     _typed(storage_type, _Global)
-    if kind != "storage" or storage_type.name not in STORAGES or (view and view[0] is not None):
+    if _typed(kind, str) != "storage" or storage_type.name not in STORAGES or (view and view[0] is not None):
         raise CheckpointError("A .pth file's references must be to whole storages. Received: another reference")
     return _Storage(_typed(key, str), STORAGES[storage_type.name], _count(numel))
 
 
 def _count(value: Any) -> int:
     if not isinstance(value, int) or not 0 <= value < 1 << 48:
-        raise CheckpointError(f"A size, offset or stride must be an integer >= 0. Received: {str(value)[:40]}")
+        raise CheckpointError(f"A size, offset or stride must be an integer >= 0. Received: {shown(value)}")
     return value
 
 
@@ -211,7 +221,9 @@ def _call(function: Any, arguments: Any) -> Any:
         raise CheckpointError(f"A .pth file may hold tensors and ordered dicts only. Received: a call of {'.'.join(called)}")
     storage, offset, shape, strides = arguments[:4]
     _typed(storage, _Storage)
-    shape, strides = (tuple(map(_count, _typed(numbers, tuple))) for numbers in (shape, strides))
+    for numbers in (shape, strides):
+        check_limit("dimensions", len(_typed(numbers, tuple)), "A tensor of a .pth file")
+    shape, strides = (tuple(map(_count, numbers)) for numbers in (shape, strides))
     size = math.prod(shape)
     last = _count(offset) + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if size else 0
     if size > storage.numel or (size and last >= storage.numel):
@@ -229,16 +241,15 @@ def _set_metadata(target: Any, state: Any) -> None:
     _typed(target, _StateDict).version = version if isinstance(version, int) else None
 
 
-def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
-    with zipfile.ZipFile(file) as archive:
+def _read_zip(path: Path) -> tuple[Any, dict[str, bytes]]:
+    with open_zip(path, "A .pth file") as archive:
         members = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
-            raise CheckpointError(f"A zip .pth file holds one data.pkl. Received: {list(members)[:5]}")
+            raise CheckpointError(f"A zip .pth file holds one data.pkl. Received: {shown(list(members))}")
         if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
             raise CheckpointError("A zip .pth file is not compressed. Received: compressed members")
-        if members[pickles[0]].file_size > MAX_PICKLE_BYTES:
-            raise CheckpointError(f"data.pkl must be smaller than {MAX_PICKLE_BYTES} bytes. Received: a larger one")
+        check_limit("text", members[pickles[0]].file_size, "data.pkl")
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
             raise CheckpointError("Only little-endian .pth files are read. Received: a big-endian one")
@@ -246,9 +257,8 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
         return state, {key: archive.read(f"{folder}data/{key}") for key in _storages(state)}
 
 
-def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
-    file.seek(0)
-    stream = io.BytesIO(file.read())
+def _read_legacy(path: Path) -> tuple[Any, dict[str, bytes]]:
+    stream = io.BytesIO(read_bytes(path, "A .pth file", limit=LARGEST_MODEL))
     if _load(stream) != LEGACY_MAGIC:
         raise CheckpointError("The file must begin with PyTorch's magic number. Received: another pickle")
     if _load(stream) != LEGACY_PROTOCOL:
@@ -262,7 +272,9 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
         storage = known.get(_typed(key, str))
         count = int.from_bytes(stream.read(8), "little")
         if storage is None or count != storage.numel:
-            raise CheckpointError(f"Storage {key} must be one that a tensor views. Received: {count} values under that key")
+            raise CheckpointError(
+                f"Storage {key[:40]} must be one that a tensor views. Received: {count} values under {shown(key)}"
+            )
         data[key] = stream.read(storage.nbytes)
     return state, data
 
@@ -276,7 +288,9 @@ def _entries(state: Any) -> _StateDict:
         state = inner
     for name, value in state.items():
         if not isinstance(value, _Tensor):
-            raise CheckpointError(f"A .pth file must hold names and tensors only. Received: {name!r} -> {type(value).__name__}")
+            raise CheckpointError(
+                f"A .pth file must hold names and tensors only. Received: {shown(name)} -> {type(value).__name__}"
+            )
     return state
 
 
@@ -284,11 +298,13 @@ def _storages(state: Any) -> dict[str, _Storage]:
     return {tensor.storage.key: tensor.storage for tensor in _entries(state).values()}
 
 
-def _arrays(state: Any, data: dict[str, bytes]) -> tuple[dict[str, np.ndarray], int | None]:
+def _arrays(state: Any, data: dict[str, bytes], size: int) -> tuple[dict[str, np.ndarray], int | None]:
     entries = _entries(state)
+    copied = sum(math.prod(tensor.shape) * tensor.storage.itemsize for tensor in entries.values())
+    check_growth("views", copied, size, "The tensors of a .pth file")
     for tensor in entries.values():
         received = len(data.get(tensor.storage.key, b""))
         if received != tensor.storage.nbytes:
-            raise EOFError(f"storage {tensor.storage.key} must have {tensor.storage.nbytes} bytes, and has {received}")
+            raise EOFError(f"storage {tensor.storage.key[:40]} must have {tensor.storage.nbytes} bytes, and has {received}")
     arrays = {name: tensor.array(data[tensor.storage.key]) for name, tensor in entries.items()}
     return arrays, entries.version

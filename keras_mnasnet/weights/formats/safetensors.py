@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.preprocessing import Preprocessing
+from keras_mnasnet.preprocessing import MOST_PIXELS, Preprocessing
 from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.reading import LIMITS, check_limit, open_regular, parse_json, record, shown
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics, Origin, expected_shapes, layer_shapes
 from keras_mnasnet.weights.formats import TensorFile
 
@@ -21,15 +22,43 @@ FORMAT = "keras_mnasnet"
 SCHEMA = 2
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What every file of this package says about itself; `detector` is the JSON of a DetectorSpec."""
+
+    schema: int
+    architecture: str
+    classes: int
+    numerics: Numerics
+    size: int
+    labels: tuple[str, ...] | None
+    preprocessing: Preprocessing
+    origin: Origin
+    assumed: tuple[str, ...]
+    detector: dict[str, Any] | None
+    source_sha256: str | None = None
+
+
 @contextlib.contextmanager
 def open_safetensors(path: Path) -> Iterator[TensorFile]:
     """Open a safetensors file; CheckpointError for one that is damaged."""
     from safetensors import SafetensorError, safe_open
 
+    def read(name: str) -> np.ndarray:
+        try:
+            return file.get_tensor(name)
+        except (TypeError, ValueError, AttributeError) as error:  # a type that NumPy does not know
+            raise CheckpointError(
+                f"{path} must hold tensors of types that NumPy has. Received: {shown(name)}: {error}"
+            ) from error
+
     try:
+        open_regular(path, "A safetensors file").close()
         with safe_open(path, framework="numpy") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            yield TensorFile(path, shapes, file.get_tensor, file.metadata() or {})
+            for shape in shapes.values():
+                check_limit("dimensions", len(shape), f"The tensors of {path}")
+            yield TensorFile(path, shapes, read, file.metadata() or {})
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} must be a whole safetensors file. Received: a truncated, damaged or other file ({error}). Fetch it again."
@@ -66,19 +95,19 @@ def to_header(checkpoint: Checkpoint, **extra: str) -> str:
     return json.dumps(header, ensure_ascii=False)
 
 
-def read_header(file: TensorFile) -> dict[str, Any]:
-    """What one of our files says about itself; CheckpointError for another schema."""
+def read_header(file: TensorFile) -> Header:
+    """What one of our files says about itself; CheckpointError for another schema, or a field that makes no sense."""
     try:
-        header = json.loads(file.metadata[FORMAT])
-        schema = header["schema"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file.path} must describe its network. Received: {error!r}") from error
-    if schema != SCHEMA:
-        raise CheckpointError(
-            f"{file.path} must have schema {SCHEMA}. Received: schema={schema!r}. "
-            f"Update keras_mnasnet, or remove the file if it is in the cache."
-        )
-    return header
+        value = parse_json(file.metadata[FORMAT], "The header")
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if schema == SCHEMA:
+            return record(value, Header, "The header")
+    except ValueError as error:
+        raise CheckpointError(f"{file.path} must describe its network. Received: {error}") from error
+    raise CheckpointError(
+        f"{file.path} must have schema {SCHEMA}. Received: schema={shown(schema)}. "
+        f"Update keras_mnasnet, or remove the file if it is in the cache."
+    )
 
 
 def described(file: TensorFile, tensors_of: Callable[[Iterable[str]], dict[str, np.ndarray]] | None = None) -> Checkpoint:
@@ -88,26 +117,30 @@ def described(file: TensorFile, tensors_of: Callable[[Iterable[str]], dict[str, 
     """
     header = read_header(file)
     try:
-        labels, detector, spec = header["labels"], header["detector"], None
-        if detector is not None:
+        spec = None
+        if header.detector is not None:
             from keras_mnasnet.detection.spec import DetectorSpec
 
-            spec = DetectorSpec.from_json(json.dumps(detector))
-        architecture, classes = Architecture.parse(header["architecture"]), int(header["classes"])
+            spec = DetectorSpec.from_dict(header.detector)
+        architecture, classes = Architecture.parse(header.architecture), header.classes
+        if not 0 <= classes <= LIMITS["classes"].most or not 1 <= header.size <= MOST_PIXELS:
+            raise ValueError(f"{classes:,} classes, {header.size:,} pixels")
         checkpoint = Checkpoint(
             architecture=architecture,
-            numerics=Numerics(**header["numerics"]),
+            numerics=header.numerics,
             classes=classes,
             tensors={},
-            size=int(header["size"]),
-            labels=None if labels is None else tuple(map(str, labels)),
-            preprocessing=Preprocessing.from_json(header["preprocessing"]),
-            origin=dataclasses.replace(Origin(**header["origin"]), name=header["origin"].get("record") or str(file.path)),
-            assumed=tuple(header["assumed"]),
+            size=header.size,
+            labels=header.labels,
+            preprocessing=header.preprocessing,
+            origin=dataclasses.replace(header.origin, name=header.origin.record or str(file.path)),
+            assumed=header.assumed,
             detector=spec,
         )
+        if spec and (spec.architecture, spec.labels, spec.input_size) != (architecture, header.labels, header.size):
+            raise ValueError("a detector of another network, other classes or another size than its description")
         expected = layer_shapes(spec.layers()) if spec else expected_shapes(architecture, classes)
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{file.path} must describe its network. Received: {error}") from error
     tensors = None if tensors_of is None else tensors_of(expected)
     shapes = dict(file.shapes) if tensors is None else {name: value.shape for name, value in tensors.items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
+import math
 import re
-import tarfile
 from pathlib import Path
 
 import numpy as np
 
+from keras_mnasnet.utils.reading import check_growth, check_limit, unpack_tar
 from keras_mnasnet.weights.checkpoint import CheckpointError
 from keras_mnasnet.weights.formats import TensorFile
 
@@ -18,40 +20,50 @@ def open_tf1(prefix: Path) -> TensorFile:
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         shapes = {name: tuple(shape) for name, shape in reader.get_variable_to_shape_map().items()}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{prefix} must be a whole TF1 checkpoint. Received: {error}") from error
+        types = reader.get_variable_to_dtype_map()
+        size = sum(part.stat().st_size for part in prefix.parent.glob(f"{glob.escape(prefix.name)}.*"))
+        check_limit("opcodes", len(shapes), "A TF1 checkpoint")
+        for shape in shapes.values():
+            check_limit("dimensions", len(shape), "A tensor of a TF1 checkpoint")
+        numeric = {name: types[name].size for name in shapes if types[name].is_floating or types[name].is_integer}
+        check_growth(
+            "views",
+            sum(math.prod(shapes[name]) * each for name, each in numeric.items()),
+            size,
+            "The tensors of a TF1 checkpoint",
+        )
+    except (tf.errors.OpError, ValueError, RuntimeError, LookupError, TypeError, OSError) as error:
+        raise CheckpointError(f"{prefix} must be a whole TF1 checkpoint. Received: {str(error)[:300]}") from error
 
     def read(name: str) -> np.ndarray:
         try:
+            if name not in numeric:
+                raise ValueError(f"a tensor of type {types[name].name}")
             return np.asarray(reader.get_tensor(name))
-        except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
+        except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
             raise CheckpointError(f"{prefix}: tensor {name!r} cannot be read. Received: {error}") from error
 
     return TensorFile(prefix, shapes, read)
 
 
+def _beginning(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(65_536).decode("utf-8", "replace")
+
+
 def unpack(archive: Path, folder: Path) -> Path:
     """Unpack safely and find the checkpoint, wherever in the archive it lies; returns its prefix."""
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-    except tarfile.FilterError as error:
-        raise CheckpointError(
-            f"{archive} must hold files that stay inside the folder they are unpacked to. Received: {error}"
-        ) from error
-    except (tarfile.TarError, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise OSError(error.errno, f"{archive} cannot be unpacked to {folder}, see $TMPDIR ({error})") from error
-        raise CheckpointError(
-            f"{archive} must be a whole tar archive. Received: a truncated or damaged one ({error}). Fetch it again."
-        ) from error
+        unpack_tar(archive, folder, "An archive of a TF1 checkpoint")
+    except ValueError as error:
+        raise CheckpointError(f"{error}. Fetch it again.") from error
     prefixes = [Path(str(index)[: -len(".index")]) for index in folder.rglob("*.index")]
     prefixes = [prefix for prefix in prefixes if prefix.parent.name != "variables"]
     if not prefixes:
         names = sorted(str(found.relative_to(folder)) for found in folder.rglob("*"))[:8]
         raise CheckpointError(f"{archive} must hold a TF1 checkpoint (*.index). Received: {', '.join(names) or 'nothing'}")
     for state in filter(Path.is_file, folder.rglob("checkpoint")):
-        named = re.search(r'^model_checkpoint_path: "(?:.*/)?([^"/]+)"', state.read_text("utf-8", "replace"), re.MULTILINE)
+        named = re.search(r'^model_checkpoint_path: "(?:.*/)?([^"/]+)"', _beginning(state), re.MULTILINE)
         if named and state.parent / named[1] in prefixes:
             return state.parent / named[1]
 
