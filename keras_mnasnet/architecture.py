@@ -94,16 +94,16 @@ class Block:
             if not key or (key != "se" and "." in value):
                 raise ValueError(
                     f"A block is written as r<repeats>_k<kernel>_s<stride twice>_e<expand>_i<in>_o<out>[_se<ratio>]"
-                    f"[_noskip|_pool][_nofirstskip][_conv|_linear]. Received: unknown token {token!r} in {text!r}"
+                    f"[_noskip|_pool][_nofirstskip][_conv|_linear]. Received: unknown token {token[:80]!r} in {text[:200]!r}"
                 )
             if key in found:
-                raise ValueError(f"A token may stand once in a block. Received: {key!r} twice in {text!r}")
+                raise ValueError(f"A token may stand once in a block. Received: {key!r} twice in {text[:200]!r}")
             found[key] = value
         missing = [key for key in "rkseio" if key not in found]
         if missing:
-            raise ValueError(f"A block needs the tokens r, k, s, e, i, o. Received: {text!r} without {missing}")
+            raise ValueError(f"A block needs the tokens r, k, s, e, i, o. Received: {text[:200]!r} without {missing}")
         if found["s"] not in ("11", "22"):
-            raise ValueError(f"A block's stride is written s11 or s22. Received: 's{found['s']}' in {text!r}")
+            raise ValueError(f"A block's stride is written s11 or s22. Received: 's{found['s'][:80]}' in {text[:200]!r}")
         return cls(
             repeats=int(found["r"]),
             kernel=int(found["k"]),
@@ -262,7 +262,7 @@ class Architecture:
             if not size:
                 raise ValueError(
                     f"An architecture is written as '[name:] stem<channels>[_s11] <block> ... head<channels>'. "
-                    f"Received: {token!r} where {key}<channels> was expected, in {text!r}"
+                    f"Received: {token[:80]!r} where {key}<channels> was expected, in {text[:200]!r}"
                 )
             sizes[key] = int(size[1])
         return cls(

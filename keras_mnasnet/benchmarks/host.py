@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from keras_mnasnet.export.partitions import Partitions
+from keras_mnasnet.utils.reading import parse_json
 from keras_mnasnet.utils.system import available_cores, core_state
 from keras_mnasnet.utils.text import Life
 

@@ -19,10 +19,12 @@ from typing import Any
 from absl import logging
 
 from keras_mnasnet.benchmarks.timing import Times, visit_order
+from keras_mnasnet.utils.reading import LIMITS, run_bounded
 from keras_mnasnet.utils.text import Life
 
 RUNS, WARMUP, MIN_SECONDS = 50, 1, 1.0
 RUN_SECONDS = 400.0  # the tool itself stops a warm-up and a measurement after 150 s each
+MOST_RUNS = 10**9
 FOLDER = "/data/local/tmp"
 CLOCK = "wall time of the official tool"
 
@@ -61,14 +63,14 @@ TOOL = "benchmark_model"
 WHERE = "https://www.tensorflow.org/lite/performance/measurement lists builds, such as android_aarch64_benchmark_model"
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-COUNT = re.compile(rf"\bcount=(\d+)((?:[ \t]+\w+={NUMBER})+)")
+COUNT = re.compile(rf"\bcount=(\d{{1,18}})((?:[ \t]+\w+={NUMBER})+)")
 FIELD = re.compile(rf"(\w+)=({NUMBER})")
 TIMINGS = re.compile(
     rf"Inference timings in us: Init: ({NUMBER}), First inference: ({NUMBER}), "
     rf"Warmup \(avg\): ({NUMBER}), Inference \(avg\): ({NUMBER})"
 )
 MEMORY = re.compile(rf"Memory footprint delta from the start of the tool \(MB\): init=({NUMBER}) overall=({NUMBER})")
-KERNELS = re.compile(r"w/ (\d+) delegate kernels")
+KERNELS = re.compile(r"w/ (\d{1,9}) delegate kernels")
 WHOLE = re.compile(r"model graph will be completely executed by the delegate")
 
 
@@ -268,7 +270,7 @@ class AdbDevice:
     def shell(self, command: str, *, timeout: float = SHELL_SECONDS) -> tuple[int, str]:
         """(exit status, output and errors together) of a command on the phone; old phones do not pass the status on."""
         output = self.adb("shell", f"( {command} ) 2>&1; echo {EXIT}$?", timeout=timeout)
-        found = re.search(rf"{EXIT}(\d+)\s*\Z", output)
+        found = re.search(rf"{EXIT}(\d{{1,9}})\s*\Z", output)
         if found is None:
             raise self._lost(f"an output that ends early, after {output.strip()[-120:]!r}", "shell")
         return int(found[1]), output[: found.start()]
@@ -313,19 +315,21 @@ class AdbDevice:
     def state(self) -> dict[str, Any]:
         """Temperature (°C, of the warmest CPU zone, else of the battery) and clock of every core; None where unreadable."""
         output = self.shell(STATE)[1]
-        zones = [(kind, int(value)) for kind, value in re.findall(r"^zone (\S+) (-?\d+)\s*$", output, re.MULTILINE)]
+        zones = [(kind, int(value)) for kind, value in re.findall(r"^zone (\S+) (-?\d{1,9})\s*$", output, re.MULTILINE)]
         cpu = [value if abs(value) < 1000 else value / 1000 for kind, value in zones if "cpu" in kind.lower()]
-        battery = re.search(r"temperature: (-?\d+)", output)
+        battery = re.search(r"temperature: (-?\d{1,9})(?!\d)", output)
         cores = []
-        for line in re.findall(r"^clock (\d+)(.*)$", output, re.MULTILINE):
+        for line in re.findall(r"^clock (\d{1,9})(?!\d)(.*)$", output, re.MULTILINE):
+            if int(line[0]) >= LIMITS["cores"].most or len(cores) >= LIMITS["cores"].most:
+                continue
             words = line[1].split()
-            numbers = [int(word) for word in words if word.isdigit()]
+            numbers = [int(word) for word in words if word.isdecimal() and len(word) <= 18]
             cores.append(
                 {
                     "core": int(line[0]),
                     "clock_khz": numbers[0] if len(numbers) > 1 else None,
                     "max_clock_khz": numbers[-1] if numbers else None,
-                    "governor": words[-1] if words and not words[-1].isdigit() else None,
+                    "governor": words[-1][:80] if words and not words[-1].isdecimal() else None,
                 }
             )
         return {
@@ -400,9 +404,7 @@ def _adb(*arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
             "adb must be installed and in PATH. Received: no adb. Install Debian's package adb, or Android's platform-tools"
         )
     try:
-        return subprocess.run(
-            [program, *arguments], capture_output=True, text=True, errors="replace", timeout=timeout, stdin=subprocess.DEVNULL
-        )
+        return run_bounded([program, *arguments], "adb", timeout=timeout)
     except subprocess.TimeoutExpired as error:
         verb = arguments[2] if arguments[0] == "-s" else arguments[0]
         raise TimeoutError(
@@ -453,6 +455,12 @@ def parse_output(text: str) -> ToolRun:
     count, fields = counted[-1]
     values = {key: float(value) / 1e3 for key, value in FIELD.findall(fields)}
     init, first, _, mean = (float(value) / 1e3 for value in timings.groups())
+    figures = (*values.values(), init, first, mean)
+    if not 1 <= int(count) <= MOST_RUNS or not all(math.isfinite(figure) and figure >= 0 for figure in figures):
+        raise ValueError(
+            f"benchmark_model must have run at least once, in times of 0 or more. Received: count={int(count):,}, "
+            f"{', '.join(f'{figure:g}' for figure in figures[-3:])} ms"
+        )
     only = values.get("curr", mean) if int(count) == 1 else None
     memory, kernels = MEMORY.search(text), KERNELS.search(text)
     whole = WHOLE.search(text) is not None

@@ -22,6 +22,7 @@ from keras_mnasnet.utils.system import held_stderr
 from keras_mnasnet.utils.text import say
 
 PACKAGE = str(Path(__file__).parents[1])
+LONGEST_ERROR = 4_000  # characters
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "HF_HUB_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(message: str) -> int:
-    say("error: " + " ".join(line.strip() for line in message.splitlines() if line.strip()))
+    line = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    say(f"error: {line if len(line) <= LONGEST_ERROR else line[:LONGEST_ERROR] + ' ...'}")
     return 1
 
 

@@ -270,7 +270,7 @@ class TfliteFile:
     def _unusable(self, error: Exception) -> ValueError:
         count = len(self.content) if self.path is None else self.path.stat().st_size
         return ValueError(
-            f"A .tflite file must be one that LiteRT can run. Received: {self.name} ({count:,} bytes): {str(error).strip()[:500]}"
+            f"A .tflite file must be one that LiteRT can run. Received: {self.name} ({count:,} bytes): {str(error).strip()}"
         )
 
     def _shape(self, shape: list[int]) -> list[int]:

@@ -326,8 +326,8 @@ class TableLatency:
             raise ValueError(f"A latency table is a JSON file of `mnasnet search table`. Received: {path}, another JSON file")
         if value.get("schema") != TABLE_SCHEMA:
             raise ValueError(
-                f"A latency table's schema must be {TABLE_SCHEMA}. Received: {path} with schema {shown(value.get('schema'))}, of a "
-                f"newer keras_mnasnet: update it."
+                f"A latency table's schema must be {TABLE_SCHEMA}. Received: {path} with schema {shown(value.get('schema'))}, "
+                f"of a newer keras_mnasnet: update it."
             )
         try:
             return cls(value, f"table:{path}")

@@ -336,8 +336,8 @@ class Run(abc.ABC):
         _, position = read_state(folder / STATE_FILE)
         if self.recipe.patience and position.best_epoch * self.facts.parts_per_epoch != position.part:
             raise ValueError(
-                f"A finished run must have its model, {MODEL_FILE}, of its best epoch {position.best_epoch}. Received: {folder}, "
-                f"which lost it, and whose {STATE_FILE} is of a later epoch. Restore the model, or train into a new folder."
+                f"A finished run must have its model, {MODEL_FILE}, of its best epoch {position.best_epoch}. Received: "
+                f"{folder}, which lost it, and whose {STATE_FILE} is of a later epoch. Restore the model, or train anew."
             )
         _freeze(model, frozen=False)
         self.compile(model, False, jit_choice(self.job.jit_compile))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, overload
@@ -161,7 +161,8 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     elif isinstance(value, bool) or not isinstance(value, int | float):
         fits = value is None and "None" in hint
     elif hint == "float":
-        fits, value = math.isfinite(value), float(value)
+        fits = abs(value) <= sys.float_info.max  # not for NaN
+        value = float(value) if fits else value
     else:
         fits = isinstance(value, int)
     if not fits:

@@ -15,7 +15,10 @@ import os
 import reprlib
 import stat
 import struct
+import subprocess
 import tarfile
+import threading
+import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -41,12 +44,12 @@ LIMITS = {
     "text": Limit(64 * MIB, "bytes of a JSON or text file", "the largest of ours, a latency table, has 1 MiB"),
     "annotations": Limit(2 * GIB, "bytes of a COCO file", "instances_train2017.json has 448 MiB"),
     "xml": Limit(16 * MIB, "bytes of a VOC file", "3 KiB"),
-    "model": Limit(2 * GIB, "bytes of a .pth, .keras or .tflite file", "MnasNet-A1 has 16 MiB, the format .tflite ends at 2 GiB"),
+    "model": Limit(2 * GIB, "bytes of a .pth, .keras or .tflite file", "MnasNet-A1 has 16 MiB; .tflite ends at 2 GiB"),
     "depth": Limit(64, "levels of JSON, XML, a pickle or the folders of an archive", "10"),
     "members": Limit(10_000, "members of a zip or of a tar of tensors", "a .pth of MnasNet has 320, a .tgz of Google 6"),
     "unpacked": Limit(4 * GIB, "bytes that an archive unpacks to", "Google's MnasNet-A1 190 MiB"),
     "ratio": Limit(20, "times its own size that an archive unpacks to, above 16 MiB", "1.1; text alone 10"),
-    "opcodes": Limit(2_000_000, "opcodes of a pickle", "MnasNet-A1 has 12,000"),
+    "opcodes": Limit(200_000, "opcodes of a pickle", "MnasNet-A1 has 12,000"),
     "dimensions": Limit(8, "dimensions of a tensor", "4"),
     "views": Limit(4, "times its file's size that the tensors of a file have, above 16 MiB", "1; 2 with bfloat16"),
     "classes": Limit(100_000, "classes or categories", "ImageNet-22k has 21,841"),
@@ -63,11 +66,8 @@ DEEPEST = LIMITS["depth"].most
 SMALL = 16 * MIB  # what is allowed whatever the ratio
 
 T = TypeVar("T")
-ZIP_DAMAGE = (
-    zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error, LookupError,
-    OverflowError, UnicodeDecodeError, MemoryError,
-)  # fmt: skip
-TAR_DAMAGE = (tarfile.TarError, *ZIP_DAMAGE)
+ZIP_DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, OverflowError, MemoryError)
+TAR_DAMAGE = (tarfile.TarError, *ZIP_DAMAGE, LookupError, RuntimeError, struct.error, UnicodeDecodeError)
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 80, 80, 40
@@ -108,7 +108,8 @@ def check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
 def open_regular(path: str | os.PathLike[str], what: str) -> IO[bytes]:
     """A regular file, open to read bytes; ValueError for a folder, a pipe or a device, which is not waited for."""
     place = Path(path).expanduser()
-    file = open(os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    handle = os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    file = open(handle, "rb")  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise ValueError(f"{what} must be a regular file. Received: {place}, which is a folder, a pipe or a device")
@@ -235,17 +236,25 @@ def open_zip(source: str | os.PathLike[str] | bytes, what: str) -> Iterator[zipf
         with _Bounded(raw) as file:
             size = file.seek(0, os.SEEK_END)
             file.most = 512 * LIMITS["members"].most
-            with zipfile.ZipFile(file) as archive:
-                file.most = None
+            archive = _opened(file)
+            file.most = None
+            with archive:
                 members = archive.infolist()
                 check_limit("members", len(members), what)
-                if any(info.compress_size > size or info.header_offset > size for info in members):
-                    raise zipfile.BadZipFile("members that are longer than the file")
+                if any(info.compress_size > size or info.header_offset > size or info.flag_bits & 1 for info in members):
+                    raise zipfile.BadZipFile("members that are longer than the file, or encrypted")
                 check_growth("ratio", sum(info.file_size for info in members), size, what)
                 yield archive
     except ZIP_DAMAGE as error:
         said = str(error)[:200] or type(error).__name__
         raise ValueError(f"{what} must be a whole zip archive. Received: {named}a truncated or damaged one ({said})") from error
+
+
+def _opened(file: IO[bytes]) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except (*ZIP_DAMAGE, LookupError, RuntimeError, struct.error, ValueError) as error:
+        raise zipfile.BadZipFile(str(error)) from error
 
 
 class _Counted(io.RawIOBase):
@@ -261,16 +270,15 @@ class _Counted(io.RawIOBase):
         content = self.stream.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
         self.left -= len(content)
         if self.left < 0:
-            raise ValueError(
-                f"{self.what} must have at most {LIMITS['ratio'].most} {LIMITS['ratio'].what}. Received: more than {self.most:,}"
-            )
+            limit = LIMITS["ratio"]
+            raise ValueError(f"{self.what} must have at most {limit.most} {limit.what}. Received: more than {self.most:,}")
         return content
 
 
 def unpack_tar(archive: Path, folder: Path, what: str) -> None:
     """Write the regular files of a .tar or .tar.gz into `folder`: no links, no devices, no path that leads out of it.
 
-    ValueError that begins with `what` for a damaged archive, one that unpacks to too much, or one with a member of another kind.
+    ValueError that begins with `what` for a damaged archive, one that unpacks to too much, or with a member of another kind.
     """
     with open_regular(archive, what) as file:
         size = os.fstat(file.fileno()).st_size
@@ -288,29 +296,23 @@ def unpack_tar(archive: Path, folder: Path, what: str) -> None:
                 pass
         except TAR_DAMAGE as error:
             said = str(error)[:200] or type(error).__name__
-            raise ValueError(
-                f"{what} must be a whole tar archive. Received: {archive}, a truncated or damaged one ({said})"
-            ) from error
+            raise ValueError(f"{what} must be a whole tar archive. Received: a truncated or damaged one ({said})") from error
         except OSError as error:
             if isinstance(error, gzip.BadGzipFile) or error.errno is None:
                 raise ValueError(
-                    f"{what} must be a whole tar archive. Received: {archive}, a truncated or damaged one ({error})"
+                    f"{what} must be a whole tar archive. Received: a truncated or damaged one ({error})"
                 ) from error
             raise OSError(error.errno, f"{archive} cannot be unpacked to {folder}, see $TMPDIR ({error})") from error
 
 
 def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, most: int, what: str) -> None:
+    inside = f"{what} must hold files that stay inside the folder they are unpacked to."
     name = PurePosixPath(member.name)
     parts = [part for part in name.parts if part not in ("/", ".")]
     if ".." in parts or "\0" in member.name or "\\" in member.name or not parts:
-        raise ValueError(
-            f"{what} must hold files that stay inside the folder they are unpacked to. Received: {shown(str(name))}"
-        )
+        raise ValueError(f"{inside} Received: {shown(str(name))}")
     if not member.isreg():
-        raise ValueError(
-            f"{what} must hold files that stay inside the folder they are unpacked to. Received: {shown(str(name))}, a link or a "
-            f"device"
-        )
+        raise ValueError(f"{inside} Received: {shown(str(name))}, a link or a device")
     check_limit("depth", len(parts), what)
     if not 0 <= member.size <= most:
         raise ValueError(f"{what} must have at most {most:,} unpacked bytes. Received: {member.size:,} in one member")
@@ -358,3 +360,37 @@ def read_xml(path: str | os.PathLike[str], what: str) -> Element:
         return builder.close()
     except (expat.ExpatError, LookupError, ValueError, AssertionError) as error:
         raise ValueError(f"{what} must be XML. Received: {path}: {error}") from error
+
+
+# Programs
+
+
+def run_bounded(command: list[str], what: str, *, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run a program and give its output as text. OSError that begins with `what` for an output without end, after which it is
+    killed; subprocess.TimeoutExpired."""
+    limit = LIMITS["output"]
+    found: dict[str, bytes] = {}
+
+    def read(name: str, stream: IO[bytes]) -> None:
+        found[name] = stream.read(limit.most + 1)
+        if len(found[name]) > limit.most:
+            process.kill()
+
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        names = ("stdout", "stderr")
+        readers = [threading.Thread(target=read, args=(name, getattr(process, name)), daemon=True) for name in names]
+        ends = time.monotonic() + timeout
+        try:
+            for reader in readers:
+                reader.start()
+            for reader in readers:
+                reader.join(max(0.0, ends - time.monotonic()))
+            if any(reader.is_alive() for reader in readers):
+                raise subprocess.TimeoutExpired(command, timeout)
+            status = process.wait(max(0.1, ends - time.monotonic()))
+        finally:
+            process.kill()
+    if any(len(content) > limit.most for content in found.values()):
+        raise OSError(f"{what} must write at most {limit.most:,} {limit.what}. Received: more, of {shown(command[1:])}")
+    texts = {name: content.decode("utf-8", "replace").replace("\r\n", "\n") for name, content in found.items()}
+    return subprocess.CompletedProcess(command, status, texts["stdout"], texts["stderr"])

@@ -37,6 +37,7 @@ def load_keras(path: Path) -> Any:
         )
     import keras
 
+    wanted = "A .keras file must be a whole model of Keras's own layers."
     try:
         with open_zip(path, "A .keras file") as archive:
             check_limit("text", archive.getinfo("config.json").file_size, "config.json")
@@ -53,9 +54,7 @@ def load_keras(path: Path) -> Any:
         ) from error
     except DAMAGE as error:
         said = next(iter(str(error).strip().splitlines()), "")[:300]
-        raise CheckpointError(
-            f"A .keras file must be a whole model of Keras's own layers. Received: {path} ({type(error).__name__}: {said})"
-        ) from error
+        raise CheckpointError(f"{wanted} Received: {path} ({type(error).__name__}: {said})") from error
 
 
 def _check_config(value: Any, registered: set[str]) -> None:
@@ -70,8 +69,8 @@ def _check_config(value: Any, registered: set[str]) -> None:
             if not isinstance(name, str) or name in RUNNING or not (known or (isinstance(own, str) and own in registered)):
                 layer = value["config"].get("name") if isinstance(value.get("config"), dict) else None
                 raise CheckpointError(
-                    f"which holds the class {shown(name)} of {shown(module)} (layer {shown(layer)}). If you trust it, load it in "
-                    f"Python with keras.saving.load_model(custom_objects=...) and pass the model"
+                    f"which holds the class {shown(name)} of {shown(module)} (layer {shown(layer)}). If you trust it, load "
+                    f"it in Python with keras.saving.load_model(custom_objects=...) and pass the model"
                 )
         for item in value.values():
             _check_config(item, registered)

@@ -54,7 +54,7 @@ def _beginning(path: Path) -> str:
 def unpack(archive: Path, folder: Path) -> Path:
     """Unpack safely and find the checkpoint, wherever in the archive it lies; returns its prefix."""
     try:
-        unpack_tar(archive, folder, "An archive of a TF1 checkpoint")
+        unpack_tar(archive, folder, str(archive))
     except ValueError as error:
         raise CheckpointError(f"{error}. Fetch it again.") from error
     prefixes = [Path(str(index)[: -len(".index")]) for index in folder.rglob("*.index")]
