@@ -637,7 +637,7 @@ def hostile_voc(path: Path) -> Iterator[None]:
             yield
     lol = "".join(f"<!ENTITY a{n} '{f'&a{n - 1};' * 10}'>" for n in range(1, 10))
     heads = (
-        "<?xml version='1.0' encoding='utf-99'?>", "<?xml version='1.0' encoding='utf-16'?>", "<?xml version='1.0' encoding='idna'?>",
+        *(f"<?xml version='1.0' encoding='{encoding}'?>" for encoding in ("utf-99", "utf-16", "idna", "zlib")),
         f"<!DOCTYPE x [<!ENTITY a0 'lol'>{lol}]>", "<!DOCTYPE x [<!ENTITY a SYSTEM 'file:///etc/passwd'>]>",
         "<!DOCTYPE x SYSTEM 'file:///etc/passwd'>",
     )  # fmt: skip
@@ -897,7 +897,7 @@ def inputs(reader: Reader, path: Path, rounds: int, seed: int) -> Iterator[str]:
         get, put = reader.inside
         changes = list(of_json(get(path)))
         if reader.cost > 1 or rounds < 10:
-            changes = rng.sample(changes, min(len(changes), max(20, 100 * rounds // reader.cost)))
+            changes = rng.sample(changes, min(len(changes), max(10, 100 * rounds // reader.cost)))
         for number, value in enumerate(changes):
             fresh()
             put(path, value)
@@ -919,7 +919,7 @@ def watched(reader: Reader, folder: Path, watch: Watch, rounds: int, seed: int) 
     found: dict[str, Any] = {"reader": reader.name, "inputs": 0, "results": 0, "errors": 0, "findings": []}
     started = time.perf_counter()
     for what in inputs(reader, path, rounds, seed):
-        (folder / "at").write_text(f"{reader.name} {what}")
+        (folder / "at").write_text(f"{reader.name} {what}", "utf-8", "backslashreplace")
         before = peak()
         watch.notes.clear()
         problem = None

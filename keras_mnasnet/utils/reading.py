@@ -46,7 +46,9 @@ LIMITS = {
     "xml": Limit(16 * MIB, "bytes of a VOC file", "3 KiB"),
     "model": Limit(2 * GIB, "bytes of a .pth, .keras or .tflite file", "MnasNet-A1 has 16 MiB; .tflite ends at 2 GiB"),
     "depth": Limit(64, "levels of JSON, XML, a pickle or the folders of an archive", "10"),
-    "members": Limit(10_000, "members of a zip or of a tar of tensors", "a .pth of MnasNet has 320, a .tgz of Google 6"),
+    "members": Limit(10_000, "members of a zip archive", "a .pth of MnasNet has 320"),
+    "files": Limit(1_000, "files in a tar of tensors", "a .tgz of Google has 6"),
+    "path": Limit(1_000, "characters of the name of a file in an archive", "60"),
     "unpacked": Limit(4 * GIB, "bytes that an archive unpacks to", "Google's MnasNet-A1 190 MiB"),
     "ratio": Limit(20, "times its own size that an archive unpacks to, above 16 MiB", "1.1; text alone 10"),
     "opcodes": Limit(200_000, "opcodes of a pickle", "MnasNet-A1 has 12,000"),
@@ -289,7 +291,7 @@ def unpack_tar(archive: Path, folder: Path, what: str) -> None:
             plain: Any = gzip.GzipFile(fileobj=file) if packed else file
             with tarfile.open(fileobj=_Counted(plain, most, what), mode="r|") as tar:
                 for count, member in enumerate(tar, 1):
-                    check_limit("members", count, what)
+                    check_limit("files", count, what)
                     if not member.isdir():
                         _unpack_member(tar, member, folder, most, what)
             while plain.read(MIB):  # the checksum stands at the end
@@ -313,6 +315,7 @@ def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, 
         raise ValueError(f"{inside} Received: {shown(str(name))}")
     if not member.isreg():
         raise ValueError(f"{inside} Received: {shown(str(name))}, a link or a device")
+    check_limit("path", len(member.name), what)
     check_limit("depth", len(parts), what)
     if not 0 <= member.size <= most:
         raise ValueError(f"{what} must have at most {most:,} unpacked bytes. Received: {member.size:,} in one member")
