@@ -318,7 +318,7 @@ class AdbDevice:
         zones = [(kind, int(value)) for kind, value in re.findall(r"^zone (\S+) (-?\d{1,9})\s*$", output, re.MULTILINE)]
         cpu = [value if abs(value) < 1000 else value / 1000 for kind, value in zones if "cpu" in kind.lower()]
         battery = re.search(r"temperature: (-?\d{1,9})(?!\d)", output)
-        cores = []
+        cores: list[dict[str, Any]] = []
         for line in re.findall(r"^clock (\d{1,9})(?!\d)(.*)$", output, re.MULTILINE):
             if int(line[0]) >= LIMITS["cores"].most or len(cores) >= LIMITS["cores"].most:
                 continue

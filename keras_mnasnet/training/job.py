@@ -141,8 +141,8 @@ def read_run(folder: Path, kind: RunKind = CLASSIFICATION) -> tuple[Any, Any]:
         if value["kind"] != kind.name:
             raise ValueError(f"`{kind.command}` goes on with runs of {kind.name}, received one of {value['kind'][:40]}")
         recipe = recipe_from_json(value["job"].get("recipe"), kind.recipe)
-        job = record({**value["job"], "recipe": recipe}, kind.job, "`job` of a run")
-        facts = record(value["facts"], kind.facts, "`facts` of a run")
+        job: Any = record({**value["job"], "recipe": recipe}, kind.job, "`job` of a run")
+        facts: Any = record(value["facts"], kind.facts, "`facts` of a run")
         check_names(facts.labels, "`labels` of a run")
         return job, facts
     except ValueError as error:
