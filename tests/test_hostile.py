@@ -131,3 +131,41 @@ def test_the_trust_page_says_the_limits():
         "text of a network": architecture.LONGEST_TEXT,
     }
     assert said == {name: f"{most:,}" for name, most in ({key: each.most for key, each in LIMITS.items()} | own).items()}
+
+
+def test_a_cached_file_of_another_record_is_refused():
+    from keras_mnasnet import loading
+    from keras_mnasnet.weights.registry import find
+
+    other = loading.converted_path(find("cifar10/a1-0.5-32"))
+    with pytest.raises(ValueError, match="must be cifar10/b1-0.5-32.*another origin, 'cifar10/a1-0.5-32'"):
+        loading._cached(find("cifar10/b1-0.5-32"), other)
+
+
+def test_a_wrong_field_of_a_run_is_named_by_its_path(tmp_path):
+    from corpus import seed_run
+
+    from keras_mnasnet.training.job import read_run
+
+    path = seed_run(tmp_path)
+    value = json.loads(path.read_text())
+    value["facts"]["labels"] = ["a", 7]
+    path.write_text(json.dumps(value))
+    with pytest.raises(
+        ValueError, match=r"run.json must be a run of keras_mnasnet.*`facts` of a run.*got `int` at \$.labels\[1\]"
+    ):
+        read_run(tmp_path)
+
+
+def test_a_network_of_a_hundred_thousand_layers():
+    with pytest.raises(ValueError, match="at most 2,000 layers in its stages. Received: 100,001"):
+        architecture.Architecture.parse("stem8 r1_k3_s11_e1_i8_o8 r100000_k3_s22_e3_i8_o8 head16")
+
+
+def test_a_tool_that_never_ran():
+    from corpus import TOOL
+
+    from keras_mnasnet.benchmarks.phone import parse_output
+
+    with pytest.raises(ValueError, match="must have run at least once.*Received: count=0"):
+        parse_output(TOOL.replace("count=50", "count=0"))

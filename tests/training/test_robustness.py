@@ -193,3 +193,22 @@ def test_printed_recipes_are_recipes(tmp_path):
     assert json.loads(printed)["epochs"] == 3
     (tmp_path / "mine.json").write_text(json.dumps({**json.loads(printed), "name": "mine"}))
     assert "mine" in mnasnet("recipes", str(tmp_path / "mine.json")).stdout
+
+
+def test_a_finished_run_that_lost_its_model_makes_it_again(tmp_path, capsys):
+    train(tmp_path / "run", job(), progress=False)
+    model = tmp_path / "run" / "model.safetensors"
+    before = load(model)
+    model.unlink()
+    resume(tmp_path / "run")
+    assert "model.safetensors was lost and is made again from checkpoint.safetensors" in capsys.readouterr().err
+    after = load(model)
+    assert all(np.array_equal(after.tensors[name], value) for name, value in before.tensors.items())
+    assert after.origin.measured == before.origin.measured
+
+
+def test_a_finished_run_whose_best_epoch_is_lost_says_so(tmp_path):
+    train(tmp_path / "run", job(recipe=TINY.changed(epochs=4, patience=1, learning_rate=0.0)), progress=False)
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="of its best epoch 1. Received: .*which lost it"):
+        resume(tmp_path / "run", progress=False)
