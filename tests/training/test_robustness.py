@@ -205,10 +205,3 @@ def test_a_finished_run_that_lost_its_model_makes_it_again(tmp_path, capsys):
     after = load(model)
     assert all(np.array_equal(after.tensors[name], value) for name, value in before.tensors.items())
     assert after.origin.measured == before.origin.measured
-
-
-def test_a_finished_run_whose_best_epoch_is_lost_says_so(tmp_path):
-    train(tmp_path / "run", job(recipe=TINY.changed(epochs=4, patience=1, learning_rate=0.0)), progress=False)
-    (tmp_path / "run" / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="of its best epoch 1. Received: .*which lost it"):
-        resume(tmp_path / "run", progress=False)
