@@ -159,7 +159,7 @@ def open_dataset(
     lost = [path for path in paths if not path.is_file()]
     if lost:
         raise OSError(
-            f"Every annotated photo must be in {folder}. Received: {len(lost)} of {len(paths)} missing, the first is {lost[0]}"
+            f"Every annotated photo must be in {folder}. Received: {len(lost)} of {len(paths)} missing, the first is {str(lost[0])[:300]}"
         )
     total = len(boxes) + dropped
     if not any(number >= 0 for number in found):

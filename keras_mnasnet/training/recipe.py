@@ -73,7 +73,7 @@ class Recipe:
                 raise ValueError(f"A recipe's `{key}` must be between {low:g} and {high:g}. Received: {key}={value!r}")
         for key, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, key) not in choices:
-                raise ValueError(f"A recipe's `{key}` must be one of {choices}. Received: {key}={getattr(self, key)!r}")
+                raise ValueError(f"A recipe's `{key}` must be one of {choices}. Received: {key}={shown(getattr(self, key))}")
         if not 0 <= self.frozen_epochs <= self.epochs:
             raise ValueError(
                 f"`frozen_epochs` must be between 0 and `epochs`. "
