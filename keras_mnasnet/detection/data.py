@@ -159,7 +159,7 @@ def open_dataset(
     lost = [path for path in paths if not path.is_file()]
     if lost:
         raise OSError(
-            f"Every annotated photo must be in {folder}. Received: {len(lost)} of {len(paths)} missing, the first is {str(lost[0])[:300]}"
+            f"Every annotated photo must be in {folder}. Received: {len(lost)} of {len(paths)} missing, the first is {lost[0]}"
         )
     total = len(boxes) + dropped
     if not any(number >= 0 for number in found):
@@ -231,6 +231,7 @@ def _photo(truth: Truth, image: int, folder: Path) -> tuple[Path, tuple[int, int
     try:
         name, height, width = record(entry["file_name"], str, "`file_name`"), int(entry["height"]), int(entry["width"])
         check_limit("side", max(height, width), "A photo")
+        check_limit("path", len(name), "A photo's `file_name`")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"Every image of an annotation file has `file_name`, `height` and `width`. "

@@ -48,7 +48,7 @@ LIMITS = {
     "depth": Limit(64, "levels of JSON, XML, a pickle or the folders of an archive", "10"),
     "members": Limit(10_000, "members of a zip archive", "a .pth of MnasNet has 320"),
     "files": Limit(1_000, "files in a tar of tensors", "a .tgz of Google has 6"),
-    "path": Limit(1_000, "characters of the name of a file in an archive", "60"),
+    "path": Limit(1_000, "characters of a file's name in an archive or in annotations", "60"),
     "unpacked": Limit(4 * GIB, "bytes that an archive unpacks to", "Google's MnasNet-A1 190 MiB"),
     "ratio": Limit(20, "times its own size that an archive unpacks to, above 16 MiB", "1.1; text alone 10"),
     "opcodes": Limit(200_000, "opcodes of a pickle", "MnasNet-A1 has 12,000"),
