@@ -19,7 +19,6 @@ def check_output(path: str | os.PathLike[str]) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write one JSON value, whole or not at all."""
-    from keras_mnasnet.utils.files import replaced
+    from keras_mnasnet.utils.files import write_file
 
-    with replaced(Path(path).expanduser()) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_file(Path(path).expanduser(), json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from keras_mnasnet.utils.files import is_empty, write_file
+
 FORMATS = ("png", "jpeg")
 CONTRAST = 70.0
 NOISE = 14.0
@@ -98,11 +100,11 @@ def write_folder(folder: str | os.PathLike[str], count: int, size: int = 64, see
     folder = Path(folder).expanduser()
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {FORMATS}. Received: format={format!r}")
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if folder.is_file() or (folder.is_dir() and not is_empty(folder)):
         raise ValueError(f"Images are written to a new or empty folder. Received: {folder}, which is not")
     images, label_ids = draw_shapes(count, size=size, seed=seed)
     for name in SHAPE_CLASSES:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for index, (image, label) in enumerate(zip(images, label_ids, strict=True)):
         data = tf.io.encode_png(image) if format == "png" else tf.io.encode_jpeg(image, quality=95)
-        (folder / SHAPE_CLASSES[label] / f"{index:06d}.{format}").write_bytes(data.numpy())
+        write_file(folder / SHAPE_CLASSES[label] / f"{index:06d}.{format}", data.numpy())

@@ -20,7 +20,7 @@ from keras_mnasnet.detection.annotations import Result, Truth, check_ids, read_r
 from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, open_dataset
 from keras_mnasnet.detection.inference import Detector, open_detector
 from keras_mnasnet.detection.postprocess import Detections, PostProcess
-from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.files import write_file
 from keras_mnasnet.utils.text import Life, header, listed
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -170,8 +170,7 @@ def evaluate(
             )
             if results is not None:
                 plain = re.sub(r"[^\w.-]+", "_", name).strip("_.")
-                with replaced(Path(results).expanduser() / f"{plain}.json") as temporary:
-                    temporary.write_text(json.dumps(rows) + "\n", "utf-8")
+                write_file(Path(results).expanduser() / f"{plain}.json", json.dumps(rows) + "\n")
             measured, known = coco_score(truth, rows, image_ids=chosen), len(set(ids) - {None})
             found.append(_result(name, measured, len(truth.categories), known, each, round(dataset.count / seconds, 2)))
     return found

@@ -20,7 +20,7 @@ from keras_mnasnet.export.flatbuffer import METADATA_NAME, append_files, classif
 from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.export.verify import Comparison, ExportError, Limits, accepting, check_promise, compare, judge
 from keras_mnasnet.preprocessing import Normalization, Preprocessing
-from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.files import replaced, write_file
 from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import Origin
 
@@ -122,7 +122,10 @@ def publish(
 
 
 def write_export(content: bytes, target: Path, report: Report, labels: Sequence[str] | None) -> Report:
-    """Write the file, with its report and labels behind it, and the report beside it; each whole or not at all."""
+    """Write the file, with its report and labels behind it, and the report beside it; each whole or not at all.
+
+    At no moment does a report lie beside a file that it is not about: the old one goes first, and the new one comes last.
+    """
     inside = {key: value for key, value in report.as_json().items() if key not in ("path", "sha256")}
     files: dict[str, str | Sequence[str]] = {REPORT: json.dumps(inside, indent=1)}
     if labels is not None:
@@ -131,10 +134,14 @@ def write_export(content: bytes, target: Path, report: Report, labels: Sequence[
     _check_written(content, report, labels)
     facts = dataclasses.replace(report.facts, bytes=len(content))
     report = dataclasses.replace(report, facts=facts, sha256=hashlib.sha256(content).hexdigest())
-    with replaced(target) as temporary:
-        temporary.write_bytes(content)
-    with replaced(target.with_name(f"{target.name}.json")) as temporary:
-        temporary.write_text(json.dumps(report.as_json(), indent=1) + "\n", "utf-8")
+    if target.exists() and not target.is_file():  # a pipe or a device, which nothing lies beside
+        write_file(target, content)
+        return report
+    beside, text = target.with_name(f"{target.name}.json"), json.dumps(report.as_json(), indent=1) + "\n"
+    with replaced(beside, needs=len(text)) as new_report, replaced(target, needs=len(content)) as new_file:
+        new_report.write_text(text, "utf-8")
+        new_file.write_bytes(content)
+        beside.unlink(missing_ok=True)  # of the file that goes: a report lies beside its own file, or there is none
     return report
 
 

@@ -22,7 +22,7 @@ from keras_mnasnet.search.rewards import Reward, pareto_front
 from keras_mnasnet.search.setup import evaluator_of
 from keras_mnasnet.search.study import Study, check_networks
 from keras_mnasnet.search.trials import StudyMeta, Trial
-from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.files import write_file
 from keras_mnasnet.utils.system import machine
 from keras_mnasnet.utils.text import Life
 
@@ -389,13 +389,11 @@ def write(report: SearchReport, folder: Path, *, pictures: bool) -> SearchReport
     text = page(report, groups)
     folder.mkdir(parents=True, exist_ok=True)
     written = {"html": folder / "report.html", "json": folder / "report.json"}
-    with replaced(written["html"]) as temporary:
-        temporary.write_text(text, "utf-8")
+    write_file(written["html"], text)
     write_json(written["json"], report.to_json())
     for name, content in drawn.items():
         written[name] = folder / f"{name}.png"
-        with replaced(written[name]) as temporary:
-            temporary.write_bytes(content)
+        write_file(written[name], content)
     return dataclasses.replace(report, files=written)
 
 

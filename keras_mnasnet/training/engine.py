@@ -17,7 +17,6 @@ from typing import Any, ClassVar, NoReturn
 import keras
 import numpy as np
 import tensorflow as tf
-from filelock import FileLock, Timeout
 
 from keras_mnasnet.training.callbacks import Averages, NanStop, Pace, rate_text, summary_writer
 from keras_mnasnet.training.distribution import ALONE, Cluster, LostProcess, accelerators, replicas
@@ -33,11 +32,13 @@ from keras_mnasnet.training.job import (
     write_log,
     write_run,
 )  # fmt: skip
+from keras_mnasnet.utils.files import is_empty, sweep, write_file
+from keras_mnasnet.utils.locks import locked
 from keras_mnasnet.utils.reading import parse_json, record
 from keras_mnasnet.utils.text import Life, header, listed, say
 from keras_mnasnet.weights.formats.safetensors import save_tensors
 
-SCHEMA = 1
+SCHEMA = 2
 LARGE = 4  # photos with sides so many times the input's are mostly decoded, not trained on
 METADATA = "keras_mnasnet_training"
 COUNTED = re.compile(r"(:[a-z]+(?:_[a-z]+)*)_\d+/")  # Keras numbers seed generators and optimizers by how many it has made
@@ -64,7 +65,7 @@ def start_run(
     cluster = cluster.join()
     if cluster.index:
         return kind(folder, job, None, cluster, devices, progress, start).go()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or not is_empty(folder)):
         raise ValueError(
             f"`output` must be a new or empty folder. Received: {folder}, which is not. To go on with the run in it: "
             f"{kind.KIND.command} --resume {folder}"
@@ -75,7 +76,8 @@ def start_run(
     except OSError as error:
         raise OSError(f"A run must be written where a folder can be made. Received: {folder} ({error})") from error
     try:
-        with _locked(folder):
+        with locked(folder):
+            sweep(folder)
             return kind(folder, job, None, cluster, devices, progress, start).go()
     except BaseException:
         if is_new:
@@ -92,25 +94,10 @@ def resume_run(
     folder = Path(output).expanduser().absolute()
     cluster = cluster.join()
     job, facts = read_run(folder, kind.KIND)
-    with _locked(folder) if cluster.index == 0 else contextlib.nullcontext():
+    with locked(folder) if cluster.index == 0 else contextlib.nullcontext():
+        if cluster.index == 0:
+            sweep(folder)
         return kind(folder, job, facts, cluster, devices, progress).go()
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time writes a run; ValueError if another one does."""
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(
-            f"A run is trained by one process at a time. Received: {folder}, which another one is training"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def sound(images: Any, job: Any, excluded: tuple[str, ...] | None, shown: bool) -> Any:
@@ -157,13 +144,18 @@ def jit_choice(asked: bool | str | None) -> bool | str:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run stands: parts done (an epoch has `parts_per_epoch` of equal length), and what early stopping knows."""
+    """Where a run stands: parts done (an epoch has `parts_per_epoch` of equal length), and what early stopping knows.
+
+    A state is written before the validation of its epoch: `best_*` are those of the epochs before, and `row` is what the log
+    says of the last part, without the columns of the validation.
+    """
 
     part: int = 0
     step: int = 0
     best_epoch: int = 0
     best_accuracy: float = -1.0
     seconds: float = 0.0
+    row: dict[str, Any] | None = None
 
 
 class Run(abc.ABC):
@@ -257,11 +249,9 @@ class Run(abc.ABC):
             self._show_header(model)
             if self.main and self.folder:
                 write_run(self.folder, self.job, self.known or self.facts, self.KIND)
-                (self.folder / LABEL_FILE).write_text("\n".join(self.labels) + "\n", "utf-8")
+                write_file(self.folder / LABEL_FILE, "\n".join(self.labels) + "\n")
             try:
                 rows = self._train(model)
-                if self.main and self.folder and not (self.folder / MODEL_FILE).is_file():
-                    self._make_again(model, self.folder)
             except tf.errors.InvalidArgumentError as error:
                 raise ValueError(
                     f"Every image of a run must be whole. Received: {str(error).splitlines()[0][:200]}. Without --no-check "
@@ -301,27 +291,30 @@ class Run(abc.ABC):
     def _train(self, model: keras.Model) -> list[dict[str, Any]]:
         recipe, facts = self.recipe, self.facts
         frozen, total = self.parts
-        values, position, restored = None, Position(), not self.has_state
+        values, position, restored, is_open = None, Position(), not self.has_state, False
         rows: list[dict[str, Any]] = []
         if self.folder and not restored:
             _, position = read_state(self.folder / STATE_FILE)
             log = read_log(self.folder / LOG_FILE, self.COLUMNS)
             rows = [row for row in log if int(row["step"]) <= position.step]
+            position, is_open = self._settle(self.folder, position, rows)
         steps = total * facts.steps_per_part
         with Life("train", total=steps, unit="step", shown=self.shown, done=position.step) as self.life:
             for is_frozen, first, last in ((True, 0, frozen), (False, frozen, total)):
-                if position.part >= last:
+                if position.part >= last + (is_open and not restored):
                     continue
                 _freeze(model, frozen=is_frozen)
                 self.compile(model, is_frozen, jit_choice(self.job.jit_compile))
                 model.optimizer.build(model.trainable_variables)
                 if self.folder and not restored:
                     state = self.folder / STATE_FILE
-                    values, position = restore_state(state, model, with_optimizer=position.part > first)
+                    values = restore_state(state, model, with_optimizer=position.part > first)[0]
                     restored = True
                 elif self.folder and self.main and self.start is not None and not position.step:
                     write_state(self.folder / STATE_FILE, finite_state(model, {}), position)
                 averages = Averages(recipe.ema, model, values, position.step) if recipe.ema else None
+                if is_open:
+                    position, is_open = self._close(model, position, averages, rows), False
                 for part in range(position.part, last):
                     if recipe.patience and part >= (position.best_epoch + recipe.patience) * facts.parts_per_epoch:
                         if self.shown:
@@ -331,25 +324,6 @@ class Run(abc.ABC):
                 values = averages.values if averages else None
         return rows
 
-    def _make_again(self, model: keras.Model, folder: Path) -> None:
-        """Write the model of a finished run anew, which was lost; ValueError where the checkpoint is of another epoch."""
-        _, position = read_state(folder / STATE_FILE)
-        if self.recipe.patience and position.best_epoch * self.facts.parts_per_epoch != position.part:
-            raise ValueError(
-                f"A finished run must have its model, {MODEL_FILE}, of its best epoch {position.best_epoch}. Received: "
-                f"{folder}, which lost it, and whose {STATE_FILE} is of a later epoch. Restore the model, or train anew."
-            )
-        _freeze(model, frozen=False)
-        self.compile(model, False, jit_choice(self.job.jit_compile))
-        model.optimizer.build(model.trainable_variables)
-        values, position = restore_state(folder / STATE_FILE, model, with_optimizer=False)
-        averages = Averages(self.recipe.ema, model, values, position.step) if self.recipe.ema else None
-        with averages.swapped(model) if averages else contextlib.nullcontext():
-            self.measure(model)
-            self.save(model, folder / MODEL_FILE)
-        if self.shown:
-            say(f"{MODEL_FILE} was lost and is made again from {STATE_FILE}")
-
     def _part(
         self, model: keras.Model, part: int, position: Position, averages: Averages | None, rows: list[dict[str, Any]]
     ) -> Position:
@@ -357,31 +331,59 @@ class Run(abc.ABC):
         steps = facts.steps_per_part
         epoch, of_epoch = divmod(part, facts.parts_per_epoch)
         seconds, rate, logs = self._fit(model, f"epoch {epoch + 1}/{recipe.epochs}", position, averages)
-        before = position
-        position = dataclasses.replace(position, part=part + 1, step=position.step + steps, seconds=position.seconds + seconds)
+        before, step, trained = position, position.step + steps, position.seconds + seconds
         row: dict[str, Any] = {
             "epoch": f"{epoch + (of_epoch + 1) / facts.parts_per_epoch:g}",
-            "step": position.step,
+            "step": step,
             **{key: repr(logs[key]) for key in self.LOGGED},
             "learning_rate": repr(float(model.optimizer.learning_rate)),
             "images_per_second": round(rate or steps * recipe.batch_size / seconds, 1),
-            "seconds": round(position.seconds, 1),
+            "seconds": round(trained, 1),
         }
+        position = dataclasses.replace(position, part=part + 1, step=step, seconds=trained, row=row)
         try:
             arrays = finite_state(model, averages.values if averages else {})
         except NotFinite as error:
-            self._diverged(f"after step {position.step:,} {error}", before)
-        if of_epoch == facts.parts_per_epoch - 1:
-            self.life.step(0, f"validating epoch {epoch + 1}")
+            self._diverged(f"after step {step:,} {error}", before)
+        if self.main and self.folder:
+            write_state(self.folder / STATE_FILE, arrays, position)
+        return self._close(model, position, averages, rows)
+
+    def _settle(self, folder: Path, position: Position, rows: list[dict[str, Any]]) -> tuple[Position, bool]:
+        """The position with what the log says of the validation after its state, and whether that is still to be done.
+
+        It is done again where the model that it wrote is lost; ValueError where it was another epoch that wrote it.
+        """
+        if position.row is None:
+            return position, False
+        if not rows or int(rows[-1]["step"]) != position.step:
+            return position, True
+        settled, lost = self._best(position, rows[-1]), not (folder / MODEL_FILE).is_file()
+        of_this = settled != position if self.recipe.patience else position.part % self.facts.parts_per_epoch == 0
+        if lost and of_this:
+            rows.pop()
+            return position, True
+        if lost and settled.best_epoch and self.recipe.patience:
+            raise ValueError(
+                f"A run that keeps its best epoch needs the model of it. Received: {folder} without {MODEL_FILE}, of epoch "
+                f"{settled.best_epoch}, and a checkpoint of a later one. Restore the file, or train into a new folder."
+            )
+        return settled, False
+
+    def _close(self, model: keras.Model, position: Position, averages: Averages | None, rows: list[dict[str, Any]]) -> Position:
+        """The end of a part, whose state is written: validation, where an epoch ends with it, and the log."""
+        recipe, row = self.recipe, dict(position.row or {})
+        epoch, of_epoch = divmod(position.part, self.facts.parts_per_epoch)
+        if not of_epoch:
+            self.life.step(0, f"validating epoch {epoch}")
             with averages.swapped(model) if averages else contextlib.nullcontext():
-                position = self._validate(model, epoch + 1, position, row)
+                position = self._validate(model, position, row)
         self._lap("validate")
         rows.append(row)
         if self.main and self.folder:
             write_log(self.folder / LOG_FILE, rows, self.COLUMNS)
             if self.board:
                 self.board(row)
-            write_state(self.folder / STATE_FILE, arrays, position)
         if self.shown:
             found = " ".join(f"{key} {float(row[key]):.4f}" for key in self.SHOWN if key in row)
             say(f"epoch {row['epoch']}/{recipe.epochs}: {found}, {rate_text(row['images_per_second'])} images/s")
@@ -407,15 +409,20 @@ class Run(abc.ABC):
         rate = (steps - 1) * self.recipe.batch_size / (ended - traced) if traced and steps > 1 else 0.0  # without the tracing
         return ended - started, rate, {key: float(values[0]) for key, values in fitted.history.items()}
 
-    def _validate(self, model: keras.Model, epoch: int, position: Position, row: dict[str, Any]) -> Position:
-        found = self.measure(model)
-        row |= {key: repr(value) for key, value in found.items()}
-        better = bool(found) and self.score(found) > position.best_accuracy
-        if better:
-            position = dataclasses.replace(position, best_epoch=epoch, best_accuracy=self.score(found))
-        if self.main and self.folder and (better or not self.recipe.patience):
+    def _validate(self, model: keras.Model, position: Position, row: dict[str, Any]) -> Position:
+        row |= {key: repr(value) for key, value in self.measure(model).items()}
+        after = self._best(position, row)
+        if self.main and self.folder and (after != position or not self.recipe.patience):
             self.save(model, self.folder / MODEL_FILE)
-        return position
+        return after
+
+    def _best(self, position: Position, row: dict[str, Any]) -> Position:
+        """The position after the validation that a row of the log tells of."""
+        found = {key: float(value) for key, value in row.items() if key.startswith("val_") and value != ""}
+        if not found or self.score(found) <= position.best_accuracy:
+            return position
+        epoch = position.part // self.facts.parts_per_epoch
+        return dataclasses.replace(position, best_epoch=epoch, best_accuracy=self.score(found))
 
     def _diverged(self, what: str, last: Position) -> NoReturn:
         kept = f"its last checkpoint is of step {last.step:,}" if last.step else "no checkpoint was made before"
@@ -489,13 +496,13 @@ def read_state(path: Path) -> tuple[dict[str, np.ndarray], Position]:
 
     try:
         with safe_open(path, "np") as file:
-            header = parse_json((file.metadata() or {})[METADATA], "Its header")
+            header = parse_json((file.metadata() or {})[METADATA], "The position of a training checkpoint")
             arrays = {_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, OSError, TypeError) as error:
         raise ValueError(f"A training checkpoint must be one of keras_mnasnet's. Received: {path} ({error!r})") from error
     if not isinstance(header, dict) or header.pop("schema", None) != SCHEMA:
         raise ValueError(f"A training checkpoint must have schema {SCHEMA}. Received: {path}. Update keras_mnasnet.")
-    return arrays, record(header, Position, f"The position in {path}")
+    return arrays, record(header, Position, f"The position of a training checkpoint in {path}")
 
 
 def restore_state(path: Path, model: Any, *, with_optimizer: bool) -> tuple[dict[str, np.ndarray], Position]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_mnasnet.training.recipe import Recipe, recipe_from_json, recipe_to_json
-from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.files import replaced, write_file
 from keras_mnasnet.utils.reading import check_names, fields_of, read_json, read_text, record
 
 SCHEMA = 1
@@ -123,8 +123,7 @@ def write_run(folder: Path, job: Any, facts: Any, kind: RunKind = CLASSIFICATION
         "schema": SCHEMA, "kind": kind.name, "job": {**fields, "recipe": recipe_to_json(job.recipe)},
         "facts": dataclasses.asdict(facts),
     }  # fmt: skip
-    with replaced(folder / RUN_FILE) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_file(folder / RUN_FILE, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_run(folder: Path, kind: RunKind = CLASSIFICATION) -> tuple[Any, Any]:

@@ -141,6 +141,31 @@ def test_a_resumed_run_ends_like_a_whole_one(tmp_path, drawn, finished, monkeypa
         np.testing.assert_array_equal(a, b)
 
 
+def test_an_epoch_whose_validation_fails_is_not_lost(tmp_path, drawn, monkeypatch):
+    options = {"validation": str(drawn), "measure_ap": False}
+    recipe = FAST.changed(epochs=2)
+    fit(tmp_path / "whole", drawn, recipe, **options)
+    own, own_fit, measured, fitted = DetectorRun.measure, engine.Run._fit, [], []
+
+    def measure(run, model):
+        measured.append(model)
+        if len(measured) == 2:
+            raise MemoryError("validation")
+        return own(run, model)
+
+    def counted(*arguments):
+        fitted.append(arguments)
+        return own_fit(*arguments)
+
+    monkeypatch.setattr(DetectorRun, "measure", measure)
+    monkeypatch.setattr(engine.Run, "_fit", counted)
+    with pytest.raises(MemoryError):
+        fit(tmp_path / "cut", drawn, recipe, **options)
+    resume_detector(tmp_path / "cut", progress=False)
+    assert (len(measured), len(fitted)) == (3, 2)
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
 def test_other_classes_on_resume(tmp_path, drawn, finished):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)

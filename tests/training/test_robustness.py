@@ -13,6 +13,7 @@ from keras_mnasnet import load
 from keras_mnasnet.data import open_images, write_folder
 from keras_mnasnet.training import RECIPES, Averages, Diverged, Job, resume, run_job
 from keras_mnasnet.training import engine as runs
+from keras_mnasnet.training.classifier import ClassifierRun
 from keras_mnasnet.training.engine import NotFinite, finite_state, read_state, restore_state, write_state
 
 TINY = RECIPES["cifar10"].changed(epochs=2, batch_size=32, base_batch=32, learning_rate=2e-3, warmup_epochs=0.5, ema=0.9)
@@ -55,6 +56,47 @@ def test_head_keep_resumes_in_the_process_that_made_other_models(tmp_path, monke
             train(tmp_path / "cut", again, progress=False)
     rows = resume(tmp_path / "cut", progress=False).rows
     assert [row["loss"] for row in rows] == [row["loss"] for row in whole]
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_an_epoch_whose_validation_fails_is_not_lost(tmp_path, monkeypatch, frozen, failing):
+    """The state is written first: what is resumed begins with the validation, and nothing is trained twice."""
+    recipe = TINY.changed(epochs=3, frozen_epochs=frozen, ema=0.9)
+    whole = train(tmp_path / "whole", job(recipe=recipe), progress=False)
+    own, own_fit, measured, fitted = ClassifierRun.measure, runs.Run._fit, [], []
+
+    def measure(run, model):
+        measured.append(model)
+        if len(measured) == failing:
+            raise MemoryError("validation")
+        return own(run, model)
+
+    def fit(*arguments):
+        fitted.append(arguments)
+        return own_fit(*arguments)
+
+    monkeypatch.setattr(ClassifierRun, "measure", measure)
+    monkeypatch.setattr(runs.Run, "_fit", fit)
+    with pytest.raises(MemoryError):
+        train(tmp_path / "cut", job(recipe=recipe), progress=False)
+    rows = resume(tmp_path / "cut", progress=False).rows
+    assert (len(measured), len(fitted)) == (4, 3)
+    times = ("seconds", "images_per_second")
+    assert [{k: v for k, v in row.items() if k not in times} for row in rows] == [
+        {k: v for k, v in row.items() if k not in times} for row in whole
+    ]
+    assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_a_run_that_keeps_its_best_epoch_and_lost_it_says_so(tmp_path, monkeypatch):
+    scores = iter([0.9, 0.5, 0.4])
+    monkeypatch.setattr(ClassifierRun, "measure", lambda run, model: {"val_loss": 1.0, "val_accuracy": next(scores)})
+    recipe = TINY.changed(epochs=3, patience=3)
+    train(tmp_path / "run", job(recipe=recipe), progress=False)
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"without model\.safetensors, of epoch 1, and a checkpoint of a later one"):
+        resume(tmp_path / "run", progress=False)
 
 
 def test_state_names_are_the_same_in_every_process(tmp_path):
@@ -193,15 +235,3 @@ def test_printed_recipes_are_recipes(tmp_path):
     assert json.loads(printed)["epochs"] == 3
     (tmp_path / "mine.json").write_text(json.dumps({**json.loads(printed), "name": "mine"}))
     assert "mine" in mnasnet("recipes", str(tmp_path / "mine.json")).stdout
-
-
-def test_a_finished_run_that_lost_its_model_makes_it_again(tmp_path, capsys):
-    train(tmp_path / "run", job(), progress=False)
-    model = tmp_path / "run" / "model.safetensors"
-    before = load(model)
-    model.unlink()
-    resume(tmp_path / "run")
-    assert "model.safetensors was lost and is made again from checkpoint.safetensors" in capsys.readouterr().err
-    after = load(model)
-    assert all(np.array_equal(after.tensors[name], value) for name, value in before.tensors.items())
-    assert after.origin.measured == before.origin.measured

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,6 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
-from filelock import FileLock
 
 from keras_mnasnet import MnasNet, load
 from keras_mnasnet.benchmarks import evaluate as measured
@@ -24,6 +24,8 @@ from keras_mnasnet.training.callbacks import decay_at
 from keras_mnasnet.training.classifier import evaluate, open_run
 from keras_mnasnet.training.engine import read_state
 from keras_mnasnet.training.job import STATE_FILE
+from keras_mnasnet.utils.files import TEMPORARY
+from keras_mnasnet.utils.locks import BusyError, locked
 
 TINY = RECIPES["cifar10"].changed(epochs=3, batch_size=32, base_batch=32, learning_rate=2e-3, warmup_epochs=0.5, ema=0.9)
 NETWORK = {"network": "small", "width": 0.35, "stem_stride": 1}
@@ -266,8 +268,34 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_its_weights(finish
 
 
 def test_one_process_at_a_time(finished):
-    with FileLock(finished.with_name(f".{finished.name}.lock")), pytest.raises(ValueError, match="one process at a time"):
-        resume(finished, progress=False)
+    latest = finished.with_name("latest")
+    latest.symlink_to(finished.name)
+    try:
+        for held, other in ((finished, latest), (latest, finished), (finished, finished)):
+            with locked(held), pytest.raises(BusyError, match="one process at a time.*Received: .*whole, which process"):
+                resume(other, progress=False)
+    finally:
+        latest.unlink()
+
+
+def test_what_a_killed_start_left_is_no_content(tmp_path, finished):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (f"{TEMPORARY}run.json", f"{TEMPORARY}labels.txt", ".other.lock"):
+        (folder / name).write_text("half")
+    train(folder, job(), progress=False)
+    assert curve(folder) == curve(finished)
+    assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == [".other.lock"]
+
+
+def test_a_finished_run_makes_a_lost_model_again(tmp_path, finished):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "model.safetensors").unlink()
+    (folder / f"{TEMPORARY}model.safetensors").write_text("half")
+    resume(folder, progress=False)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in finished.iterdir())
+    assert curve(folder) == curve(finished)
+    assert (folder / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -175,5 +175,5 @@ def write_keras(model: Any, path: Path, header: str) -> None:
             model.save_weights(whole)
             with h5py.File(whole, "a") as file:
                 file[FORMAT] = header
-        with replaced(path) as temporary:
+        with replaced(path, needs=whole.stat().st_size) as temporary:
             shutil.copyfile(whole, temporary)

@@ -71,7 +71,7 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[s
     from safetensors.numpy import save_file
 
     try:
-        with replaced(path) as temporary:
+        with replaced(path, needs=sum(value.nbytes for value in tensors.values())) as temporary:
             save_file(dict(tensors), temporary, metadata=metadata)
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}. Nothing half-written was kept") from error
