@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -38,7 +39,16 @@ from keras_mnasnet.weights.checkpoint import (
     remembered,
 )
 from keras_mnasnet.weights.convert import convert
-from keras_mnasnet.weights.fetch import cache_home, check_sha256, fetch_hub, fetch_record, file_sha256, locked, placed_path
+from keras_mnasnet.weights.fetch import (
+    cache_home,
+    check_sha256,
+    fetch_hub,
+    file_sha256,
+    locked,
+    placed_path,
+    read_record,
+    remembered_sha256,
+)
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, PTH_SUFFIXES, SUFFIXES, TAR_SUFFIXES, TensorFile
 from keras_mnasnet.weights.formats.keras import h5_tensors, keras_header, load_keras, open_h5, write_keras
 from keras_mnasnet.weights.formats.pth import read_pth
@@ -410,9 +420,7 @@ def _load_record(record: registry.Record) -> Checkpoint:
         with locked(path):
             if (cached := _usable(record, path)) is not None:
                 return cached
-            source, sha256 = fetch_record(record)
-            logging.info("converting %s", source)
-            checkpoint = _converted(record, source)
+            checkpoint, sha256 = read_record(record, functools.partial(_converted, record))
             write_native(checkpoint, path, source_sha256=sha256)
             return checkpoint
     except DownloadError:
@@ -426,6 +434,7 @@ def _load_record(record: registry.Record) -> Checkpoint:
 
 def _converted(record: registry.Record, source: Path) -> Checkpoint:
     """The checkpoint in a record's file as its publisher wrote it, with everything that the record says."""
+    logging.info("converting %s", source)
     with open_tensors(source) as file:
         checkpoint = convert(file)
     if checkpoint.classes != record.classes or not checkpoint.architecture.same_network(record.architecture):
@@ -473,7 +482,7 @@ def verify_record(record: registry.Record) -> dict[str, Any]:
         if record.bundled:
             _load_record(record)
             return report | {"ok": True, "files": [{"path": str(path), "sha256": file_sha256(path)}]}
-        source_sha256 = record.sha256
+        source_sha256 = record.sha256 or remembered_sha256(placed)
         if path.is_file():
             _cached(record, path)
             with open_tensors(path) as file:

@@ -12,6 +12,7 @@ import re
 import socket
 import sys
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,7 +38,8 @@ class Page:
     """A path's content and its faults; the faults count down as requests come in.
 
     `cut_after` bytes of a body the connection ends, `cuts` times. `statuses` are answered first, one a request. `then`
-    takes the page's place after the first request. `redirect` is an address to go to.
+    takes the page's place after the first request. `redirect` is an address to go to. `headers` take the place of the usual
+    ones. `pause` are seconds between thousands of bytes.
     """
 
     body: bytes = b""
@@ -50,6 +52,8 @@ class Page:
     cuts: int = FOREVER
     statuses: list[int] = dataclasses.field(default_factory=list)
     redirect: str | None = None
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    pause: float = 0
     then: Page | None = None
 
 
@@ -80,19 +84,22 @@ class _Handler(BaseHTTPRequestHandler):
         *,
         length: bool = True,
         cut_after: int | None = None,
+        pause: float = 0,
     ) -> None:
         """Answer, record, and end the connection early if asked to."""
         sent = b"" if self.command == "HEAD" else body[:cut_after]
         self.server.owner.record(Request(self.command, self.path, dict(self.headers), status, len(sent)))
         self.send_response(status)
-        for key, value in ({**(headers or {})} | {"Content-Length": str(len(body)) if length else None}).items():
+        for key, value in {"Content-Length": str(len(body)) if length else None, **(headers or {})}.items():
             if value is not None:
                 self.send_header(key, value)
         ends = not length or (self.command != "HEAD" and len(sent) < len(body))
         if ends:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(sent)
+        for start in range(0, len(sent), 1000 if pause else len(sent) or 1):
+            time.sleep(pause)
+            self.wfile.write(sent[start : start + 1000] if pause else sent)
         if ends:
             with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_WR)
@@ -173,7 +180,8 @@ class FileServer(LocalServer):
                 return handler.reply(416, b"", {"Content-Range": f"bytes */{len(body)}"})
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
             body = body[start:]
-        return handler.reply(status, body, headers, length=page.length, cut_after=cut)
+        headers |= page.headers
+        return handler.reply(status, body, headers, length=page.length, cut_after=cut, pause=page.pause)
 
 
 @dataclasses.dataclass(slots=True)

@@ -9,27 +9,34 @@ import http.client
 import json
 import logging as std_logging
 import os
+import re
 import shutil
 import socket
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import logging
-from filelock import FileLock
 
+from keras_mnasnet.utils.files import write_file
+from keras_mnasnet.utils.locks import BusyError
+from keras_mnasnet.utils.locks import locked as held
+from keras_mnasnet.utils.reading import read_bytes, read_json
 from keras_mnasnet.utils.text import Life
 from keras_mnasnet.weights.checkpoint import CheckpointError, DownloadError
 from keras_mnasnet.weights.registry import Record
 
 ATTEMPTS = 5
 CHUNK = 1 << 18
-TIMEOUT_S = 30
+TIMEOUT_S = 30  # without a byte
+LIMIT_S = 3600.0  # for a whole file, all attempts; $KERAS_MNASNET_FETCH_S is another limit
+LONGEST_STATE = 10_000  # bytes of what is kept about a part
 RETRIED_STATUS = (408, 429, 500, 502, 503, 504)
+T = TypeVar("T")
 
 
 def cache_home() -> Path:
@@ -49,6 +56,20 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def remembered_path(path: Path) -> Path:
+    """Where the sha256 of a fetched file is kept, beside it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def remembered_sha256(path: Path) -> str | None:
+    """The sha256 with which a file was fetched; None for one that was not, such as one placed by hand."""
+    try:
+        text = read_bytes(remembered_path(path), "A remembered sha256", limit=100).decode("ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return text if re.fullmatch("[0-9a-f]{64}", text) else None
+
+
 def check_sha256(path: Path, expected: str | None) -> str:
     """The file's sha256; CheckpointError unless it begins with `expected` (a whole hash or the publisher's prefix)."""
     received = file_sha256(path)
@@ -64,22 +85,81 @@ def check_sha256(path: Path, expected: str | None) -> str:
 def locked(path: Path) -> Iterator[None]:
     """One process at a time works on `path`; others wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(held(path))
+                break
+            except BusyError:
+                time.sleep(0.1)
         yield
 
 
+def read_record(record: Record, read: Callable[[Path], T]) -> tuple[T, str]:
+    """What `read` makes of a record's file, and the file's sha256. Raises as `fetch_record`, and what `read` raises.
+
+    A fetched file that cannot be read (CheckpointError) is removed and fetched again, once; one placed by hand stays.
+    """
+    path, sha256 = fetch_record(record)
+    try:
+        return read(path), sha256
+    except CheckpointError as error:
+        if _is_placed(record, path) or _offline():
+            raise
+        logging.warning("%s cannot be read and is fetched again: %s", path, error)
+    _forget(path)
+    path, sha256 = fetch_record(record)
+    try:
+        return read(path), sha256
+    except CheckpointError:
+        _forget(path)
+        raise
+
+
 def fetch_record(record: Record) -> tuple[Path, str]:
-    """(path, sha256) of a record's file, fetched if it is not there yet. Raises DownloadError or CheckpointError."""
+    """(path, sha256) of a record's file, fetched if it is not there yet. Raises DownloadError or CheckpointError.
+
+    The sha256 that was received is kept beside the file; a file that has another one later was damaged, and is fetched again.
+    """
     path = placed_path(record)
     with locked(path):
         if path.is_file():
-            return path, check_sha256(path, record.sha256)
-        if record.repo:
-            hub_path = fetch_hub(record.repo, record.filename, record.revision, placed=path, expected_sha256=record.sha256)
-            return hub_path, check_sha256(hub_path, record.sha256)
+            known = remembered_sha256(path)
+            received = file_sha256(path)
+            if known in (None, received) or _offline():
+                return path, check_sha256(path, record.sha256 or known)
+            logging.warning(
+                "%s must have the sha256 %s that it was fetched with. Received: %s. It is fetched again", path, known, received
+            )
+        elif record.repo:
+            return _fetch_from_hub(record, path)
         if _offline():
             raise DownloadError(_way_out(record.url, path, "HF_HUB_OFFLINE is set", record.sha256))
         return path, download(record.url, path, record.sha256)
+
+
+def _fetch_from_hub(record: Record, placed: Path) -> tuple[Path, str]:
+    """The file in huggingface_hub's cache, where a file of Git LFS is named by its sha256."""
+    assert record.repo is not None
+    options: dict[str, Any] = {"placed": placed, "expected_sha256": record.sha256}
+    path = fetch_hub(record.repo, record.filename, record.revision, **options)
+    name = path.resolve().name
+    expected = record.sha256 or (name if re.fullmatch("[0-9a-f]{64}", name) else None)
+    if expected and not _offline() and not file_sha256(path).startswith(expected):
+        logging.warning("%s must have the sha256 %s. It is fetched again", path, expected)
+        path = fetch_hub(record.repo, record.filename, record.revision, again=True, **options)
+    return path, check_sha256(path, expected)
+
+
+def _is_placed(record: Record, path: Path) -> bool:
+    """Whether a record's file was placed by hand."""
+    return path == placed_path(record) and remembered_sha256(path) is None
+
+
+def _forget(path: Path) -> None:
+    """Remove a fetched file, and where huggingface_hub keeps its bytes, so that it is fetched anew."""
+    for each in (remembered_path(path), path.resolve(), path):
+        each.unlink(missing_ok=True)
 
 
 def fetch_hub(
@@ -90,10 +170,12 @@ def fetch_hub(
     placed: Path | None = None,
     expected_sha256: str | None = None,
     token: str | bool | None = None,
+    again: bool = False,
 ) -> Path:
     """A file of a Hugging Face repository at a revision, through huggingface_hub's own cache.
 
-    `placed` and `expected_sha256` are for the message only: where the file may be put by hand, and what it must be.
+    `placed` and `expected_sha256` are for the message only: where the file may be put by hand, and what it must be. `again`
+    fetches what is in the cache anew.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
@@ -110,7 +192,14 @@ def fetch_hub(
     try:
         with _one_line_a_retry():
             return Path(
-                hf_hub_download(repo, filename, revision=revision, token=token, local_files_only=unknown_host is not None)
+                hf_hub_download(
+                    repo,
+                    filename,
+                    revision=revision,
+                    token=token,
+                    local_files_only=unknown_host is not None,
+                    force_download=again,
+                )
             )
     except LocalEntryNotFoundError as error:
         refused = isinstance(error.__cause__, HfHubHTTPError)
@@ -136,17 +225,25 @@ def fetch_hub(
 def download(url: str, path: Path, expected_sha256: str | None = None) -> str:
     """Fetch `url` to `path` and return its sha256; a cut connection resumes, a wrong hash or a web page is refused.
 
-    The bytes gather in `<path>.part`; `path` appears whole and verified, or not at all.
+    The bytes gather in `<path>.part`; `path` appears whole and verified, or not at all, with
+    its sha256 beside it. All attempts together take no longer
+    than `LIMIT_S` seconds, or $KERAS_MNASNET_FETCH_S.
     """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    limit = float(os.environ.get("KERAS_MNASNET_FETCH_S") or LIMIT_S)
+    deadline = time.monotonic() + limit
     part, state = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
     problem = ""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(min(2 ** (attempt - 1), 8) * float(os.environ.get("KERAS_MNASNET_RETRY_S", "1")))
         try:
-            _receive(url, part, state)
+            _receive(url, part, state, deadline)
             break
+        except _TooSlowError as error:
+            problem = f"{error} in {limit:g} s, the limit for a file. KERAS_MNASNET_FETCH_S=SECONDS sets another one"
+            raise DownloadError(_way_out(url, path, problem, expected_sha256)) from error
         except DownloadError:
             raise
         except urllib.error.HTTPError as error:
@@ -179,6 +276,9 @@ def download(url: str, path: Path, expected_sha256: str | None = None) -> str:
             f"{url} must have the sha256 {expected_sha256}. Received: {received}. Nothing was kept; if it happens "
             f"again, something between here and the server changes the file."
         )
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    write_file(remembered_path(path), f"{received}\n")  # first: a file without it was placed by hand
     os.replace(part, path)
     logging.info("fetched %s: sha256 %s %s", url, received, "verified" if expected_sha256 else "(none published)")
     return received
@@ -186,6 +286,10 @@ def download(url: str, path: Path, expected_sha256: str | None = None) -> str:
 
 class _CutConnectionError(Exception):
     """The connection ended before the file did; what came is kept and the next attempt goes on from there."""
+
+
+class _TooSlowError(Exception):
+    """The time for the whole file is over; what came is kept."""
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
@@ -197,7 +301,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _receive(url: str, part: Path, state: Path) -> None:
+def _receive(url: str, part: Path, state: Path, deadline: float) -> None:
     """Write the whole body behind what `part` holds already, if the server still has the same file."""
     have = part.stat().st_size if part.exists() else 0
     validator = _validator(state) if have else None
@@ -217,8 +321,10 @@ def _receive(url: str, part: Path, state: Path) -> None:
             part.unlink(missing_ok=True)
             raise _CutConnectionError("the server sent another part than was asked for")
         start = have if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
+        length = _length(url, response.headers)
+        total = None if length is None else start + length
+        if total == 0:
+            raise DownloadError(f"{url} must be a weight file. Received: an empty one{_redirected(url, response.url)}.")
         state.write_text(json.dumps({"validator": _etag(response.headers)}))
         if total and shutil.disk_usage(part.parent).free < total - start:
             raise OSError(28, f"no space for {total - start:,} bytes")
@@ -227,16 +333,37 @@ def _receive(url: str, part: Path, state: Path) -> None:
             while chunk := _read(response):
                 file.write(chunk)
                 life.step(len(chunk))
+                if time.monotonic() > deadline:
+                    many = f"{start + life.done:,}" if total is None else f"{life.done:,} of {total:,}"
+                    raise _TooSlowError(f"{many} bytes came")
         received = part.stat().st_size
+    if not received:
+        for rest in (part, state):
+            rest.unlink(missing_ok=True)
+        raise DownloadError(f"{url} must be a weight file. Received: an empty one.")
     if total is not None and received < total:
         raise _CutConnectionError(f"the connection was cut at {received:,} of {total:,} bytes")
 
 
 def _read(response: Any) -> bytes:
     try:
-        return response.read(CHUNK)
+        return response.read1(CHUNK)  # what has come: a server that sends a byte now and then must not be waited for
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise _CutConnectionError(f"the connection broke ({error})") from error
+
+
+def _length(url: str, headers: email.message.Message) -> int | None:
+    """Bytes of the body as its headers say; DownloadError for headers of a body that is not the file itself."""
+    coding = (headers.get("Content-Encoding") or "identity").strip().lower()
+    if coding != "identity":
+        raise DownloadError(
+            f"{url} must be sent as it is (Content-Encoding: identity). Received: Content-Encoding: {coding[:40]}. Something "
+            f"between here and the server changes the file."
+        )
+    text = headers.get("Content-Length")
+    if text is not None and not re.fullmatch("[0-9]{1,15}", text.strip()):
+        raise DownloadError(f"{url} must be sent with its length in bytes. Received: Content-Length: {text[:40]}")
+    return None if text is None else int(text)
 
 
 def _etag(headers: email.message.Message) -> str | None:
@@ -246,9 +373,11 @@ def _etag(headers: email.message.Message) -> str | None:
 
 def _validator(state: Path) -> str | None:
     try:
-        return json.loads(state.read_text()).get("validator")
-    except (OSError, ValueError, AttributeError):
+        value = read_json(state, "What is kept of a part", limit=LONGEST_STATE)
+    except (OSError, ValueError):
         return None
+    validator = value.get("validator") if isinstance(value, dict) else None
+    return validator if isinstance(validator, str) else None
 
 
 def _range_start(headers: email.message.Message) -> int | None:

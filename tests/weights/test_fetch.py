@@ -5,9 +5,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -16,14 +18,15 @@ import pytest
 from local_server import FakeHub, FileServer, Page, closed_port
 
 from keras_mnasnet import CheckpointError, DownloadError
-from keras_mnasnet.weights.fetch import ATTEMPTS, download, fetch_hub, fetch_record, placed_path
-from keras_mnasnet.weights.registry import find
+from keras_mnasnet.weights.fetch import ATTEMPTS, download, fetch_hub, fetch_record, placed_path, read_record, remembered_sha256
+from keras_mnasnet.weights.registry import find, records
 
 BODY = np.random.default_rng(0).bytes(1 << 20)
 OTHER = np.random.default_rng(1).bytes(1 << 20)
 SHA256 = hashlib.sha256(BODY).hexdigest()
 CUT = 400_000
 PATH = "/weights/file.pth"
+WHOLE = ["file.pth", "file.pth.sha256"]
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +91,7 @@ class TestDownload:
     def test_a_whole_file(self, server, target):
         assert fetch(server, Page(BODY), target) == SHA256
         assert target.read_bytes() == BODY
-        assert left(target.parent) == ["file.pth"]
+        assert left(target.parent) == WHOLE
         assert ranges(server) == [None]
 
     def test_a_cut_connection_goes_on_where_it_was_cut(self, server, target):
@@ -106,7 +109,7 @@ class TestDownload:
         fetch(server, Page(BODY), target)
         assert server.requests[-1].headers["Range"] == f"bytes={ATTEMPTS * 100_000}-"
         assert server.requests[-1].sent == len(BODY) - ATTEMPTS * 100_000
-        assert left(target.parent) == ["file.pth"]
+        assert left(target.parent) == WHOLE
 
     def test_a_server_that_ignores_ranges_sends_all_again(self, server, target):
         fetch(server, Page(BODY, cut_after=CUT, cuts=1, ranges=False), target)
@@ -230,6 +233,129 @@ class TestAnswersThatAreNoFile:
             child.communicate()
 
 
+class TestBodiesThatAreNoFile:
+    """A body that is not the file itself is refused at once, in one line, and nothing of it stays."""
+
+    def refused(self, server, page, target, match):
+        with pytest.raises(DownloadError, match=match) as error:
+            fetch(server, page, target, None)
+        assert "\n" not in str(error.value)
+        assert len(server.requests) == 1
+        assert left(target.parent) == []
+
+    @pytest.mark.parametrize("coding", ["gzip", "br", "deflate, gzip"])
+    def test_encoded(self, server, target, coding):
+        page = Page(BODY, headers={"Content-Encoding": coding})
+        self.refused(server, page, target, rf"Received: Content-Encoding: {coding}\. Something between here")
+
+    def test_named_identity(self, server, target):
+        assert fetch(server, Page(BODY, headers={"Content-Encoding": "Identity"}), target) == SHA256
+
+    @pytest.mark.parametrize("length", [True, False])
+    def test_empty(self, server, target, length):
+        self.refused(server, Page(b"", length=length), target, "must be a weight file. Received: an empty one")
+
+    @pytest.mark.parametrize("text", ["abc", "-5", "1e6", "9" * 30])
+    def test_a_length_that_is_no_number(self, server, target, text):
+        page = Page(BODY, headers={"Content-Length": text})
+        self.refused(server, page, target, f"with its length in bytes. Received: Content-Length: {text}")
+
+
+class TestTimeLimit:
+    @pytest.mark.parametrize("length", [True, False])
+    def test_a_server_that_sends_a_little_now_and_then(self, server, target, monkeypatch, length):
+        """The socket's own limit, which counts from byte to byte, would wait for 50 seconds."""
+        monkeypatch.setenv("KERAS_MNASNET_FETCH_S", "0.3")
+        start = time.monotonic()
+        with pytest.raises(DownloadError, match=r"bytes came in 0\.3 s, the limit for a file\. KERAS_MNASNET_FETCH_S=SECONDS"):
+            fetch(server, Page(BODY[:500_000], pause=0.1, length=length), target)
+        assert time.monotonic() - start < 20
+        assert left(target.parent) == ["file.pth.part", "file.pth.part.json"]
+
+    def test_all_attempts_together(self, server, target, monkeypatch):
+        monkeypatch.setenv("KERAS_MNASNET_FETCH_S", "0")
+        with pytest.raises(DownloadError, match="the limit for a file"):
+            fetch(server, Page(BODY), target)
+        monkeypatch.delenv("KERAS_MNASNET_FETCH_S")
+        assert fetch(server, Page(BODY), target) == SHA256
+
+
+class TestReadAgain:
+    """What was fetched and cannot be read is fetched once more; what was placed by hand stays as it is."""
+
+    def read(self, path):
+        if path.read_bytes() != BODY:
+            raise CheckpointError("damaged")
+        return "read"
+
+    def record(self, server):
+        return dataclasses.replace(web_record(server), sha256=None)
+
+    def test_a_cut_body_without_a_length(self, server):
+        record = self.record(server)
+        server.pages[PATH] = Page(BODY, length=False, cut_after=CUT, cuts=1)
+        assert read_record(record, self.read) == ("read", SHA256)
+        assert len(server.requests) == 2
+        assert read_record(record, self.read) == ("read", SHA256)
+        assert len(server.requests) == 2
+
+    def test_is_not_kept_when_it_is_damaged_again(self, server):
+        record = self.record(server)
+        server.pages[PATH] = Page(OTHER)
+        for requests in (2, 4):
+            with pytest.raises(CheckpointError, match="damaged"):
+                read_record(record, self.read)
+            assert len(server.requests) == requests
+            assert left(placed_path(record).parent) == []
+        server.pages[PATH] = Page(BODY)
+        assert read_record(record, self.read) == ("read", SHA256)
+
+    def test_a_file_that_changed_since_it_was_fetched(self, server):
+        record = self.record(server)
+        server.pages[PATH] = Page(BODY)
+        fetch_record(record)
+        assert remembered_sha256(placed_path(record)) == SHA256
+        placed_path(record).write_bytes(BODY[:-1])
+        assert fetch_record(record) == (placed_path(record), SHA256)
+        assert len(server.requests) == 2
+        assert placed_path(record).read_bytes() == BODY
+
+    def test_a_file_that_changed_offline(self, server, monkeypatch):
+        record = self.record(server)
+        server.pages[PATH] = Page(BODY)
+        fetch_record(record)
+        placed_path(record).write_bytes(OTHER)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(CheckpointError, match=f"must have the sha256 {SHA256}"):
+            read_record(record, self.read)
+        assert placed_path(record).read_bytes() == OTHER
+
+    def test_one_placed_by_hand(self, server):
+        record = self.record(server)
+        placed_path(record).parent.mkdir(parents=True)
+        placed_path(record).write_bytes(OTHER)
+        with pytest.raises(CheckpointError, match="damaged"):
+            read_record(record, self.read)
+        assert placed_path(record).read_bytes() == OTHER
+        assert not server.requests
+
+    def test_from_the_hub(self, hub):
+        """What lies in huggingface_hub's cache is damaged there: as a read finds it, and as its sha256 says."""
+        for record in (hub_record(hub.commit("timm/some", {"w.safetensors": BODY}), sha256=known) for known in (None, SHA256)):
+            path, _ = fetch_record(record)
+            path.resolve().write_bytes(OTHER)
+            assert read_record(record, self.read) == ("read", SHA256)
+            assert path.read_bytes() == BODY
+
+
+def test_hashes_in_the_names_of_files_are_compared():
+    """torchvision's file names end with the first digits of the sha256."""
+    named = {record.id: re.search(r"-([0-9a-f]{8,})\.", record.filename) for record in records()}
+    found = {name: match[1] for name, match in named.items() if match}
+    assert len(found) == 4
+    assert {name: find(name).sha256 for name in found} == found
+
+
 class TestNoSpace:
     def test_is_seen_before_the_bytes_come(self, server, target, monkeypatch):
         usage = namedtuple("usage", "total used free")
@@ -314,7 +440,8 @@ class TestFetchRecord:
             output, errors = child.communicate(timeout=60)
             assert output == f"{SHA256}\n", errors
         assert sum(request.sent for request in server.requests) == len(BODY)
-        assert left(placed_path(web_record(server)).parent) == [web_record(server).filename]
+        name = web_record(server).filename
+        assert left(placed_path(web_record(server)).parent) == [name, f"{name}.sha256"]
 
 
 class TestHub:
