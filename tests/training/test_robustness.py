@@ -58,11 +58,10 @@ def test_head_keep_resumes_in_the_process_that_made_other_models(tmp_path, monke
     assert [row["loss"] for row in rows] == [row["loss"] for row in whole]
 
 
-@pytest.mark.parametrize("frozen", [0, 1])
-@pytest.mark.parametrize("failing", [1, 2, 3])
+@pytest.mark.parametrize(("frozen", "failing"), [(1, 1), (0, 2)])
 def test_an_epoch_whose_validation_fails_is_not_lost(tmp_path, monkeypatch, frozen, failing):
     """The state is written first: what is resumed begins with the validation, and nothing is trained twice."""
-    recipe = TINY.changed(epochs=3, frozen_epochs=frozen, ema=0.9)
+    recipe = TINY.changed(frozen_epochs=frozen)
     whole = train(tmp_path / "whole", job(recipe=recipe), progress=False)
     own, own_fit, measured, fitted = ClassifierRun.measure, runs.Run._fit, [], []
 
@@ -81,7 +80,7 @@ def test_an_epoch_whose_validation_fails_is_not_lost(tmp_path, monkeypatch, froz
     with pytest.raises(MemoryError):
         train(tmp_path / "cut", job(recipe=recipe), progress=False)
     rows = resume(tmp_path / "cut", progress=False).rows
-    assert (len(measured), len(fitted)) == (4, 3)
+    assert (len(measured), len(fitted)) == (3, 2)
     times = ("seconds", "images_per_second")
     assert [{k: v for k, v in row.items() if k not in times} for row in rows] == [
         {k: v for k, v in row.items() if k not in times} for row in whole
@@ -219,7 +218,7 @@ def test_a_full_disk_is_one_message(tmp_path, monkeypatch):
         raise safetensors.SafetensorError("No space left on device")
 
     monkeypatch.setattr(safetensors.numpy, "save_file", full)
-    with pytest.raises(OSError, match="cannot be written: No space left.*Nothing half-written"):
+    with pytest.raises(OSError, match=r"No space is left to write .*checkpoint\.safetensors, which needs 24 bytes"):
         write_state(tmp_path / "checkpoint.safetensors", {"a": np.zeros(3)}, runs.Position())
     assert not list(tmp_path.glob("*.safetensors*"))
 
