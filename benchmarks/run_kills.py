@@ -174,7 +174,7 @@ class _Slow(http.server.BaseHTTPRequestHandler):
 
 
 class Search(Kind):
-    executor = ("--executor", "local")
+    executor: tuple[str, ...] = ("--executor", "local")
 
     def command(self, folder: Path) -> list[str]:
         settings = ["--space-set", "stem_stride=1", "--space-set", "width=0.35", "--set", "epochs=1", "--set", "batch_size=16"]

@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import json
 import logging as std_logging
+import math
 import os
 import re
 import shutil
@@ -231,7 +232,7 @@ def download(url: str, path: Path, expected_sha256: str | None = None) -> str:
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    limit = float(os.environ.get("KERAS_MNASNET_FETCH_S") or LIMIT_S)
+    limit = _limit_s()
     deadline = time.monotonic() + limit
     part, state = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
     problem = ""
@@ -282,6 +283,14 @@ def download(url: str, path: Path, expected_sha256: str | None = None) -> str:
     os.replace(part, path)
     logging.info("fetched %s: sha256 %s %s", url, received, "verified" if expected_sha256 else "(none published)")
     return received
+
+
+def _limit_s() -> float:
+    text = os.environ.get("KERAS_MNASNET_FETCH_S") or str(LIMIT_S)
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise ValueError(f"KERAS_MNASNET_FETCH_S must be the seconds that a file may take, such as 3600. Received: {text!r}")
 
 
 class _CutConnectionError(Exception):

@@ -272,6 +272,12 @@ class TestTimeLimit:
         assert time.monotonic() - start < 20
         assert left(target.parent) == ["file.pth.part", "file.pth.part.json"]
 
+    @pytest.mark.parametrize("text", ["abc", "-1", "nan", "inf"])
+    def test_a_limit_that_is_none(self, server, target, monkeypatch, text):
+        monkeypatch.setenv("KERAS_MNASNET_FETCH_S", text)
+        with pytest.raises(ValueError, match=f"must be the seconds that a file may take, such as 3600. Received: '{text}'"):
+            fetch(server, Page(BODY), target)
+
     def test_all_attempts_together(self, server, target, monkeypatch):
         monkeypatch.setenv("KERAS_MNASNET_FETCH_S", "0")
         with pytest.raises(DownloadError, match="the limit for a file"):
