@@ -61,8 +61,9 @@ def test_head_keep_resumes_in_the_process_that_made_other_models(tmp_path, monke
 @pytest.mark.parametrize(("frozen", "failing"), [(1, 1), (0, 2)])
 def test_an_epoch_whose_validation_fails_is_not_lost(tmp_path, monkeypatch, frozen, failing):
     """The state is written first: what is resumed begins with the validation, and nothing is trained twice."""
-    recipe = TINY.changed(frozen_epochs=frozen)
-    whole = train(tmp_path / "whole", job(recipe=recipe), progress=False)
+    recipe = TINY.changed(frozen_epochs=frozen, frozen_learning_rate=1e-2)
+    fine_tuned = Job(data="shapes:96@32", recipe=recipe, from_model="cifar10/small-1.0-32")
+    whole = train(tmp_path / "whole", fine_tuned, progress=False)
     own, own_fit, measured, fitted = ClassifierRun.measure, runs.Run._fit, [], []
 
     def measure(run, model):
@@ -78,7 +79,7 @@ def test_an_epoch_whose_validation_fails_is_not_lost(tmp_path, monkeypatch, froz
     monkeypatch.setattr(ClassifierRun, "measure", measure)
     monkeypatch.setattr(runs.Run, "_fit", fit)
     with pytest.raises(MemoryError):
-        train(tmp_path / "cut", job(recipe=recipe), progress=False)
+        train(tmp_path / "cut", fine_tuned, progress=False)
     rows = resume(tmp_path / "cut", progress=False).rows
     assert (len(measured), len(fitted)) == (3, 2)
     times = ("seconds", "images_per_second")
