@@ -323,9 +323,8 @@ def main() -> None:
     from keras_mnasnet.utils.system import environment
 
     found: dict[str, Any] = {}
-    about = {
-        "schema": SCHEMA, "date": datetime.date.today().isoformat(), "environment": environment(), "seed": arguments.seed,
-    }  # fmt: skip
+    about = {"schema": SCHEMA, "date": datetime.date.today().isoformat(), "environment": environment()}
+
     if arguments.output and arguments.output.is_file():
         found = json.loads(arguments.output.read_text("utf-8"))["kinds"]
     for index, name in enumerate(only):
@@ -340,6 +339,7 @@ def main() -> None:
                     flush=True,
                 )
                 found[name] = {
+                    "seed": arguments.seed,
                     "kills": sum(len(each["kills"]) for each in rows),
                     "runs": len(rows),
                     "same": sum(each["same"] for each in rows),

@@ -61,9 +61,10 @@ def test_head_keep_resumes_in_the_process_that_made_other_models(tmp_path, monke
 @pytest.mark.parametrize(("frozen", "failing"), [(1, 1), (0, 2)])
 def test_an_epoch_whose_validation_fails_is_not_lost(tmp_path, monkeypatch, frozen, failing):
     """The state is written first: what is resumed begins with the validation, and nothing is trained twice."""
+    whole_run, cut = tmp_path / "whole" / "run", tmp_path / "cut" / "run"  # a model is named for its folder
     recipe = TINY.changed(frozen_epochs=frozen, frozen_learning_rate=1e-2)
     fine_tuned = Job(data="shapes:96@32", recipe=recipe, from_model="cifar10/small-1.0-32")
-    whole = train(tmp_path / "whole", fine_tuned, progress=False)
+    whole = train(whole_run, fine_tuned, progress=False)
     own, own_fit, measured, fitted = ClassifierRun.measure, runs.Run._fit, [], []
 
     def measure(run, model):
@@ -79,14 +80,14 @@ def test_an_epoch_whose_validation_fails_is_not_lost(tmp_path, monkeypatch, froz
     monkeypatch.setattr(ClassifierRun, "measure", measure)
     monkeypatch.setattr(runs.Run, "_fit", fit)
     with pytest.raises(MemoryError):
-        train(tmp_path / "cut", fine_tuned, progress=False)
-    rows = resume(tmp_path / "cut", progress=False).rows
+        train(cut, fine_tuned, progress=False)
+    rows = resume(cut, progress=False).rows
     assert (len(measured), len(fitted)) == (3, 2)
     times = ("seconds", "images_per_second")
     assert [{k: v for k, v in row.items() if k not in times} for row in rows] == [
         {k: v for k, v in row.items() if k not in times} for row in whole
     ]
-    assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert (cut / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
 
 
 def test_a_run_that_keeps_its_best_epoch_and_lost_it_says_so(tmp_path, monkeypatch):

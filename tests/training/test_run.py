@@ -289,7 +289,7 @@ def test_what_a_killed_start_left_is_no_content(tmp_path, finished):
 
 
 def test_a_finished_run_makes_a_lost_model_again(tmp_path, finished):
-    folder = shutil.copytree(finished, tmp_path / "run")
+    folder = shutil.copytree(finished, tmp_path / finished.name)  # a model is named for its folder
     (folder / "model.safetensors").unlink()
     (folder / f"{TEMPORARY}model.safetensors").write_text("half")
     resume(folder, progress=False)
