@@ -142,8 +142,8 @@ class _Job:
         """Train in a child process, then verify and write."""
         self._check()
         checkpoint = classifier(model, network=network, size=self.size)
-        own = checkpoint.labels
-        names = check_labels(own if labels is None else labels, (None, checkpoint.classes), own=own)
+        known = checkpoint.labels
+        names = check_labels(known if labels is None else labels, (None, checkpoint.classes), own=known)
         size = checkpoint.size if self.size is None else self.size
         started = time.perf_counter()
         what = "int8, quantization-aware training" if sparsity is None else f"float32, pruned to {sparsity:.0%}"
