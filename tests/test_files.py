@@ -218,6 +218,7 @@ class TestNoSpace:
 
 OTHERS = {
     "utils/locks.py": "the holder's name, in the lock itself",
+    "utils/reading.py": "what an archive holds, in a temporary folder",
     "utils/system.py": "a copy of the terminal's own stream",
     "weights/fetch.py": "the part of a download, which is kept so that the next attempt goes on from it",
     "export/qat_worker.py": "a child's results, in its parent's temporary folder",

@@ -102,7 +102,7 @@ def _target(path: Path) -> tuple[Path, os.stat_result | None]:
     """The file that a path leads to, through links, and what is there; OSError for what no file can be written to."""
     try:
         facts = path.stat()
-    except FileNotFoundError:  # or a link to what is not there yet
+    except (FileNotFoundError, NotADirectoryError):  # or a link to what is not there yet
         facts = None
     if facts and stat.S_ISDIR(facts.st_mode):
         raise OSError(f"A file must be written, not a folder. Received: {path}, which is a folder")

@@ -100,6 +100,8 @@ def read_header(file: TensorFile) -> Header:
     try:
         value = parse_json(file.metadata[FORMAT], "The header")
         schema = value.get("schema") if isinstance(value, dict) else None
+        if schema is None:
+            raise ValueError("a header that is no JSON object with a schema")
         if schema == SCHEMA:
             return record(value, Header, "The header")
     except ValueError as error:
