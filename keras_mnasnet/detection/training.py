@@ -313,10 +313,9 @@ class DetectorRun(Run):
         )
 
     def measure(self, model: keras.Model) -> dict[str, float]:
-        self.found: dict[str, float] = {}
         data = self.validation
         if data is None:
-            return self.found
+            return {}
         size, batch = spec_of(self.detector).input_size, min(self.recipe.batch_size, data.count)
         batches = evaluation_batches(data, size=size, batch_size=batch, max_boxes=self.recipe.max_boxes)
         with Life("validation loss", unit="photo", shown=self.shown):
@@ -330,7 +329,6 @@ class DetectorRun(Run):
             )  # fmt: skip
             metrics = coco_score(data.truth, rows, image_ids=data.image_ids).metrics
             found |= {"val_ap": metrics["AP"] or 0.0, "val_ap50": metrics["AP50"] or 0.0}
-        self.found = found
         return found
 
     def score(self, found: dict[str, float]) -> float:

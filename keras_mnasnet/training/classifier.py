@@ -140,11 +140,10 @@ class ClassifierRun(Run):
         )
 
     def measure(self, model: keras.Model) -> dict[str, float]:
-        self.found = evaluate(
+        return evaluate(
             model, self.validation, self.facts.size, self.recipe.augment,
             batch_size=self.recipe.batch_size, shard=self.cluster.shard,
         )  # fmt: skip
-        return self.found
 
     def score(self, found: dict[str, float]) -> float:
         return found["val_accuracy"]

@@ -177,6 +177,7 @@ class Run(abc.ABC):
         self.shown = progress and self.main
         self.known = facts
         self.labels: tuple[str, ...] = ()
+        self.found: dict[str, float] = {}  # by the last validation
         self.seconds = {"build": 0.0, "trace": 0.0, "training_steps": 0.0, "validate": 0.0}
         self.board: Any = None
         if job.tensorboard and self.main and folder:
@@ -410,7 +411,8 @@ class Run(abc.ABC):
         return ended - started, rate, {key: float(values[0]) for key, values in fitted.history.items()}
 
     def _validate(self, model: keras.Model, position: Position, row: dict[str, Any]) -> Position:
-        row |= {key: repr(value) for key, value in self.measure(model).items()}
+        self.found = self.measure(model)
+        row |= {key: repr(value) for key, value in self.found.items()}
         after = self._best(position, row)
         if self.main and self.folder and (after != position or not self.recipe.patience):
             self.save(model, self.folder / MODEL_FILE)

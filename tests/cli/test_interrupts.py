@@ -10,6 +10,7 @@ from keras_mnasnet.utils.system import Interrupts
 
 
 def test_what_was_swallowed_is_raised_again():
+    was = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
     before = signal.getsignal(signal.SIGINT)
     with Interrupts() as interrupts:
         interrupts.check()
@@ -18,6 +19,7 @@ def test_what_was_swallowed_is_raised_again():
         with pytest.raises(KeyboardInterrupt):
             interrupts.check()
     assert signal.getsignal(signal.SIGINT) is before
+    signal.signal(signal.SIGINT, was)
 
 
 def test_a_signal_that_is_ignored_stays_ignored():

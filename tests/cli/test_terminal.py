@@ -58,7 +58,9 @@ def test_export_and_training_are_quiet(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"mnasnet predict {tmp_path / 'run'} PHOTO" in done.stderr
     both = done.stderr
-    done = command("export", tmp_path / "run", "--quantize", "int8", "--calibrate", "shapes:20@32", "-o", tmp_path / "a.tflite")
+    done = command(
+        "export", tmp_path / "run", "--quantize", "int8", "--calibrate", "shapes:80@32", "-o", tmp_path / "a.tflite"
+    )
     assert done.returncode == 0, done.stderr
     both += done.stderr
     for noise in (
@@ -66,7 +68,7 @@ def test_export_and_training_are_quiet(tmp_path):
         "Saved artifact",
     ):  # fmt: skip
         assert noise not in both
-    assert "warning: Only 20 images to calibrate on" in both
+    assert "warning: Only 80 images to calibrate on" in both
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_settings():
     every = shapes_per_level(AnchorSettings(reduced_first=False))
     assert [len(level) for level in every] == [6] * 6  # torchvision's ssdlite320: 6 everywhere, 3,234 at 320
     assert len(anchor_boxes(320, AnchorSettings(reduced_first=False))) == 3234
-    with pytest.raises(ValueError, match="0 < min_scale < max_scale <= 1.*Received: levels=6, min_scale=0.9, max_scale=0.5"):
+    with pytest.raises(ValueError, match="0 < min_scale < max_scale <= 1.*Received: levels=6, 5 aspect ratios, min_scale=0.9"):
         AnchorSettings(min_scale=0.9, max_scale=0.5)
     with pytest.raises(ValueError, match="Received: aspect_ratios=\\(\\), variance="):
         AnchorSettings(aspect_ratios=())

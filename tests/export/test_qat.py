@@ -59,7 +59,7 @@ def test_a_trained_file(checkpoint, bundled, pictures, tmp_path):
     (image,) = report.export.facts.inputs
     assert (image.name, image.dtype, image.scale, image.zero_point) == ("image", "uint8", 1.0, 0)
     assert report.export.comparisons[0].error < 0.1
-    assert report.export.verified_on == "16 validation images"
+    assert report.export.verified_on == "128 validation images"
     assert [row["epoch"] for row in report.epochs] == [1]
     written = json.loads((tmp_path / "qat.tflite.json").read_text("utf-8"))
     assert written["route"] == "quantization-aware training"
