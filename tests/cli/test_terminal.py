@@ -58,9 +58,7 @@ def test_export_and_training_are_quiet(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"mnasnet predict {tmp_path / 'run'} PHOTO" in done.stderr
     both = done.stderr
-    done = command(
-        "export", tmp_path / "run", "--quantize", "int8", "--calibrate", "shapes:80@32", "-o", tmp_path / "a.tflite"
-    )
+    done = command("export", tmp_path / "run", "--quantize", "int8", "--calibrate", "shapes:80@32", "-o", tmp_path / "a.tflite")
     assert done.returncode == 0, done.stderr
     both += done.stderr
     for noise in (
