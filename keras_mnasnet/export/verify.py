@@ -15,7 +15,7 @@ from keras_mnasnet.utils.text import Life, listed
 
 STATEFUL = ("READ_VARIABLE", "ASSIGN_VARIABLE", "VAR_HANDLE", "CALL_ONCE")
 SAME = 1e-6  # of the largest output: float32's own rounding
-ROUNDING = 2.0**-23  # of a float32 value
+ROUNDING = 2.0**-21  # of a float32 value after sums: four times its own
 PROBABILITY_STEP = 1 / 256  # of LiteRT's 8-bit softmax
 NEAR_ONE, SMALLEST = 1e-3, 1e-30  # of the sum of probabilities, and of one
 LEAST_IMAGES = 4  # fewer do not say how outputs differ between images
