@@ -19,13 +19,13 @@ def test_spread_and_error_by_hand():
     """Two images, two classes, scores 1 and -1: root mean square 1, times sqrt(2 / 1) for two images of many.
 
     All differ by 0.1. What float16 resolves is added to the spread, over its limit: its share of the level, which is 1, and
-    2**-23 of the largest score.
+    2**-21 of the largest score.
     """
     wanted = np.array([[1.0, -1.0], [-1.0, 1.0]])
     compared = _comparison("scores", wanted + 0.1, wanted, "float16")
     assert compared.spread == pytest.approx(math.sqrt(2))
     limits = LIMITS["float16"]
-    assert compared.error == compared.worst == pytest.approx(0.1 / (math.sqrt(2) + (limits.level + 2**-23) / limits.spread))
+    assert compared.error == compared.worst == pytest.approx(0.1 / (math.sqrt(2) + (limits.level + 2**-21) / limits.spread))
     one = _comparison("scores", wanted + np.array([0.2, 0]), wanted, "float16")
     assert (one.worst_class, one.worst) == (0, pytest.approx(2 * compared.error))
     assert one.error == pytest.approx(math.sqrt(2) * compared.error)
