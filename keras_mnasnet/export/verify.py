@@ -322,12 +322,14 @@ def _way_out(precision: str) -> str:
 def drawn_images(count: int, height: int, width: int, channels: int, *, seed: int = 0) -> np.ndarray:
     """Smooth random pictures, pixels 0..255, for a verification without photos: `[count, height, width, channels]`."""
     rng = np.random.default_rng(seed)
-    rows, columns = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
-    pictures = np.zeros((count, height, width, channels))
+    rows, columns = np.linspace(0, 1, height)[:, None], np.linspace(0, 1, width)
+    pictures = np.zeros((count, channels, height, width))
     for picture in pictures:
         for frequency in (1, 2, 4, 8, 16):
-            u, v = rng.uniform(-frequency, frequency, (2, channels))
-            phase = rng.uniform(-np.pi, np.pi, channels)
-            picture += np.sin(2 * np.pi * (rows * u + columns * v) + phase) / frequency
+            u, v = rng.uniform(-frequency, frequency, (2, channels, 1, 1))
+            phase = rng.uniform(-np.pi, np.pi, (channels, 1, 1))
+            row, column = 2 * np.pi * rows * u + phase, 2 * np.pi * columns * v
+            picture += (np.sin(row) * np.cos(column) + np.cos(row) * np.sin(column)) / frequency  # the sine of their sum
     low, high = pictures.min(axis=(1, 2, 3), keepdims=True), pictures.max(axis=(1, 2, 3), keepdims=True)
-    return np.rint(255 * (pictures - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
+    scaled = np.rint(255 * (pictures - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
