@@ -34,11 +34,11 @@ from keras_mnasnet.search.trials import (
 )
 from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.utils.locks import BusyError, locked, owner
-from keras_mnasnet.utils.reading import MIB, parse_json, record
+from keras_mnasnet.utils.reading import LIMITS, parse_json, record
 
 SCHEMA = 2
-LARGEST_FILE = 4096 * MIB  # some three million trials
-LONGEST_VALUE = 16 * MIB  # of one column of one row; the controller's state has 2 MiB
+LARGEST_FILE = LIMITS["study"].most
+LONGEST_VALUE = LIMITS["value"].most
 DEEPEST = 16  # lists and objects within each other
 LATEST = 1e10  # seconds since 1970: the year 2286
 APPLICATION_ID = 0x4D4E4153  # "MNAS", in the header of the file
