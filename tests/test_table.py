@@ -405,6 +405,8 @@ def test_the_first_example(place):
 
 def test_the_first_example_on_the_test_images(place, data):
     save(keras_mnasnet.MnasNetA1(weights="cifar10"), place / "first.safetensors")
-    first, second = benchmarks.evaluate([RECORD, place / "first.safetensors"], data / "cifar10", split="test", progress=False)
+    first, second = benchmarks.evaluate(
+        [RECORD, place / "first.safetensors"], data / "cifar10", split="test", limit=2000, progress=False
+    )
     assert first.correct1 == second.correct1
-    assert round(100 * first.top1, 2) == pytest.approx(85.36, abs=0.1)
+    assert first.top1 == pytest.approx(0.8536, abs=0.03)

@@ -1,6 +1,5 @@
 """The door `train`: what it says, what it starts from, and that TensorFlow says nothing."""
 
-import doctest
 import json
 import os
 import re
@@ -16,7 +15,6 @@ from keras_mnasnet.data import open_images, write_folder
 from keras_mnasnet.data.pipeline import decoded
 from keras_mnasnet.training import RECIPES, Training, recipe_of, resume, train
 from keras_mnasnet.training import engine as runs
-from keras_mnasnet.training import run as doors
 from keras_mnasnet.training.callbacks import rate_text
 from keras_mnasnet.training.classifier import class_text
 from keras_mnasnet.training.engine import read_state
@@ -133,13 +131,6 @@ def test_whether_photos_agree_in_size_is_learned_once(tmp_path):
     several = open_images(tmp_path / "24")
     assert decoded(several) is decoded(several) is None
     assert decoded(several.checked()) is None
-
-
-def test_the_examples_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    failed, attempted = doctest.testmod(doors)
-    assert attempted
-    assert not failed
 
 
 def test_a_training_starts_from_something(tmp_path):
