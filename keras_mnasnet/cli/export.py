@@ -149,8 +149,9 @@ def print_comparisons(report: Any) -> None:
         },
     )
     limits = report.limits
+    error = max(map(limits.of, report.comparisons))
     print(
-        f"limits: error {limits.spread:g} of the spread of the outputs, {WORST_CLASS * limits.spread:g} in a class; "
+        f"limits: error {error:g} of the spread of the outputs, {WORST_CLASS * error:g} in a class; "
         f"{limits.changed:.0%} of the decisions with a margin changed"
     )
 

@@ -52,6 +52,10 @@ class Limits:
     detections: float = 0.0
     eight_bits: bool = False
 
+    def of(self, compared: Comparison) -> float:
+        """The most of the spread that an output may differ by."""
+        return self.spread if compared.top1_agreement is None or self.scores is None else self.scores
+
 
 # Measured on files of true models, each against its own: the bundled networks of CIFAR-10 on photos and drawn pictures, and
 # A1, A3, B1 and small with random weights, 10 and 1000 classes, 32 to 96 pixels. Largest errors: 7e-5 (float32; a detector with
@@ -130,8 +134,8 @@ def check_promise(facts: GraphFacts, quantize: str | None, allowed_custom: tuple
 
 
 def accepting(precision: str, accept_changed: float | None) -> Limits:
-    """The limits of a precision; with `accept_changed`, a share of 0..1, that many changed decisions or detections, and, of 8
-    bits, differences as large as the spread of the outputs."""
+    """The limits of a precision; with `accept_changed`, a share of 0..1, that many changed decisions or detections, and, where
+    8 bits may change more than they do by default, differences as large as the spread of the outputs."""
     if accept_changed is None:
         return LIMITS[precision]
     if isinstance(accept_changed, bool) or not isinstance(accept_changed, int | float) or not 0 <= accept_changed <= 1:
@@ -141,8 +145,9 @@ def accepting(precision: str, accept_changed: float | None) -> Limits:
         )
     share = float(accept_changed)
     limits = LIMITS[precision]
-    spread = max(limits.spread, ACCEPTED_SPREAD) if precision in QUANTIZED else limits.spread
-    return dataclasses.replace(limits, spread=spread, changed=share, detections=share)
+    if precision in QUANTIZED and share > limits.changed:
+        limits = dataclasses.replace(limits, spread=ACCEPTED_SPREAD, scores=None)
+    return dataclasses.replace(limits, changed=share, detections=share)
 
 
 def check_calls(model: Any) -> None:
@@ -276,13 +281,13 @@ def judge(comparisons: tuple[Comparison, ...], precision: str, limits: Limits) -
                 f"all {each.images} images. An 8-bit softmax has steps of 1/256, and probabilities below 1/512 become 0: build "
                 f"the model with classifier_activation=None (logits). Otherwise calibrate on images as the model expects them."
             )
-        limit = limits.spread if each.top1_agreement is None else max(limits.spread, limits.scores or 0.0)
+        limit = limits.of(each)
         if each.error > limit or each.worst > WORST_CLASS * limit:
             raise ExportError(
                 f"The {precision} file must differ from the model by at most {limit:g} of the spread of its outputs, "
                 f"and by {WORST_CLASS * limit:g} in any one class. Received: {each.error:.3g} at {each.output!r}, "
                 f"{each.worst:.3g} in class {each.worst_class}. {_way_out(precision)}"
-                + (_accepting(limits.changed) if precision in QUANTIZED and limits.spread < ACCEPTED_SPREAD else "")
+                + (_accepting(limits.changed) if precision in QUANTIZED and each.error <= ACCEPTED_SPREAD > limit else "")
             )
         if limits.eight_bits and abs(each.confidence or 0) > MOST_CONFIDENCE:
             raise ExportError(
@@ -303,7 +308,7 @@ def judge(comparisons: tuple[Comparison, ...], precision: str, limits: Limits) -
 
 
 def _accepting(share: float) -> str:
-    return f" Or `accept_changed` (--accept-changed) {share:g} or more takes such differences, and judges the decisions alone."
+    return f" Or `accept_changed` (--accept-changed) of more than {share:g} takes such differences, and judges the decisions."
 
 
 def _way_out(precision: str) -> str:

@@ -132,3 +132,10 @@ def test_a_softmax_below_its_step_is_refused(tmp_path):
     with pytest.raises(ExportError, match="must tell images apart.*classifier_activation=None"):
         export_tflite(model, tmp_path / "a.tflite", quantize="int8", representative_data=pictures)
     assert not list(tmp_path.glob("*.tflite*"))
+
+
+def test_a_smaller_share_than_the_default_loosens_nothing():
+    limits = accepting("int8", 0.0)
+    assert (limits.spread, limits.scores, limits.changed) == (LIMITS["int8"].spread, LIMITS["int8"].scores, 0.0)
+    assert (accepting("int8", 0.2).spread, accepting("int8", 0.2).scores) == (1.0, None)
+    assert accepting("float32", 0.2).spread == LIMITS["float32"].spread

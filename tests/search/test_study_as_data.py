@@ -254,7 +254,7 @@ def test_files_that_are_no_study(whole, tmp_path):
         Study.open(tmp_path / "older.study")
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="needs the cases")
+@pytest.mark.skipif(not CASES.is_dir(), reason="KERAS_MNASNET_CASES is not set")
 def test_the_cases(tmp_path):
     with pytest.raises(ValueError, match="which is empty"):
         search.status(next((CASES / "34_empty_study").iterdir()))
