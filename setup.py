@@ -12,7 +12,7 @@ JAX = ["jax"]
 QAT = ["tensorflow-model-optimization", "tf-keras"]
 QUANTIZER = ["ai-edge-quantizer"]
 REPORT = ["matplotlib"]
-DETECTION = ["pycocotools", "pillow>=10.1"]
+DETECTION = ["pycocotools"]
 RAY = ["ray"]
 OPTUNA = ["optuna"]
 TEST = [*JAX, *QAT, *QUANTIZER, *REPORT, *DETECTION, *RAY, *OPTUNA]
@@ -45,6 +45,7 @@ setup(
         "lazy_loader",
         "msgspec",
         "numpy",
+        "pillow>=10.1",
         "safetensors",
         "tensorflow",
         "tqdm",

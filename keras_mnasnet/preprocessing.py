@@ -44,7 +44,7 @@ class Preprocessing:
     `crop_fraction` of the shorter side, then resized (Google). Normalization: (pixel / 255 - mean) / std. `decoder` of
     JPEGs: `pillow` (accurate DCT) or `tensorflow` (its default, up to 6 of 255 away). `offset` of a central crop that leaves
     half a pixel: `round` (to even, as Python, timm and torchvision) or `down`. `squash`: the whole image is resized, whatever
-    its shape, as for detectors.
+    its shape, as for detectors. `upright`: a photo is first turned as its EXIF orientation says; timm and torchvision do not.
     """
 
     size: int
@@ -56,6 +56,7 @@ class Preprocessing:
     decoder: str = "pillow"
     offset: str = "round"
     squash: bool = False
+    upright: bool = False
 
     def __post_init__(self) -> None:
         for name in ("size", "resize"):
@@ -71,11 +72,12 @@ class Preprocessing:
                 raise ValueError(f"`{name}` must be three numbers, deviations above 0. Received: {name}={sides!r}")
 
     def __str__(self) -> str:
+        first = "upright by EXIF, " if self.upright else ""
         if self.squash:
-            return f"resize to {self.size} x {self.size} ({self.interpolation})"
+            return f"{first}resize to {self.size} x {self.size} ({self.interpolation})"
         if self.resize:
-            return f"resize {self.resize} ({self.interpolation}), central crop {self.size}"
-        return f"central crop {self.crop_fraction:.3f}, resize {self.size} ({self.interpolation})"
+            return f"{first}resize {self.resize} ({self.interpolation}), central crop {self.size}"
+        return f"{first}central crop {self.crop_fraction:.3f}, resize {self.size} ({self.interpolation})"
 
     def at(self, size: int) -> Preprocessing:
         """The same preprocessing down to another size, its crop in proportion."""

@@ -25,6 +25,14 @@ def listed(items: Iterable[object], most: int = 6) -> str:
     return ", ".join(texts[:most]) + more
 
 
+def printable(text: object) -> str:
+    """A text that can be printed and written anywhere: bytes of a path that are not UTF-8 are shown as `\\xe9`."""
+    try:
+        return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, as JSON can hold it
+        return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def say(text: str) -> None:
     """A line for the person at the command, on standard error; characters that it cannot show are escaped."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
