@@ -8,7 +8,17 @@ import pytest
 from search_fakes import ACCURACY, SPACE, advance, make, observed, rng, toy_space
 
 from keras_mnasnet.search.algorithms.base import Observation
-from keras_mnasnet.search.algorithms.thompson import Posterior, Rows, Scorer, _cost_weights, ascend, covariance, standardized
+from keras_mnasnet.search.algorithms.thompson import (
+    JUDGED,
+    Latest,
+    Posterior,
+    Scorer,
+    Standard,
+    Target,
+    _cost_weights,
+    ascend,
+    covariance,
+)
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Decision, SearchSpace
 
@@ -20,21 +30,21 @@ def test_posterior_by_hand():
     found = Posterior.of(rows, noise=1.0, prior=1.0)
     # A = [[3, 2], [2, 2]] + I = [[4, 2], [2, 3]], X'y = [7, 6]
     np.testing.assert_allclose(found.covariance, np.array([[3, -2], [-2, 4]]) / 8)
-    np.testing.assert_allclose(found.mean(y), [9 / 8, 10 / 8])
+    np.testing.assert_allclose(found.mean(rows.T @ y), [9 / 8, 10 / 8])
     other = Posterior.of(rows, noise=0.5, prior=2.0)
     # A = 4 [[3, 2], [2, 2]] + I / 4 = [[12.25, 8], [8, 8.25]], determinant 37.0625
     np.testing.assert_allclose(other.covariance, np.array([[8.25, -8], [-8, 12.25]]) / 37.0625)
-    np.testing.assert_allclose(other.mean(y), [4 * (8.25 * 7 - 8 * 6) / 37.0625, 4 * (-8 * 7 + 12.25 * 6) / 37.0625])
+    np.testing.assert_allclose(other.mean(rows.T @ y), [4 * (8.25 * 7 - 8 * 6) / 37.0625, 4 * (-8 * 7 + 12.25 * 6) / 37.0625])
     np.testing.assert_allclose(covariance(rows[:0], noise=0.5, prior=2.0), 4 * np.eye(2))  # nothing known: the prior
 
 
 def test_draws_have_the_posteriors_mean_and_covariance():
     rows, y = np.array([[1.0, 0], [1, 1], [1, 1]]), np.array([1.0, 2, 4])
     posterior, random = Posterior.of(rows, noise=1.0, prior=1.0), rng(0)
-    drawn = np.array([posterior.draw(y, random) for _ in range(4000)])
+    drawn = np.array([posterior.draw(rows.T @ y, random) for _ in range(4000)])
     np.testing.assert_allclose(drawn.mean(0), [9 / 8, 10 / 8], atol=0.05)
     np.testing.assert_allclose(np.cov(drawn.T), posterior.covariance, atol=0.04)
-    narrow = np.array([posterior.draw(y, random, 0.1 * np.eye(2)) for _ in range(500)])
+    narrow = np.array([posterior.draw(rows.T @ y, random, 0.1 * np.eye(2)) for _ in range(500)])
     np.testing.assert_allclose(np.cov(narrow.T), 0.01 * np.eye(2), atol=0.003)
 
 
@@ -42,29 +52,60 @@ def test_left_out_predictions_are_those_of_the_other_rows():
     random = rng(1)
     rows = SPACE.features([SPACE.sample(random) for _ in range(25)])
     targets = random.normal(size=(2, 25))
-    found = Posterior.of(rows, noise=0.3, prior=0.5).left_out(*targets)
-    for y, predicted in zip(targets, found, strict=True):
+    asked = [(Standard(rows.T @ y, -np.inf, 0.0, 1.0), y) for y in targets]
+    found = Posterior.of(rows, noise=0.3, prior=0.5).left_out(rows, *asked)
+    last = Posterior.of(rows, noise=0.3, prior=0.5).left_out(rows[-4:], *((target, y[-4:]) for target, y in asked))
+    for y, predicted, of_last in zip(targets, found, last, strict=True):
         for k in range(25):
             others = np.arange(25) != k
-            alone = Posterior.of(rows[others], noise=0.3, prior=0.5).mean(y[others])
+            alone = Posterior.of(rows[others], noise=0.3, prior=0.5).mean(rows[others].T @ y[others])
             assert predicted[k] == pytest.approx(rows[k] @ alone, abs=1e-9)
+        np.testing.assert_allclose(of_last, predicted[-4:])
+
+
+def target_of(rows, values, clip):
+    target = Target(rows.shape[1], clip)
+    for row, value in zip(rows, values, strict=True):
+        target.add(row, value)
+    return target.standard()
 
 
 def test_standardized_by_hand():
-    z, mean, deviation = standardized(np.array([4.0, 0, 1, 3, 2]), 0.25)
-    assert (mean, deviation) == (pytest.approx(2.2), pytest.approx(1.36**0.5)), "of 4, 1, 1, 3, 2"
-    np.testing.assert_allclose(z * deviation + mean, [4, 1, 1, 3, 2])
-    z, mean, deviation = standardized(np.full(3, 0.7), 0.0)
-    np.testing.assert_allclose(z, 0, atol=1e-12)
-    assert (mean, deviation) == (pytest.approx(0.7), 1.0), "equal values are no reason to divide by 0"
+    values = np.array([4.0, 0, 1, 3, 2])
+    found = target_of(np.ones((5, 1)), values, 0.25)
+    assert (found.floor, found.mean, found.deviation) == (1.0, pytest.approx(2.2), pytest.approx(1.36**0.5)), "of 4, 1, 1, 3, 2"
+    np.testing.assert_allclose(found.rescaled(np.array([0.5])), 0.5 * 1.36**0.5 + 2.2)
+    found = target_of(np.ones((3, 1)), np.full(3, 0.7), 0.0)
+    assert (found.mean, found.deviation) == (pytest.approx(0.7), 1.0), "equal values are no reason to divide by 0"
+    np.testing.assert_allclose(found.products, 0, atol=1e-12)
+    found = target_of(np.ones((50, 1)), np.array([0.5, *[0.7] * 49]), 0.15)
+    assert (found.floor, found.mean, found.deviation) == (pytest.approx(0.7), pytest.approx(0.7), 1.0), "the one was raised"
 
 
-def test_rows_grow():
-    rows, random = Rows(3), rng(0)
-    parts = [random.normal(size=(count, 3)) for count in (1, 0, 70, 1, 200)]
-    for part in parts:
-        rows.extend(part)
-    np.testing.assert_array_equal(rows.array, np.concatenate(parts))
+@pytest.mark.parametrize("clip", [0.0, 0.15, 0.5, 0.999])
+def test_sums_are_those_of_all_values(clip):
+    """At every number of values, ties and orders among them: what NumPy finds of all at once."""
+    random = rng(3)
+    for values in (
+        0.6 + random.normal(0, 0.02, 150), np.round(random.normal(size=150), 1), np.arange(150.0), -np.arange(150.0),
+        random.normal(size=150) - 10 * (np.arange(150) == 0),
+    ):  # fmt: skip
+        rows = SPACE.features([SPACE.sample(random) for _ in values])
+        target = Target(rows.shape[1], clip)
+        for count, (row, value) in enumerate(zip(rows, values, strict=True), start=1):
+            target.add(row, value)
+            found, raised = target.standard(), np.maximum(values[:count], np.quantile(values[:count], clip))
+            deviation = raised.std() if raised.std() > 1e-9 else 1.0
+            assert found.floor == pytest.approx(raised.min(), abs=1e-12)
+            assert (found.mean, found.deviation) == (pytest.approx(raised.mean()), pytest.approx(deviation, rel=1e-4))
+            np.testing.assert_allclose(found.products, rows[:count].T @ (raised - raised.mean()) / deviation, atol=1e-6 * count)
+
+
+def test_the_latest_rows_are_kept():
+    latest, rows = Latest(5, 3), rng(0).normal(size=(12, 3))
+    for count, row in enumerate(rows, start=1):
+        latest.add(row)
+        assert sorted(latest.array.tolist()) == sorted(rows[max(0, count - 5) : count].tolist())
 
 
 # the maximiser
@@ -187,6 +228,29 @@ def test_results_without_latency_are_modelled_by_reward():
         search.tell([Observation(proposal.candidate, {}, None, None, 0.5)])
     assert len(search.ask(2)) == 2
     assert search.facts() == {"models_cost": 0.0}
+    search = make("thompson", mode="cost")
+    for number, proposal in enumerate(search.ask(30)):
+        accuracy = None if number == 25 else 0.5
+        search.tell([Observation(proposal.candidate, {}, accuracy, 2.0, 0.5)])
+        if number >= 20:
+            search.ask(1)
+            assert search.facts() == {"models_cost": float(number < 25)}, "one result without its parts, and none is modeled"
+
+
+def test_asking_costs_the_same_after_many_trials():
+    """What is gone through at each ask is bounded: only the latest results, and sums."""
+    search = make("thompson", toy_space(decisions=11))
+    for proposal in search.ask(40):
+        search.tell([observed(search.space, proposal)])
+    assert [len(each.array) for each in search._judged] == [40, 40]
+    assert all(len(each._buffer) == JUDGED for each in search._judged)
+
+    class Counted(list):
+        def __iter__(self):
+            raise AssertionError("all results are gone through")
+
+    search.told = Counted(search.told)
+    assert search.ask(1)
 
 
 def test_cost_of_a_large_space_is_learnt_from_its_function():

@@ -8,12 +8,14 @@ weights is maximized over every unseen network of a space that can be listed, an
 from __future__ import annotations
 
 import dataclasses
+import heapq
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, Unseen
+from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, Unseen, reward_of
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.utils.reading import record
@@ -25,6 +27,7 @@ MODES = ("auto", "reward", "cost")
 COST_POOL = 1_000  # networks whose known cost is computed to model it, in a space too large to list
 LEAST_COST = 1e-9
 JUDGED = 4_096  # the latest results, by which it is decided what is modeled; all are learned from
+ROUNDING = 1e-12  # of a mean square: a variance below it is none
 SPREAD = 64  # random networks of which the start takes the one that tells most
 
 
@@ -63,30 +66,44 @@ class Thompson(Searcher):
         if mode not in MODES:
             raise ValueError(f"`mode` must be one of {MODES}. Received: mode={mode!r}")
         self.start, self.noise, self.prior, self.clip, self.mode, self.restarts = start, noise, prior, clip, mode, restarts
-        self._rows = Rows(space.feature_count)
-        self._products = np.zeros((space.feature_count, space.feature_count))  # X'X, whole numbers: exact in any order
-        self._numbers = Rows(3)  # accuracy, latency_ms, reward
-        self._members: _Members | None = None
         self._known_cost: np.ndarray | None = None  # weights of log cost
+        self._forget()
+
+    def _forget(self) -> None:
+        """As before the first result."""
+        width = self.space.feature_count
+        self._products = np.zeros((width, width))  # X'X, whole numbers: exact in any order
+        self._accuracies, self._rewards, self._log_costs = (Target(width, clip) for clip in (self.clip, self.clip, 0.0))
+        self._judged = Latest(JUDGED, width), Latest(JUDGED, 3)  # features; accuracy, latency_ms, reward
+        self._has_parts = True  # every result has an accuracy and a latency; from one on that has not, neither is modeled
+        self._best_told: Observation | None = None
+        self._members: _Members | None = None
         self._last_mode = ""
 
     def _learn(self, observations: Sequence[Observation]) -> None:
-        self._take([each for each in observations if each.reward is not None])
+        for each in observations:
+            if each.reward is not None:
+                self._take(each, each.reward)
 
-    def _take(self, observations: Sequence[Observation]) -> None:
-        if observations:
-            rows = self.space.features([each.candidate for each in observations])
-            self._rows.extend(rows)
-            self._products += rows.T @ rows
-            numbers = [[each.accuracy, each.latency_ms, each.reward] for each in observations]
-            self._numbers.extend(np.array(numbers, np.float64))
+    def _take(self, each: Observation, reward: float) -> None:
+        row = self.space.features(each.candidate)
+        self._products += np.outer(row, row)
+        self._rewards.add(row, reward)
+        accuracy, latency_ms = parts = np.array([each.accuracy, each.latency_ms], np.float64)  # None is NaN
+        self._has_parts = self._has_parts and bool(np.isfinite(parts).all())
+        if self._has_parts:
+            self._accuracies.add(row, accuracy)
+            self._log_costs.add(row, math.log(max(latency_ms, LEAST_COST)))
+            self._judged[0].add(row)
+            self._judged[1].add([accuracy, latency_ms, reward])
+        if self._best_told is None or reward > reward_of(self._best_told):
+            self._best_told = each
 
     def _restore(self, value: Mapping[str, Any]) -> None:
         found = record(value, _State, "The state of a search")
-        self._rows, self._numbers, self._members = Rows(self.space.feature_count), Rows(3), None
-        self._products = np.zeros_like(self._products)
+        self._forget()
         self._last_mode = found.mode
-        self._take(self.told)
+        self._learn(self.told)
 
     def _state(self) -> dict[str, Any]:
         return {"mode": self._last_mode}
@@ -122,44 +139,30 @@ class Thompson(Searcher):
 
         Pending networks count in its covariance, as if they had come out as expected: they spread no further.
         """
-        accuracy, latency, rewards = self._numbers.array.T
-        rows = self._rows.array
-        posterior = Posterior(rows, _inverse(self._products, self.noise, self.prior), self.noise)
+        posterior = Posterior(_inverse(self._products, self.noise, self.prior), self.noise)
         spread = posterior.covariance
         if self.pending:
             pending = self.space.features(list(self.pending))
             spread = _inverse(self._products + pending.T @ pending, self.noise, self.prior)
         factor = np.linalg.cholesky(spread)
-        z_reward, mean_reward, deviation_reward = standardized(rewards, self.clip)
-        mode = self._mode_possible(accuracy, latency)
-        cost_weights = None
-        if mode != "reward":
-            z, mean, deviation = standardized(accuracy, self.clip)
-            if self.space.cost is None:
-                log_cost = np.log(np.maximum(latency, LEAST_COST))
-                z_cost, mean_cost, deviation_cost = standardized(log_cost, 0.0)
-                cost_weights = _rescaled(posterior.mean(z_cost), mean_cost, deviation_cost)
-            if mode == "auto":
-                out_accuracy, out_reward = posterior.left_out(z, z_reward, last=JUDGED)
-                if self.space.cost is None:
-                    out_cost = np.exp(posterior.left_out(z_cost, last=JUDGED)[0] * deviation_cost + mean_cost)
-                else:
-                    out_cost = latency[-JUDGED:]
-                from_parts = self.reward.of(out_accuracy * deviation + mean, out_cost)
-                direct, true = out_reward * deviation_reward + mean_reward, rewards[-JUDGED:]
-                mode = "cost" if ((from_parts - true) ** 2).sum() <= ((direct - true) ** 2).sum() else "reward"
-        self._last_mode = mode
-        if mode == "reward":
-            return lambda: Scorer(
-                _rescaled(posterior.draw(z_reward, self.rng, factor), mean_reward, deviation_reward), None, None
-            )
-        return lambda: Scorer(_rescaled(posterior.draw(z, self.rng, factor), mean, deviation), cost_weights, self.reward)
+        reward = self._rewards.standard()
+        self._last_mode = "reward"
+        if self.mode != "reward" and self.reward.uses_latency and self._has_parts:
+            accuracy, log_cost = self._accuracies.standard(), self._log_costs.standard()
+            if self.mode == "cost" or self._parts_tell_more(posterior, reward, accuracy, log_cost):
+                self._last_mode = "cost"
+                cost = log_cost.rescaled(posterior.mean(log_cost.products)) if self.space.cost is None else None
+                return lambda: Scorer(accuracy.rescaled(posterior.draw(accuracy.products, self.rng, factor)), cost, self.reward)
+        return lambda: Scorer(reward.rescaled(posterior.draw(reward.products, self.rng, factor)), None, None)
 
-    def _mode_possible(self, accuracy: np.ndarray, latency: np.ndarray) -> str:
-        """`mode`, or `reward` where accuracy and latency say nothing more than the reward or are not known."""
-        if not self.reward.uses_latency or np.isnan(accuracy).any() or np.isnan(latency).any():
-            return "reward"
-        return self.mode
+    def _parts_tell_more(self, posterior: Posterior, reward: Standard, accuracy: Standard, log_cost: Standard) -> bool:
+        """Whether the latest rewards, each left out in turn, are predicted better by their parts than directly."""
+        rows, (accuracies, cost, true) = self._judged[0].array, self._judged[1].array.T
+        out_accuracy, direct = posterior.left_out(rows, (accuracy, accuracies), (reward, true))
+        if self.space.cost is None:
+            cost = np.exp(posterior.left_out(rows, (log_cost, np.log(np.maximum(cost, LEAST_COST))))[0])
+        from_parts = self.reward.of(out_accuracy, cost)
+        return bool(((from_parts - true) ** 2).sum() <= ((direct - true) ** 2).sum())
 
     def _best(self, scorer: Scorer, taken: Mapping[Candidate, None]) -> Candidate | None:
         """The unseen network that the scorer likes best."""
@@ -172,7 +175,8 @@ class Thompson(Searcher):
                 self._known_cost = _cost_weights(self.space, self.seed)
             scorer = scorer.with_cost(self._known_cost)
         starts = [self.space.sample(self.rng) for _ in range(self.restarts - 1)]
-        starts.append(self.told[int(np.argmax(self._numbers.array[:, 2]))].candidate)
+        if self._best_told is not None:
+            starts.append(self._best_told.candidate)
         known = self.space.cost if scorer.reward is not None else None
         found = ascend(self.space, scorer, starts, self.rng, known_cost=known, excluded=lambda c: c in self.seen or c in taken)
         return found or next(iter(each for each in self.unseen(1) if each not in taken), None)
@@ -195,54 +199,51 @@ class _Members:
         return self.members[int(np.argmax(np.where(left, scorer(self.features, self.costs), -np.inf)))]
 
 
-def _rescaled(weights: np.ndarray, mean: float, deviation: float) -> np.ndarray:
-    """Weights of standardized values -> weights of the values themselves; the first feature is 1."""
-    weights = weights * deviation
-    weights[0] += mean
-    return weights
-
-
 def _cost_weights(space: SearchSpace, seed: int) -> np.ndarray:
     """Weights of log cost, from the known costs of random networks."""
     assert space.cost is not None
     rng = np.random.default_rng([seed, COST_POOL])
     pool = [space.sample(rng) for _ in range(COST_POOL)]
     logs = np.log([max(space.cost(candidate), LEAST_COST) for candidate in pool])
-    return Posterior.of(space.features(pool), noise=0.01, prior=10.0).mean(logs)
+    rows = space.features(pool)
+    return Posterior.of(rows, noise=0.01, prior=10.0).mean(rows.T @ logs)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Posterior:
     """y = x w + N(0, noise^2) with w ~ N(0, prior^2): w | X, y ~ N(A^-1 X'y / noise^2, A^-1), A = X'X / noise^2 + I / prior^2.
 
-    One posterior serves several targets `y`, because A depends on the features alone.
+    One posterior serves several targets `y`, because A depends on the features alone; of them it needs the `products` X'y.
     """
 
-    rows: np.ndarray  # X, [N, F]
     covariance: np.ndarray  # A^-1, [F, F]
     noise: float
 
     @classmethod
     def of(cls, rows: np.ndarray, *, noise: float, prior: float) -> Posterior:
-        return cls(rows, covariance(rows, noise=noise, prior=prior), noise)
+        return cls(covariance(rows, noise=noise, prior=prior), noise)
 
-    def mean(self, y: np.ndarray) -> np.ndarray:
+    def mean(self, products: np.ndarray) -> np.ndarray:
         """The mean of the weights, `[F]`."""
-        return self.covariance @ (self.rows.T @ y) / self.noise**2
+        return self.covariance @ products / self.noise**2
 
-    def draw(self, y: np.ndarray, rng: np.random.Generator, spread: np.ndarray | None = None) -> np.ndarray:
+    def draw(self, products: np.ndarray, rng: np.random.Generator, spread: np.ndarray | None = None) -> np.ndarray:
         """Weights drawn from the posterior, `[F]`; `spread` `[F, F]` is another covariance's Cholesky factor."""
         factor = np.linalg.cholesky(self.covariance) if spread is None else spread
-        return self.mean(y) + factor @ rng.standard_normal(len(factor))
+        return self.mean(products) + factor @ rng.standard_normal(len(factor))
 
-    def left_out(self, *targets: np.ndarray, last: int = 0) -> list[np.ndarray]:
-        """For each target, every row's prediction from all the other rows: y - (y - Hy) / (1 - diag H).
+    def left_out(self, rows: np.ndarray, *targets: tuple[Standard, np.ndarray]) -> list[np.ndarray]:
+        """For each target and its values at some of the rows, their predictions from all other rows.
 
-        Of the `last` rows alone, if it is not 0.
+        y - (y - Hy) / (1 - diag H) of the standardized values.
         """
-        rows = self.rows[-last:]
-        leverage = np.einsum("nf,nf->n", rows @ self.covariance, rows) / self.noise**2
-        return [y[-last:] - (y[-last:] - rows @ self.mean(y)) / (1 - leverage) for y in targets]
+        leverage = ((rows @ self.covariance) * rows).sum(1) / self.noise**2
+        found = []
+        for target, values in targets:
+            y = (np.maximum(values, target.floor) - target.mean) / target.deviation
+            out = y - (y - rows @ self.mean(target.products)) / (1 - leverage)
+            found.append(out * target.deviation + target.mean)
+        return found
 
 
 def covariance(rows: np.ndarray, *, noise: float, prior: float) -> np.ndarray:
@@ -257,33 +258,96 @@ def _inverse(products: np.ndarray, noise: float, prior: float) -> np.ndarray:
     return (inverse + inverse.T) / 2
 
 
-def standardized(values: np.ndarray, clip: float) -> tuple[np.ndarray, float, float]:
-    """(values with mean 0 and deviation 1, mean, deviation), after those below the quantile `clip` were raised to it."""
-    clipped = np.maximum(values, np.quantile(values, clip))
-    mean, deviation = float(clipped.mean()), float(clipped.std())
-    deviation = deviation if deviation > 1e-12 else 1.0
-    return (clipped - mean) / deviation, mean, deviation
+@dataclasses.dataclass(frozen=True, slots=True)
+class Standard:
+    """Values raised to `floor`, minus `mean`, over `deviation`; and the `products` `[F]` of their feature rows with them."""
+
+    products: np.ndarray
+    floor: float
+    mean: float
+    deviation: float
+
+    def rescaled(self, weights: np.ndarray) -> np.ndarray:
+        """Weights of the standardized values -> weights of the values themselves; the first feature is 1."""
+        weights = weights * self.deviation
+        weights[0] += self.mean
+        return weights
 
 
-class Rows:
-    """A matrix that grows by rows."""
+class Latest:
+    """The latest rows of a matrix, at most `most`; in any order."""
 
-    def __init__(self, width: int) -> None:
-        self._buffer = np.zeros((64, width))
+    def __init__(self, most: int, width: int) -> None:
+        self._buffer = np.zeros((most, width))
         self._count = 0
 
-    def extend(self, rows: np.ndarray) -> None:
-        needed = self._count + len(rows)
-        if needed > len(self._buffer):
-            larger = np.zeros((max(needed, 2 * len(self._buffer)), self._buffer.shape[1]))
-            larger[: self._count] = self._buffer[: self._count]
-            self._buffer = larger
-        self._buffer[self._count : needed] = rows
-        self._count = needed
+    def add(self, row: Sequence[float] | np.ndarray) -> None:
+        self._buffer[self._count % len(self._buffer)] = row
+        self._count += 1
 
     @property
     def array(self) -> np.ndarray:
         return self._buffer[: self._count]
+
+
+class Target:
+    """Values with their feature rows, standardized after those below the quantile `clip` were raised to it.
+
+    It keeps sums, and the values on both sides of the quantile as heaps: a new value moves a few across it, so that neither
+    `add` nor `standard` costs more the more values there are.
+    """
+
+    def __init__(self, width: int, clip: float) -> None:
+        self._clip = clip
+        self._low: list[tuple[float, int, np.ndarray]] = []  # (-value, number, row), up to the quantile
+        self._high: list[tuple[float, int, np.ndarray]] = []  # (value, number, row), above
+        self._origin = 0.0  # the first value; sums are of differences to it, so that equal values have no variance
+        self._squares, self._products = 0.0, np.zeros(width)  # of the high ones; the first product is their sum
+        self._rows, self._low_rows = np.zeros(width), np.zeros(width)  # sums; whole numbers, exact in any order
+
+    def add(self, row: np.ndarray, value: float) -> None:
+        """One more value; the same values in the same order give the same sums to the bit."""
+        number = len(self._low) + len(self._high)
+        if not number:
+            self._origin = value
+        self._rows += row
+        if self._low and value >= -self._low[0][0]:
+            self._to_high(value, number, row)
+        else:
+            self._to_low(value, number, row)
+        raised = int(number * self._clip) + 1
+        if len(self._low) < raised:
+            value, number, row = heapq.heappop(self._high)
+            self._products -= (value - self._origin) * row
+            self._squares -= (value - self._origin) ** 2
+            self._to_low(value, number, row)
+        elif len(self._low) > raised:
+            value, number, row = heapq.heappop(self._low)
+            self._low_rows -= row
+            self._to_high(-value, number, row)
+
+    def _to_high(self, value: float, number: int, row: np.ndarray) -> None:
+        heapq.heappush(self._high, (value, number, row))
+        self._products += (value - self._origin) * row
+        self._squares += (value - self._origin) ** 2
+
+    def _to_low(self, value: float, number: int, row: np.ndarray) -> None:
+        heapq.heappush(self._low, (-value, number, row))
+        self._low_rows += row
+
+    def standard(self) -> Standard:
+        """All values so far, of which there is one at least."""
+        count, low = len(self._low) + len(self._high), len(self._low)
+        floor = -self._low[0][0]
+        if self._high:  # the quantile lies between the two values around it
+            floor += (self._high[0][0] - floor) * ((count - 1) * self._clip + 1 - low)
+        raised = floor - self._origin
+        mean = (self._products[0] + low * raised) / count
+        square = (self._squares + low * raised**2) / count
+        variance = square - mean**2
+        deviation = math.sqrt(variance) if variance > ROUNDING * square + ROUNDING**2 else 1.0
+        products = (self._products + raised * self._low_rows - mean * self._rows) / deviation
+        return Standard(products, floor, mean + self._origin, deviation)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
