@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,9 +12,10 @@ import pytest
 from search_fakes import FakeEvaluator, go, meta_of, toy_space
 
 from keras_mnasnet.search.engine import Order
+from keras_mnasnet.search.executors import keeper
 from keras_mnasnet.search.study import Study
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra [ray]")
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra [ray]")
 TESTS = str(Path(__file__).parents[1])
 
 
@@ -30,6 +33,7 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
+@needs_ray
 def test_a_node_removed_in_the_middle_of_a_trial_loses_nothing(cluster, tmp_path):
     from keras_mnasnet.search.executors.ray import RayActors
 
@@ -65,6 +69,7 @@ def test_a_node_removed_in_the_middle_of_a_trial_loses_nothing(cluster, tmp_path
         assert study.trial(lost[0].trial).started > removed[0] - 1
 
 
+@needs_ray
 def test_an_address_without_a_cluster_is_refused():
     from keras_mnasnet.search.executors.ray import RayActors
 
@@ -72,3 +77,46 @@ def test_an_address_without_a_cluster_is_refused():
         RayActors(FakeEvaluator(), 1, address="127.0.0.1:9")
     with pytest.raises(ValueError, match="A Ray address is auto"):
         RayActors(FakeEvaluator(), 1, address="nowhere")
+
+
+DRIVER = """
+import contextlib, subprocess, sys
+from keras_mnasnet.search.executors.ray import _kept
+sleeper = "import os, subprocess, sys; os.setsid(); subprocess.run(['sleep', '300'])"
+ends = contextlib.ExitStack()
+with _kept(ends):
+    servers = [subprocess.Popen([sys.executable, "-S", "-c", sleeper]) for _ in range(2)]
+other = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+print("begun", flush=True)
+if input() == "close":
+    ends.close()
+    print(*[server.wait(10) for server in servers], other.poll(), flush=True)
+    input()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize("how", ["close", "kill"])
+def test_what_was_begun_ends_with_the_driver(how, tmp_path):
+    """Servers and what they start, in sessions of their own; not what the driver starts otherwise."""
+    mark = f"DRIVEN={tmp_path}"
+    environment = {**os.environ, "DRIVEN": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as driver:
+        assert driver.stdout.readline() == "begun\n"
+        deadline = time.monotonic() + 20
+        while len(keeper.marked(mark)) < 7 and time.monotonic() < deadline:  # driver, keeper, 2 servers, 2 of theirs, other
+            time.sleep(0.02)
+        assert len(keeper.marked(mark)) == 7
+        if how == "close":
+            driver.stdin.write("close\n")
+            driver.stdin.flush()
+            assert driver.stdout.readline() == "-9 -9 None\n"
+            driver.stdin.write("\n")
+        else:
+            driver.kill()
+    deadline = time.monotonic() + 20
+    while keeper.marked(mark) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert keeper.marked(mark) == []

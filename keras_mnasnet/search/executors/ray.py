@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import os
 import re
+import secrets
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ from keras_mnasnet.search.trials import Failure, Measurement, Trial
 
 ADDRESS = re.compile(r"(?:ray://)?(?P<host>[\w.-]+|\[[0-9a-fA-F:]+\]):(?P<port>\d+)")
 CONNECT_SECONDS = 5.0
+MARK = "KERAS_MNASNET_RAY"  # in the environment of what belongs to a Ray begun here
 
 
 class _Trials:
@@ -74,6 +80,7 @@ class RayActors:
         self.workers = workers
         self._timeout, self._start_seconds = timeout, start_seconds
         self._ray = _ray()
+        self._ends = contextlib.ExitStack()
         self._began = not self._ray.is_initialized()
         threads = str(max(1, int(cpus)))
         variables = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads}
@@ -81,7 +88,8 @@ class RayActors:
             package = str(Path(keras_mnasnet.__file__).parent)
             given = dict(runtime_env or {})
             variables |= given.pop("env_vars", {})
-            _connect(self._ray, address, {"py_modules": [package], "env_vars": variables, **given})
+            with _kept(self._ends) if address is None else contextlib.nullcontext():
+                _connect(self._ray, address, {"py_modules": [package], "env_vars": variables, **given})
         self._make = self._ray.remote(_Trials).options(
             num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD", max_restarts=0
         )
@@ -173,6 +181,26 @@ class RayActors:
         self._slots = []
         if self._began:
             self._ray.shutdown()
+        self._ends.close()
+
+
+@contextlib.contextmanager
+def _kept(ends: contextlib.ExitStack) -> Iterator[None]:
+    """What is started within ends with this process, even if that is killed, or with `ends`; where the system has /proc."""
+    mark = f"{MARK}={secrets.token_hex(8)}"
+    keeper = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py")), mark], stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    ends.callback(keeper.communicate)
+    os.environ[MARK] = mark.partition("=")[2]
+    try:
+        yield
+    except BaseException:
+        ends.close()
+        raise
+    finally:
+        del os.environ[MARK]
 
 
 def _ray() -> Any:
