@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.abc
 import importlib.util
-import logging
 import os
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from keras_mnasnet._version import __version__
@@ -21,7 +18,7 @@ from keras_mnasnet.cli.parsing import Parser, UsageError
 from keras_mnasnet.utils.system import held_stderr
 from keras_mnasnet.utils.text import say
 
-PACKAGE = str(Path(__file__).parents[1])
+PACKAGE = os.path.dirname(os.path.dirname(__file__))
 LONGEST_ERROR = 4_000  # characters
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "HF_HUB_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
@@ -74,22 +71,21 @@ def _failed(message: str) -> int:
     return 1
 
 
-class _Warnings(logging.Handler):
-    """This package's warnings as one line each; those of libraries are not for the user of a command."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if (record.name == "absl" and PACKAGE in record.pathname) or record.name.startswith("keras_mnasnet"):
-            say(f"warning: {record.getMessage()}")
-
-
 @contextlib.contextmanager
 def _plain_warnings() -> Iterator[None]:
-    handler = _Warnings(logging.WARNING)
+    """This package's warnings as one line each; those of libraries are not for the user of a command."""
+    import logging
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if (record.name == "absl" and PACKAGE in record.pathname) or record.name.startswith("keras_mnasnet"):
+                say(f"warning: {record.getMessage()}")
 
     def show(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
         if filename.startswith(PACKAGE):
             say(f"warning: {message}")
 
+    handler = Handler(logging.WARNING)
     logging.getLogger().addHandler(handler)
     try:
         with warnings.catch_warnings():
@@ -99,7 +95,7 @@ def _plain_warnings() -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
 
 
-class _QuietImport(importlib.abc.MetaPathFinder):
+class _QuietImport:
     """TensorFlow's first import, without what its libraries write to standard error while they start; shown if it fails."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:

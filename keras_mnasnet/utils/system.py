@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +24,8 @@ def environment() -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """Processor, cores and the versions of what runs without Keras; loads nothing."""
+    import platform
+
     return {
         "keras_mnasnet": __version__,
         "python": platform.python_version(),
@@ -91,6 +91,8 @@ def _backend() -> str:
 
 
 def _processor() -> str:
+    import platform
+
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
@@ -128,6 +130,8 @@ def _held(stream: Any) -> Iterator[None]:
     except (OSError, ValueError, AttributeError):
         yield
         return
+    import tempfile
+
     with tempfile.TemporaryFile() as held:
         stream.flush()
         saved = os.dup(descriptor)

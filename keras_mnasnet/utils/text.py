@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import threading
 import time
@@ -14,6 +13,8 @@ SECONDS = 10.0  # the longest silence of a long command
 
 def did_you_mean(word: object, known: Iterable[str], *, most: int = 3) -> str:
     """` Did you mean 'imagenet'?` with a space in front, or nothing where no known name is near."""
+    import difflib
+
     near = difflib.get_close_matches(str(word).lower(), list(known), n=most, cutoff=0.6)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
