@@ -58,26 +58,18 @@ class Reference:
         kernel, stride, depthwise = layer.kernel, layer.stride, layer.op == "depthwise"
         values = self.tensors[f"{layer.name}/kernel"]
         x = self._pad(x, kernel, stride)
-        height, width = ((side - kernel) // stride + 1 for side in x.shape[1:3])
-        total = np.empty((len(x), height, width, values.shape[2] if depthwise else values.shape[3]), np.float32)
-        part = np.empty_like(total) if kernel > 1 else total
-        for tap in range(kernel * kernel):
-            row, column = divmod(tap, kernel)
-            made = part if tap else total
-            window = x[:, row : row + stride * height : stride, column : column + stride * width : stride]
-            if depthwise:
-                np.multiply(window, values[row, column, :, 0], out=made)
-            else:  # one matrix product a tap; NumPy would call BLAS for every row of a picture
-                flat = window.reshape(-1, window.shape[-1])
-                np.matmul(flat, values[row, column], out=made.reshape(-1, made.shape[-1]))
-            if tap:
-                total += part
+        windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(1, 2))[:, ::stride, ::stride]
+        if depthwise:
+            total = np.einsum("bhwcij,ijc->bhwc", windows, values[..., 0])
+        else:  # one matrix product; NumPy would call BLAS for every row of a picture
+            rows = windows.reshape(-1, values[..., 0].size)
+            total = (rows @ values.transpose(2, 0, 1, 3).reshape(rows.shape[1], -1)).reshape(*windows.shape[:3], -1)
         gamma, beta, mean, variance = (
             self.tensors[f"{layer.bn}/{leaf}"] for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
         )
-        total -= mean
-        total *= gamma / np.sqrt(variance + self.epsilon)
-        total += beta
+        scale = gamma / np.sqrt(variance + self.epsilon)
+        total *= scale
+        total += beta - mean * scale
         return np.maximum(total, 0, out=total) if layer.relu else total
 
     def _pad(self, x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
