@@ -32,7 +32,7 @@ setup(
     package_data={
         "": ["*.pyi"],
         "keras_mnasnet": ["py.typed"],
-        "keras_mnasnet.search": ["*.json"],
+        "keras_mnasnet.search": ["*.json", "report.css", "report.js"],
         "keras_mnasnet.weights": ["*.json", "bundled/*"],
     },
     install_requires=[

@@ -5,8 +5,10 @@
 Every command is first run to its end, which gives what is expected. Then, again and again, it is started, gets SIGKILL, and is
 run once more (with --resume where there is one) until it ends by itself, as often as there are kills to give: at a moment drawn
 from the whole length of the run, or, every other time, within milliseconds of a file of it appearing, which is where names
-change. Compared are the log and the weights of a training, the graph of an exported file, the bytes of a fetched one, and the
-trials of a study. `left` counts temporary files, locks and processes that are still there at the end, `torn` files that were
+change. Compared are the log and the weights of a training, the graph of an exported file, the bytes of what was fetched and of
+the file made from it, and the trials of a study. `fetch` needs the folder KERAS_MNASNET_GOLDEN and the program openssl: a
+server of this script stands in for the publisher's, behind the proxy that the command is given. `left` counts temporary files,
+locks and processes, in any session, that are still there at the end, `torn` files that were
 half-written or whose report was another file's at the moment of a kill.
 """
 
@@ -23,8 +25,10 @@ import json
 import os
 import random
 import signal
+import ssl
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -37,18 +41,16 @@ SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "cifar10/small-1.0-32"
 NETWORK = ["--network", "small", "--width", "0.35", "--stem-stride", "1"]
-BODY = random.Random(0).randbytes(4_000_000)
-GONE_S = 30.0  # within which the workers of a killed process must end
-FETCH = """
-import dataclasses, sys
-from keras_mnasnet.weights.fetch import fetch_record
-from keras_mnasnet.weights.registry import find
-fetch_record(dataclasses.replace(find("torchvision/mnasnet0_5"), url=sys.argv[1], sha256=None, filename="file.pth"))
-"""
+MARK = "KERAS_MNASNET_KILLED"  # in the environment of a command: all its processes inherit it
+FETCHED = "google/a1-0.35-96"
+SEND_S = 1.5  # for a whole file
+GONE_S = 10.0  # within which the workers of a killed process must end
 
 
 class Kind:
     """One command in a folder of its own: `command` starts it or goes on with it, `result` is what it made, as a text."""
+
+    most_kills = 3  # before a run that goes to its end
 
     def __init__(self, shared: Path) -> None:
         self.shared = shared  # what all its runs have in common, made before the first
@@ -133,54 +135,94 @@ def graph_of(content: bytes) -> str:
 
 
 class Fetch(Kind):
-    """A file from a local server that takes about a second to send it, and knows ranges."""
+    """A checkpoint of a publisher, from a server that stands in for his, takes its time, and knows ranges."""
 
     def __init__(self, shared: Path) -> None:
         super().__init__(shared)
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Slow)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        from keras_mnasnet.weights.registry import find
+
+        golden = os.environ.get("KERAS_MNASNET_GOLDEN")
+        if golden is None:
+            raise SystemExit(
+                "error: `fetch` needs a checkpoint to serve. Received: no KERAS_MNASNET_GOLDEN. Leave it out: --only"
+            )
+        with tarfile.open(shared / "file.tgz", "w:gz") as archive:
+            archive.add(Path(golden) / "google_a1_d0.35_i96" / "ckpt", "ckpt")
+        self.record = find(FETCHED)
+        host = self.record.url.split("/")[2]
+        self.certificate, key = shared / "certificate.pem", shared / "key.pem"
+        subprocess.run(
+            [
+                "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={host}", "-addext",
+                f"subjectAltName=DNS:{host}", "-keyout", key, "-out", self.certificate,
+            ],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Publisher)
+        server.body = (shared / "file.tgz").read_bytes()
+        server.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.tls.load_cert_chain(self.certificate, key)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.body, self.proxy = server.body, f"http://127.0.0.1:{server.server_address[1]}"
 
     def environment(self, folder: Path) -> dict[str, str]:
-        return {"NO_PROXY": "*", "KERAS_MNASNET_HOME": str(folder)}
+        proxy = {"HTTPS_PROXY": self.proxy, "https_proxy": self.proxy, "NO_PROXY": "", "no_proxy": ""}
+        return {**proxy, "SSL_CERT_FILE": str(self.certificate), "KERAS_MNASNET_HOME": str(folder)}
 
     def command(self, folder: Path) -> list[str]:
-        return [sys.executable, "-c", FETCH, f"http://127.0.0.1:{self.server.server_address[1]}/file.pth"]
+        return mnasnet("weights", "fetch", FETCHED)
 
     def result(self, folder: Path) -> str:
         return json.dumps(sorted([path.name, sha256(path.read_bytes())] for path in folder.rglob("*") if path.is_file()))
 
     def torn(self, folder: Path) -> list[str]:
-        return [path.name for path in folder.rglob("file.pth") if path.read_bytes() != BODY]
+        return [path.name for path in folder.rglob(self.record.filename) if path.read_bytes() != self.body]
 
 
-class _Slow(http.server.BaseHTTPRequestHandler):
+class _Publisher(http.server.BaseHTTPRequestHandler):
+    """A proxy that answers for every host itself."""
+
+    protocol_version = "HTTP/1.1"
+    server: Any
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
+    def do_CONNECT(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError), self.server.tls.wrap_socket(self.connection, server_side=True) as connection:
+            _File(connection, self.client_address, self.server)
+        self.close_connection = True
+
+
+class _File(_Publisher):
+    protocol_version = "HTTP/1.0"
+
     def do_GET(self) -> None:
+        body = self.server.body
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         self.send_response(206 if start else 200)
-        for key, value in {
-            "ETag": '"1"',
-            "Content-Length": len(BODY) - start,
-            "Content-Range": f"bytes {start}-/{len(BODY)}",
-        }.items():
-            self.send_header(key, str(value))
+        self.send_header("ETag", '"1"')
+        self.send_header("Content-Length", str(len(body) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         self.end_headers()
-        with contextlib.suppress(ConnectionError):
-            for place in range(start, len(BODY), 100_000):
-                self.wfile.write(BODY[place : place + 100_000])
-                time.sleep(0.02)
+        part = -(-len(body) // 50)
+        for place in range(start, len(body), part):
+            self.wfile.write(body[place : place + part])
+            time.sleep(SEND_S / 50)
 
 
 class Search(Kind):
     executor: tuple[str, ...] = ("--executor", "local")
+    trials = 4
 
     def command(self, folder: Path) -> list[str]:
         settings = ["--space-set", "stem_stride=1", "--space-set", "width=0.35", "--set", "epochs=1", "--set", "batch_size=16"]
         return mnasnet(
             "search", "run", "--study", folder / "s.study", "--data", "shapes:64@32", "--size", 32, "--device", "madds",
-            "--target-ms", 5, "--algorithm", "random", "--trials", 4, "--no-estimate", *settings, *self.executor,
+            "--target-ms", 5, "--algorithm", "random", "--trials", self.trials, "--no-estimate", *settings, *self.executor,
         )  # fmt: skip
 
     def result(self, folder: Path) -> str:
@@ -192,7 +234,11 @@ class Search(Kind):
 
 
 class Ray(Search):
+    """Most of a run is Ray's start and the worker's: few trials, and more kills before a run that goes to its end."""
+
     executor = ("--executor", "ray", "--cpus", "1")
+    trials = 2
+    most_kills = 6
 
 
 KINDS: dict[str, Callable[[Path], Kind]] = {
@@ -205,7 +251,13 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
 
 
 def started(kind: Kind, folder: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", **kind.environment(folder)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        MARK: str(folder),
+        **kind.environment(folder),
+    }
     log = (folder.parent / f"{folder.name}.log").open("wb")
     with log:
         return subprocess.Popen(kind.command(folder), env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -245,21 +297,20 @@ def killed(kind: Kind, folder: Path, moment: float, at_change: bool, rng: random
     process.kill()
     if process.wait() != -signal.SIGKILL:
         return None
-    return f"after {seconds:.2f} s{', as a file changed' if at_change else ''}", orphans(process.pid)
+    return f"after {seconds:.2f} s{', as a file changed' if at_change else ''}", orphans(folder)
 
 
-def orphans(group: int) -> bool:
-    """Whether processes of a killed command are there still, after some time."""
+def orphans(folder: Path) -> bool:
+    """Whether processes of a killed command, known by their environment, are there still after some time; they are ended."""
+    from keras_mnasnet.search.executors import keeper
+
     deadline = time.monotonic() + GONE_S
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return False
+    while keeper.marked(f"{MARK}={folder}"):
+        if time.monotonic() > deadline:
+            keeper.end(f"{MARK}={folder}")
+            return True
         time.sleep(0.1)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
-    return True
+    return False
 
 
 def left_in(folder: Path) -> list[str]:
@@ -289,7 +340,7 @@ def rounds(name: str, kills: int, rng: random.Random, scratch: Path) -> Iterator
         folder.mkdir()
         kind.prepare(folder)
         row: dict[str, Any] = {"kills": [], "torn": [], "left": [], "problem": None, "same": False}
-        for _ in range(min(rng.randint(1, 3), kills - given)):
+        for _ in range(min(rng.randint(1, kind.most_kills), kills - given)):
             at_change = rng.random() < 0.5
             said = killed(kind, folder, rng.uniform(0, 0.9 * length), at_change, rng)
             if said is None:

@@ -30,51 +30,7 @@ SCHEMA = 1
 LANDMARKS = {"A1": A1, "B1": B1, "MobileNetV2": MOBILENET_V2}
 TOP = 5
 WIDEST = 10  # of the spaces' width multipliers
-STYLE = """
-:root{color-scheme:light dark;--page:#f7f7f4;--card:#fff;--ink:#1c1c1a;--soft:#5d5c57;--faint:#8b8a83;--rule:#e2e1da;
---code:#f1f0ea;LIGHT}
-@media(prefers-color-scheme:dark){:root{--page:#161615;--card:#20201e;--ink:#f2f1ec;--soft:#b9b8b0;--faint:#8e8d86;
---rule:#34332f;--code:#2a2926;DARK}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:36px 20px 60px}
-h1{font-size:27px;margin:0 0 4px;letter-spacing:-.01em}h2{font-size:18px;margin:40px 0 12px}
-h3{font-size:15px;margin:0 0 6px}p{margin:0 0 10px}.soft{color:var(--soft)}
-.card{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:16px 18px;margin-bottom:16px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:22px 0 0}
-.tiles .card{margin:0}.tiles b{display:block;font-size:22px;font-weight:600;white-space:nowrap;
-font-variant-numeric:tabular-nums}.tiles span{color:var(--soft);font-size:13px}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:16px}
-@media(max-width:520px){.pair{grid-template-columns:1fr}}
-svg{display:block;width:100%;height:auto;font-size:12px}.wide{overflow-x:auto}
-.grid{stroke:var(--rule)}.axis{stroke:var(--faint)}.tick,.name{fill:var(--soft)}
-path{fill:none;stroke-width:2}.grid,.axis{stroke-width:1}CLASSES
-circle.other{opacity:.75}circle.best{stroke:var(--card);stroke-width:2}path.point{stroke:none}
-path.target.across{stroke-dasharray:6 4;stroke-width:1.5}path.known.across{stroke-dasharray:2 3;stroke-width:1.5}
-text.label{font-weight:600;paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round}
-table+p{margin-top:10px}
-.key{display:flex;flex-wrap:wrap;gap:6px 18px;color:var(--soft);font-size:13px;margin:2px 0 8px}
-.key i{display:inline-block;width:10px;height:10px;border-radius:50%;margin-right:6px}
-table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
-th{color:var(--soft);font-weight:500;text-align:left;padding:4px 10px 4px 0;border-bottom:1px solid var(--rule)}
-td{padding:4px 10px 4px 0;border-bottom:1px solid var(--rule)}tr:last-child td{border-bottom:0}.n{text-align:right}
-code,pre{font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-pre{background:var(--code);border-radius:8px;padding:10px 12px;margin:10px 0 0;white-space:pre-wrap;overflow-wrap:anywhere}
-button{font:inherit;font-size:12.5px;color:var(--soft);background:none;border:1px solid var(--rule);border-radius:6px;
-padding:2px 9px;cursor:pointer;position:absolute;top:8px;right:8px;background:var(--card)}
-.code{position:relative}button:hover{color:var(--ink);border-color:var(--faint)}
-"""
-SCRIPT = """
-document.querySelectorAll("button[data-copies]").forEach(function (button) {
-  button.addEventListener("click", function () {
-    var code = document.getElementById(button.dataset.copies);
-    var done = function () { button.textContent = "Copied"; };
-    var select = function () { window.getSelection().selectAllChildren(code); button.textContent = "Selected"; };
-    if (navigator.clipboard) { navigator.clipboard.writeText(code.textContent).then(done, select); } else { select(); }
-  });
-});
-document.documentElement.dataset.ready = "yes";
-"""
+STYLE, SCRIPT = (Path(__file__).with_name(name) for name in ("report.css", "report.js"))
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 FRONT_ROWS = 25
 ROOM_FOR_LABELS = 0.16  # of the range of accuracies, above the best
@@ -486,7 +442,7 @@ def page(report: SearchReport, groups: Mapping[str, Sequence[Chart]]) -> str:
         f'<h2>Over time</h2><div class="pair">{_over_time(report, groups)}</div>'
         f"<h2>The best networks</h2>{''.join(_network(best, place) for place, best in enumerate(report.best, start=1))}"
         f"<h2>The study</h2>{_settings(report)}{_failures(report)}"
-        f"</main><script>{SCRIPT}</script></body></html>\n"
+        f"</main><script>{SCRIPT.read_text('utf-8')}</script></body></html>\n"
     )
 
 
@@ -529,13 +485,13 @@ def _tiles(report: SearchReport) -> str:
 
 
 def _style() -> str:
-    """The style sheet, with the colors of the charts."""
+    """The style sheet; LIGHT, DARK and CLASSES in it stand for the colors of the charts."""
     light, dark = ("".join(f"--{style}:{pair[index]};" for style, pair in COLORS.items()) for index in (0, 1))
     classes = "".join(
         f"path.{style}{{stroke:var(--{style})}}circle.{style},path.{style}.point,text.{style}{{fill:var(--{style})}}"
         for style in COLORS
     )
-    return STYLE.replace("LIGHT", light).replace("DARK", dark).replace("CLASSES", classes)
+    return STYLE.read_text("utf-8").replace("LIGHT", light).replace("DARK", dark).replace("CLASSES", classes)
 
 
 def _front(report: SearchReport, chart: Chart) -> str:

@@ -41,7 +41,8 @@ def test_posterior_by_hand():
 def test_draws_have_the_posteriors_mean_and_covariance():
     rows, y = np.array([[1.0, 0], [1, 1], [1, 1]]), np.array([1.0, 2, 4])
     posterior, random = Posterior.of(rows, noise=1.0, prior=1.0), rng(0)
-    drawn = np.array([posterior.draw(rows.T @ y, random) for _ in range(4000)])
+    factor = np.linalg.cholesky(posterior.covariance)
+    drawn = np.array([posterior.draw(rows.T @ y, random, factor) for _ in range(4000)])
     np.testing.assert_allclose(drawn.mean(0), [9 / 8, 10 / 8], atol=0.05)
     np.testing.assert_allclose(np.cov(drawn.T), posterior.covariance, atol=0.04)
     narrow = np.array([posterior.draw(rows.T @ y, random, 0.1 * np.eye(2)) for _ in range(500)])

@@ -227,9 +227,8 @@ class Posterior:
         """The mean of the weights, `[F]`."""
         return self.covariance @ products / self.noise**2
 
-    def draw(self, products: np.ndarray, rng: np.random.Generator, spread: np.ndarray | None = None) -> np.ndarray:
-        """Weights drawn from the posterior, `[F]`; `spread` `[F, F]` is another covariance's Cholesky factor."""
-        factor = np.linalg.cholesky(self.covariance) if spread is None else spread
+    def draw(self, products: np.ndarray, rng: np.random.Generator, factor: np.ndarray) -> np.ndarray:
+        """Weights `[F]` drawn around the mean; `factor` `[F, F]` is the Cholesky factor of their covariance."""
         return self.mean(products) + factor @ rng.standard_normal(len(factor))
 
     def left_out(self, rows: np.ndarray, *targets: tuple[Standard, np.ndarray]) -> list[np.ndarray]:
