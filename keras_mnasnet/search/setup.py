@@ -35,6 +35,7 @@ from keras_mnasnet.utils.text import Life, header, say
 
 PLAN = {"trials": 200, "workers": 1, "executor": "pool", "ray_address": None}
 EXECUTORS = ("local", "pool", "ray")
+STARTS = 4  # of the search for the fastest network
 PPO_BATCH = 20  # NASNet, appendix A.3
 LIMITS = ("max_params", "max_madds", "max_latency_ms")
 FACTS = ("classes", "train_images", "photos")  # of the data, in a study's `evaluation`
@@ -467,22 +468,20 @@ def _shape(meta: StudyMeta) -> dict[str, int]:
     return {"resolution": meta.evaluation.get("resolution", 224), "classes": meta.evaluation.get("classes", 1000)}
 
 
-def smallest(space: SearchSpace, cost: Callable[[Candidate], float], *, starts: int = 4) -> Candidate:
+def smallest(space: SearchSpace, cost: Callable[[Candidate], float]) -> Candidate:
     """The allowed candidate with the lowest cost that one-decision steps lead to, from several draws."""
     rng = np.random.default_rng(0)
-    best: tuple[float, Candidate] | None = None
-    for _ in range(starts):
-        at = space.sample(rng)
-        now = cost(at)
-        while True:
-            around = [(cost(other), other) for other in space.neighbours(at)]
-            if not around or min(around)[0] >= now:
-                break
-            now, at = min(around)
-        best = min(best, (now, at)) if best else (now, at)
-    if best is None:
-        raise ValueError(f"`starts` must be an integer >= 1. Received: starts={starts!r}")
-    return best[1]
+    return min(_descended(space, cost, space.sample(rng)) for _ in range(STARTS))[1]
+
+
+def _descended(space: SearchSpace, cost: Callable[[Candidate], float], at: Candidate) -> tuple[float, Candidate]:
+    """(cost, candidate) where no step of one decision costs less."""
+    now = cost(at)
+    while around := [(cost(other), other) for other in space.neighbours(at)]:
+        if min(around)[0] >= now:
+            break
+        now, at = min(around)
+    return now, at
 
 
 def check_target(space: SearchSpace, reward: Reward, model: LatencyModel | None, resolution: int, classes: int) -> float | None:
