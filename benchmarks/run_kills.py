@@ -351,7 +351,10 @@ def rounds(name: str, kills: int, rng: random.Random, scratch: Path) -> Iterator
             row["torn"] += kind.torn(folder)
         try:
             ended(kind, folder)
-            row["same"] = kind.result(folder) == expected
+            made = kind.result(folder)
+            row["same"] = made == expected
+            if not row["same"]:
+                row["problem"] = f"expected {expected[:1_000]}. Received: {made[:1_000]}"
         except (RuntimeError, OSError, ValueError, KeyError) as error:
             row["problem"] = str(error)
         row["left"] += left_in(folder)
