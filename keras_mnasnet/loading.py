@@ -49,9 +49,10 @@ from keras_mnasnet.weights.fetch import (
     read_record,
     remembered_sha256,
 )
-from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, PTH_SUFFIXES, SUFFIXES, TAR_SUFFIXES, TensorFile
+from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, SUFFIXES, TensorFile
+from keras_mnasnet.weights.formats.content import kind_of
 from keras_mnasnet.weights.formats.keras import h5_tensors, keras_header, load_keras, open_h5, write_keras
-from keras_mnasnet.weights.formats.pth import read_pth
+from keras_mnasnet.weights.formats.pth import open_pth
 from keras_mnasnet.weights.formats.safetensors import (
     FORMAT,
     described,
@@ -67,16 +68,6 @@ HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>refs/
 KINDS = (
     "'imagenet', 'cifar10', a record's id (`mnasnet weights list`), the folder of a training run, a checkpoint file "
     f"({', '.join(SUFFIXES)}, a TF1 prefix), or hf://owner/name[@revision][/file]"
-)
-NO_CHECKPOINTS = {  # how a file begins: what it is, and what takes it
-    b"SQLite format 3": "a study of a search: `mnasnet search retrain --study` trains its best networks",
-    b"\xff\xd8\xff": "a photo: name the model first, then the photos",
-    b"\x89PNG": "a photo: name the model first, then the photos",
-    b"version https://git-lfs": "a Git LFS pointer, not the file: fetch it with `git lfs pull`",
-}
-TFLITE = (
-    "a .tflite file, which `mnasnet predict`, `mnasnet bench accuracy` and `mnasnet bench latency` take (of a detector: "
-    "`mnasnet detect predict` and `mnasnet detect eval`); it is not read back into a network"
 )
 
 
@@ -112,9 +103,8 @@ def load(source: Any, *, network: Architecture | str | None = None, size: int | 
     if (record := record_of(text, network=network, size=size)) is not None:
         return _of_network(_load_record(record), named)
     path = _local(text)
-    checkpoint = _of_network(
-        read_keras(path, load_keras(path)) if path.name.endswith(KERAS_SUFFIX) else _read_tensors(path, named), named
-    )
+    kind = kind_of(path)
+    checkpoint = _of_network(read_keras(path, load_keras(path)) if kind == "keras" else _read_tensors(path, kind, named), named)
     checkpoint = dataclasses.replace(
         checkpoint, origin=dataclasses.replace(checkpoint.origin, name=checkpoint.origin.record or text)
     )
@@ -186,13 +176,6 @@ def _local(text: str) -> Path:
         )
     if not path.exists() and not Path(f"{path}.index").exists():
         raise _unknown(text)
-    if path.is_file():
-        with path.open("rb") as file:
-            begins = file.read(32)
-        known = [what for start, what in NO_CHECKPOINTS.items() if begins.startswith(start)]
-        known += [TFLITE] if begins[4:8] == b"TFL3" or path.suffix == ".tflite" else []
-        if known:
-            raise CheckpointError(f"A model must be {KINDS}. Received: {path}, {known[0]}")
     return path
 
 
@@ -219,42 +202,32 @@ def _unknown(text: str) -> CheckpointError:
 
 
 @contextlib.contextmanager
-def open_tensors(path: Path) -> Iterator[TensorFile]:
-    """Open a `.safetensors`, `.pth`/`.pt`/`.bin`, `.tgz`/`.tar`, `.weights.h5` file or the prefix of a TF1 checkpoint.
+def open_tensors(path: Path, kind: str | None = None) -> Iterator[TensorFile]:
+    """Open a file of tensors of the kind that `kind_of` names (default: what it says of the file), or a TF1 prefix.
 
     The tensors can be read until the context ends. Raises CheckpointError for a file that is damaged or something else.
     """
-    if Path(f"{path}.index").is_file():
+    kind = kind or kind_of(path)
+    if kind == "tf1":
         yield open_tf1(path)
-    elif path.name.endswith(".index") or ".data-00000-of-" in path.name:
-        prefix = re.sub(r"\.(index|data-\d+-of-\d+)$", "", str(path))
-        raise CheckpointError(f"A TF1 checkpoint is named by its prefix, here {prefix}. Received: {path}")
-    elif not path.is_file():
-        raise CheckpointError(f"A checkpoint file must exist. Received: {path}, which does not")
-    elif path.name.endswith(TAR_SUFFIXES):
+    elif kind == "tar":
         with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
             yield dataclasses.replace(open_tf1(unpack(path, Path(folder))), path=path)
-    elif path.suffix == ".safetensors":
-        with open_safetensors(path) as file:
-            yield file
-    elif path.suffix in PTH_SUFFIXES:
-        arrays, _ = read_pth(path)
-        yield TensorFile(path, {name: array.shape for name, array in arrays.items()}, arrays.__getitem__)
-    elif path.name.endswith(H5_SUFFIX):
-        with open_h5(path) as file:
-            yield file
+    elif kind == "keras":
+        raise CheckpointError(f"A file of tensors is needed here. Received: {path}, a whole model of Keras")
     else:
-        raise CheckpointError(
-            f"A checkpoint must end in {', '.join(SUFFIXES)}, or be a TF1 prefix. Received: {path}. Name such a file, or a "
-            f"record of `mnasnet weights list`."
-        )
+        with {"safetensors": open_safetensors, "pth": open_pth, "h5": open_h5}[kind](path) as file:
+            yield file
 
 
-def _read_tensors(path: Path, network: Architecture | None) -> Checkpoint:
-    with open_tensors(path) as file:
+def _read_tensors(path: Path, kind: str, network: Architecture | None) -> Checkpoint:
+    with open_tensors(path, kind) as file:
         if FORMAT not in file.metadata:
-            return convert(file, network)
-        if not path.name.endswith(H5_SUFFIX):
+            checkpoint = convert(file, network)
+            if checkpoint.origin.notes:
+                logging.warning("%s: %s", path, "; ".join(checkpoint.origin.notes))
+            return checkpoint
+        if kind != "h5":
             return described(file)
         return described(file, lambda names: h5_tensors(file, names))
 

@@ -159,7 +159,7 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
         "measured": origin.measured, "numerics": dataclasses.asdict(checkpoint.numerics), "trained_at": checkpoint.size,
         "classes": checkpoint.classes,
         "labels": None if checkpoint.labels is None else list(checkpoint.labels),
-        "preprocessing": str(checkpoint.preprocessing), "assumed": list(checkpoint.assumed),
+        "preprocessing": str(checkpoint.preprocessing), "assumed": list(checkpoint.assumed), "notes": list(origin.notes),
     }  # fmt: skip
 
 

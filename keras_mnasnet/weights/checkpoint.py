@@ -62,7 +62,8 @@ class Origin:
     """Where a checkpoint comes from. Figures are in %; `published` and `measured` name what is known, such as `top1`.
 
     `source` is who trained it: `google`, `timm`, `torchvision`, `keras_mnasnet`, or `keras` for a Keras file that does not say.
-    `name` is what to show of it, the record id or the file.
+    `name` is what to show of it, the record id or the file; `notes` say what was taken of a training run's file and what was
+    passed over.
     """
 
     source: str
@@ -74,6 +75,7 @@ class Origin:
     published_at: str | None = None
     measured: Mapping[str, float] = dataclasses.field(default_factory=dict)
     measured_on: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         figures = ", ".join(f"{key} {value:g} %" for key, value in (self.published or self.measured).items())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from keras_mnasnet.spec import UnitShape, UnknownStridesError, read_network
 from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import BN_LEAVES, Checkpoint, CheckpointError, Numerics, Origin, expected_shapes
 from keras_mnasnet.weights.formats import TensorFile
+from keras_mnasnet.weights.names import recognize
 from keras_mnasnet.weights.registry import labels_of, source_numerics, source_preprocessing
 
 EMA = "/ExponentialMovingAverage"
@@ -195,25 +196,7 @@ def _keras_h5(names: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> di
     return located
 
 
-SOURCES: dict[str, tuple[Callable[[str], bool], Callable[..., dict[Key, str]]]] = {
-    "google": (lambda name: "/mnas_stem/" in f"/{name}", _google),
-    "timm": (lambda name: name == "conv_stem.weight", _timm),
-    "torchvision": (lambda name: name == "layers.0.weight", _torchvision),
-    "keras": (lambda name: name.startswith("layers/depthwise_conv2d/vars/"), _keras_h5),
-}
-MARKS = {"timm": "blocks.0.0.conv_dw.weight", "torchvision": "layers.8.0.layers.0.weight"}
-
-
-def recognize(names: Iterable[str]) -> str:
-    """The source that wrote tensors of these names; unknown names raise CheckpointError and are shown."""
-    names = set(names)
-    for source, (is_mark, _) in SOURCES.items():
-        if any(map(is_mark, names)) and (source not in MARKS or MARKS[source] in names):
-            return source
-    raise CheckpointError(
-        f"A checkpoint must be Google's (TF1 MnasNet), timm's, torchvision's or keras_mnasnet's own. "
-        f"Received: {len(names)} tensors named {listed(sorted(names)) or 'none'}"
-    )
+LOCATE = {"google": _google, "timm": _timm, "torchvision": _torchvision}
 
 
 def convert(file: TensorFile, network: Architecture | None = None) -> Checkpoint:
@@ -222,9 +205,8 @@ def convert(file: TensorFile, network: Architecture | None = None) -> Checkpoint
     `network` is needed only where the strides cannot be read, and must then be what the shapes show. Raises CheckpointError
     for unknown names, tensors that are missing or of another network, and values that are not finite.
     """
-    source = recognize(file.shapes)
-    locate = SOURCES[source][1]
-    located = locate(file.shapes, file.shapes) if source == "keras" else locate(file.shapes)
+    source, file = recognize(file)
+    located = _keras_h5(file.shapes, file.shapes) if source == "keras" else LOCATE[source](file.shapes)
     shapes = {key: _keras_shape(key, file.shapes[name], source) for key, name in located.items()}
     numerics = _h5_numerics(file) if source == "keras" else source_numerics(source)
     try:
@@ -259,7 +241,7 @@ def convert(file: TensorFile, network: Architecture | None = None) -> Checkpoint
         size,
         labels_of(source, classes),
         source_preprocessing("timm" if source == "keras" else source, size),
-        Origin(source, str(file.path)),
+        Origin(source, str(file.path), notes=file.notes),
         assumed,
     )
     checkpoint.check_values()

@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["H5_SUFFIX", "KERAS_SUFFIX", "PTH_SUFFIXES", "SUFFIXES", "TAR_SUFFIXES", "TensorFile"]
 
-PTH_SUFFIXES = (".pth", ".pt", ".bin")
+PTH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 TAR_SUFFIXES = (".tgz", ".tar.gz", ".tar")
 KERAS_SUFFIX, H5_SUFFIX = ".keras", ".weights.h5"
 SUFFIXES = (".safetensors", *PTH_SUFFIXES, *TAR_SUFFIXES, KERAS_SUFFIX, H5_SUFFIX)
@@ -18,9 +18,14 @@ SUFFIXES = (".safetensors", *PTH_SUFFIXES, *TAR_SUFFIXES, KERAS_SUFFIX, H5_SUFFI
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TensorFile:
-    """Names and shapes of a file's tensors, a reader of one tensor, and the file's own metadata."""
+    """Names and shapes of a file's tensors, a reader of one tensor, and the file's own metadata.
+
+    `others` says what is in the file besides tensors, by name; `notes` what was taken of it and what was passed over.
+    """
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    others: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -45,11 +45,15 @@ def open_safetensors(path: Path) -> Iterator[TensorFile]:
     from safetensors import SafetensorError, safe_open
 
     def read(name: str) -> np.ndarray:
+        kind = file.get_slice(name).get_dtype()
         try:
+            if kind == "BF16":
+                import ml_dtypes  # noqa: F401  (gives NumPy the type)
             return file.get_tensor(name)
         except (TypeError, ValueError, AttributeError) as error:  # a type that NumPy does not know
             raise CheckpointError(
-                f"{path} must hold tensors of types that NumPy has. Received: {shown(name)}: {error}"
+                f"{path} must hold tensors of float16, bfloat16, float32 or float64. Received: {shown(name)} of {kind}. Convert "
+                f"it where it was made: tensor.float()"
             ) from error
 
     try:

@@ -1,0 +1,191 @@
+"""What a file is by its first bytes, whatever its ending: which reader takes it, or what it is instead and the way on."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from keras_mnasnet.utils.reading import TAR_DAMAGE, open_regular, open_zip, shown
+from keras_mnasnet.utils.text import listed
+from keras_mnasnet.weights.checkpoint import CheckpointError
+from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, PTH_SUFFIXES, SUFFIXES, TAR_SUFFIXES
+
+HEAD = 4096  # bytes that are looked at
+LEGACY_PTH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch.save before its zip files
+ENDINGS = (
+    (".safetensors", "safetensors"), *((suffix, "pth") for suffix in PTH_SUFFIXES),
+    *((suffix, "tar") for suffix in TAR_SUFFIXES), (KERAS_SUFFIX, "keras"), (H5_SUFFIX, "h5"),
+)  # fmt: skip
+PHOTO = "a photo: name the model first, then the photos (`mnasnet predict MODEL PHOTO`)"
+UNPACK = "a compressed file: unpack it with {}, and name what was in it"
+OTHERS = (  # how a file begins: what it is, and the way on
+    (b"SQLite format 3", "a study of a search: `mnasnet search retrain --study` trains its best networks"),
+    (b"\xff\xd8\xff", PHOTO),
+    (b"\x89PNG", PHOTO),
+    (b"GIF8", PHOTO),
+    (b"BZh", UNPACK.format("bunzip2")),
+    (b"\xfd7zXZ\0", UNPACK.format("unxz")),
+    (b"(\xb5/\xfd", UNPACK.format("unzstd")),
+    (b"7z\xbc\xaf'\x1c", UNPACK.format("7z x")),
+    (b"Rar!", UNPACK.format("unrar x")),
+    (b"\x93NUMPY", "a NumPy array without the name of a layer: checkpoints of these kinds are read: " + ", ".join(SUFFIXES)),
+)
+TFLITE = (
+    "a .tflite file, which `mnasnet predict`, `mnasnet bench accuracy` and `mnasnet bench latency` take (of a detector: "
+    "`mnasnet detect predict` and `mnasnet detect eval`); it is not read back into a network"
+)
+GRAPH = "{}: a graph whose weights are not read; name the checkpoint that it was made from (PyTorch, TensorFlow 1 or Keras)"
+AGAIN = "Fetch or copy it again"
+
+
+def kind_of(path: Path) -> str:
+    """Which reader takes a file: `tf1` (a prefix), `safetensors`, `pth`, `tar`, `keras` or `h5`.
+
+    Raises CheckpointError that names what the file is instead, with the way on.
+    """
+    if Path(f"{path}.index").is_file():
+        return "tf1"
+    prefix = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", str(path))
+    if prefix != str(path) and (Path(f"{prefix}.index").is_file() or not path.name.endswith(".meta")):
+        raise CheckpointError(f"A TF1 checkpoint is named by its prefix, here {prefix}. Received: {path}")
+    if not path.exists():
+        raise CheckpointError(f"A checkpoint file must exist. Received: {path}, which does not")
+    try:
+        with open_regular(path, "A checkpoint") as file:
+            head, size = file.read(HEAD), os.fstat(file.fileno()).st_size
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    found = _readable(path, head, size)
+    if found is None and (what := _other(path, head, size)):
+        raise CheckpointError(f"A checkpoint must hold the weights of a MnasNet. Received: {path}, {what}.")
+    found = found or next((kind for ending, kind in ENDINGS if path.name.endswith(ending)), None)
+    if found is None:
+        raise CheckpointError(
+            f"A checkpoint must be a file of {', '.join(SUFFIXES)}, or a TF1 prefix. Received: {path} ({size:,} bytes), whose "
+            f"content is none of them. Name such a file, or a record of `mnasnet weights list`."
+        )
+    return found
+
+
+def _readable(path: Path, head: bytes, size: int) -> str | None:
+    """The reader for what is recognized; None for everything else."""
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "h5"
+    if head.startswith(LEGACY_PTH):
+        return "pth"
+    if head[8:9] == b"{" and 2 <= struct.unpack("<Q", head[:8])[0] <= size - 8:
+        return "safetensors"
+    if head.startswith(b"PK\x03\x04"):
+        return _kind_of_zip(path, head)
+    if head.startswith(b"\x1f\x8b"):
+        if _is_tar(_inflated(head)) or path.name.endswith(TAR_SUFFIXES):
+            return "tar"
+        return None
+    return "tar" if _is_tar(head) else None
+
+
+def _inflated(head: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(31).decompress(head, 512)
+    except zlib.error:
+        return b""
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether a file begins with a member's header whose checksum is right."""
+    try:
+        return len(head) >= 512 and bool(tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape"))
+    except (*TAR_DAMAGE, ValueError):
+        return False
+
+
+def _kind_of_zip(path: Path, head: bytes) -> str | None:
+    """`pth` or `keras`, also of one that is cut short, whose reader says so; CheckpointError for an archive of other files."""
+    if b"data.pkl" in head[:300]:
+        return "pth"
+    if head[30:39] == b"metadata." or head[30:41] == b"config.json":
+        return "keras"
+    try:
+        with open_zip(path, "An archive") as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+    except ValueError:
+        return None
+    if any(name.rpartition("/")[2] == "data.pkl" for name in names):
+        return "pth"
+    if "config.json" in names:
+        return "keras"
+    inside = f"{len(names)} files, {listed(map(shown, names), 3)}"
+    if names and all(name.endswith(".npy") for name in names):
+        what = f"an .npz file of NumPy arrays ({inside}): checkpoints of these kinds are read: {', '.join(SUFFIXES)}"
+    elif weights := [name for name in names if name.endswith((*SUFFIXES, ".h5", ".index"))]:
+        what = f"a zip archive: unpack it and name {listed(map(shown, weights), 3)}"
+    else:
+        what = f"a zip archive without a checkpoint ({inside}). {AGAIN}, or name a record of `mnasnet weights list`"
+    raise CheckpointError(f"A checkpoint must hold the weights of a MnasNet. Received: {path}, {what}.")
+
+
+def _other(path: Path, head: bytes, size: int) -> str | None:
+    """What a file is that is no checkpoint, and the way on; None for one that nothing is known of."""
+    again = f"{AGAIN}, or name a record of `mnasnet weights list`"
+    if not size:
+        return f"an empty file. {again}"
+    if not head.strip(b"\0"):
+        return f"{size:,} bytes that begin with zeros, as a download or copy leaves that was broken off. {again}"
+    for start, what in OTHERS:
+        if head.startswith(start):
+            return what
+    if head[4:8] == b"TFL3" or path.suffix == ".tflite":
+        return TFLITE
+    if head[:2] == b"BM" or head[8:12] == b"WEBP":
+        return PHOTO
+    if head.startswith(b"\x1f\x8b"):
+        return UNPACK.format("gunzip")
+    if head.startswith(b"PK") and not path.name.endswith((KERAS_SUFFIX, *PTH_SUFFIXES)):
+        return f"a zip archive that is damaged or cut short. {again}"
+    if re.match(rb"\x80[\x02-\x05]", head) and not path.name.endswith(PTH_SUFFIXES):
+        return (
+            "a pickle that torch.save did not write, of which nothing was run. Save its weights with safetensors or "
+            "torch.save(model.state_dict(), FILE)"
+        )
+    if re.match(rb"\x08[\x03-\x20][\x12\x1a\x22\x3a]", head) and (path.suffix == ".onnx" or b"onnx" in head or b"torch" in head):
+        return GRAPH.format("an ONNX file")
+    if path.suffix == ".pb" or head.startswith(b"\x08\x01\x12"):
+        return GRAPH.format("a graph of TensorFlow (SavedModel or frozen)")
+    return _text(head, size, again)
+
+
+def _text(head: bytes, size: int, again: str) -> str | None:
+    """What a text file is; None for other bytes."""
+    try:
+        text = head[: head.rfind(b"\n") + 1 or len(head)].decode("utf-8-sig") if size > len(head) else head.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    if any(ord(each) < 32 and each not in "\t\n\r\f" for each in text):
+        return None
+    begins = text.strip().lower()
+    first = shown(next(iter(text.strip().splitlines()), ""))
+    if begins.startswith("version https://git-lfs"):
+        length = re.search(r"^size (\d{1,15})\s*$", text, re.MULTILINE)
+        real = f" of {int(length[1]):,} bytes" if length else ""
+        return f"a Git LFS pointer to a file{real}, not the file itself. Fetch it with `git lfs pull` in its repository"
+    if "/annex/objects/" in begins[:300]:
+        return "a git-annex pointer, not the file itself. Fetch it with `git annex get` in its repository"
+    if re.match(r"(<!--.*?-->\s*)?<(!doctype html|html|head|body)\b", begins, re.DOTALL):
+        title = re.search(r"<title[^>]*>([^<]*)", text, re.IGNORECASE)
+        named = f" ({shown(title[1].strip())})" if title else ""
+        return (
+            f"an HTML page{named}, not the file itself. Fetch it from its address for downloads (of the Hub: /resolve/ in place "
+            f"of /blob/, or hf://owner/name)"
+        )
+    if begins.startswith("<"):
+        return f"an XML text that begins with {first}, as a server answers in place of a file. {again}"
+    if begins[:1] in ("{", "["):
+        return f"a JSON text that begins with {first}. {again}"
+    if state := re.match(r'model_checkpoint_path: "([^"]+)"', text):
+        return f"the list of a folder's TF1 checkpoints: name the prefix in it, {shown(state[1])}"
+    return f"a text file that begins with {first}. {again}"
