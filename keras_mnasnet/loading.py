@@ -169,6 +169,10 @@ def _local(text: str) -> Path:
         hint = " `mnasnet train DATA -o RUN` makes one."
         if (path / "run.json").is_file():
             hint = f" Its run has no whole epoch yet: mnasnet train --resume {path}"
+        elif (path / "saved_model.pb").is_file():
+            hint = " This is a SavedModel, whose graph is not read: name the checkpoint that it was made from."
+        elif any(path.glob("*.distcp")):
+            hint = " Make one file of this sharded checkpoint: python -m torch.distributed.checkpoint.format_utils dcp_to_torch."
         elif inside:
             hint = f" Name one of the checkpoints in it: {', '.join(inside)}."
         raise CheckpointError(
@@ -212,7 +216,7 @@ def open_tensors(path: Path, kind: str | None = None) -> Iterator[TensorFile]:
         yield open_tf1(path)
     elif kind == "tar":
         with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
-            yield dataclasses.replace(open_tf1(unpack(path, Path(folder))), path=path)
+            yield open_tf1(unpack(path, Path(folder)), path)
     elif kind == "keras":
         raise CheckpointError(f"A file of tensors is needed here. Received: {path}, a whole model of Keras")
     else:

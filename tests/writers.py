@@ -4,11 +4,15 @@ import json
 import pickle
 import tarfile
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 
-STORAGES = {"float32": "FloatStorage", "int64": "LongStorage"}
+STORAGES = {
+    "float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage", "int8": "CharStorage",
+}  # fmt: skip
 
 
 def write_tf1(prefix: Path, tensors: dict[str, np.ndarray], *, step: int = 7) -> Path:
@@ -88,8 +92,6 @@ class _StateDict:
 
 
 def _save_state(self, obj):
-    from collections import OrderedDict
-
     self.write(b"ccollections\nOrderedDict\n" + pickle.EMPTY_TUPLE + pickle.REDUCE)
     self._batch_setitems(obj.tensors.items())
     if obj.version is not None:
@@ -106,23 +108,82 @@ def _dump(file, value, legacy: bool) -> None:
     pickler.dump(value)
 
 
+class Parameter:
+    """A tensor that is written as torch.nn.Parameter."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+
+def _save_parameter(self, obj):
+    self.save_global_stub(_Global("torch._utils", "_rebuild_parameter"))
+    self.save((obj.array, True, OrderedDict()))
+    self.write(pickle.REDUCE)
+
+
+_Pickler.dispatch[Parameter] = _save_parameter
+
+
+class Foreign:
+    """A call of something that cannot be imported here: `module.name(*arguments)`, with a state or without."""
+
+    def __init__(self, module: str, name: str, *arguments, state=None) -> None:
+        self.what, self.arguments, self.state = _Global(module, name), arguments, state
+
+
+def _save_foreign(self, obj):
+    self.save_global_stub(obj.what)
+    self.save(obj.arguments)
+    self.write(pickle.REDUCE)
+    if obj.state is not None:
+        self.save(obj.state)
+        self.write(pickle.BUILD)
+
+
+_Pickler.dispatch[Foreign] = _save_foreign
+
+
+def _wrapped(value, tensors: dict[int, _Tensor]):
+    """A value with its arrays as tensors; the same array twice shares its storage."""
+    if isinstance(value, np.ndarray):
+        return tensors.setdefault(id(value), _Tensor(str(len(tensors)), value))
+    if isinstance(value, Parameter):
+        return Parameter(_wrapped(value.array, tensors))
+    if isinstance(value, Foreign):
+        found = Foreign(value.what.module, value.what.name, *_wrapped(list(value.arguments), tensors))
+        found.state = _wrapped(value.state, tensors)
+        return found
+    if isinstance(value, dict):
+        return type(value)((key, _wrapped(inner, tensors)) for key, inner in value.items())
+    return [_wrapped(inner, tensors) for inner in value] if isinstance(value, list) else value
+
+
+def write_torch(path: Path, value, *, legacy: bool = False) -> Path:
+    """A file of torch.save with any nested dicts and lists of arrays, Parameters, Foreign and plain values."""
+    tensors: dict[int, _Tensor] = {}
+    return _write(path, _wrapped(value, tensors), list(tensors.values()), legacy)
+
+
 def write_pth(path: Path, tensors: dict[str, np.ndarray], *, legacy: bool = False, version: int | None = 2) -> Path:
     """A `.pth` file as torch.save writes a state dict of that version."""
     wrapped = {name: _Tensor(str(index), np.asarray(array)) for index, (name, array) in enumerate(tensors.items())}
-    state = _StateDict(wrapped, version)
+    return _write(path, _StateDict(wrapped, version), list(wrapped.values()), legacy)
+
+
+def _write(path: Path, state, tensors: list[_Tensor], legacy: bool) -> Path:
     if legacy:
         with path.open("wb") as file:
             for header in (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True}):
                 pickle.dump(header, file, protocol=2)
             _dump(file, state, legacy)
-            pickle.dump([tensor.storage.key for tensor in wrapped.values()], file, protocol=2)
-            for tensor in wrapped.values():
+            pickle.dump([tensor.storage.key for tensor in tensors], file, protocol=2)
+            for tensor in tensors:
                 file.write(tensor.storage.array.size.to_bytes(8, "little") + tensor.storage.array.tobytes())
         return path
     with zipfile.ZipFile(path, "w") as archive:
         with archive.open(f"{path.stem}/data.pkl", "w") as file:
             _dump(file, state, legacy)
-        for tensor in wrapped.values():
+        for tensor in tensors:
             archive.writestr(f"{path.stem}/data/{tensor.storage.key}", tensor.storage.array.tobytes())
     return path
 

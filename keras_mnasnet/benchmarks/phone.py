@@ -44,6 +44,11 @@ LOST = re.compile(
     r"error: closed|connection reset|cannot connect to daemon|insufficient permissions",
     re.IGNORECASE,
 )
+STATES = "|".join((*WAYS_OUT, "device", "host", "rescue", "detached"))
+DEVICE = re.compile(  # a serial may have spaces: `adb-13e75597-Abc123 (2)._adb-tls-connect._tcp`
+    rf"(\S.*?)\s+(?:(no permissions)\b.*|({STATES})(?:\s+(?:\w+:\S*|\d+(?:-[\d.]+)+))*)"
+)
+LONGEST_LINE = 1_000  # of `adb devices -l`
 EXIT = "keras_mnasnet_exit="
 STATE = (
     "for z in /sys/class/thermal/thermal_zone*; do echo zone $(cat $z/type) $(cat $z/temp); done 2>/dev/null; "
@@ -362,10 +367,10 @@ def choose_device(listing: str, serial: str | None) -> str:
     """The serial to use, from what `adb devices -l` prints; OSError says what keeps a phone from being used."""
     devices: dict[str, str] = {}
     for line in listing.partition("List of devices attached")[2].splitlines():
-        if words := line.split():
-            devices[words[0]] = (
-                "no permissions" if words[1:3] == ["no", "permissions"] else words[1] if words[1:] else "unknown"
-            )
+        if found := DEVICE.fullmatch(line[:LONGEST_LINE].strip()):
+            devices[found[1]] = found[2] or found[3]
+        elif words := line.split():
+            devices[words[0]] = words[1] if words[1:] else "unknown"
     shown = ", ".join(f"{name} ({state})" for name, state in devices.items()) or "none"
     if serial is not None:
         if serial not in devices:

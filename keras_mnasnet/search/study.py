@@ -104,7 +104,7 @@ class Study:
         if not 0 < size <= LARGEST_FILE:
             raise ValueError(
                 f"A study must be a file of `mnasnet search run`, of at most {LARGEST_FILE:,} bytes. Received: {path}, which "
-                f"is {f'of {size:,} bytes' if size else 'empty'}"
+                f"is {f'of {size:,} bytes' if size else 'empty: remove it, or name another --study file'}"
             )
         if not read_only:
             lock = contextlib.ExitStack()

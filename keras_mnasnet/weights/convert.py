@@ -227,10 +227,7 @@ def convert(file: TensorFile, network: Architecture | None = None) -> Checkpoint
             f"{file.path} must hold the tensors of MnasNet {architecture.name!r}. Received: {wrong} "
             f"{found.get(wrong, 'missing')} where it has {expected.get(wrong, 'none')}"
         )
-    read = {
-        _house_name(key, units): np.ascontiguousarray(_keras_layout(key, file.read(name), source), dtype=np.float32)
-        for key, name in located.items()
-    }
+    read = {_house_name(key, units): _values(file, key, name, source) for key, name in located.items()}
     size = 224
     assumed = ("labels", "preprocessing", "input size", "stem stride", "batch-norm epsilon") if source == "keras" else ()
     checkpoint = Checkpoint(
@@ -246,6 +243,16 @@ def convert(file: TensorFile, network: Architecture | None = None) -> Checkpoint
     )
     checkpoint.check_values()
     return checkpoint
+
+
+def _values(file: TensorFile, key: Key, name: str, source: str) -> np.ndarray:
+    value = file.read(name)
+    if value.dtype.kind in "biuc":
+        raise CheckpointError(
+            f"{file.path} must hold real numbers with a point. Received: {name} of {value.dtype}. Save the network as it was before "
+            f"its quantization."
+        )
+    return np.ascontiguousarray(_keras_layout(key, value, source), dtype=np.float32)
 
 
 def _h5_numerics(file: TensorFile) -> Numerics:

@@ -308,6 +308,30 @@ def test_phones_that_cannot_be_used(listing, serial, message):
         choose_device(HEADER + listing + "\n", serial)
 
 
+SPACED = "adb-13e75597-Abc123 (2)._adb-tls-connect._tcp"
+
+
+@pytest.mark.parametrize("serial", [SPACED, "my device (2)", "a device", "device", "HT69A0", "[fe80::1%wlan0]:5555", "  x  y "])
+@pytest.mark.parametrize("gap", [" ", "\t", "      "])
+@pytest.mark.parametrize("rest", ["", " usb:1-4 product:a model:b device:c transport_id:3", "  1-4.2 product:x"])
+def test_serials_with_spaces(serial, gap, rest):
+    serial = serial.strip()
+    line = f"{serial}{gap}device{rest}"
+    assert choose_device(f"{HEADER}{line}\n\n", None) == serial
+    assert choose_device(f"{HEADER}B\tunauthorized\n{line}\n", serial) == serial
+    for state in ("offline", "recovery", "sideload", "no permissions (missing udev rules?); see [http://a/b]"):
+        with pytest.raises(OSError, match=f"{re.escape(serial)} is {state.partition(' (')[0]}: "):
+            choose_device(f"{HEADER}{serial}{gap}{state}{rest}\n", None)
+
+
+def test_a_serial_with_spaces_is_one_argument(phone, tool, tiny):
+    (phone / "devices").write_text(f"{HEADER}{SPACED} device product:x\n")
+    (phone / "bin" / "adb").write_text(ADB.replace('serial="$2"', 'serial="$2"; echo "<$serial>" >> "$here/serials"'))
+    for device in ("adb", f"adb:{SPACED}"):
+        latency([tiny], device=device, benchmark_model=tool)
+    assert set((phone / "serials").read_text().splitlines()) == {f"<{SPACED}>"}
+
+
 def test_the_phone_that_is_used(phone, tool, tiny, monkeypatch):
     two = f"{HEADER}A               device usb:1-4 model:Pixel\n192.168.0.7:5555 device product:x\nC unauthorized\n\n"
     assert choose_device(two, "192.168.0.7:5555") == "192.168.0.7:5555"

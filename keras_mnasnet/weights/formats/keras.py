@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import shutil
 import tempfile
 import zipfile
@@ -22,6 +23,7 @@ from keras_mnasnet.weights.formats.safetensors import FORMAT
 
 RUNNING = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "StringLookup", "IntegerLookup", "TextVectorization", "__lambda__")
 DAMAGE = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, AssertionError, MemoryError)
+WIDTHS = ("units", "filters", "output_dim", "input_dim", "depth_multiplier", "key_dim", "value_dim", "num_heads")
 MEMBER = "keras_mnasnet.json"  # beside config.json in a `.keras` archive; Keras passes it over
 
 
@@ -44,10 +46,16 @@ def load_keras(path: Path) -> Any:
             config = parse_json(archive.read("config.json"), "config.json")
             inside = {key: value for key, value in config.items() if key != "compile_config"}  # is not read
             _check_config(inside, set(keras.saving.get_custom_objects()))
+            _check_sizes(inside, path.stat().st_size)
             for name in (name for name in archive.namelist() if name.endswith(".h5")):
                 with archive.open(name) as member:
                     _check_h5(io.BytesIO(member.read()))
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        with contextlib.ExitStack() as stack:
+            named = path  # Keras asks for the ending
+            if path.suffix != KERAS_SUFFIX:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="keras_mnasnet-"))
+                named = Path(shutil.copyfile(path, Path(folder) / f"model{KERAS_SUFFIX}"))
+            return keras.saving.load_model(named, compile=False, safe_mode=True)
     except CheckpointError as error:
         raise CheckpointError(
             f"A .keras file must be a whole model of Keras's own layers. Received: {path}, {error}"
@@ -74,6 +82,39 @@ def _check_config(value: Any, registered: set[str]) -> None:
                 )
         for item in value.values():
             _check_config(item, registered)
+
+
+def _check_sizes(config: Any, size: int) -> None:
+    """ValueError for layers whose weights would be far larger than the file of `size` bytes, before Keras makes them.
+
+    A layer has no more inputs than the widest other one has outputs, or than it was built with.
+    """
+    layers: list[tuple[str, int, int, int]] = []  # name, outputs, values for each pair of an input and an output, built inputs
+    level: list[Any] = [config]
+    while level:
+        value = level.pop()
+        level += value if isinstance(value, list) else value.values() if isinstance(value, dict) else []
+        inner = value.get("config") if isinstance(value, dict) and "class_name" in value else None
+        if isinstance(inner, dict) and (width := max(_size(inner.get(key)) for key in WIDTHS)):
+            built = value.get("build_config")
+            shape = built.get("input_shape") if isinstance(built, dict) else None
+            inputs = _size(shape[-1]) if isinstance(shape, list) and shape else 0
+            layers.append((shown(inner.get("name")), width, max(_size(inner.get("kernel_size")), 1), inputs))
+    *_, second, widest = [1, 1, *sorted(width for _, width, _, _ in layers)]
+    total = 0
+    for name, width, kernel, built in layers:
+        most = second if width == widest else widest
+        check_growth("ratio", 4 * width * kernel * most, size, f"A model, which has the layer {name},")
+        total += 4 * width * kernel * min(most, built or most)
+    check_growth("ratio", total, size, "A model")
+
+
+def _size(value: Any) -> int:
+    """A size of a layer: of several sides their product; 0 for anything else."""
+    sides = value if isinstance(value, list) else [value]
+    if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides) or len(sides) > 8:
+        return 0
+    return math.prod(sides)
 
 
 def _check_h5(source: Any, what: str = "A .weights.h5 file") -> dict[str, tuple[int, ...]]:
@@ -137,12 +178,29 @@ def open_h5(path: Path) -> Iterator[TensorFile]:
             open_regular(path, "A .weights.h5 file").close()
             file = stack.enter_context(h5py.File(path))
             shapes = _check_h5(file)
+            _check_keras3(path, file)
             metadata = {"pads": str(any(name.startswith("zero_padding2d") for name in file.get("layers", ())))}
             if shapes.pop(FORMAT, None) is not None:
                 metadata[FORMAT] = file[FORMAT][()].decode()
+        except CheckpointError:
+            raise
         except DAMAGE as error:
             raise damaged(error) from error
         yield TensorFile(path, shapes, read, metadata)
+
+
+def _check_keras3(path: Path, file: Any) -> None:
+    """CheckpointError for what Keras 2 wrote, and for `.h5` files of whole models, whose layers have other names."""
+    if "model_config" in file.attrs or "model_weights" in file:
+        raise CheckpointError(
+            f"A .h5 file must be the weights that Keras 3 writes (.weights.h5). Received: {path}, a whole model in Keras's legacy "
+            f"format. Write it anew where it was made: keras.models.load_model(FILE, compile=False).save('model.keras')"
+        )
+    if "layer_names" in file.attrs:
+        raise CheckpointError(
+            f"A .h5 file must be the weights that Keras 3 writes (.weights.h5). Received: {path}, weights of Keras 2. Load them "
+            f"into their model with tf_keras, and write its variables with keras_mnasnet.load_weights or as a TF1 checkpoint"
+        )
 
 
 def h5_tensors(file: TensorFile, names: Iterable[str]) -> dict[str, np.ndarray]:

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from keras_mnasnet.utils.reading import check_growth, check_limit, unpack_tar
+from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import CheckpointError
-from keras_mnasnet.weights.formats import TensorFile
+from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, PTH_SUFFIXES, TensorFile
 
 
-def open_tf1(prefix: Path) -> TensorFile:
+def open_tf1(prefix: Path, path: Path | None = None) -> TensorFile:
+    """A TF1 checkpoint by its prefix; `path` is the archive that it was in. CheckpointError for a damaged one."""
     import tensorflow as tf
 
+    path = path or prefix
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         shapes = {name: tuple(shape) for name, shape in reader.get_variable_to_shape_map().items()}
@@ -33,7 +36,7 @@ def open_tf1(prefix: Path) -> TensorFile:
             "The tensors of a TF1 checkpoint",
         )
     except (tf.errors.OpError, ValueError, RuntimeError, LookupError, TypeError, OSError) as error:
-        raise CheckpointError(f"{prefix} must be a whole TF1 checkpoint. Received: {str(error)[:300]}") from error
+        raise CheckpointError(f"{path} must be a whole TF1 checkpoint. Received: {str(error)[:300]}") from error
 
     def read(name: str) -> np.ndarray:
         try:
@@ -41,9 +44,9 @@ def open_tf1(prefix: Path) -> TensorFile:
                 raise ValueError(f"a tensor of type {types[name].name}")
             return np.asarray(reader.get_tensor(name))
         except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
-            raise CheckpointError(f"{prefix}: tensor {name!r} cannot be read. Received: {error}") from error
+            raise CheckpointError(f"{path}: tensor {name!r} cannot be read. Received: {error}") from error
 
-    return TensorFile(prefix, shapes, read)
+    return TensorFile(path, shapes, read)
 
 
 def _beginning(path: Path) -> str:
@@ -60,8 +63,16 @@ def unpack(archive: Path, folder: Path) -> Path:
     prefixes = [Path(str(index)[: -len(".index")]) for index in folder.rglob("*.index")]
     prefixes = [prefix for prefix in prefixes if prefix.parent.name != "variables"]
     if not prefixes:
-        names = sorted(str(found.relative_to(folder)) for found in folder.rglob("*"))[:8]
-        raise CheckpointError(f"{archive} must hold a TF1 checkpoint (*.index). Received: {', '.join(names) or 'nothing'}")
+        names = sorted(str(found.relative_to(folder)) for found in folder.rglob("*") if found.is_file())
+        weights = [name for name in names if name.endswith((*PTH_SUFFIXES, KERAS_SUFFIX, H5_SUFFIX, ".safetensors"))]
+        way = ""
+        if {"storages", "tensors", "pickle"} <= set(names):
+            way = " This is PyTorch's format of 2016: load it with torch.load and save its state dict again."
+        elif weights:
+            way = f" Unpack it and name {listed(weights, 3)}."
+        elif any(name.endswith("saved_model.pb") for name in names):
+            way = " This is a SavedModel, whose graph is not read: name the checkpoint that it was made from."
+        raise CheckpointError(f"{archive} must hold a TF1 checkpoint (*.index). Received: {listed(names, 8) or 'nothing'}.{way}")
     for state in filter(Path.is_file, folder.rglob("checkpoint")):
         named = re.search(r'^model_checkpoint_path: "(?:.*/)?([^"/]+)"', _beginning(state), re.MULTILINE)
         if named and state.parent / named[1] in prefixes:

@@ -1,0 +1,308 @@
+"""Checkpoints as training runs write them: wrapped, averaged, beside an optimizer and settings, under any ending."""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from writers import Foreign, Parameter, write_torch
+
+from keras_mnasnet import CheckpointError, load, save
+from keras_mnasnet.weights.checkpoint import expected_shapes
+from keras_mnasnet.weights.convert import _timm
+
+TINY = "tiny: stem8 r1_k3_s11_e1_i8_o8_noskip r1_k3_s22_e3_i8_o8_se0.25 head16"
+CASES = Path(os.environ.get("KERAS_MNASNET_CASES", "/none"))
+
+
+def timm(seed: int = 0, classes: int = 3, prefix: str = "") -> dict[str, np.ndarray]:
+    """A state dict of TINY in timm's names, drawn."""
+    rng = np.random.default_rng(seed)
+    found = {}
+
+    def conv(name, *shape, bias=False):
+        found[f"{name}.weight"] = rng.normal(size=shape).astype(np.float32)
+        if bias:
+            found[f"{name}.bias"] = rng.normal(size=shape[:1]).astype(np.float32)
+
+    def norm(name, count):
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            found[f"{name}.{leaf}"] = rng.random(count, np.float32) + 0.1
+        found[f"{name}.num_batches_tracked"] = np.array(7)
+
+    conv("conv_stem", 8, 3, 3, 3)
+    norm("bn1", 8)
+    conv("blocks.0.0.conv_dw", 8, 1, 3, 3)
+    norm("blocks.0.0.bn1", 8)
+    conv("blocks.0.0.conv_pw", 8, 8, 1, 1)
+    norm("blocks.0.0.bn2", 8)
+    conv("blocks.1.0.conv_pw", 24, 8, 1, 1)
+    norm("blocks.1.0.bn1", 24)
+    conv("blocks.1.0.conv_dw", 24, 1, 3, 3)
+    norm("blocks.1.0.bn2", 24)
+    conv("blocks.1.0.se.conv_reduce", 2, 24, 1, 1, bias=True)
+    conv("blocks.1.0.se.conv_expand", 24, 2, 1, 1, bias=True)
+    conv("blocks.1.0.conv_pwl", 8, 24, 1, 1)
+    norm("blocks.1.0.bn3", 8)
+    conv("conv_head", 16, 8, 1, 1)
+    norm("bn2", 16)
+    if classes:
+        conv("classifier", classes, 16, bias=True)
+    return {prefix + name: value for name, value in found.items()}
+
+
+def optimizer(state: dict[str, np.ndarray]) -> dict:
+    """What torch.optim.Adam keeps of a network: moments of the shapes of its parameters."""
+    moments = {
+        index: {"step": 5, "exp_avg": value * 0 + 9, "exp_avg_sq": value * 0 + 9} for index, value in enumerate(state.values())
+    }
+    return {"state": moments, "param_groups": [{"lr": 0.1, "params": list(moments)}]}
+
+
+def same(path: Path, state: dict[str, np.ndarray]):
+    """The checkpoint in a file, whose tensors are those of the state dict."""
+    found = load(path, network=TINY)
+    for (scope, part, leaf), name in _timm(state).items():
+        if (scope, part, leaf) == ("stem", "conv", "kernel"):
+            np.testing.assert_array_equal(found.tensors["stem_conv/kernel"], state[name].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(found.tensors["head_bn/moving_mean"], state["bn2.running_mean"])
+    assert set(found.tensors) == set(expected_shapes(found.architecture, found.classes))
+    return found
+
+
+@pytest.mark.parametrize("ending", ["pth.tar", "ckpt", "bin", "pt", "pth", "tar", "model", "tgz", "safetensors"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_content_decides_not_the_ending(ending, legacy, tmp_path):
+    state = timm()
+    assert same(write_torch(tmp_path / f"best.{ending}", state, legacy=legacy), state).origin.notes == ()
+
+
+def test_safetensors_and_keras_files_by_any_name(tmp_path):
+    state = timm()
+    save_file(state, tmp_path / "weights.bin")
+    same(tmp_path / "weights.bin", state)
+    for number, ending in enumerate(("safetensors", "keras", "weights.h5")):
+        save("cifar10/b1-0.5-32", tmp_path / f"m.{ending}")
+        (tmp_path / f"m.{ending}").rename(tmp_path / f"renamed{number}")
+        assert load(tmp_path / f"renamed{number}").labels == load("cifar10").labels
+
+
+PREFIXES = (
+    "module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.", "_orig_mod.module.", "model.backbone.", "module.module.",
+    "net.", "student.", "features.encoder.",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_prefix_is_taken_off_and_said(prefix, tmp_path, caplog):
+    state = timm()
+    write_torch(tmp_path / "m.pth", timm(prefix=prefix))
+    save_file(timm(prefix=prefix), tmp_path / "m.safetensors")
+    for name in ("m.pth", "m.safetensors"):
+        caplog.clear()
+        found = same(tmp_path / name, state)
+        assert found.origin.notes == (f"the prefix {prefix!r} was taken off the names",)
+        assert [record.getMessage() for record in caplog.records if name in record.getMessage()] == [
+            f"{tmp_path / name}: the prefix {prefix!r} was taken off the names"
+        ]
+
+
+def test_what_was_taken_stays_with_the_checkpoint_and_is_said_once(tmp_path, caplog):
+    save(load(write_torch(tmp_path / "m.pth", timm(prefix="module.")), network=TINY), tmp_path / "m.safetensors")
+    caplog.clear()
+    assert load(tmp_path / "m.safetensors").origin.notes == ("the prefix 'module.' was taken off the names",)
+    assert not caplog.records
+
+
+def test_names_of_compiled_and_sharded_layers(tmp_path):
+    state = timm()
+    wrapped = {
+        name.replace("blocks.0.0.", "blocks.0._fsdp_wrapped_module.0._checkpoint_wrapped_module."): value
+        for name, value in state.items()
+    }
+    same(write_torch(tmp_path / "m.pth", {f"_orig_mod.{name}": value for name, value in wrapped.items()}), state)
+
+
+NAMESPACE = argparse.Namespace(lr=0.1, data="/data", model="mnasnet_small")
+SCALAR = Foreign("numpy.core.multiarray", "scalar", Foreign("numpy", "dtype", "f8", False, True, state=[3, "<"]), "x")
+
+
+def run(kind: str) -> tuple[dict, dict, list[str]]:
+    """(what a training loop writes, the state dict to be taken of it, what is said)."""
+    state, other = timm(1), timm(2)
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    rest = {"epoch": 3, "optimizer": optimizer(other), "args": NAMESPACE, "best": SCALAR}
+    args = "args (argparse.Namespace, which was not run)"
+    return {
+        "torchvision": (
+            {"model": state, **rest, "lr_scheduler": {"last_epoch": 3, "_last_lr": [0.1]}, "scaler": {"scale": 1.0}},
+            state,
+            ["weights 'model' were taken", args, "optimizer (", "lr_scheduler", "numpy.core.multiarray.scalar, which was not run"],
+        ),
+        "torchvision, averaged": (
+            {"model": other, "model_ema": {"n_averaged": np.array(5), **wrapped}, **rest},
+            state,
+            ["averaged weights 'model_ema/module' were taken, not 'model'", "model_ema/n_averaged"],
+        ),
+        "timm": (
+            {
+                "state_dict": OrderedDict(other), "state_dict_ema": OrderedDict(state), "arch": "mnasnet_small", "version": 2,
+                "amp_scaler": {"scale": np.float64(2.0).item()}, "metric": 71.2, **rest,
+            },
+            state,
+            ["averaged weights 'state_dict_ema' were taken, not 'state_dict'", "arch", "metric", "amp_scaler"],
+        ),
+        "timm without averages": ({"state_dict": state, "state_dict_ema": None, **rest}, state, ["'state_dict'"]),
+        "Lightning": (
+            {
+                "state_dict": {
+                    **{f"model.{name}": value for name, value in state.items()}, "loss.weight": np.ones(3, np.float32),
+                    "teacher.fc.weight": np.ones((3, 3), np.float32), "teacher.fc.bias": np.ones(3, np.float32),
+                },
+                "pytorch-lightning_version": "2.1", "hyper_parameters": {"lr": 0.1}, "global_step": 7,
+                "callbacks": {"ModelCheckpoint": {"best": "x"}}, "optimizer_states": [optimizer(other)], "loops": {},
+            },
+            state,
+            ["prefix 'model.'", "state_dict/teacher (2 tensors)", "state_dict/loss", "optimizer_states", "hyper_parameters"],
+        ),
+        "DeepSpeed": ({"module": state, "ds_version": "0.14", "optimizer": None}, state, ["'module'"]),
+        "fastai": ({"model": state, "opt": optimizer(other)}, state, ["opt"]),
+        "an optimizer by names": (
+            {"optimizer_state": {"exp_avg": dict(other)}, "exp_avg": dict(other), "net": state}, state, ["exp_avg"],
+        ),
+        "the average of parameters alone": (
+            {"state_dict": state, "ema": {name: value for name, value in other.items() if "running" not in name}},
+            state,
+            ["averaged weights 'ema' were passed over: they lack", "weights 'state_dict' were taken"],
+        ),
+        "two networks, of which one is the teacher": (
+            {**state, **{f"teacher.{name}": value for name, value in other.items()}}, state, ["passed over: teacher (41 tensors)"],
+        ),
+        "nested averages": ({"model": other, "ema": {"module": wrapped, "decay": 0.99}}, state, ["averaged"]),
+        "parameters": ({name: Parameter(value) for name, value in state.items()}, state, []),
+    }[kind]  # fmt: skip
+
+
+RUNS = (
+    "torchvision", "torchvision, averaged", "timm", "timm without averages", "Lightning", "DeepSpeed", "fastai",
+    "an optimizer by names", "the average of parameters alone", "two networks, of which one is the teacher", "nested averages",
+    "parameters",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_weights_of_a_run(kind, legacy, tmp_path):
+    value, state, said = run(kind)
+    notes = same(write_torch(tmp_path / "last.ckpt", value, legacy=legacy), state).origin.notes
+    for text in said:
+        assert text in "; ".join(notes), notes
+
+
+def test_nothing_is_imported_or_run(tmp_path):
+    """In a process of its own that ends at any import or start that the plain file does not need."""
+    write_torch(tmp_path / "plain.pth", timm())
+    marker = tmp_path / "marker"
+    value = {
+        "model": timm(), "a": Foreign("os", "system", f"touch {marker}"), "b": Foreign("antigravity", "x"),
+        "c": Foreign("builtins", "exec", "1/0", state={"x": 1}), "args": NAMESPACE, "d": SCALAR,
+    }  # fmt: skip
+    write_torch(tmp_path / "evil.pth", value)
+    code = f"""
+import sys
+from keras_mnasnet import load
+load({str(tmp_path / "plain.pth")!r}, network={TINY!r})
+known = set(sys.modules)
+def watch(event, arguments):
+    if event in ("os.system", "subprocess.Popen", "exec", "pickle.find_class", "socket.connect"):
+        raise SystemExit(f"{{event}} {{arguments}}")
+    if event == "import" and arguments[0] not in known:
+        raise SystemExit(f"import {{arguments[0]}}")
+sys.addaudithook(watch)
+print(*load({str(tmp_path / "evil.pth")!r}, network={TINY!r}).origin.notes)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "a (os.system, which was not run)" in done.stdout
+    assert not marker.exists()
+
+
+def test_several_networks_between_which_nothing_decides(tmp_path):
+    for value in (
+        {"student": timm(1), "teacher": timm(2)},
+        timm(1, prefix="student.") | timm(2, prefix="teacher."),
+        {"state_dict": timm(1, prefix="model.") | timm(2, prefix="net.")},
+    ):
+        with pytest.raises(CheckpointError, match=r"hold one network.*the weights of 2, .*torch.save\(weights, FILE\)"):
+            load(write_torch(tmp_path / "m.pth", value), network=TINY)
+
+
+@pytest.mark.parametrize("classes", [0, 1, 2, 7])
+def test_classifiers_of_any_count_and_none(classes, tmp_path):
+    found = same(write_torch(tmp_path / "m.pth", {"model": timm(classes=classes)}), timm(classes=classes))
+    assert (found.classes, found.labels) == (classes, None)
+    if not classes:
+        with pytest.raises(CheckpointError, match="Pass classes=N for a new one, or include_top=False"):
+            found.model()
+
+
+def test_types_of_numbers(tmp_path):
+    import ml_dtypes
+
+    exact = {name: value.astype(np.float16) if value.ndim else value for name, value in timm().items()}
+    for dtype in (np.float16, np.float64):
+        cast = {name: value.astype(dtype) if value.ndim else value for name, value in exact.items()}
+        same(write_torch(tmp_path / "m.pth", cast), exact)
+        save_file(cast, tmp_path / "m.safetensors")
+        same(tmp_path / "m.safetensors", exact)
+    short = {name: value.astype(ml_dtypes.bfloat16) if value.ndim else value for name, value in timm().items()}
+    wide = {name: value.astype(np.float32) for name, value in short.items()}
+    same(write_torch(tmp_path / "m.pth", short), wide)
+    save_file(short, tmp_path / "m.safetensors")
+    same(tmp_path / "m.safetensors", wide)
+    for dtype, named in ((ml_dtypes.float8_e4m3fn, "F8_E4M3"), (np.int8, "int8")):
+        other = {name: value.astype(dtype) if "conv" in name else value for name, value in timm().items()}
+        save_file(other, tmp_path / "m.safetensors")
+        with pytest.raises(CheckpointError, match=f"{named}.*tensor.float|{named}"):
+            load(tmp_path / "m.safetensors", network=TINY)
+
+
+def test_bfloat16_in_a_fresh_process(tmp_path):
+    import ml_dtypes
+
+    save_file(
+        {name: value.astype(ml_dtypes.bfloat16) if value.ndim else value for name, value in timm().items()}, tmp_path / "m.bin"
+    )
+    code = f"from keras_mnasnet import load; print(load({str(tmp_path / 'm.bin')!r}, network={TINY!r}).classes)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("3", 0), done.stderr
+
+
+def test_tied_tensors_share_their_storage(tmp_path):
+    state = timm()
+    path = write_torch(tmp_path / "m.pth", {"model": state, "ema_model": state})
+    assert path.stat().st_size < 40_000
+    same(path, state)
+
+
+def test_a_tensor_that_is_something_else_is_named(tmp_path):
+    state = {**timm(), "conv_head.weight": Foreign("torch.distributed.tensor", "DTensor")}
+    with pytest.raises(CheckpointError, match=r"'conv_head.weight', torch.distributed.tensor.DTensor.*in shards \(FSDP\)"):
+        load(write_torch(tmp_path / "m.pth", state), network=TINY)
+    flat = {"_fsdp_wrapped_module._flat_param": np.ones(9, np.float32)}
+    with pytest.raises(CheckpointError, match="FULL_STATE_DICT"):
+        load(write_torch(tmp_path / "m.pth", flat), network=TINY)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="KERAS_MNASNET_CASES is not set")
+@pytest.mark.parametrize("name", ["21*/dataparallel.pth", "22*/*.pth", "23*/*.pth.tar"])
+def test_files_that_once_failed(name):
+    (plain,), (path,) = CASES.glob("21*/plain.pth"), CASES.glob(name)
+    expected, found = load(plain, network=TINY), load(path, network=TINY)
+    for key, value in expected.tensors.items():
+        np.testing.assert_array_equal(found.tensors[key], value)
