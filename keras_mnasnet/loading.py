@@ -245,7 +245,10 @@ def read_keras(path: Path, model: Any) -> Checkpoint:
     try:
         found = checkpoint_of(model)
     except ValueError as error:
-        raise CheckpointError(f"{path} must be a MnasNet saved by save() or model.save(). Received: {error}") from error
+        raise CheckpointError(
+            f"A model must be a MnasNet: a checkpoint, a run or a .keras file of this package. Received: {path}, another Keras "
+            f"model ({str(error).partition('Received: ')[2]}). `mnasnet export {path}` takes it, with --quantize int8 too."
+        ) from error
     assumed = ("labels", "preprocessing") if found.classes else ("preprocessing",)
     checkpoint = dataclasses.replace(
         found, labels=registry.labels_of("google", found.classes), assumed=assumed, origin=Origin("keras", str(path))

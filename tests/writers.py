@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+TINY = "tiny: stem8 r1_k3_s11_e1_i8_o8_noskip r1_k3_s22_e3_i8_o8_se0.25 head16"
 STORAGES = {
     "float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage",
     "int64": "LongStorage", "int8": "CharStorage",
@@ -186,6 +187,42 @@ def _write(path: Path, state, tensors: list[_Tensor], legacy: bool) -> Path:
         for tensor in tensors:
             archive.writestr(f"{path.stem}/data/{tensor.storage.key}", tensor.storage.array.tobytes())
     return path
+
+
+def draw_timm(seed: int = 0, classes: int = 3, prefix: str = "") -> dict[str, np.ndarray]:
+    """A state dict of TINY in timm's names, drawn."""
+    rng = np.random.default_rng(seed)
+    found = {}
+
+    def conv(name, *shape, bias=False):
+        found[f"{name}.weight"] = rng.normal(size=shape).astype(np.float32)
+        if bias:
+            found[f"{name}.bias"] = rng.normal(size=shape[:1]).astype(np.float32)
+
+    def norm(name, count):
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            found[f"{name}.{leaf}"] = rng.random(count, np.float32) + 0.1
+        found[f"{name}.num_batches_tracked"] = np.array(7)
+
+    conv("conv_stem", 8, 3, 3, 3)
+    norm("bn1", 8)
+    conv("blocks.0.0.conv_dw", 8, 1, 3, 3)
+    norm("blocks.0.0.bn1", 8)
+    conv("blocks.0.0.conv_pw", 8, 8, 1, 1)
+    norm("blocks.0.0.bn2", 8)
+    conv("blocks.1.0.conv_pw", 24, 8, 1, 1)
+    norm("blocks.1.0.bn1", 24)
+    conv("blocks.1.0.conv_dw", 24, 1, 3, 3)
+    norm("blocks.1.0.bn2", 24)
+    conv("blocks.1.0.se.conv_reduce", 2, 24, 1, 1, bias=True)
+    conv("blocks.1.0.se.conv_expand", 24, 2, 1, 1, bias=True)
+    conv("blocks.1.0.conv_pwl", 8, 24, 1, 1)
+    norm("blocks.1.0.bn3", 8)
+    conv("conv_head", 16, 8, 1, 1)
+    norm("bn2", 16)
+    if classes:
+        conv("classifier", classes, 16, bias=True)
+    return {prefix + name: value for name, value in found.items()}
 
 
 def write_boxes(folder: Path) -> None:

@@ -84,14 +84,17 @@ def test_paths_that_are_not_files(google, tmp_path):
     with pytest.raises(CheckpointError, match=r"must exist. Received: .*nothing\.pth"):
         MnasNetA1(weights=tmp_path / "nothing.pth")
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(CheckpointError, match="must end in .safetensors"):
+    with pytest.raises(CheckpointError, match="notes.txt, a text file that begins with 'hello'"):
         MnasNetA1(weights=tmp_path / "notes.txt")
+    (tmp_path / "notes").write_bytes(bytes(range(128, 256)) * 9)
+    with pytest.raises(CheckpointError, match=r"must be a file of .safetensors, .*notes \(1,152 bytes\), whose content is none"):
+        MnasNetA1(weights=tmp_path / "notes")
     run = tmp_path / "run"
     run.mkdir()
     with pytest.raises(CheckpointError, match=r"is a training run's, with model.safetensors. Received: .*run, without one"):
         MnasNetA1(weights=run)
     (run / "model.safetensors").touch()
-    with pytest.raises(CheckpointError, match=r"run/model.safetensors must be a whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"run/model.safetensors, an empty file"):
         MnasNetA1(weights=run)
 
 

@@ -4,15 +4,19 @@ import collections
 import json
 import math
 from importlib import resources
+from pathlib import Path
 
+import numpy as np
 import pytest
 from fixtures import FIXTURES, INDEX, RECIPE, recipe
 
 from keras_mnasnet import CheckpointError
 from keras_mnasnet.family import FAMILY
 from keras_mnasnet.model import build
-from keras_mnasnet.weights import convert
 from keras_mnasnet.weights.checkpoint import expected_shapes
+from keras_mnasnet.weights.convert import LOCATE
+from keras_mnasnet.weights.formats import TensorFile
+from keras_mnasnet.weights.names import recognize
 from keras_mnasnet.weights.registry import find, names, records, select, source_preprocessing
 
 
@@ -51,9 +55,10 @@ def test_only_timms_small_has_a_first_residual():
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda f: f.name)
 def test_every_listing_is_recognised_and_identified(fixture):
     listing = dict(recipe.read_listing(RECIPE / "keys" / INDEX[fixture.name]["listing"]))
-    assert convert.recognize(listing) == fixture.source
+    file = TensorFile(Path("x"), dict.fromkeys(listing, ()), lambda name: np.empty(0))
+    assert recognize(file)[0] == fixture.source
     name, width = fixture.network
-    located = convert.SOURCES[fixture.source][1](listing)
+    located = LOCATE[fixture.source](listing)
     assert len(located) == len(expected_shapes(FAMILY[name].scaled(width), 1000))
 
 

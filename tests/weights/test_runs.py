@@ -10,50 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from writers import Foreign, Parameter, write_torch
+from writers import TINY, Foreign, Parameter, write_torch
+from writers import draw_timm as timm
 
 from keras_mnasnet import CheckpointError, load, save
 from keras_mnasnet.weights.checkpoint import expected_shapes
 from keras_mnasnet.weights.convert import _timm
 
-TINY = "tiny: stem8 r1_k3_s11_e1_i8_o8_noskip r1_k3_s22_e3_i8_o8_se0.25 head16"
 CASES = Path(os.environ.get("KERAS_MNASNET_CASES", "/none"))
-
-
-def timm(seed: int = 0, classes: int = 3, prefix: str = "") -> dict[str, np.ndarray]:
-    """A state dict of TINY in timm's names, drawn."""
-    rng = np.random.default_rng(seed)
-    found = {}
-
-    def conv(name, *shape, bias=False):
-        found[f"{name}.weight"] = rng.normal(size=shape).astype(np.float32)
-        if bias:
-            found[f"{name}.bias"] = rng.normal(size=shape[:1]).astype(np.float32)
-
-    def norm(name, count):
-        for leaf in ("weight", "bias", "running_mean", "running_var"):
-            found[f"{name}.{leaf}"] = rng.random(count, np.float32) + 0.1
-        found[f"{name}.num_batches_tracked"] = np.array(7)
-
-    conv("conv_stem", 8, 3, 3, 3)
-    norm("bn1", 8)
-    conv("blocks.0.0.conv_dw", 8, 1, 3, 3)
-    norm("blocks.0.0.bn1", 8)
-    conv("blocks.0.0.conv_pw", 8, 8, 1, 1)
-    norm("blocks.0.0.bn2", 8)
-    conv("blocks.1.0.conv_pw", 24, 8, 1, 1)
-    norm("blocks.1.0.bn1", 24)
-    conv("blocks.1.0.conv_dw", 24, 1, 3, 3)
-    norm("blocks.1.0.bn2", 24)
-    conv("blocks.1.0.se.conv_reduce", 2, 24, 1, 1, bias=True)
-    conv("blocks.1.0.se.conv_expand", 24, 2, 1, 1, bias=True)
-    conv("blocks.1.0.conv_pwl", 8, 24, 1, 1)
-    norm("blocks.1.0.bn3", 8)
-    conv("conv_head", 16, 8, 1, 1)
-    norm("bn2", 16)
-    if classes:
-        conv("classifier", classes, 16, bias=True)
-    return {prefix + name: value for name, value in found.items()}
 
 
 def optimizer(state: dict[str, np.ndarray]) -> dict:

@@ -1,0 +1,148 @@
+"""What a file is, by its content: every kind that is no checkpoint is named, with the way on."""
+
+import bz2
+import gzip
+import io
+import lzma
+import pickle
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from writers import TINY, Foreign, draw_timm, write_torch
+
+from keras_mnasnet import CheckpointError, load
+
+HTML = b"<!DOCTYPE html>\n<html><head><title>Sign in - Hub</title></head><body>x</body></html>"
+ONNX = b"\x08\x07\x12\x07pytorch\x1a\x052.1.0:\x80\x01" + b"\n\x04node" * 30
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 8400000\n"
+S3 = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def arrays() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.ones(3))
+    return buffer.getvalue()
+
+
+def array() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones(3))
+    return buffer.getvalue()
+
+
+KINDS = {  # what it is: its content, what is said
+    "an LFS pointer": (LFS, "a Git LFS pointer to a file of 8,400,000 bytes, not the file itself. Fetch it with `git lfs pull`"),
+    "an annex pointer": (b"/annex/objects/SHA256E-s8--aa.pth\n", "git annex get"),
+    "an HTML page": (HTML, r"an HTML page \('Sign in - Hub'\), not the file itself"),
+    "a long HTML page": (b"\xef\xbb\xbf \n" + HTML.lower() + "é\n".encode() * 9000, r"an HTML page \('sign in - hub'\)"),
+    "an XML answer": (S3, "an XML text that begins with .*AccessDenied"),
+    "a JSON answer": (b'{"error":"Entry not found"}', "a JSON text that begins with .*Entry not found"),
+    "a text": (b"\xef\xbb\xbfNot found\r\n", "a text file that begins with 'Not found'"),
+    "TensorFlow's list": (b'model_checkpoint_path: "model.ckpt-7"\n', "name the prefix in it, 'model.ckpt-7'"),
+    "nothing": (b"", "an empty file. Fetch or copy it again"),
+    "zeros": (bytes(9000), "9,000 bytes that begin with zeros"),
+    "a JPEG": (b"\xff\xd8\xff\xe0" + bytes(40), "a photo: name the model first"),
+    "a GIF": (b"GIF89a" + bytes(40), "a photo: name the model first"),
+    "a study": (b"SQLite format 3\0" + bytes(90), "a study of a search"),
+    "a .tflite file": (b"\x1c\0\0\0TFL3" + bytes(90), "a .tflite file, which `mnasnet predict`"),
+    "an .npy file": (array(), "a NumPy array"),
+    "an .npz file": (arrays(), r"an .npz file of NumPy arrays \(1 files, 'a.npy'\)"),
+    "a zip of a checkpoint": (zipped({"a/model.pth": b"x", "b.txt": b"x"}), "unpack it and name 'a/model.pth'"),
+    "a zip of something": (zipped({"a.txt": b"x"}), r"a zip archive without a checkpoint \(1 files, 'a.txt'\)"),
+    "an empty zip": (zipped({}), "a zip archive that is damaged or cut short"),
+    "half a zip": (zipped({"a/b.txt": bytes(9000)})[:5000], "a zip archive that is damaged or cut short"),
+    "gz": (gzip.compress(bytes(range(256)) * 40), "unpack it with gunzip"),
+    "bz2": (bz2.compress(b"x" * 100), "unpack it with bunzip2"),
+    "xz": (lzma.compress(b"x" * 100), "unpack it with unxz"),
+    "another pickle": (pickle.dumps({"a": [1]}), "a pickle that torch.save did not write, of which nothing was run"),
+    "ONNX": (ONNX, "an ONNX file: a graph whose weights are not read"),
+    "a SavedModel": (b"\x08\x01\x12\x90\x02" + bytes(range(1, 200)), "a graph of TensorFlow"),
+    "a tar of a checkpoint": (tarred({"a/best.pth": b"x"}), "Unpack it and name a/best.pth"),
+    "a tar of PyTorch 0.1": (
+        tarred({"sys_info": b"x", "pickle": b"x", "tensors": b"x", "storages": b"x"}), "PyTorch's format of 2016",
+    ),
+    "a tar of a SavedModel": (tarred({"m/saved_model.pb": b"x"}), "This is a SavedModel"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_checkpoint_is_named(kind, tmp_path):
+    content, said = KINDS[kind]
+    for name in ("model.safetensors", "weights"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=said) as caught:
+            load(tmp_path / name)
+        assert len(str(caught.value).splitlines()) == 1
+        assert len(str(caught.value)) < 700
+        assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".keras", ".weights.h5", ".bin", ".tgz"])
+@pytest.mark.parametrize("kind", ["an LFS pointer", "an HTML page", "nothing", "zeros"])
+def test_whatever_the_ending(kind, ending, tmp_path):
+    content, said = KINDS[kind]
+    (tmp_path / f"m{ending}").write_bytes(content)
+    with pytest.raises(CheckpointError, match=said):
+        load(tmp_path / f"m{ending}")
+
+
+def test_whole_models_and_programs_of_pytorch(tmp_path):
+    model = Foreign("timm.models.efficientnet", "EfficientNet", state={"_parameters": {}, "_modules": {}, "training": False})
+    for value in (model, {"model": model, "epoch": 3}):
+        for legacy in (False, True):
+            with pytest.raises(
+                CheckpointError, match=r"a whole model, timm.models.efficientnet.EfficientNet, as a pickle.*model.state_dict\(\)"
+            ):
+                load(write_torch(tmp_path / "m.pt", value, legacy=legacy))
+    state = draw_timm()
+    assert load(write_torch(tmp_path / "m.pt", {"model": model, "state_dict": state}), network=TINY).classes == 3
+    write_torch(tmp_path / "s.pt", state)
+    with zipfile.ZipFile(tmp_path / "s.pt", "a") as archive:
+        archive.writestr("s/constants.pkl", b"x")
+        archive.writestr("s/code/__torch__.py", b"x")
+    with pytest.raises(CheckpointError, match="a TorchScript program, of which nothing was run.*torch.jit.load"):
+        load(tmp_path / "s.pt")
+
+
+def test_files_of_keras_2(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "w.weights.h5", "w") as file:
+        file.attrs["layer_names"] = [b"conv"]
+        file["conv/conv/kernel:0"] = np.ones(3)
+    with pytest.raises(CheckpointError, match="w.weights.h5, weights of Keras 2"):
+        load(tmp_path / "w.weights.h5")
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["model_config"] = "{}"
+    with pytest.raises(CheckpointError, match=r"a whole model in Keras's legacy format.*save\('model.keras'\)"):
+        load(tmp_path / "m.h5")
+
+
+def test_folders_of_other_programs(tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="This is a SavedModel"):
+        load(tmp_path)
+    (tmp_path / "saved_model.pb").unlink()
+    (tmp_path / "__0_0.distcp").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="dcp_to_torch"):
+        load(tmp_path)
