@@ -172,7 +172,7 @@ def _local(text: str) -> Path:
         elif (path / "saved_model.pb").is_file():
             hint = " This is a SavedModel, whose graph is not read: name the checkpoint that it was made from."
         elif any(path.glob("*.distcp")):
-            hint = " Make one file of this sharded checkpoint: python -m torch.distributed.checkpoint.format_utils dcp_to_torch."
+            hint = " Make one file of these shards: python -m torch.distributed.checkpoint.format_utils dcp_to_torch."
         elif inside:
             hint = f" Name one of the checkpoints in it: {', '.join(inside)}."
         raise CheckpointError(

@@ -19,6 +19,7 @@ import numpy as np
 
 from keras_mnasnet.benchmarks.timing import visit_order
 from keras_mnasnet.export.file import TfliteFile
+from keras_mnasnet.utils.reading import parse_json
 
 Send = Callable[..., None]
 
@@ -33,7 +34,7 @@ def main() -> int:
         events.flush()
 
     for line in sys.stdin:
-        job = json.loads(line)
+        job = parse_json(line, "A job")
         if job["cores"]:
             os.sched_setaffinity(0, job["cores"])
         with contextlib.suppress(_Refused):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import time
@@ -131,7 +130,7 @@ class DetectorReport:
 
     def as_json(self) -> dict[str, Any]:
         """One JSON value, with the schema's version, the package's, and the date."""
-        return {**stamped(self), "detector": json.loads(self.detector.to_json())}
+        return {**stamped(self), "detector": self.detector.to_dict()}
 
 
 def export(

@@ -350,9 +350,10 @@ class TfliteClassifier:
         how: str | None = None,
     ) -> None:  # fmt: skip
         self.file = TfliteFile(source, size=size, threads=threads)
+        alone = len(self.file.facts.inputs) == 1  # our reader goes first: damaged tables may end LiteRT's process
         given = self.file.inputs
         takes = [[int(side) for side in each["shape"]] for each in given]
-        one_image = len(takes) == 1 and len(takes[0]) == 4 and takes[0] == [1, takes[0][1], takes[0][1], 3]
+        one_image = alone and len(takes[0]) == 4 and takes[0] == [1, takes[0][1], takes[0][1], 3]
         found = self.file.run(np.zeros(takes[0], given[0]["dtype"])) if one_image else []
         gives = [list(each.shape) for each in found] or [[int(side) for side in each["shape"]] for each in self.file.outputs]
         if not one_image or len(gives) != 1 or found[0].size != found[0].shape[-1]:

@@ -32,6 +32,7 @@ from keras_mnasnet.loading import save
 from keras_mnasnet.model import resolve_input_shape
 from keras_mnasnet.preprocessing import Augment, Normalization
 from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.reading import parse_json
 from keras_mnasnet.utils.text import Life, header, say
 from keras_mnasnet.weights.checkpoint import Checkpoint
 
@@ -276,7 +277,7 @@ def _work(job: Path, epochs: int, batch: int, progress: bool) -> dict[str, Any]:
 def _gathered(lines: Any, found: dict[str, Any], epochs: int, progress: bool) -> Iterator[dict[str, Any]]:
     """The worker's events, kept in `found`; what the data is, and what an epoch gave, is said."""
     for line in lines:
-        event = json.loads(line)
+        event = parse_json(line, "What the training process says")
         kind = event["event"]
         if kind == "epoch":
             found["epochs"].append({key: value for key, value in event.items() if key != "event"})

@@ -29,6 +29,7 @@ from keras_mnasnet.data import (
 )
 from keras_mnasnet.loading import load
 from keras_mnasnet.preprocessing import IMAGENET, Augment
+from keras_mnasnet.utils.reading import read_json
 from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import Checkpoint
 
@@ -154,7 +155,7 @@ def main() -> int:
         events.write(json.dumps({"event": event, **values}) + "\n")
         events.flush()
 
-    job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    job = read_json(sys.argv[1], "The job")
     try:
         tf_keras.utils.set_random_seed(job["seed"])
         checkpoint = load(job["checkpoint"])

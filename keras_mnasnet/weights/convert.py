@@ -15,7 +15,6 @@ import numpy as np
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.spec import UnitShape, UnknownStridesError, read_network
-from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import BN_LEAVES, Checkpoint, CheckpointError, Numerics, Origin, expected_shapes
 from keras_mnasnet.weights.formats import TensorFile
 from keras_mnasnet.weights.names import recognize
@@ -249,8 +248,8 @@ def _values(file: TensorFile, key: Key, name: str, source: str) -> np.ndarray:
     value = file.read(name)
     if value.dtype.kind in "biuc":
         raise CheckpointError(
-            f"{file.path} must hold real numbers with a point. Received: {name} of {value.dtype}. Save the network as it was before "
-            f"its quantization."
+            f"{file.path} must hold floating-point tensors. Received: {name} of {value.dtype}. Save the network as it was before its "
+            f"quantization."
         )
     return np.ascontiguousarray(_keras_layout(key, value, source), dtype=np.float32)
 

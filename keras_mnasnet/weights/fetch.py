@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.message
+import functools
 import hashlib
 import http.client
 import json
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 import socket
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -176,7 +178,7 @@ def fetch_hub(
     """A file of a Hugging Face repository at a revision, through huggingface_hub's own cache.
 
     `placed` and `expected_sha256` are for the message only: where the file may be put by hand, and what it must be. `again`
-    fetches what is in the cache anew.
+    fetches what is in the cache anew. It is waited for no longer than for `download`.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
@@ -190,23 +192,21 @@ def fetch_hub(
     )
 
     unknown_host = _unknown_host(constants.ENDPOINT)
+    work = functools.partial(
+        hf_hub_download, repo, filename, revision=revision, token=token, local_files_only=unknown_host is not None,
+        force_download=again,
+    )  # fmt: skip
+    problem: str
+    cause: Exception
     try:
         with _one_line_a_retry():
-            return Path(
-                hf_hub_download(
-                    repo,
-                    filename,
-                    revision=revision,
-                    token=token,
-                    local_files_only=unknown_host is not None,
-                    force_download=again,
-                )
-            )
+            return Path(_limited(work))
+    except _TooSlowError as error:
+        problem, cause = _too_slow(error), error
     except LocalEntryNotFoundError as error:
         refused = isinstance(error.__cause__, HfHubHTTPError)
         why = "HF_HUB_OFFLINE is set" if _offline() else unknown_host or _reason(error.__cause__ or error)
-        problem = why if _offline() or refused else f"the server cannot be reached ({why})"
-        cause: Exception = error
+        problem, cause = why if _offline() or refused else f"the server cannot be reached ({why})", error
     except GatedRepoError as error:
         problem, cause = "the repository is gated: accept its terms on the Hub, then run `hf auth login`", error
     except RepositoryNotFoundError as error:
@@ -232,8 +232,7 @@ def download(url: str, path: Path, expected_sha256: str | None = None) -> str:
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    limit = _limit_s()
-    deadline = time.monotonic() + limit
+    deadline = time.monotonic() + _limit_s()
     part, state = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
     problem = ""
     for attempt in range(ATTEMPTS):
@@ -243,8 +242,7 @@ def download(url: str, path: Path, expected_sha256: str | None = None) -> str:
             _receive(url, part, state, deadline)
             break
         except _TooSlowError as error:
-            problem = f"{error} in {limit:g} s, the limit for a file. KERAS_MNASNET_FETCH_S=SECONDS sets another one"
-            raise DownloadError(_way_out(url, path, problem, expected_sha256)) from error
+            raise DownloadError(_way_out(url, path, _too_slow(error), expected_sha256)) from error
         except DownloadError:
             raise
         except urllib.error.HTTPError as error:
@@ -291,6 +289,32 @@ def _limit_s() -> float:
         if 0 <= float(text) < math.inf:
             return float(text)
     raise ValueError(f"KERAS_MNASNET_FETCH_S must be the seconds that a file may take, such as 3600. Received: {text!r}")
+
+
+def _limited(work: Callable[[], T]) -> T:
+    """What `work` gives or raises; _TooSlowError where it takes longer than a file may: it is then left alone, in a thread that
+    ends with the process."""
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_limit_s())
+    if failed:
+        raise failed[0]
+    if not found:
+        raise _TooSlowError("the file did not come")
+    return found[0]
+
+
+def _too_slow(error: Exception) -> str:
+    return f"{error} in {_limit_s():g} s, the limit for a file. KERAS_MNASNET_FETCH_S=SECONDS sets another one"
 
 
 class _CutConnectionError(Exception):

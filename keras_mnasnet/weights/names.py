@@ -21,7 +21,9 @@ USUAL = (  # what the weights of a run are called, the likeliest first
     "params",
 )  # fmt: skip
 AVERAGED = re.compile(r"(?:^|_)(?:ema|average|averaged|averaging|avg|swa|polyak|shadow)(?:_|$)", re.IGNORECASE)
-NO_WEIGHTS = re.compile(r"optim|^opts?(?:_|$)|exp_avg|momentum_buffer|square_avg|master_param|(?:^|_)grads?(?:_|$)", re.IGNORECASE)
+NO_WEIGHTS = re.compile(
+    r"optim|^opts?(?:_|$)|exp_avg|momentum_buffer|square_avg|master_param|(?:^|_)grads?(?:_|$)", re.IGNORECASE
+)
 COUNTER = "num_batches_tracked"
 MARKS = {  # source -> names that a network of it has
     "timm": ("conv_stem.weight", "blocks.0.0.conv_dw.weight"),

@@ -111,7 +111,8 @@ def test_whole_models_and_programs_of_pytorch(tmp_path):
     for value in (model, {"model": model, "epoch": 3}):
         for legacy in (False, True):
             with pytest.raises(
-                CheckpointError, match=r"a whole model, timm.models.efficientnet.EfficientNet, as a pickle.*model.state_dict\(\)"
+                CheckpointError,
+                match=r"a whole model, timm.models.efficientnet.EfficientNet, as a pickle.*model.state_dict\(\)",
             ):
                 load(write_torch(tmp_path / "m.pt", value, legacy=legacy))
     state = draw_timm()

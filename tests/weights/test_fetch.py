@@ -272,6 +272,16 @@ class TestTimeLimit:
         assert time.monotonic() - start < 20
         assert left(target.parent) == ["file.pth.part", "file.pth.part.json"]
 
+    def test_the_hub_is_not_waited_for_longer(self, monkeypatch):
+        import huggingface_hub
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *args, **options: time.sleep(5))
+        monkeypatch.setenv("KERAS_MNASNET_FETCH_S", "0.2")
+        start = time.monotonic()
+        with pytest.raises(DownloadError, match=r"the file did not come in 0\.2 s, the limit for a file"):
+            fetch_hub("timm/some", "w.safetensors", None)
+        assert time.monotonic() - start < 4
+
     @pytest.mark.parametrize("text", ["abc", "-1", "nan", "inf"])
     def test_a_limit_that_is_none(self, server, target, monkeypatch, text):
         monkeypatch.setenv("KERAS_MNASNET_FETCH_S", text)

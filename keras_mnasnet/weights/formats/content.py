@@ -6,7 +6,6 @@ import os
 import re
 import struct
 import tarfile
-import zipfile
 import zlib
 from pathlib import Path
 
@@ -152,7 +151,9 @@ def _other(path: Path, head: bytes, size: int) -> str | None:
             "a pickle that torch.save did not write, of which nothing was run. Save its weights with safetensors or "
             "torch.save(model.state_dict(), FILE)"
         )
-    if re.match(rb"\x08[\x03-\x20][\x12\x1a\x22\x3a]", head) and (path.suffix == ".onnx" or b"onnx" in head or b"torch" in head):
+    if re.match(rb"\x08[\x03-\x20][\x12\x1a\x22\x3a]", head) and (
+        path.suffix == ".onnx" or b"onnx" in head or b"torch" in head
+    ):
         return GRAPH.format("an ONNX file")
     if path.suffix == ".pb" or head.startswith(b"\x08\x01\x12"):
         return GRAPH.format("a graph of TensorFlow (SavedModel or frozen)")

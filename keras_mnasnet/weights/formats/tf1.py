@@ -72,7 +72,9 @@ def unpack(archive: Path, folder: Path) -> Path:
             way = f" Unpack it and name {listed(weights, 3)}."
         elif any(name.endswith("saved_model.pb") for name in names):
             way = " This is a SavedModel, whose graph is not read: name the checkpoint that it was made from."
-        raise CheckpointError(f"{archive} must hold a TF1 checkpoint (*.index). Received: {listed(names, 8) or 'nothing'}.{way}")
+        raise CheckpointError(
+            f"{archive} must hold a TF1 checkpoint (*.index). Received: {listed(names, 8) or 'nothing'}.{way}"
+        )
     for state in filter(Path.is_file, folder.rglob("checkpoint")):
         named = re.search(r'^model_checkpoint_path: "(?:.*/)?([^"/]+)"', _beginning(state), re.MULTILINE)
         if named and state.parent / named[1] in prefixes:
