@@ -3,9 +3,10 @@
     python tests/corpus.py GROUP FOLDER --rounds N [--seed S]
 
 Each input ends in a result or in one error (ValueError, OSError). Anything else is a finding: another exception, more than ten
-seconds, a growth beyond half a gigabyte, a started process, a connection, an import of a package that reading the seed did not
-need, a write outside of FOLDER. Printed is one JSON line for each input that is a finding, and counts at the end; the number of
-the input in work stands in FOLDER/at. `benchmarks/run_fuzz.py` starts it and watches over it.
+seconds, a growth beyond half a gigabyte (the system gives no more than a whole one), a started process, a connection, an
+import of a package that reading the seed did not need, a write outside of FOLDER. Printed is one JSON line for each input
+that is a finding, and counts at the end; the number of the input in work stands in FOLDER/at. `benchmarks/run_fuzz.py` starts
+it and watches over it.
 """
 
 import argparse
@@ -795,9 +796,39 @@ def load(path: Path) -> Any:
 
 
 def read_pth(path: Path) -> Any:
-    from keras_mnasnet.weights.formats.pth import read_pth as read
+    from keras_mnasnet.weights.formats.pth import open_pth
 
-    return read(path)
+    with open_pth(path) as file:
+        return {name: file.read(name) for name in file.shapes}
+
+
+def seed_training(folder: Path) -> Path:
+    """What a training run writes: wrapped weights, averaged ones, an optimizer's state, settings."""
+    from writers import Foreign, draw_timm, write_torch
+
+    state = draw_timm()
+    moments = {number: {"exp_avg": value * 2} for number, value in enumerate(state.values())}
+    value = {
+        "state_dict": draw_timm(1, prefix="module."), "state_dict_ema": state, "optimizer": {"state": moments}, "epoch": 3,
+        "args": Foreign("argparse", "Namespace", state={"lr": 0.1}),
+    }  # fmt: skip
+    return write_torch(folder / "x.ckpt", value)
+
+
+def read_training(path: Path) -> Any:
+    from writers import TINY as NETWORK
+
+    from keras_mnasnet.loading import load as read
+
+    return read(path, network=NETWORK)
+
+
+def run_tflite(path: Path) -> Any:
+    """LiteRT itself runs what our reader lets through."""
+    from keras_mnasnet.export.file import TfliteClassifier
+
+    classifier = TfliteClassifier(path, threads=1)
+    return classifier.run(np.zeros((1, classifier.size, classifier.size, 3), np.float32))
 
 
 def read_tgz(path: Path) -> Any:
@@ -812,11 +843,13 @@ READERS = (
     Reader("safetensors", "light", seed_safetensors, load, SAFE),
     Reader("pth", "light", seed_pth, read_pth, None, hostile_pth),
     Reader("pth_legacy", "light", seed_pth_legacy, read_pth, None, hostile_pth),
+    Reader("training_run", "light", seed_training, read_training),
     Reader("weights.h5", "light", seed_h5, load, (h5_header, set_h5_header), hostile_h5),
     Reader("run.json", "light", seed_run, read_run, PLAIN, texts_of),
     Reader("recipe", "light", seed_recipe, read_recipe, PLAIN, texts_of),
     Reader("log.csv", "light", seed_log, read_log, None, texts_of),
     Reader("tflite", "light", seed_tflite, read_tflite, (zip_member("export.json")[0], set_tflite_report), texts_of),
+    Reader("litert", "light", seed_tflite, run_tflite),
     Reader("detector", "light", seed_spec, read_spec, PLAIN, texts_of),
     Reader("latency_table", "light", seed_table, read_table, PLAIN, texts_of),
     Reader("coco", "light", seed_coco, read_coco, PLAIN, hostile_coco),
@@ -874,6 +907,13 @@ class Watch:
         return place == "/dev/null" or os.path.realpath(os.path.dirname(place)).startswith(self.folder)
 
 
+def limited(more: int) -> None:
+    """The system gives this process no more than so many further bytes of memory."""
+    lines = Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").exists() else []
+    for held in (1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:")):
+        resource.setrlimit(resource.RLIMIT_DATA, (held + more, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
 def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -915,6 +955,7 @@ def watched(reader: Reader, folder: Path, watch: Watch, rounds: int, seed: int) 
     place.mkdir()
     path = reader.seed(place)
     reader.read(path)
+    limited(2 * GROWTH)
     watch.roots = {name.split(".")[0] for name in sys.modules} | {"encodings", "stringprep", "unicodedata"}
     found: dict[str, Any] = {"reader": reader.name, "inputs": 0, "results": 0, "errors": 0, "findings": []}
     started = time.perf_counter()

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 from fixtures import FIXTURES
-from writers import write_boxes
+from writers import write_boxes, write_torch
 
 import keras_mnasnet
 from keras_mnasnet import benchmarks, detection, export, load, save, search, training
@@ -45,6 +45,9 @@ def place(tmp_path_factory):
         connection.execute("CREATE TABLE trials (number)")
     (folder / "empty").mkdir()
     (folder / "notes.txt").write_text("hello")
+    (folder / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 8400000\n")
+    (folder / "page.safetensors").write_text("<!DOCTYPE html><html></html>")
+    (folder / "empty.keras").touch()
     save(RECORD, folder / "m.safetensors")
     save(RECORD, folder / "m.keras")
     save(RECORD, folder / "m.weights.h5")
@@ -57,9 +60,12 @@ def place(tmp_path_factory):
     shutil.copy(folder / "d.safetensors", folder / "detector_run" / "model.safetensors")
     export.export_tflite(RECORD, folder / "m.tflite", progress=False)
     named = {fixture.name: fixture for fixture in FIXTURES}
-    for name in ("timm-semnasnet_050-96", "torchvision-mnasnet0_5-v1stem-96", "google-a1-d0.35-96"):
+    for name in ("timm-semnasnet_050-96", "google-a1-d0.35-96"):
         (folder / name).mkdir()
         named[name].write(folder / name)
+    averaged = {f"module.{name}": value for name, value in named["torchvision-mnasnet0_5-v1stem-96"].tensors().items()}
+    run = {"model": {}, "model_ema": averaged, "optimizer": {"state": {0: {"exp_avg": np.ones(3)}}}, "epoch": 3}
+    write_torch(folder / "best.pth.tar", run)
     return folder
 
 
@@ -79,7 +85,7 @@ DETECTORS = {
 }
 FOREIGN = {
     "a file of timm": "{}/timm-semnasnet_050-96/model.safetensors",
-    "a file of torchvision": "{}/torchvision-mnasnet0_5-v1stem-96/model.pth",
+    "a training run of torchvision": "{}/best.pth.tar",
     "a checkpoint of Google": "{}/google-a1-d0.35-96/model.ckpt-7",
 }
 OTHERS = {
@@ -91,6 +97,9 @@ OTHERS = {
     "a study": "{}/x.study",
     "a photo": f"{DEMO}/ship.png",
     "a text file": "{}/notes.txt",
+    "a Git LFS pointer": "{}/lfs.pth",
+    "an HTML page": "{}/page.safetensors",
+    "an empty file": "{}/empty.keras",
 }
 
 

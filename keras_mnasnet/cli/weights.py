@@ -130,6 +130,7 @@ def convert(arguments: argparse.Namespace) -> None:
         "architecture": str(checkpoint.architecture),
         "classes": checkpoint.classes,
         "numerics": dataclasses.asdict(checkpoint.numerics),
+        "notes": list(checkpoint.origin.notes),
     }
     if arguments.json:
         return print_json(row)

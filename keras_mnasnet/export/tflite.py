@@ -27,6 +27,7 @@ from keras_mnasnet.utils.files import check_writable
 from keras_mnasnet.utils.system import held_stderr
 from keras_mnasnet.utils.text import header, listed, say
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Origin, remember
+from keras_mnasnet.weights.formats.content import kind_of
 from keras_mnasnet.weights.formats.keras import load_keras
 from keras_mnasnet.weights.registry import source_preprocessing
 
@@ -236,7 +237,7 @@ def _subject(
     if keras is not None and isinstance(model, keras.Model):
         return _of_model(model, size, normalization, Origin("keras", model.name))
     path = Path(model).expanduser() if isinstance(model, str | os.PathLike) else None
-    if path is not None and path.name.endswith(".keras") and not str(model).startswith("hf:"):
+    if path is not None and path.is_file() and kind_of(path) == "keras":
         return _of_keras_file(path, size, normalization)
     sides = None if size is None else _sides(size)
     checkpoint = classifier(model, network=network, size=sides and min(sides))

@@ -20,6 +20,7 @@ from keras_mnasnet.weights.formats import TensorFile
 from keras_mnasnet.weights.names import recognize
 from keras_mnasnet.weights.registry import labels_of, source_numerics, source_preprocessing
 
+CLASSIFIER = re.compile(r"classifier(?:\.\d+)?")  # of PyTorch: alone, or after a dropout
 EMA = "/ExponentialMovingAverage"
 TORCH_BN = dict(zip(("weight", "bias", "running_mean", "running_var"), BN_LEAVES, strict=True))
 
@@ -87,6 +88,15 @@ def _torch_leaf(part: str, leaf: str) -> str:
     return {"weight": "kernel"}.get(leaf, leaf)
 
 
+def _locate(located: dict[Key, str], key: Key, name: str) -> None:
+    if key in located:
+        raise CheckpointError(
+            f"A MnasNet has one layer of classes. Received: {located[key]!r} and {name!r}. Leave out the names of the classifier "
+            f"to take the body alone: torch.save({{k: v for k, v in weights.items() if 'classifier' not in k}}, FILE)."
+        )
+    located[key] = name
+
+
 def _timm(names: Iterable[str]) -> dict[Key, str]:
     """timm names: `blocks.2.0.conv_pwl.weight`. `conv_pw`, `bn1` and `bn2` mean other layers in the first kind of block."""
     separable = {"conv_dw": "depthwise_conv", "bn1": "depthwise_bn", "conv_pw": "project_conv", "bn2": "project_bn"}
@@ -97,7 +107,6 @@ def _timm(names: Iterable[str]) -> dict[Key, str]:
     gates = {"se.conv_reduce": "se_reduce", "se.conv_expand": "se_expand"}
     outer: dict[str, tuple[str, str]] = {
         "conv_stem": ("stem", "conv"), "bn1": ("stem", "bn"), "conv_head": ("head", "conv"), "bn2": ("head", "bn"),
-        "classifier": ("predictions", ""),
     }  # fmt: skip
     pattern = re.compile(r"blocks\.(\d+)\.(\d+)\.(.+)$")
     inner = {name: pattern.match(name) for name in names}
@@ -114,10 +123,10 @@ def _timm(names: Iterable[str]) -> dict[Key, str]:
             part = (gates | (inverted if place in is_inverted else separable)).get(module)
             scope: str | int = position[place]
         else:
-            scope, part = outer.get(module, ("", None))
+            scope, part = ("predictions", "") if CLASSIFIER.fullmatch(module) else outer.get(module, ("", None))
         if part is None:
             raise CheckpointError(f"timm's MnasNets have no tensor of this name. Received: {name!r}")
-        located[scope, part, _torch_leaf(part, leaf)] = name
+        _locate(located, (scope, part, _torch_leaf(part, leaf)), name)
     return located
 
 
@@ -126,7 +135,7 @@ def _torchvision(names: Iterable[str]) -> dict[Key, str]:
     flat: dict[str, tuple[str | int, str]] = {
         "layers.0": ("stem", "conv"), "layers.1": ("stem", "bn"), "layers.3": (0, "depthwise_conv"),
         "layers.4": (0, "depthwise_bn"), "layers.6": (0, "project_conv"), "layers.7": (0, "project_bn"),
-        "layers.14": ("head", "conv"), "layers.15": ("head", "bn"), "classifier.1": ("predictions", ""),
+        "layers.14": ("head", "conv"), "layers.15": ("head", "bn"),
     }  # fmt: skip
     parts = ("expand_conv", "expand_bn", "", "depthwise_conv", "depthwise_bn", "", "project_conv", "project_bn")
     pattern = re.compile(r"layers\.(\d+)\.(\d+)\.layers\.([013467])\.(\w+)$")
@@ -140,11 +149,11 @@ def _torchvision(names: Iterable[str]) -> dict[Key, str]:
         if match:
             scope: str | int = 1 + order.index((int(match[1]), int(match[2])))
             part = parts[int(match[3])]
-        elif module in flat:
-            scope, part = flat[module]
+        elif module in flat or CLASSIFIER.fullmatch(module):
+            scope, part = flat.get(module, ("predictions", ""))
         else:
             raise CheckpointError(f"torchvision's MNASNets have no tensor of this name. Received: {name!r}")
-        located[scope, part, _torch_leaf(part, leaf)] = name
+        _locate(located, (scope, part, _torch_leaf(part, leaf)), name)
     return located
 
 
@@ -211,7 +220,9 @@ def convert(file: TensorFile, network: Architecture | None = None) -> Checkpoint
     try:
         architecture = numerics.apply(_network(shapes, located, source, network))
     except (ValueError, KeyError) as error:
-        missing = f"tensor {error} missing" if isinstance(error, KeyError) else str(error)
+        missing = str(error)
+        if isinstance(error, KeyError) and isinstance(error.args[0], tuple):
+            missing = f"there is none for the {' '.join(str(part) for part in error.args[0] if part != '')}"
         raise CheckpointError(
             f"{file.path} must hold the tensors of a MnasNet. Received: {source} tensors; {missing}"
         ) from error
@@ -248,8 +259,8 @@ def _values(file: TensorFile, key: Key, name: str, source: str) -> np.ndarray:
     value = file.read(name)
     if value.dtype.kind in "biuc":
         raise CheckpointError(
-            f"{file.path} must hold floating-point tensors. Received: {name} of {value.dtype}. Save the network as it was before its "
-            f"quantization."
+            f"{file.path} must hold floating-point tensors. Received: {name} of {value.dtype}. Save the network as it was "
+            f"before its quantization."
         )
     return np.ascontiguousarray(_keras_layout(key, value, source), dtype=np.float32)
 

@@ -84,8 +84,8 @@ def recognize(file: TensorFile) -> tuple[str, TensorFile]:
     chosen, notes = copies[0], []
     plain = [copy for copy in copies if not copy.averaged]
     if chosen.averaged and plain:
-        lost = _within(plain[0], names).keys() - _within(chosen, names).keys()
-        if lost := sorted(name for name in lost if not name.endswith(COUNTER)):
+        missing = _within(plain[0], names).keys() - _within(chosen, names).keys()
+        if lost := sorted(name for name in missing if not name.endswith(COUNTER)):
             notes.append(f"the averaged weights {chosen} were passed over: they lack {listed(lost, 2)}")
             chosen = plain[0]
     equal = [copy for copy in copies if copy.rank == chosen.rank]
@@ -166,13 +166,13 @@ def _unknown(file: TensorFile) -> CheckpointError:
         if what.startswith(WHOLE_MODEL):
             where = f", {shown(name)} is" if name else ""
             return CheckpointError(
-                f"A checkpoint must hold tensors by their names. Received: {file.path}{where} {what} as a pickle, of which nothing "
-                f"was run. Save its weights alone where it was made: torch.save(model.state_dict(), FILE)."
+                f"A checkpoint must hold tensors by their names. Received: {file.path}{where} {what} as a pickle, of which "
+                f"nothing was run. Save its weights alone where it was made: torch.save(model.state_dict(), FILE)."
             )
     if any(name.endswith("_flat_param") or "_flat_param_" in name for name in file.shapes):
         return CheckpointError(
-            f"A checkpoint must hold the tensors of each layer. Received: {file.path}, the flat parameters of a network that was "
-            f"trained in shards (FSDP). Save a full state dict: FSDP.set_state_dict_type(model, StateDictType.FULL_STATE_DICT)."
+            f"A checkpoint must hold the tensors of each layer. Received: {file.path}, the flat parameters of a network that "
+            f"was trained in shards. Save a full state dict: FSDP.set_state_dict_type(model, StateDictType.FULL_STATE_DICT)."
         )
     others = f", beside {listed(file.others, 4)}" if file.others else ""
     return CheckpointError(

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import pickle
 import tarfile
@@ -51,7 +52,7 @@ def array() -> bytes:
 
 
 KINDS = {  # what it is: its content, what is said
-    "an LFS pointer": (LFS, "a Git LFS pointer to a file of 8,400,000 bytes, not the file itself. Fetch it with `git lfs pull`"),
+    "an LFS pointer": (LFS, "a Git LFS pointer to a file of 8,400,000 bytes, not the file itself. .*`git lfs pull`"),
     "an annex pointer": (b"/annex/objects/SHA256E-s8--aa.pth\n", "git annex get"),
     "an HTML page": (HTML, r"an HTML page \('Sign in - Hub'\), not the file itself"),
     "a long HTML page": (b"\xef\xbb\xbf \n" + HTML.lower() + "é\n".encode() * 9000, r"an HTML page \('sign in - hub'\)"),
@@ -112,7 +113,7 @@ def test_whole_models_and_programs_of_pytorch(tmp_path):
         for legacy in (False, True):
             with pytest.raises(
                 CheckpointError,
-                match=r"a whole model, timm.models.efficientnet.EfficientNet, as a pickle.*model.state_dict\(\)",
+                match=r"a whole model, timm.models.efficientnet.EfficientNet, as a pickle.*state_dict\(\)",
             ):
                 load(write_torch(tmp_path / "m.pt", value, legacy=legacy))
     state = draw_timm()
@@ -147,3 +148,29 @@ def test_folders_of_other_programs(tmp_path):
     (tmp_path / "__0_0.distcp").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="dcp_to_torch"):
         load(tmp_path)
+
+
+def test_layers_that_would_be_far_larger_than_their_file(tmp_path):
+    """They are refused before Keras makes them; a limit of the process would be reached otherwise."""
+    import keras
+
+    inputs = keras.Input((8, 8, 3))
+    hidden = keras.layers.Conv2D(4, 3, name="wide")(inputs)
+    hidden = keras.layers.Dense(5, name="middle")(keras.layers.GlobalAveragePooling2D()(hidden))
+    keras.Model(inputs, keras.layers.Dense(2, name="last")(hidden)).save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for layers in (
+        {"last": {"units": 10**9}},
+        {"wide": {"filters": 10**12}},
+        {"wide": {"filters": 10**5}, "middle": {"units": 10**5}},
+        {"wide": {"kernel_size": [10**5, 10**5]}},
+    ):
+        config = json.loads(members["config.json"])
+        for layer in config["config"]["layers"]:
+            layer["config"] |= layers.get(layer["config"]["name"], {})
+        (tmp_path / "big.keras").write_bytes(zipped({**members, "config.json": json.dumps(config).encode()}))
+        with pytest.raises(CheckpointError, match="big.keras .*A model.* must have at most"):
+            load(tmp_path / "big.keras")
+    with pytest.raises(CheckpointError, match="another Keras model .*`mnasnet export .*m.keras` takes it"):
+        load(tmp_path / "m.keras")

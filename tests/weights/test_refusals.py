@@ -87,9 +87,7 @@ def test_paths_that_are_not_files(google, tmp_path):
     with pytest.raises(CheckpointError, match="notes.txt, a text file that begins with 'hello'"):
         MnasNetA1(weights=tmp_path / "notes.txt")
     (tmp_path / "notes").write_bytes(bytes(range(128, 256)) * 9)
-    with pytest.raises(
-        CheckpointError, match=r"must be a file of .safetensors, .*notes \(1,152 bytes\), whose content is none"
-    ):
+    with pytest.raises(CheckpointError, match=r"a file of .safetensors, .*notes \(1,152 bytes\), whose content is none"):
         MnasNetA1(weights=tmp_path / "notes")
     run = tmp_path / "run"
     run.mkdir()

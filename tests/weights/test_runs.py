@@ -57,8 +57,8 @@ def test_safetensors_and_keras_files_by_any_name(tmp_path):
 
 
 PREFIXES = (
-    "module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.", "_orig_mod.module.", "model.backbone.", "module.module.",
-    "net.", "student.", "features.encoder.",
+    "module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.", "_orig_mod.module.", "model.backbone.",
+    "module.module.", "net.", "student.", "features.encoder.",
 )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def run(kind: str) -> tuple[dict, dict, list[str]]:
         "torchvision": (
             {"model": state, **rest, "lr_scheduler": {"last_epoch": 3, "_last_lr": [0.1]}, "scaler": {"scale": 1.0}},
             state,
-            ["weights 'model' were taken", args, "optimizer (", "lr_scheduler", "numpy.core.multiarray.scalar, which was not run"],
+            ["weights 'model' were taken", args, "optimizer (", "lr_scheduler", "multiarray.scalar, which was not run"],
         ),
         "torchvision, averaged": (
             {"model": other, "model_ema": {"n_averaged": np.array(5), **wrapped}, **rest},
@@ -145,7 +145,7 @@ def run(kind: str) -> tuple[dict, dict, list[str]]:
             ["averaged weights 'ema' were passed over: they lack", "weights 'state_dict' were taken"],
         ),
         "two networks, of which one is the teacher": (
-            {**state, **{f"teacher.{name}": value for name, value in other.items()}}, state, ["passed over: teacher (41 tensors)"],
+            state | {f"teacher.{name}": value for name, value in other.items()}, state, ["passed over: teacher (41 tensors)"],
         ),
         "nested averages": ({"model": other, "ema": {"module": wrapped, "decay": 0.99}}, state, ["averaged"]),
         "parameters": ({name: Parameter(value) for name, value in state.items()}, state, []),
@@ -213,6 +213,20 @@ def test_classifiers_of_any_count_and_none(classes, tmp_path):
     if not classes:
         with pytest.raises(CheckpointError, match="Pass classes=N for a new one, or include_top=False"):
             found.model()
+
+
+def test_a_classifier_after_a_dropout_and_none_of_two_layers(tmp_path):
+    state = timm(classes=2)
+    renamed = {name.replace("classifier.", "classifier.1."): value for name, value in state.items()}
+    assert same(write_torch(tmp_path / "m.pth", renamed), state).classes == 2
+    two = {**renamed, "classifier.4.weight": np.ones((2, 2), np.float32)}
+    with pytest.raises(
+        CheckpointError, match="one layer of classes. Received: 'classifier.1.weight' and 'classifier.4.weight'"
+    ):
+        load(write_torch(tmp_path / "m.pth", two), network=TINY)
+    features = {name: value for name, value in state.items() if not name.startswith(("conv_head", "bn2", "classifier"))}
+    with pytest.raises(CheckpointError, match="there is none for the head conv kernel"):
+        load(write_torch(tmp_path / "m.pth", features), network=TINY)
 
 
 def test_types_of_numbers(tmp_path):

@@ -180,8 +180,8 @@ def _text(head: bytes, size: int, again: str) -> str | None:
         title = re.search(r"<title[^>]*>([^<]*)", text, re.IGNORECASE)
         named = f" ({shown(title[1].strip())})" if title else ""
         return (
-            f"an HTML page{named}, not the file itself. Fetch it from its address for downloads (of the Hub: /resolve/ in place "
-            f"of /blob/, or hf://owner/name)"
+            f"an HTML page{named}, not the file itself. Fetch it from its address for downloads (of the Hub: /resolve/ in "
+            f"place of /blob/, or hf://owner/name)"
         )
     if begins.startswith("<"):
         return f"an XML text that begins with {first}, as a server answers in place of a file. {again}"

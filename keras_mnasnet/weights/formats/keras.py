@@ -193,13 +193,13 @@ def _check_keras3(path: Path, file: Any) -> None:
     """CheckpointError for what Keras 2 wrote, and for `.h5` files of whole models, whose layers have other names."""
     if "model_config" in file.attrs or "model_weights" in file:
         raise CheckpointError(
-            f"A .h5 file must be the weights that Keras 3 writes (.weights.h5). Received: {path}, a whole model in Keras's legacy "
-            f"format. Write it anew where it was made: keras.models.load_model(FILE, compile=False).save('model.keras')"
+            f"A .h5 file must be the weights that Keras 3 writes (.weights.h5). Received: {path}, a whole model in Keras's "
+            f"legacy format. Write it anew where it was made: keras.models.load_model(FILE, compile=False).save('model.keras')"
         )
     if "layer_names" in file.attrs:
         raise CheckpointError(
-            f"A .h5 file must be the weights that Keras 3 writes (.weights.h5). Received: {path}, weights of Keras 2. Load them "
-            f"into their model with tf_keras, and write its variables with keras_mnasnet.load_weights or as a TF1 checkpoint"
+            f"A .h5 file must be the weights that Keras 3 writes (.weights.h5). Received: {path}, weights of Keras 2. Load "
+            f"them into their model with tf_keras, and copy them with get_weights and set_weights into one of keras_mnasnet"
         )
 
 

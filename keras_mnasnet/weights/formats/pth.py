@@ -307,8 +307,8 @@ def _read_zip(path: Path, stack: contextlib.ExitStack) -> tuple[Any, Data]:
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}constants.pkl" in members or any(name.startswith(f"{folder}code/") for name in members):
         raise CheckpointError(
-            "A checkpoint must hold tensors by their names. Received: a TorchScript program, of which nothing was run. Save its "
-            "weights alone in PyTorch: torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+            "A checkpoint must hold tensors by their names. Received: a TorchScript program, of which nothing was run. Save "
+            "its weights alone in PyTorch: torch.save(torch.jit.load(FILE).state_dict(), NEW)"
         )
     check_limit("text", members[pickles[0]].file_size, "data.pkl")
     if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
@@ -323,7 +323,8 @@ def _read_zip(path: Path, stack: contextlib.ExitStack) -> tuple[Any, Data]:
 
 def _read_legacy(path: Path) -> tuple[Any, Data]:
     content = read_bytes(path, "A PyTorch file", limit=LARGEST_MODEL)
-    stream, storages = io.BytesIO(content), {}
+    stream = io.BytesIO(content)
+    storages: dict[str, _Storage] = {}
     if _load(stream, {}) != LEGACY_MAGIC:
         raise CheckpointError("The file must begin with PyTorch's magic number. Received: a pickle of something else")
     if _load(stream, {}) != LEGACY_PROTOCOL:

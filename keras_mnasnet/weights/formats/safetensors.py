@@ -52,8 +52,8 @@ def open_safetensors(path: Path) -> Iterator[TensorFile]:
             return file.get_tensor(name)
         except (TypeError, ValueError, AttributeError) as error:  # a type that NumPy does not know
             raise CheckpointError(
-                f"{path} must hold tensors of float16, bfloat16, float32 or float64. Received: {shown(name)} of {kind}. Convert "
-                f"it where it was made: tensor.float()"
+                f"{path} must hold tensors of float16, bfloat16, float32 or float64. Received: {shown(name)} of {kind}. "
+                f"Convert it where it was made: tensor.float()"
             ) from error
 
     try:
