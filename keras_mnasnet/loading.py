@@ -166,6 +166,7 @@ def _local(text: str) -> Path:
         if (path / RUN_MODEL).is_file():
             return path / RUN_MODEL
         inside = sorted(str(index)[: -len(".index")] for index in path.glob("*.index"))
+        inside += sorted(str(each) for each in path.iterdir() if each.name.endswith(SUFFIXES))[:4]
         hint = " `mnasnet train DATA -o RUN` makes one."
         if (path / "run.json").is_file():
             hint = f" Its run has no whole epoch yet: mnasnet train --resume {path}"

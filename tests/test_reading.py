@@ -7,7 +7,7 @@ import os
 import pytest
 
 from keras_mnasnet.training.recipe import RECIPES, Recipe
-from keras_mnasnet.utils.reading import parse_json, read_json, record
+from keras_mnasnet.utils.reading import open_zip, parse_json, read_json, read_xml, record, unpack_tar
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -49,3 +49,19 @@ def test_files_that_are_none(tmp_path):
         read_json(tmp_path / "deep.json", "A list")
     with pytest.raises(OSError, match="none.json"):
         read_json(tmp_path / "none.json", "A list")
+
+
+def test_empty_files_are_called_so(tmp_path):
+    path = tmp_path / "x"
+    path.touch()
+    with pytest.raises(ValueError, match="A list must be JSON. Received: it is empty in .*x"):
+        read_json(path, "A list")
+    with pytest.raises(ValueError, match="A list must be XML. Received: .*x: it is empty"):
+        read_xml(path, "A list")
+    with (
+        pytest.raises(ValueError, match=r"A list must be a whole zip archive. Received: .*x, .*\(it is empty\)"),
+        open_zip(path, "A list"),
+    ):
+        pass
+    with pytest.raises(ValueError, match=r"A list must be a whole tar archive. Received: .*\(empty file\)"):
+        unpack_tar(path, tmp_path, "A list")

@@ -147,7 +147,7 @@ def parse_json(content: str | bytes, what: str) -> Any:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error if content.strip() else "it is empty"
         raise ValueError(f"{what} must be JSON. Received: {reason}") from error
     level, depth = [value], 0
     while level := [
@@ -239,6 +239,8 @@ def open_zip(source: str | os.PathLike[str] | bytes, what: str) -> Iterator[zipf
         raw: Any = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source, what).detach()  # type: ignore[attr-defined]
         with _Bounded(raw) as file:
             size = file.seek(0, os.SEEK_END)
+            if not size:
+                raise zipfile.BadZipFile("it is empty")
             file.most = 512 * LIMITS["members"].most
             archive = _opened(file)
             file.most = None
@@ -364,7 +366,7 @@ def read_xml(path: str | os.PathLike[str], what: str) -> Element:
         parser.Parse(content, True)
         return builder.close()
     except (expat.ExpatError, LookupError, ValueError, AssertionError) as error:
-        raise ValueError(f"{what} must be XML. Received: {path}: {error}") from error
+        raise ValueError(f"{what} must be XML. Received: {path}: {error if content.strip() else 'it is empty'}") from error
 
 
 # Programs

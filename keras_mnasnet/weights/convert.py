@@ -91,8 +91,8 @@ def _torch_leaf(part: str, leaf: str) -> str:
 def _locate(located: dict[Key, str], key: Key, name: str) -> None:
     if key in located:
         raise CheckpointError(
-            f"A MnasNet has one layer of classes. Received: {located[key]!r} and {name!r}. Leave out the names of the classifier "
-            f"to take the body alone: torch.save({{k: v for k, v in weights.items() if 'classifier' not in k}}, FILE)."
+            f"A MnasNet has one layer of classes. Received: {located[key]!r} and {name!r}. Leave out the classifier's "
+            f"names to take the body alone: torch.save({{k: v for k, v in weights.items() if 'classifier' not in k}}, FILE)."
         )
     located[key] = name
 

@@ -220,9 +220,7 @@ def test_a_classifier_after_a_dropout_and_none_of_two_layers(tmp_path):
     renamed = {name.replace("classifier.", "classifier.1."): value for name, value in state.items()}
     assert same(write_torch(tmp_path / "m.pth", renamed), state).classes == 2
     two = {**renamed, "classifier.4.weight": np.ones((2, 2), np.float32)}
-    with pytest.raises(
-        CheckpointError, match="one layer of classes. Received: 'classifier.1.weight' and 'classifier.4.weight'"
-    ):
+    with pytest.raises(CheckpointError, match="one layer of classes. Received: 'classifier.1.weight' and 'classifier.4.w"):
         load(write_torch(tmp_path / "m.pth", two), network=TINY)
     features = {name: value for name, value in state.items() if not name.startswith(("conv_head", "bn2", "classifier"))}
     with pytest.raises(CheckpointError, match="there is none for the head conv kernel"):

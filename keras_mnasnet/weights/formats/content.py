@@ -15,7 +15,7 @@ from keras_mnasnet.weights.checkpoint import CheckpointError
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, PTH_SUFFIXES, SUFFIXES, TAR_SUFFIXES
 
 HEAD = 4096  # bytes that are looked at
-LEGACY_PTH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch.save before its zip files
+LEGACY_PTH = re.compile(rb"\x80[\x02-\x05]\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.")  # torch.save's magic number before its zip files
 ENDINGS = (
     (".safetensors", "safetensors"), *((suffix, "pth") for suffix in PTH_SUFFIXES),
     *((suffix, "tar") for suffix in TAR_SUFFIXES), (KERAS_SUFFIX, "keras"), (H5_SUFFIX, "h5"),
@@ -75,7 +75,7 @@ def _readable(path: Path, head: bytes, size: int) -> str | None:
     """The reader for what is recognized; None for everything else."""
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "h5"
-    if head.startswith(LEGACY_PTH):
+    if LEGACY_PTH.match(head):
         return "pth"
     if head[8:9] == b"{" and 2 <= struct.unpack("<Q", head[:8])[0] <= size - 8:
         return "safetensors"
