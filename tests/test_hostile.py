@@ -169,3 +169,15 @@ def test_a_tool_that_never_ran():
 
     with pytest.raises(ValueError, match="must have run at least once.*Received: count=0"):
         parse_output(TOOL.replace("count=50", "count=0"))
+
+
+def test_litert_is_given_no_file_with_damaged_tables(tmp_path, write_tiny, monkeypatch):
+    """This one ends its process with SIGSEGV."""
+    from keras_mnasnet.export.file import TfliteClassifier, TfliteFile
+
+    content = bytearray(write_tiny(tmp_path / "x.tflite").read_bytes())
+    content[10] = 6
+    (tmp_path / "x.tflite").write_bytes(content)
+    monkeypatch.setattr(TfliteFile, "interpreter", None)
+    with pytest.raises(ValueError, match="A .tflite file must be whole. Received: .*x.tflite"):
+        TfliteClassifier(tmp_path / "x.tflite")

@@ -103,6 +103,8 @@ def recognize(file: TensorFile) -> tuple[str, TensorFile]:
         notes.append(f"the prefix {prefix!r} was taken off the names")
     _check_others(file, chosen)
     tensors = _within(chosen, names)
+    if any(len(original) != len(chosen.said) + len(name) for name, original in tensors.items()):
+        notes.append("the names of wrappers were taken out of the names")
     if rest := _passed_over(file, chosen.said, set(tensors.values())):
         notes.append(f"passed over: {rest}")
     shapes = {name: file.shapes[original] for name, original in tensors.items()}
@@ -116,7 +118,7 @@ def _copies(names: Mapping[str, str]) -> Iterable[_Copy]:
         for name, original in names.items():
             prefix = name.removesuffix(mark)
             if prefix != name and (not prefix or prefix[-1] in "./") and prefix + other in names:
-                copy = _Copy(source, prefix, original.removesuffix(mark))
+                copy = _Copy(source, prefix, original.removesuffix(mark) if original.endswith(mark) else prefix)
                 if not any(map(NO_WEIGHTS.search, copy.parts)):
                     yield copy
 

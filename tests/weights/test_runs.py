@@ -89,7 +89,12 @@ def test_names_of_compiled_and_sharded_layers(tmp_path):
         name.replace("blocks.0.0.", "blocks.0._fsdp_wrapped_module.0._checkpoint_wrapped_module."): value
         for name, value in state.items()
     }
-    same(write_torch(tmp_path / "m.pth", {f"_orig_mod.{name}": value for name, value in wrapped.items()}), state)
+    found = same(write_torch(tmp_path / "m.pth", {f"_orig_mod.{name}": value for name, value in wrapped.items()}), state)
+    assert found.origin.notes == (
+        "the prefix '_orig_mod.' was taken off the names", "the names of wrappers were taken out of the names",
+    )  # fmt: skip
+    part = {name.replace("conv_stem.", "conv_stem._orig_mod."): value for name, value in state.items()}
+    assert same(write_torch(tmp_path / "m.pth", part), state).origin.notes == found.origin.notes[1:]
 
 
 NAMESPACE = argparse.Namespace(lr=0.1, data="/data", model="mnasnet_small")
