@@ -124,7 +124,7 @@ def read_bytes(path: str | os.PathLike[str], what: str, *, limit: int = LONGEST_
     """A whole regular file of at most `limit` bytes; ValueError that begins with `what`, an OSError that names the file."""
     with open_regular(path, what) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(limit + 1) if size <= limit else b""
+        content = file.read(size + 1) if size <= limit else b""
     if size > limit or len(content) > limit:
         raise ValueError(f"{what} must have at most {limit:,} bytes. Received: {path} of {max(size, len(content)):,}")
     return content
