@@ -904,7 +904,8 @@ class Watch:
                 self.notes.append(f"{event} {place}")
 
     def _inside(self, place: str) -> bool:
-        return place == "/dev/null" or os.path.realpath(os.path.dirname(place)).startswith(self.folder)
+        real = os.path.realpath(place)  # the folder itself: of a temporary file without a name
+        return place == "/dev/null" or real == self.folder or os.path.realpath(os.path.dirname(place)).startswith(self.folder)
 
 
 def limited(more: int) -> None:
