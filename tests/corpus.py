@@ -825,6 +825,8 @@ def read_training(path: Path) -> Any:
 
 def run_tflite(path: Path) -> Any:
     """LiteRT itself runs what our reader lets through."""
+    import absl.logging  # noqa: F401  (which a warning needs)
+
     from keras_mnasnet.export.file import TfliteClassifier
 
     classifier = TfliteClassifier(path, threads=1)
