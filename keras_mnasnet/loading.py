@@ -21,6 +21,7 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.spec import check_plain, describe
+from keras_mnasnet.utils.locks import sweep_lock
 from keras_mnasnet.utils.reading import shown
 from keras_mnasnet.utils.text import did_you_mean
 from keras_mnasnet.weights import registry
@@ -396,6 +397,7 @@ def _load_record(record: registry.Record) -> Checkpoint:
         check_sha256(path, record.sha256)
         return _cached(record, path)
     if (cached := _usable(record, path)) is not None:
+        sweep_lock(path)
         return cached
     try:
         with locked(path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keras_mnasnet.utils import locks
-from keras_mnasnet.utils.locks import BusyError, locked
+from keras_mnasnet.utils.locks import BusyError, locked, sweep_lock
 
 HOLD = """
 import sys, time
@@ -125,3 +125,18 @@ def test_many_processes_take_turns(tmp_path):
     until = time.monotonic() + 120
     assert [process.wait(until - time.monotonic()) for process in processes] == [0, 0]
     assert file.read_text() == "20"
+
+
+def test_the_lock_of_a_killed_process_is_swept_and_a_held_one_stays(tmp_path, holding):
+    file, lock = tmp_path / "a.safetensors", tmp_path / ".a.safetensors.lock"
+    file.write_bytes(b"x")
+    process = holding(file)
+    sweep_lock(file)
+    assert lock.exists(), "somebody holds it"
+    process.kill()
+    process.wait()
+    assert lock.exists(), "a killed process leaves it"
+    sweep_lock(file)
+    assert sorted(tmp_path.iterdir()) == [file]
+    sweep_lock(file)
+    assert sorted(tmp_path.iterdir()) == [file]

@@ -42,11 +42,23 @@ def locked(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     resolved = Path(os.path.realpath(Path(path).expanduser()))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_held(resolved.with_name(f".{resolved.name}.lock"), resolved))
+        stack.enter_context(_held(_beside(resolved), resolved))
         with contextlib.suppress(FileNotFoundError):
             facts = os.stat(resolved)
             stack.enter_context(_held(_folder() / f"{facts.st_dev:x}-{facts.st_ino:x}.lock", resolved))
         yield resolved
+
+
+def sweep_lock(path: Path) -> None:
+    """Remove the lock beside a file that a killed process left, unless somebody holds it or the folder is read-only."""
+    resolved = Path(os.path.realpath(path))
+    if _beside(resolved).exists():
+        with contextlib.suppress(OSError), locked(resolved):
+            pass
+
+
+def _beside(resolved: Path) -> Path:
+    return resolved.with_name(f".{resolved.name}.lock")
 
 
 def owner() -> dict[str, Any]:
