@@ -36,6 +36,26 @@ def anchor_boxes(size: int = 320, settings: AnchorSettings | None = None) -> np.
     return np.concatenate(parts).astype(np.float32)
 
 
+def matchable(
+    boxes: np.ndarray, size: int = 320, settings: AnchorSettings | None = None, *, threshold: float = IOU_THRESHOLD
+) -> np.ndarray:
+    """Whether some anchor has IoU `threshold` or more with each box `[R, 4]` (y1, x1, y2, x2, shares of the image): bool `[R]`.
+
+    Of the anchors of one shape the one whose center is nearest overlaps most, so that only that one is asked.
+    """
+    settings = settings or AnchorSettings()
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    center, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    best = np.zeros(len(boxes))
+    for side, shapes in zip(map_sizes(size, settings.levels), shapes_per_level(settings), strict=True):
+        nearest = (np.clip(np.floor(center * side), 0, side - 1) + 0.5) / side
+        for shape in np.array(shapes):
+            low, high = np.maximum(boxes[:, :2], nearest - shape / 2), np.minimum(boxes[:, 2:], nearest + shape / 2)
+            common = np.maximum(high - low, 0).prod(axis=1)
+            best = np.maximum(best, common / np.maximum(sides.prod(axis=1) + shape.prod() - common, 1e-12))
+    return best >= threshold
+
+
 def encode_boxes(boxes: Any, anchors: Any, variance: Sequence[float] = (0.1, 0.1, 0.2, 0.2)) -> Any:
     """Boxes `[..., N, 4]` (y1, x1, y2, x2) against anchors `[N, 4]` (y, x, h, w) -> `[..., N, 4]` (ty, tx, th, tw).
 

@@ -1,209 +1,181 @@
-"""Annotations and results as files: COCO's instances, folders of Pascal VOC's .xml, COCO result files. Loads no TensorFlow."""
+"""Annotations and results as files: which reader takes what, and COCO's result files. Loads no TensorFlow."""
 
 from __future__ import annotations
 
-import collections
-import contextlib
-import dataclasses
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from keras_mnasnet.utils.reading import LONGEST_ANNOTATIONS, check_limit, check_names, read_json, read_xml, shown
+from keras_mnasnet.detection.coco import MAKER, ROBOFLOW, read_coco, rows_of
+from keras_mnasnet.detection.truth import Truth, as_objects, box_of, check_crowds, finite, identity, known_as
+from keras_mnasnet.detection.voc import files_below, read_voc
+from keras_mnasnet.detection.yolo import YAML, is_yolo, read_yolo, splits_of_yolo
+from keras_mnasnet.utils.reading import LONGEST_ANNOTATIONS, open_regular, read_json, shown
 
-if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
-
-LARGEST_ID = 2**53  # whole numbers that JSON's readers agree on
+KINDS = "a COCO .json file, or a folder of VOC's .xml files, or YOLO's data.yaml or folder of labels"
+HEAD = 4096
 Result = dict[str, Any]  # image_id, category_id, bbox [x, y, width, height] in pixels, score
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Truth:
-    """A COCO annotation file: images and categories by their ids, and annotations as pycocotools takes them."""
+def read_truth(
+    annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None = None, *, split: str | None = None,
+    crowd_as_objects: bool = False,
+) -> Truth:  # fmt: skip
+    """The annotations of a COCO file, a folder of VOC's .xml files or YOLO's labels; OSError where there are none.
 
-    name: str
-    images: Mapping[int, Mapping[str, Any]]
-    categories: Mapping[int, str]
-    annotations: Sequence[Mapping[str, Any]] = dataclasses.field(repr=False)
-
-
-def read_truth(annotations: str | os.PathLike[str]) -> Truth:
-    """The annotations of a COCO file or a folder of VOC's .xml files; OSError where there are none."""
+    `photos` are for YOLO's labels, whose boxes are shares of them. `split` is one of `splits_of`, which a source with several
+    needs. With `crowd_as_objects` crowd regions, and VOC's difficult objects, are objects like the others.
+    """
     source = Path(annotations).expanduser()
     if not source.exists():
-        raise OSError(f"Annotations must exist: a COCO .json file, or a folder of VOC's .xml files. Received: {source}")
-    return _read_voc(source) if source.is_dir() else _read_coco(source)
-
-
-def _read_coco(path: Path) -> Truth:
-    """Read a COCO annotation file; ValueError for one without images, categories or annotations, or with ids it does not have.
-
-    Missing `area` and `iscrowd` are filled in (width * height, 0), and annotations are numbered from 1: pycocotools counts
-    a match with annotation 0 as none.
-    """
-    value = _json(path, "An annotation file")
-    if not isinstance(value, dict):
-        raise ValueError(f"An annotation file must hold a JSON object. Received: {path}, a {type(value).__name__}")
-    for key in ("images", "categories", "annotations"):
-        if not isinstance(value.get(key), list) or not value[key]:
-            raise ValueError(
-                f"An annotation file must have `images`, `categories` and `annotations`. Received: {path} without {key}"
-            )
-    wanted = (
-        "An annotation file has images with `id`, categories with `id` and `name`, annotations with `image_id`, `category_id` "
-        "and `bbox` [x, y, width, height]"
-    )
-    check_limit("classes", len(value["categories"]), f"The categories of {path}")
-    with _named(path, wanted) as field:
-        images = {_id(image["id"]): image for image in field("images", value["images"])}
-        categories = {_id(each["id"]): _name(each["name"]) for each in field("categories", value["categories"])}
-        annotations = [_annotation(n, each) for n, each in enumerate(field("annotations", value["annotations"]), 1)]
-    for what, found in (("images", images), ("categories", categories)):
-        if len(found) < len(value[what]):
-            raise ValueError(f"The {what} of an annotation file must have different ids. Received: {path} with one id twice")
-    counts = collections.Counter(categories.values())
-    if twice := sorted(name for name, count in counts.items() if count > 1):
+        raise OSError(f"Annotations must exist: {KINDS}. Received: {source}")
+    known = splits_of(source)
+    if split is None and len(known) == 1:
+        split = known[0]
+    if (split is not None or known) and split not in known:
         raise ValueError(
-            f"The categories of an annotation file must have different names. Received: {path} with {shown(twice)} twice"
+            f"`split` must be one of {', '.join(known) or 'none'} for {source}, by what is there. Received: split={split!r}"
         )
-    check_ids(annotations, images, categories, f"The annotations of {path}")
-    return Truth(str(path), images, categories, annotations)
+    truth = _read(source, None if photos is None else Path(photos).expanduser(), split)
+    return as_objects(truth) if crowd_as_objects else check_crowds(truth)
 
 
-def _annotation(number: int, value: Mapping[str, Any]) -> dict[str, Any]:
-    box = _box(value["bbox"])
-    return {
-        "id": number,
-        "image_id": _id(value["image_id"]),
-        "category_id": _id(value["category_id"]),
-        "bbox": box,
-        "area": _finite(value.get("area", box[2] * box[3])),
-        "iscrowd": int(value.get("iscrowd", 0)),
-    }
+def splits_of(annotations: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Those of train, validation and test that a source has by itself: YOLO's data, or Roboflow's folders; else none."""
+    source = Path(annotations).expanduser()
+    if not source.exists() or (source.is_file() and source.suffix.lower() not in YAML):
+        return ()
+    divided = _divided(source) if source.is_dir() else {}
+    if divided:
+        return tuple(split for split in ("train", "validation", "test") if split in divided)
+    return splits_of_yolo(source) if is_yolo(source) and not _is_voc(source) else ()
 
 
-@contextlib.contextmanager
-def _named(path: Path, wanted: str) -> Iterator[Callable[[str, list[Any]], Iterator[Any]]]:
-    """A way to go through lists of objects, after which an error names the object that it was at."""
-    at = ["", 0]
+def judged_split(annotations: str | os.PathLike[str]) -> str | None:
+    """The split that judges a detector where none is named: validation, else test, else train; None for undivided data."""
+    known = splits_of(annotations)
+    return next((split for split in ("validation", "test", "train") if split in known), None)
 
-    def each(name: str, rows: list[Any]) -> Iterator[Any]:
-        at[0] = name
-        for at[1], row in enumerate(rows):
-            yield row
 
+def _divided(folder: Path) -> dict[str, Path]:
+    """Sub-folders of a split each, with their annotations beside the photos, as Roboflow exports COCO and VOC."""
+    from keras_mnasnet.data.tfrecord import SPLITS
+
+    found = {}
+    for entry in sorted(folder.iterdir()):
+        split = {**SPLITS, "valid": "validation"}.get(entry.name.lower())
+        if split and entry.is_dir() and ((entry / ROBOFLOW).is_file() or _is_voc(entry)):
+            found[split] = entry
+    return found
+
+
+def _is_voc(folder: Path) -> bool:
+    return folder.is_dir() and any(
+        entry.name.lower().endswith(".xml") and not entry.name.startswith(".") for entry in os.scandir(folder)
+    )
+
+
+def _read(source: Path, photos: Path | None, split: str | None) -> Truth:
+    if source.is_dir():
+        return _read_folder(_divided(source).get(split or "", source), photos, split)
+    if source.suffix.lower() in YAML:
+        return read_yolo(source, photos, split)
+    with open_regular(source, "An annotation file") as file:
+        head = file.read(HEAD)
+    if (kind := _other_file(source, head)) is not None:
+        raise ValueError(f"Annotations must be {KINDS}. Received: {source}, {kind}")
+    return read_coco(source)
+
+
+def _read_folder(folder: Path, photos: Path | None, split: str | None) -> Truth:
+    if (folder / ROBOFLOW).is_file():
+        return read_coco(folder / ROBOFLOW)
+    if not _is_voc(folder) and is_yolo(folder):
+        return read_yolo(folder, photos, split)
+    if files_below(folder, ".xml"):
+        return read_voc(folder)
+    others = files_below(folder, ".json")
+    near = f" Files in it such as {others[0]} are named themselves." if others else ""
+    raise ValueError(
+        f"A folder of annotations holds .xml files of VOC, .txt files of YOLO with a data.yaml or classes.txt, or Roboflow's "
+        f"{ROBOFLOW}. Received: {folder}, without one.{near}"
+    )
+
+
+def _other_file(source: Path, head: bytes) -> str | None:
+    """What a file is that is no COCO file, and the way on."""
+    if head.startswith((b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
+        return "an archive. Unpack it, and name what is in it."
+    text = head.decode("utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig", "replace").lstrip()
+    if text.startswith("<"):
+        if "<annotations" in text and "<annotation>" not in text:
+            return "CVAT's own XML, of many photos. Export as COCO, as Pascal VOC or as YOLO there."
+        return "one XML file. VOC's annotations are named by their folder."
+    lines = text.splitlines()
+    if text[:1] in ("{", "[") or not lines:
+        return None
+    first = lines[0]
+    if source.suffix.lower() in (".csv", ".tsv") or (first.count(",") >= 3 and len(set(map(_commas, lines[:-1][:5]))) <= 1):
+        return f"a table (CSV). {MAKER}"
+    if source.suffix.lower() == ".txt" and first.split() and all(map(_is_number, first.split())):
+        return "the labels of one photo, as YOLO has them. Name the folder of labels, or the data.yaml."
+    return None
+
+
+def _commas(line: str) -> int:
+    return line.count(",")
+
+
+def _is_number(text: str) -> bool:
     try:
-        yield each
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        lost = isinstance(error, KeyError)
-        raise ValueError(f"{wanted}. Received: {path}, {at[0]}[{at[1]}]: {'no ' if lost else ''}{str(error)[:200]}") from error
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
-def _id(value: Any) -> int:
-    number = int(value)
-    if isinstance(value, bool) or abs(number) > LARGEST_ID:
-        raise ValueError(f"the id {shown(value)}")
-    return number
+def check_ids(rows: Sequence[Mapping[str, Any]], truth: Truth, subject: str) -> list[Result]:
+    """The rows with the ids as `truth` writes them, without those of categories that only hold others together.
 
-
-def _finite(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{shown(value)}, which is no finite number")
-    return number
-
-
-def _box(value: Any) -> list[float]:
-    if not isinstance(value, list) or len(value) != 4:
-        raise ValueError(f"the bbox {shown(value)}")
-    return [_finite(side) for side in value]
-
-
-def _name(value: Any) -> str:
-    return check_names([value], "Categories")[0]
-
-
-def check_ids(
-    rows: Sequence[Mapping[str, Any]], images: Mapping[int, Any], categories: Mapping[int, Any], subject: str
-) -> None:
+    ValueError for ids that it does not have.
+    """
+    images, categories = truth.images, {**truth.categories, **truth.roots}
+    found, lost = [], {"image_id": set(), "category_id": set()}
+    for row in rows:
+        image, category = known_as(row["image_id"], images), known_as(row["category_id"], categories)
+        if image is None:
+            lost["image_id"].add(row["image_id"])
+        elif category is None:
+            lost["category_id"].add(row["category_id"])
+        elif category in truth.categories:
+            found.append({**row, "image_id": image, "category_id": category})
     for key, known in (("image_id", images), ("category_id", categories)):
-        unknown = sorted({row[key] for row in rows} - set(known))
-        if unknown:
-            shown = ", ".join(map(str, unknown[:5]))
+        if unknown := sorted(lost[key], key=lambda each: (isinstance(each, str), each)):
+            first = ", ".join(shown(each) if isinstance(each, str) else str(each) for each in unknown[:5])
             raise ValueError(
                 f"{subject} must have each `{key}` from the annotation file's own list of {len(known):,}. "
-                f"Received: {len(unknown):,} unknown, {shown}{', ...' if len(unknown) > 5 else ''}"
+                f"Received: {len(unknown):,} unknown, {first}{', ...' if len(unknown) > 5 else ''}"
             )
+    return found
 
 
 def read_results(path: str | os.PathLike[str]) -> list[Result]:
     """Read COCO results: a JSON list of {image_id, category_id, bbox [x, y, width, height], score}."""
     path = Path(path).expanduser()
-    value = _json(path, "A result file")
+    if not path.exists():
+        raise ValueError(f"A result file must exist. Received: {path}, which does not")
+    value = read_json(path, "A result file", limit=LONGEST_ANNOTATIONS)
     if not isinstance(value, list):
         raise ValueError(f"A result file must hold a JSON list of detections. Received: {path}, a {type(value).__name__}")
     wanted = "A result file holds detections with `image_id`, `category_id`, `bbox` [x, y, width, height] and `score`"
-    with _named(path, wanted) as field:
+    with rows_of(path, wanted) as rows:
         return [
             {
-                "image_id": _id(row["image_id"]),
-                "category_id": _id(row["category_id"]),
-                "bbox": _box(row["bbox"]),
-                "score": _finite(row["score"]),
+                "image_id": identity(row["image_id"]),
+                "category_id": identity(row["category_id"]),
+                "bbox": box_of(row["bbox"]),
+                "score": finite(row["score"]),
             }
-            for row in field("detections", value)
+            for row in rows("detections", value)
         ]
-
-
-def _json(path: Path, subject: str) -> Any:
-    if not path.exists():
-        raise ValueError(f"{subject} must exist. Received: {path}, which does not")
-    return read_json(path, subject, limit=LONGEST_ANNOTATIONS)
-
-
-def _read_voc(folder: Path) -> Truth:
-    """A folder of VOC .xml files as COCO annotations; ValueError names a file that is none.
-
-    Categories are the names found, numbered from 1 in alphabetical order. VOC counts pixels from 1 and includes the last, so
-    that a box's width is xmax - xmin + 1. Objects marked `difficult` become crowd regions: nothing is asked of them.
-    """
-    files = sorted(folder.glob("*.xml"))
-    if not files:
-        raise ValueError(f"A folder of VOC annotations holds .xml files. Received: {folder}, without one")
-    images, found = {}, []
-    for number, path in enumerate(files, 1):
-        try:
-            root = read_xml(path, "A VOC annotation")
-            images[number] = {
-                "id": number,
-                "file_name": _text(root, "filename"),
-                "width": int(_text(root, "size/width")),
-                "height": int(_text(root, "size/height")),
-            }
-            for item in root.iter("object"):
-                x1, y1, x2, y2 = (_finite(_text(item, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
-                box = [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]
-                found.append((number, _name(_text(item, "name")), box, int(item.findtext("difficult") or 0)))
-        except (ValueError, OverflowError) as error:
-            raise ValueError(f"{path} must be a VOC annotation. Received: {error}") from error
-    check_limit("classes", len({name for _, name, _, _ in found}), f"The categories of {folder}")
-    names = sorted({name for _, name, _, _ in found})
-    ids = {name: number for number, name in enumerate(names, 1)}
-    annotations = [
-        {
-            "id": number, "image_id": image, "category_id": ids[name], "bbox": box, "area": box[2] * box[3],
-            "iscrowd": difficult,
-        }
-        for number, (image, name, box, difficult) in enumerate(found, 1)
-    ]  # fmt: skip
-    return Truth(str(folder), images, {number: name for name, number in ids.items()}, annotations)
-
-
-def _text(element: Element, path: str) -> str:
-    text = element.findtext(path)
-    if text is None or not text.strip():
-        raise ValueError(f"no <{path.replace('/', '><')}>")
-    return text.strip()

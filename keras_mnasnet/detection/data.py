@@ -9,9 +9,9 @@ import dataclasses
 import difflib
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -19,16 +19,17 @@ from absl import logging
 
 from keras_mnasnet.data import ImageSet, refuse_bad
 from keras_mnasnet.data.augment import stream_seed
-from keras_mnasnet.data.decode import decode
+from keras_mnasnet.data.decode import decode, upright
 from keras_mnasnet.data.sources import Files, shard_size
 from keras_mnasnet.detection.anchors import CROWD, PADDING
-from keras_mnasnet.detection.annotations import Truth, read_truth
+from keras_mnasnet.detection.annotations import read_truth
+from keras_mnasnet.detection.photos import Header, PhotoFolder, read_header, read_headers, upright_size
 from keras_mnasnet.detection.recipe import BoxAugment
+from keras_mnasnet.detection.truth import MAX_LOST, Id, Truth
 from keras_mnasnet.utils.reading import check_limit, record
 
 ORDER, CROP, FLIP = range(16, 19)  # streams of random numbers
 ENDLESS = np.iinfo(np.int64).max
-MAX_LOST = 0.5
 # object_detection core/preprocessor.py, ssd_random_crop: one of the seven, each left out with probability 0.15.
 OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 KEEP_PROBABILITY = 0.15
@@ -41,17 +42,19 @@ class CocoDataset:
     """Photos and their boxes. Class `c` is called `labels[c]` and has `category_ids[c]` in the annotation file.
 
     Photo `i` has the rows `splits[i]:splits[i + 1]` of `boxes` float32 `[R, 4]` (y1, x1, y2, x2 as shares of the photo) and
-    `classes` int32 `[R]`, CROWD for regions that hold many objects. `sizes` int32 `[N, 2]` are height and width. `notes`
-    counts what reading changed: `clipped` and `dropped` boxes, `photos_without_boxes`. `truth` is the file as it was read,
-    of these classes, for COCO's evaluation.
+    `classes` int32 `[R]`, CROWD for regions that hold many objects. `sizes` int32 `[N, 2]` are height and width as annotated,
+    and `orientations` int32 `[N]` the EXIF orientations by which stored photos become so. `notes` counts what reading changed:
+    `clipped` and `dropped` boxes, `photos_without_boxes`. `truth` is the file as it was read, of these classes, for COCO's
+    evaluation.
     """
 
     name: str
     labels: tuple[str, ...] = dataclasses.field(repr=False)
-    category_ids: tuple[int, ...] = dataclasses.field(repr=False)
-    image_ids: tuple[int, ...] = dataclasses.field(repr=False)
+    category_ids: tuple[Id, ...] = dataclasses.field(repr=False)
+    image_ids: tuple[Id, ...] = dataclasses.field(repr=False)
     images: ImageSet = dataclasses.field(repr=False)
     sizes: np.ndarray = dataclasses.field(repr=False)
+    orientations: np.ndarray = dataclasses.field(repr=False)
     boxes: np.ndarray = dataclasses.field(repr=False)
     classes: np.ndarray = dataclasses.field(repr=False)
     splits: np.ndarray = dataclasses.field(repr=False)
@@ -83,6 +86,7 @@ class CocoDataset:
             image_ids=tuple(self.image_ids[index] for index in indices),
             images=self.images.subset(indices),
             sizes=self.sizes[indices],
+            orientations=self.orientations[indices],
             boxes=self.boxes[taken],
             classes=self.classes[taken],
             splits=np.concatenate([[0], np.cumsum([len(each) for each in rows], dtype=np.int64)]).astype(np.int64),
@@ -93,20 +97,31 @@ class CocoDataset:
         """This set without damaged photos, after decoding each once; ValueError for more than `max_bad`, and for photos whose
         size is not what the annotations say."""
         found, sizes = self.images.decoded_sizes(progress=progress)
-        wrong = [(at, size) for at, size in zip(found, sizes, strict=True) if tuple(size) != tuple(self.sizes[at])]
-        if wrong:
-            at, (height, width) = wrong[0]
-            raise ValueError(
-                f"Photos must have the sizes that the annotations say, or boxes would be elsewhere. "
-                f"Received: {self.where(at)} of {width} x {height} pixels, annotated as "
-                f"{self.sizes[at][1]} x {self.sizes[at][0]} ({len(wrong)} such photos)"
-            )
+        for at, size in zip(found, sizes, strict=True):
+            if upright_size(tuple(size), self.orientations[at]) != tuple(self.sizes[at]):
+                self._refuse_size(int(at), size)
         lost = np.setdiff1d(np.arange(self.count), found)
         bad = tuple(self.where(index) for index in lost)
         for path in bad:
             logging.warning("A photo cannot be decoded and is left out: %s", path)
-        refuse_bad(bad, max_bad, self.count)
+        refuse_bad(self.bad + bad, max_bad, self.count + len(self.bad))
         return self.subset([int(index) for index in found], bad=bad) if bad else self
+
+    def _refuse_size(self, at: int, size: Sequence[int]) -> None:
+        stored, turn = (int(size[0]), int(size[1])), read_header(self.where(at)).orientation
+        shown = upright_size(stored, turn)
+        exif = "" if turn == 1 else f". By its EXIF orientation, {turn}, it is shown as {shown[1]} x {shown[0]}"
+        raise ValueError(
+            f"Photos must have the sizes that the annotations say, or boxes would be elsewhere. "
+            f"Received: {self.where(at)} of {stored[1]} x {stored[0]} pixels, annotated as "
+            f"{self.sizes[at][1]} x {self.sizes[at][0]}{exif}"
+        )
+
+    @property
+    def whole_ids(self) -> tuple[int, ...]:
+        """The category ids as a detector keeps them: as they are, or 1, 2, ... where some are text."""
+        whole = tuple(each for each in self.category_ids if isinstance(each, int))
+        return whole if len(whole) == len(self.labels) else tuple(range(1, len(self.labels) + 1))
 
     @functools.cached_property
     def tensors(self) -> tuple[Any, Any, Any]:
@@ -114,38 +129,46 @@ class CocoDataset:
         with tf.init_scope():
             return tf.constant(self.boxes), tf.constant(self.classes), tf.constant(self.splits)
 
+    @functools.cached_property
+    def turns(self) -> Any:
+        """The orientations as a tensor; None where all photos are stored as they are annotated."""
+        with tf.init_scope():
+            return tf.constant(self.orientations) if (self.orientations != 1).any() else None
+
 
 def open_dataset(
     annotations: str | os.PathLike[str],
-    images: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
     *,
+    split: str | None = None,
     classes: Sequence[str] | None = None,
-    category_ids: Sequence[int] | None = None,
+    category_ids: Sequence[Id] | None = None,
+    crowd_as_objects: bool = False,
+    max_bad: int = 0,
 ) -> CocoDataset:
-    """A COCO annotation file, or a folder of VOC's .xml files, and the folder of its photos.
+    """A COCO annotation file, a folder of VOC's .xml files or YOLO's labels, and the folder of the photos.
 
-    `classes` names the classes to keep, in their order (default: the file's, by id); `category_ids` names them by id instead.
-    Boxes past the photo's edge are clipped, those without area (then) are dropped, both counted; photos without boxes stay.
-    ValueError for annotations that cannot be used, OSError for missing files.
+    `images` may be left out where the annotations say where their photos are; `split` is one of `splits_of`. `classes` names
+    the classes to keep, in their order (default: the file's, by id); `category_ids` names them by id instead. Boxes past the
+    photo's edge are clipped, those without area (then) are dropped, both counted; photos without boxes stay, and up to
+    `max_bad` that are not there are left out. ValueError for annotations that cannot be used, OSError for missing files.
     """
-    source, folder = Path(annotations).expanduser(), Path(images).expanduser()
-    truth = read_truth(source)
-    if not folder.is_dir():
-        raise OSError(f"The photos must be in a folder. Received: {folder}, which is none")
+    source = Path(annotations).expanduser()
+    truth = read_truth(source, images, split=split, crowd_as_objects=crowd_as_objects)
+    folder = _folder(truth, images)
     names, ids = _chosen(truth, classes, category_ids)
     numbers = {category: number for number, category in enumerate(ids)}
-    by_image: dict[int, list[Any]] = {image: [] for image in truth.images}
+    photos, bad = _photos(truth, folder, max_bad)
+    by_image: dict[Id, list[Any]] = {image: [] for image in photos}
     for annotation in truth.annotations:
-        by_image[annotation["image_id"]].append(annotation)
-    paths, sizes, boxes, found, lengths = [], [], [], [], []
+        if annotation["image_id"] in by_image and annotation["category_id"] in numbers:
+            by_image[annotation["image_id"]].append(annotation)
+    boxes, found, lengths = [], [], []
     clipped = dropped = 0
     for image, rows in by_image.items():
-        path, size = _photo(truth, image, folder)
         kept = 0
         for row in rows:
-            if row["category_id"] not in numbers:
-                continue
-            box, is_clipped = _placed(row["bbox"], size)
+            box, is_clipped = _placed(row["bbox"], photos[image].size)
             clipped += is_clipped
             if box is None:
                 dropped += 1
@@ -153,14 +176,7 @@ def open_dataset(
             boxes.append(box)
             found.append(CROWD if row["iscrowd"] else numbers[row["category_id"]])
             kept += 1
-        paths.append(path)
-        sizes.append(size)
         lengths.append(kept)
-    lost = [path for path in paths if not path.is_file()]
-    if lost:
-        raise OSError(
-            f"Every annotated photo must be in {folder}. Received: {len(lost)} of {len(paths)} missing, the first is {lost[0]}"
-        )
     total = len(boxes) + dropped
     if not any(number >= 0 for number in found):
         raise ValueError(
@@ -176,39 +192,176 @@ def open_dataset(
         logging.warning(
             "%s: %d boxes reach past their photo and are clipped, %d without area dropped", source, clipped, dropped
         )
+    for line in truth.said:
+        logging.warning("%s", line)
     notes = {"boxes": len(boxes), "clipped": clipped, "dropped": dropped, "crowds": found.count(CROWD)}
+    paths = [photo.path for photo in photos.values()]
     return CocoDataset(
         name=str(source),
         labels=names,
         category_ids=ids,
         image_ids=tuple(by_image),
         images=ImageSet(str(folder), ("photo",), Files(paths, np.zeros(len(paths), np.int32))),
-        sizes=np.array(sizes, np.int32),
+        sizes=np.array([photo.size for photo in photos.values()], np.int32).reshape(-1, 2),
+        orientations=np.array([photo.orientation for photo in photos.values()], np.int32),
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         classes=np.array(found, np.int32),
         splits=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        truth=_of_classes(truth, numbers),
-        notes={**notes, "photos_without_boxes": lengths.count(0)},
+        truth=_of_classes(truth, numbers, photos),
+        notes={**notes, "photos_without_boxes": lengths.count(0), **{key: n for key, n in truth.notes.items() if n}},
+        bad=bad,
     )
 
 
+def _folder(truth: Truth, images: str | os.PathLike[str] | None) -> Path:
+    if images is None:
+        if truth.folder is None:
+            raise ValueError(
+                f"Detectors need the folder of the photos. Received: photos=None (--photos) for {truth.name}, which does not "
+                f"say where they are"
+            )
+        return truth.folder
+    folder = Path(images).expanduser()
+    if not folder.is_dir():
+        raise OSError(f"The photos must be in a folder. Received: {folder}, which is none")
+    return folder
+
+
+class _Photo(NamedTuple):
+    """A photo's file, its height and width as it is annotated, and the EXIF orientation by which it becomes that."""
+
+    path: str
+    size: tuple[int, int]
+    orientation: int
+
+
+def _photos(truth: Truth, folder: Path, max_bad: int) -> tuple[dict[Id, _Photo], tuple[str, ...]]:
+    """The photos that are there, by image id; and the paths of those that are not, or that have no size: `max_bad` at most."""
+    files = _files(truth, PhotoFolder(folder))
+    lost = {image: path for image, path in files.items() if not os.path.isfile(path)}
+    if len(lost) > max_bad or len(lost) == len(files):
+        image, first = next(iter(lost.items()))
+        name = str(truth.images[image].get("file_name"))
+        if not PhotoFolder(folder).holds(first):
+            raise ValueError(
+                f"Photos must lie in their folder, {folder}. Received: {truth.name}, image {image} with "
+                f"file_name={name[:200]!r}, which leads out of it, and no photo of that name is in it"
+            )
+        raise OSError(
+            f"Every annotated photo must be in {folder}. Received: {len(lost)} of {len(files)} missing, the first is {first}. "
+            f"Leave them out with a larger --max-bad (max_bad={max_bad})"
+        )
+    there = [(image, path, _given_size(truth, image)) for image, path in files.items() if image not in lost]
+    known = [truth.images[image].get("orientation") for image, *_ in there]
+    headers = (
+        [Header(None, int(turn or 1)) for turn in known]
+        if any(turn is not None for turn in known)
+        else read_headers([path for _, path, _ in there], [size is not None for *_, size in there])
+    )
+    photos: dict[Id, _Photo] = {}
+    for (image, path, given), header in zip(there, headers, strict=True):
+        size, orientation = _turned(given, header)
+        if size is None:
+            lost[image] = path
+        else:
+            photos[image] = _Photo(path, size, orientation)
+    bad = tuple(lost.values())
+    for path in bad:
+        logging.warning("A photo is not there, or has no size, and is left out: %s", path)
+    refuse_bad(bad, max_bad, len(files))
+    return photos, bad
+
+
+def _files(truth: Truth, folder: PhotoFolder) -> dict[Id, str]:
+    """The file of every image; of one that is not there its path as it is written, which may lead out of the folder."""
+    found: dict[Id, str] = {}
+    by_file: dict[str, list[Id]] = {}
+    for image, entry in truth.images.items():
+        if (path := entry.get("path")) is None:
+            name = _file_name(truth, image, entry)
+            path = folder.find(name, entry.get("stem")) or os.path.normpath(os.path.join(folder.inside, name))
+        found[image] = path
+        by_file.setdefault(path, []).append(image)
+    for path, images in by_file.items():
+        if len(images) > 1 and os.path.isfile(path):
+            _own_names(truth, folder, path, images, found)
+    if folder.by_name:
+        name, path = next(iter(folder.by_name.items()))
+        logging.warning(
+            "%s: %d photos were found in %s by their names, such as %r: %s", truth.name, len(folder.by_name), folder.folder,
+            name, path,
+        )  # fmt: skip
+    return found
+
+
+def _own_names(truth: Truth, folder: PhotoFolder, path: str, images: Sequence[Id], found: dict[Id, str]) -> None:
+    """Several images that lead to one file: VOC's have their own names, too; others must not, if a name alone led there."""
+    stems = [folder.find(stem) for image in images if (stem := truth.images[image].get("stem")) is not None]
+    if len(stems) == len(images) == len(set(stems)) and all(stems):
+        found |= {image: str(stem) for image, stem in zip(images, stems, strict=True)}
+        return
+    names = [str(truth.images[image].get("file_name")) for image in images]
+    if stems or any(name in folder.by_name for name in names):
+        raise ValueError(
+            f"Every image of the annotations must be a photo of its own. Received: {truth.name}, images {images[0]} and "
+            f"{images[1]} ({names[0][:200]!r} and {names[1][:200]!r}), which both lead to {path}"
+        )
+
+
+def _file_name(truth: Truth, image: Id, entry: Mapping[str, Any]) -> str:
+    try:
+        name = record(entry["file_name"], str, "`file_name`")
+        check_limit("path", len(name), "A photo's `file_name`")
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"Every image of an annotation file has a `file_name`. Received: {truth.name}, image {image}: {error}"
+        ) from error
+    return name
+
+
+def _given_size(truth: Truth, image: Id) -> tuple[int, int] | None:
+    """Height and width as the annotations say; None where they say none, or no whole pixels."""
+    sides = []
+    for key in ("height", "width"):
+        try:
+            side = float(truth.images[image].get(key))  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            return None
+        if not side >= 1 or not side.is_integer():
+            return None
+        sides.append(int(side))
+    check_limit("side", max(sides), f"A photo, image {image} of {truth.name},")
+    return sides[0], sides[1]
+
+
+def _turned(given: tuple[int, int] | None, header: Header) -> tuple[tuple[int, int] | None, int]:
+    """The size of a photo and its orientation, of which boxes are meant: upright, or, where only that fits, as it is stored."""
+    if header.size is None:
+        return given, header.orientation
+    upright = upright_size(header.size, header.orientation)
+    if given == header.size != upright:
+        return given, 1
+    return given or upright, header.orientation
+
+
 def _chosen(
-    truth: Truth, classes: Sequence[str] | None, category_ids: Sequence[int] | None
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    truth: Truth, classes: Sequence[str] | None, category_ids: Sequence[Id] | None
+) -> tuple[tuple[str, ...], tuple[Id, ...]]:
     """Names and category ids of the classes, in class order."""
+    known = {**truth.roots, **truth.categories}
     if category_ids is not None:
-        unknown = [number for number in category_ids if number not in truth.categories]
+        unknown = [number for number in category_ids if number not in known]
         if unknown:
             raise ValueError(
                 f"Category ids must be in {truth.name}. Received: {unknown[:5]}, not among its {len(truth.categories)}"
             )
-        return tuple(truth.categories[number] for number in category_ids), tuple(category_ids)
-    by_name = {name: number for number, name in sorted(truth.categories.items(), reverse=True)}
+        return tuple(known[number] for number in category_ids), tuple(category_ids)
     if classes is None:
-        ids = tuple(sorted(truth.categories))
+        ids = tuple(sorted(truth.categories, key=lambda each: (isinstance(each, str), each)))
         return tuple(truth.categories[number] for number in ids), ids
     if isinstance(classes, str) or len(set(classes)) != len(classes) or not classes:
         raise ValueError(f"`classes` must be a list of different names. Received: classes={classes!r}")
+    by_name = {name: number for number, name in [*truth.roots.items(), *truth.categories.items()]}
     for name in classes:
         if name not in by_name:
             near = difflib.get_close_matches(name, by_name, n=3)
@@ -219,33 +372,17 @@ def _chosen(
     return tuple(classes), tuple(by_name[name] for name in classes)
 
 
-def _of_classes(truth: Truth, numbers: dict[int, int]) -> Truth:
-    """The annotations of some categories."""
-    categories = {number: name for number, name in truth.categories.items() if number in numbers}
-    rows = [row for row in truth.annotations if row["category_id"] in numbers]
-    return dataclasses.replace(truth, categories=categories, annotations=rows)
-
-
-def _photo(truth: Truth, image: int, folder: Path) -> tuple[Path, tuple[int, int]]:
-    entry = truth.images[image]
-    try:
-        name, height, width = record(entry["file_name"], str, "`file_name`"), int(entry["height"]), int(entry["width"])
-        check_limit("side", max(height, width), "A photo")
-        check_limit("path", len(name), "A photo's `file_name`")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"Every image of an annotation file has `file_name`, `height` and `width`. "
-            f"Received: {truth.name}, image {image}: {error!r}"
-        ) from error
-    path, inside = Path(os.path.normpath(folder / name)), Path(os.path.normpath(folder))
-    if not path.is_relative_to(inside) or ".." in path.relative_to(inside).parts:
-        raise ValueError(
-            f"Photos must lie in their folder, {folder}. Received: {truth.name}, image {image} with file_name={name[:200]!r}, "
-            f"which leads out of it"
-        )
-    if height < 1 or width < 1:
-        raise ValueError(f"A photo has at least one pixel. Received: {truth.name}, image {image} of {width} x {height} pixels")
-    return path, (height, width)
+def _of_classes(truth: Truth, numbers: Mapping[Id, int], photos: Mapping[Id, _Photo]) -> Truth:
+    """The annotations of some categories, and the sizes of the photos."""
+    categories = {number: name for number, name in {**truth.roots, **truth.categories}.items() if number in numbers}
+    images = {
+        image: {**entry, "height": photos[image].size[0], "width": photos[image].size[1]} if image in photos else entry
+        for image, entry in truth.images.items()
+    }
+    rows = truth.annotations
+    if len(categories) < len(truth.categories) or set(categories) - set(truth.categories):
+        rows = [row for row in rows if row["category_id"] in numbers]
+    return dataclasses.replace(truth, images=images, categories=categories, annotations=rows)
 
 
 def _placed(box: Sequence[float], size: tuple[int, int]) -> tuple[list[float] | None, bool]:
@@ -354,10 +491,11 @@ def training_batches(
         fetched = dataset.images.fetch(index)[0][0]
         boxes, labels = _labeled(dataset, index[0])
         encoded = dataset.images.source.load(fetched)
+        turn = None if dataset.turns is None else dataset.turns[index[0]]
         if augment.crop:
-            pixels, boxes, labels = _cropped(encoded, boxes, labels, tf.stack([seeds[CROP], position]), augment)
+            pixels, boxes, labels = _cropped(encoded, turn, boxes, labels, tf.stack([seeds[CROP], position]), augment)
         else:
-            pixels = decode(encoded)
+            pixels = _decoded(encoded, turn)
         pixels = resize_photo(pixels, size)
         if augment.flip:
             pixels, boxes = flip(pixels, boxes, tf.stack([seeds[FLIP], position]))
@@ -368,16 +506,24 @@ def training_batches(
     return batches.batch(share, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def _cropped(encoded: Any, boxes: Any, labels: Any, seed: Any, augment: BoxAugment) -> tuple[Any, Any, Any]:
-    jpeg = tf.io.is_jpeg(encoded)
-    shape = tf.cond(jpeg, lambda: tf.io.extract_jpeg_shape(encoded), lambda: tf.shape(decode(encoded)))
+def _decoded(encoded: Any, turn: Any) -> Any:
+    """A photo's pixels as it is annotated; `turn` is its EXIF orientation, None for a set without one."""
+    pixels = decode(encoded)
+    return pixels if turn is None else upright(pixels, turn)
+
+
+def _cropped(encoded: Any, turn: Any, boxes: Any, labels: Any, seed: Any, augment: BoxAugment) -> tuple[Any, Any, Any]:
+    as_stored = tf.io.is_jpeg(encoded) if turn is None else tf.io.is_jpeg(encoded) & (turn == 1)
+    shape = tf.cond(
+        as_stored, lambda: tf.io.extract_jpeg_shape(encoded), lambda: tf.shape(_decoded(encoded, turn))
+    )  # fmt: skip
     window, threshold = sample_window(shape, boxes, labels, seed, augment)
     top, left, height, width = tf.unstack(window)
 
     def cut() -> Any:
-        return decode(encoded)[top : top + height, left : left + width]
+        return _decoded(encoded, turn)[top : top + height, left : left + width]
 
-    pixels = tf.cond(jpeg, lambda: tf.io.decode_and_crop_jpeg(encoded, window, channels=3), cut)
+    pixels = tf.cond(as_stored, lambda: tf.io.decode_and_crop_jpeg(encoded, window, channels=3), cut)
     return pixels, *crop_boxes(boxes, labels, shape, window, threshold)
 
 
@@ -389,7 +535,8 @@ def evaluation_batches(
 
     def example(item: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         boxes, labels = _labeled(dataset, item["index"])
-        return resize_photo(decode(item["image"]), size), _padded(boxes, labels, max_boxes)
+        turn = None if dataset.turns is None else dataset.turns[item["index"]]
+        return resize_photo(_decoded(item["image"], turn), size), _padded(boxes, labels, max_boxes)
 
     examples = dataset.images.examples(batch=batch_size, shard=shard)
     batches = examples.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(share)

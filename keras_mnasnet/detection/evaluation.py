@@ -16,12 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from keras_mnasnet.detection.annotations import Result, Truth, check_ids, read_results, read_truth
+from keras_mnasnet.data.summary import Summary
+from keras_mnasnet.detection.annotations import Result, check_ids, judged_split, read_results, read_truth
 from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, open_dataset
 from keras_mnasnet.detection.inference import Detector, open_detector
 from keras_mnasnet.detection.postprocess import Detections, PostProcess
+from keras_mnasnet.detection.recipe import DEFAULT_SIZE
+from keras_mnasnet.detection.summary import summary_of_one, summary_of_truth
+from keras_mnasnet.detection.truth import Id, Truth
 from keras_mnasnet.utils.files import write_file
-from keras_mnasnet.utils.text import Life, header, listed
+from keras_mnasnet.utils.text import Life, header
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -30,7 +34,7 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 class CategoryResult:
     """AP and AP50 of one category, None where the ground truth has no box of it."""
 
-    category_id: int
+    category_id: Id
     name: str
     boxes: int
     ap: float | None
@@ -52,7 +56,7 @@ class CocoResult:
     """One model's or result file's numbers. `metrics` are COCO's twelve, 0..1, None where there is nothing to measure.
 
     `categories_found` of the annotation file's `categories` are classes of the model. `images_per_second` counts inference
-    and post-processing alone; it and `input` are None for a result file.
+    and post-processing alone; it and `input` are None for a result file. `data` is what was read.
     """
 
     model: str
@@ -66,6 +70,7 @@ class CocoResult:
     suppression: str | None
     images_per_second: float | None
     per_category: tuple[CategoryResult, ...] = dataclasses.field(repr=False)
+    data: Summary = dataclasses.field(repr=False)
 
 
 def require_pycocotools(else_: str = "") -> tuple[Any, Any]:
@@ -89,8 +94,9 @@ def evaluator() -> str:
 
 
 def evaluate(
-    models: Any, annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None = None, *, score: float = 1e-8,
-    iou: float = 0.6, max_detections: int = 100, labels: Sequence[str] | None = None, tflite_input: str | None = None,
+    models: Any, annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None = None, *,
+    split: str | None = None, crowd_as_objects: bool = False, score: float = 1e-8, iou: float = 0.6,
+    max_detections: int = 100, labels: Sequence[str] | None = None, tflite_input: str | None = None,
     threads: int | None = None, batch_size: int = 8, limit: int | None = None, max_bad: int = 0,
     results: str | os.PathLike[str] | None = None, progress: bool = False,
 ) -> list[CocoResult]:  # fmt: skip
@@ -98,13 +104,15 @@ def evaluate(
 
     Args:
         models: one, or a list: anything that `load` takes, `.tflite` files, and COCO result files (.json).
-        annotations: a COCO file (instances .json), or a folder of VOC's .xml files.
-        photos: the folder of its photos; result files need none.
+        annotations: a COCO file (instances .json), a folder of VOC's .xml files, or YOLO's data.yaml or folder of labels.
+        photos: the folder of its photos; result files need none, nor do annotations that say where they are.
+        split: train, validation or test of annotations that have several; default: validation, else test.
+        crowd_as_objects: take regions that are marked as crowds, and VOC's difficult objects, as objects like the others.
         score, iou, max_detections: which boxes of a photo count, as in `predict`.
         labels, tflite_input, threads: for `.tflite` files, as `open_detector` says.
         batch_size: photos at a time.
         limit: only so many photos, spread evenly over the file.
-        max_bad: damaged photos to leave out, for all models, before giving up.
+        max_bad: damaged and missing photos to leave out, for all models, before giving up.
         results: a folder that gets the detections of each detector as a COCO result file.
 
     Returns:
@@ -143,15 +151,22 @@ def evaluate(
         )  # fmt: skip
     names = [each.name if isinstance(each, Detector) else str(model) for each, model in zip(opened, given, strict=True)]
     needed = any(isinstance(each, Detector) for each in opened)
-    dataset = _photos(annotations, photos, limit, max_bad, progress) if needed or photos is not None else None
-    truth = dataset.truth if dataset is not None else read_truth(annotations)
+    options: dict[str, Any] = {"split": split or judged_split(annotations), "crowd_as_objects": crowd_as_objects}
+    dataset = None
+    if needed or photos is not None:
+        dataset = open_dataset(annotations, photos, max_bad=max_bad, **options)
+        dataset = dataset.subset(_spread(range(dataset.count), limit)).checked(max_bad, progress=progress)
+    truth = dataset.truth if dataset is not None else read_truth(annotations, photos, **options)
     chosen = dataset.image_ids if dataset is not None else _spread(list(truth.images), limit)
+    summary = summary_of_truth(truth)
+    if dataset is not None:
+        size = next((each.size for each in opened if isinstance(each, Detector)), DEFAULT_SIZE)
+        summary = summary_of_one(annotations, dataset, size, options['split'])
     header(
         {
             **{f"model {number}": _line(name, each) for number, (name, each) in enumerate(zip(names, opened, strict=True), 1)},
-            "annotations": f"{annotations}: {len(truth.annotations):,} boxes, {len(truth.categories):,} classes "
-            f"({listed(truth.categories.values(), 4)})",
-            "photos": f"{len(chosen):,}" + ("" if photos is None else f" in {photos}"),
+            **summary.rows(),
+            "photos": f"{len(chosen):,}",
             "evaluator": evaluator(),
             "results": results,
         },
@@ -161,7 +176,7 @@ def evaluate(
     for name, each in zip(names, opened, strict=True):
         if not isinstance(each, Detector):
             known = len({row["category_id"] for row in each})
-            found.append(_result(name, coco_score(truth, each, image_ids=chosen), len(truth.categories), known))
+            found.append(_result(name, coco_score(truth, each, image_ids=chosen), summary, known))
         elif dataset is not None:
             ids = category_map(each.labels, each.category_ids, truth, name)
             each.run(np.zeros((1, each.size, each.size, 3), np.float32))
@@ -172,7 +187,7 @@ def evaluate(
                 plain = re.sub(r"[^\w.-]+", "_", name).strip("_.")
                 write_file(Path(results).expanduser() / f"{plain}.json", json.dumps(rows) + "\n")
             measured, known = coco_score(truth, rows, image_ids=chosen), len(set(ids) - {None})
-            found.append(_result(name, measured, len(truth.categories), known, each, round(dataset.count / seconds, 2)))
+            found.append(_result(name, measured, summary, known, each, round(dataset.count / seconds, 2)))
     return found
 
 
@@ -184,7 +199,7 @@ def _line(name: str, model: Detector | list[Result]) -> str:
 
 
 def _result(
-    name: str, score: Score, categories: int, known: int, detector: Detector | None = None, speed: float | None = None
+    name: str, score: Score, data: Summary, known: int, detector: Detector | None = None, speed: float | None = None
 ) -> CocoResult:
     return CocoResult(
         model=name,
@@ -192,22 +207,14 @@ def _result(
         metrics=score.metrics,
         images=score.images,
         detections=score.detections,
-        categories=categories,
+        categories=len(data.classes),
         categories_found=known,
         input=None if detector is None else detector.input,
         suppression=None if detector is None else detector.suppression,
         images_per_second=speed,
         per_category=score.per_category,
+        data=data,
     )
-
-
-def _photos(
-    annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None, limit: int | None, max_bad: int, progress: bool
-) -> CocoDataset:
-    if photos is None:
-        raise ValueError("Detectors need the folder of the photos. Received: photos=None (--photos)")
-    dataset = open_dataset(annotations, photos)
-    return dataset.subset(_spread(range(dataset.count), limit)).checked(max_bad, progress=progress)
 
 
 def _spread(items: Sequence[int], limit: int | None) -> list[int]:
@@ -217,12 +224,12 @@ def _spread(items: Sequence[int], limit: int | None) -> list[int]:
     return [items[int(place)] for place in np.linspace(0, len(items) - 1, limit).round()]
 
 
-def category_map(labels: Sequence[str], category_ids: Sequence[int] | None, truth: Truth, name: str) -> list[int | None]:
+def category_map(labels: Sequence[str], category_ids: Sequence[Id] | None, truth: Truth, name: str) -> list[Id | None]:
     """The category id in the annotation file of each of a detector's classes; None where the file does not have it.
 
     A class is the category of its own id if that has its name, else the one of its name. ValueError where none is found.
     """
-    by_name = {name: identity for identity, name in sorted(truth.categories.items(), reverse=True)}
+    by_name = {name: identity for identity, name in truth.categories.items()}
     ids = category_ids if category_ids is not None else range(1, len(labels) + 1)
     found = [
         identity if truth.categories.get(identity) == label else by_name.get(label)
@@ -238,7 +245,7 @@ def category_map(labels: Sequence[str], category_ids: Sequence[int] | None, trut
 
 
 def results_on(
-    run: Callable[[np.ndarray], list[Detections]], dataset: CocoDataset, truth: Truth, category_ids: Sequence[int | None], *,
+    run: Callable[[np.ndarray], list[Detections]], dataset: CocoDataset, truth: Truth, category_ids: Sequence[Id | None], *,
     size: int, batch_size: int = 8, name: str = "detector", shown: bool = False,
 ) -> tuple[list[Result], float]:  # fmt: skip
     """COCO results of a detector on every photo of `dataset`, and the seconds that it took, without reading photos.
@@ -259,7 +266,7 @@ def results_on(
     return results, seconds
 
 
-def results_of(detections: Detections, image: Mapping[str, Any], category_ids: Sequence[int | None]) -> list[Result]:
+def results_of(detections: Detections, image: Mapping[str, Any], category_ids: Sequence[Id | None]) -> list[Result]:
     """Detections as COCO results: boxes inside the image in its pixels [x, y, width, height], category ids from classes.
 
     `image` is the annotation file's entry (`id`, `height`, `width`), `category_ids[c]` the id of class c, None for a class that
@@ -272,28 +279,36 @@ def results_of(detections: Detections, image: Mapping[str, Any], category_ids: S
         identity = category_ids[int(category)]
         if identity is not None:
             box = [float(left), float(top), float(right - left), float(bottom - top)]
-            found.append({"image_id": int(image["id"]), "category_id": identity, "bbox": box, "score": float(score)})
+            found.append({"image_id": image["id"], "category_id": identity, "bbox": box, "score": float(score)})
     return found
 
 
-def coco_score(truth: Truth, results: Sequence[Result], *, image_ids: Sequence[int] | None = None) -> Score:
+def coco_score(truth: Truth, results: Sequence[Result], *, image_ids: Sequence[Id] | None = None) -> Score:
     """pycocotools' bounding-box evaluation with its defaults, over all images or only `image_ids`.
 
     ValueError for results of images or categories that the ground truth does not have.
     """
     COCO, COCOeval = require_pycocotools()
-    check_ids(results, truth.images, truth.categories, "The results")
-    chosen = sorted(truth.images if image_ids is None else image_ids)
-    categories = [{"id": identity, "name": name} for identity, name in truth.categories.items()]
-    frame = {"images": list(truth.images.values()), "categories": categories}
+    results = check_ids(results, truth, "The results")
+    chosen = sorted(truth.images if image_ids is None else image_ids, key=_order)
+    images = {identity: number for number, identity in enumerate(sorted(truth.images, key=_order), 1)}
+    categories = {identity: number for number, identity in enumerate(sorted(truth.categories, key=_order), 1)}
+
+    def numbered(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {**row, "image_id": images[row["image_id"]], "category_id": categories[row["category_id"]]}
+
+    frame = {
+        "images": [{"id": number} for number in images.values()],
+        "categories": [{"id": number} for number in categories.values()],
+    }
     with contextlib.redirect_stdout(io.StringIO()):
         wanted, found = COCO(), COCO()
-        wanted.dataset = {**frame, "annotations": [dict(each) for each in truth.annotations]}
-        found.dataset = {**frame, "annotations": [_detection(number, row) for number, row in enumerate(results, 1)]}
+        wanted.dataset = {**frame, "annotations": [numbered(each) for each in truth.annotations]}
+        found.dataset = {**frame, "annotations": [_detection(number, numbered(row)) for number, row in enumerate(results, 1)]}
         wanted.createIndex()
         found.createIndex()
         evaluation = COCOeval(wanted, found, "bbox")
-        evaluation.params.imgIds = chosen
+        evaluation.params.imgIds = [images[identity] for identity in chosen]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -303,8 +318,13 @@ def coco_score(truth: Truth, results: Sequence[Result], *, image_ids: Sequence[i
         metrics=dict(zip(METRICS, values, strict=True)),
         images=len(chosen),
         detections=sum(row["image_id"] in kept for row in results),
-        per_category=tuple(_categories(truth, evaluation, kept)),
+        per_category=tuple(_categories(truth, list(categories), evaluation, kept)),
     )
+
+
+def _order(identity: Id) -> tuple[bool, Id]:
+    """Numbers before texts: pycocotools takes numbers alone, so that ids are numbered in this order."""
+    return isinstance(identity, str), identity
 
 
 def _detection(number: int, row: Result) -> dict[str, Any]:
@@ -312,7 +332,7 @@ def _detection(number: int, row: Result) -> dict[str, Any]:
     return {**row, "id": number, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
 
 
-def _categories(truth: Truth, evaluation: Any, images: set[int]) -> list[CategoryResult]:
+def _categories(truth: Truth, ids: Sequence[Id], evaluation: Any, images: set[Id]) -> list[CategoryResult]:
     """Precision is [IoU threshold, recall, category, area, detections]: of all areas, with 100 detections."""
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     counts = dict.fromkeys(truth.categories, 0)
@@ -326,7 +346,7 @@ def _categories(truth: Truth, evaluation: Any, images: set[int]) -> list[Categor
             _mean(precision[:, :, index]),
             _mean(precision[:1, :, index]),
         )
-        for index, identity in enumerate(map(int, evaluation.params.catIds))
+        for index, identity in enumerate(ids)
     ]
 
 

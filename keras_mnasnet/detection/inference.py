@@ -230,7 +230,9 @@ def sample_inputs(
     refuse_bad(missing(images, whole), max_bad, images.count)
     if not len(whole):
         raise ValueError(f"At least one photo must be whole. Received: {images.name}, where none can be decoded")
-    examples = images.subset(whole).examples().map(lambda item: resize_photo(decode(item["image"]), spec.input_size))
+    examples = (
+        images.subset(whole).examples().map(lambda item: resize_photo(decode(item["image"], upright=True), spec.input_size))
+    )
     return as_network_takes(np.stack(list(examples.as_numpy_iterator())).clip(0, 255), spec)
 
 
@@ -267,7 +269,7 @@ def predict(
     output: str | os.PathLike[str] | None = None, score: float = 0.3, iou: float = 0.6, max_detections: int = 100,
     labels: Sequence[str] | None = None, tflite_input: str | None = None, threads: int | None = None, progress: bool = False,
 ) -> list[PhotoObjects]:  # fmt: skip
-    """Find objects in photos, and draw them.
+    """Find objects in photos, upright as EXIF says, and draw them.
 
     Args:
         model: a detector: anything that `load` takes, or a `.tflite` file.
@@ -309,7 +311,7 @@ def predict(
     with Life("detect", total=len(files), unit="photo", shown=progress) as life:
         for file in files:
             try:
-                photo = np.asarray(read_image(file))
+                photo = np.asarray(read_image(file, upright=True))
             except ValueError as error:
                 found[file] = PhotoObjects(file, error=str(error))
             else:

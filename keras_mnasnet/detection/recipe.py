@@ -18,6 +18,9 @@ BETWEEN = (
 )  # fmt: skip
 
 
+DEFAULT_SIZE = 320  # pixels of the input where nothing says it
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class BoxAugment:
     """The SSD random crop and a horizontal flip of half of the photos; `aspect` and `area` are the crop's."""

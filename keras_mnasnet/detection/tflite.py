@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_mnasnet import __version__
 from keras_mnasnet.detection.anchors import anchor_boxes
+from keras_mnasnet.detection.annotations import judged_split
 from keras_mnasnet.detection.data import CocoDataset, open_dataset
 from keras_mnasnet.detection.evaluation import category_map, coco_score, results_on
 from keras_mnasnet.detection.inference import (
@@ -28,6 +29,7 @@ from keras_mnasnet.detection.inference import (
 from keras_mnasnet.detection.model import spec_of
 from keras_mnasnet.detection.postprocess import Detections, PostProcess
 from keras_mnasnet.detection.spec import DetectorSpec
+from keras_mnasnet.detection.summary import summary_of_one
 from keras_mnasnet.export.calibration import NORMALIZED, Calibration, calibration_images
 from keras_mnasnet.export.calibration import PIXELS as TAKES_PIXELS
 from keras_mnasnet.export.converter import convert_function, convert_model
@@ -195,7 +197,10 @@ def export(
             f"`input_dtype` other than float32 takes pixels: build the detector with include_preprocessing=True. "
             f"Received: input_dtype={input_dtype!r}"
         )
-    evaluation = None if annotations is None else open_dataset(annotations, photos).checked(max_bad, progress=progress)
+    evaluation = None
+    if annotations is not None:
+        evaluation = open_dataset(annotations, photos, split=judged_split(annotations), max_bad=max_bad)
+        evaluation = evaluation.checked(max_bad, progress=progress)
     calibrated, calibration = None, None
     shape = (spec.input_size, spec.input_size, 3)
     if quantize == "int8":
@@ -215,6 +220,7 @@ def export(
             "post-processing": f"{postprocess}: {settings}",
             "calibrated on": None if calibration is None else f"{calibration.images:,} photos",
             "verified on": on,
+            **({} if evaluation is None else summary_of_one(annotations, evaluation, spec.input_size).rows()),
             "AP measured on": None if evaluation is None else f"{evaluation.count:,} photos of {annotations}",
             "output": path,
         },

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.data.summary import Summary
 from keras_mnasnet.detection.anchors import anchor_boxes, targets_of
+from keras_mnasnet.detection.annotations import judged_split, splits_of
 from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, open_dataset, training_batches
 from keras_mnasnet.detection.evaluation import coco_score, require_pycocotools, results_on
 from keras_mnasnet.detection.inference import KerasDetector
 from keras_mnasnet.detection.losses import loss_of
 from keras_mnasnet.detection.model import build_detector, spec_of
-from keras_mnasnet.detection.recipe import DetectionRecipe
+from keras_mnasnet.detection.recipe import DEFAULT_SIZE, DetectionRecipe
 from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.detection.ssdlite import SSDLite
+from keras_mnasnet.detection.summary import origin_of, summary_of
 from keras_mnasnet.loading import checkpoint_of, load, save
 from keras_mnasnet.training.distribution import Cluster
 from keras_mnasnet.training.engine import ALONE, Run, large_photos, parts_of, resume_run, sound, start_run
@@ -31,15 +34,14 @@ from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import recipe_of
 from keras_mnasnet.training.run import Training, named_source
 from keras_mnasnet.utils.system import environment
-from keras_mnasnet.utils.text import Life, listed
+from keras_mnasnet.utils.text import Life
 from keras_mnasnet.weights.checkpoint import OWN_SOURCE, Checkpoint, Origin, assign
-
-DEFAULT_SIZE = 320
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DetectionJob(Job):
-    """A Job whose `data` and `validation` are annotations of `photos` and `validation_photos` (None: `photos`).
+    """A Job whose `data` and `validation` are annotations of `photos` and `validation_photos` (None: `photos`, or where the
+    annotations say).
 
     `network` None: A1, or the detector's in `from_model`, which fills the backbone; a detector's fill all layers whose shapes
     fit, so that only predictors of other classes start anew. `classes` are the names to learn, None all. With `measure_ap`
@@ -47,19 +49,25 @@ class DetectionJob(Job):
     `holdout` of Job have no effect.
     """
 
-    photos: str
+    photos: str | None = None
     recipe: DetectionRecipe
     classes: tuple[str, ...] | None = None
     validation_photos: str | None = None
     measure_ap: bool = True
+    crowd_as_objects: bool = False
 
     def __post_init__(self) -> None:
         Job.__post_init__(self)
-        if self.recipe.patience and self.validation is None:
+        if self.recipe.patience and self.validation is None and not self.own_validation:
             raise ValueError(
                 f"Early stopping needs photos to validate on. Received: patience={self.recipe.patience} without validation. "
                 f"Pass validation= (--validation), or set patience=0."
             )
+
+    @property
+    def own_validation(self) -> bool:
+        """Whether the data itself says what to validate on."""
+        return {"train", "validation"} <= set(splits_of(self.data))
 
     def anchored(self) -> DetectionJob:
         """The same job with paths that hold in any working folder."""
@@ -79,21 +87,22 @@ DETECTION = RunKind("detection", DetectionJob, DetectionFacts, DetectionRecipe, 
 
 
 def train(
-    annotations: str | os.PathLike[str], photos: str | os.PathLike[str], output: str | os.PathLike[str], *,
+    annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None, output: str | os.PathLike[str], *,
     from_model: str | os.PathLike[str] | Checkpoint | keras.Model | None = None, network: str | Architecture | None = None,
     recipe: str | os.PathLike[str] | DetectionRecipe = "finetune-detector", classes: Sequence[str] | None = None,
     validation: str | os.PathLike[str] | None = None, validation_photos: str | os.PathLike[str] | None = None,
     width: float | None = None, depth: float | None = None, se: bool | float | None = None, size: int | None = None,
     epochs: int | None = None, batch_size: int | None = None, learning_rate: float | None = None,
-    changes: Mapping[str, Any] | None = None, measure_ap: bool = True, max_bad: int = 0, check: bool = True,
+    changes: Mapping[str, Any] | None = None, measure_ap: bool = True, crowd_as_objects: bool = False, max_bad: int = 0,
+    check: bool = True,
     checkpoint_steps: int = 1000, mixed_precision: str | None = None, jit_compile: bool | None = None,
     tensorboard: bool = False, cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True,
 ) -> Training:  # fmt: skip
     """Train a detector, and leave in `output` model.safetensors, labels.txt, log.csv, run.json, checkpoint.safetensors.
 
     Args:
-        annotations: COCO's instances (.json), or a folder of VOC's .xml files.
-        photos: the folder of their photos.
+        annotations: COCO's instances (.json), a folder of VOC's .xml files, or YOLO's data.yaml or folder of labels.
+        photos: the folder of their photos; None where the annotations say where these are, as a data.yaml does.
         output: a new or empty folder.
         from_model: what to start from, any source that `load` takes, a Checkpoint, or a keras.Model: a classifier, for the
             backbone, or a detector, of which all is kept but the predictors of other classes. Without it `network`.
@@ -104,7 +113,10 @@ def train(
             {"augment.crop": False}, take the place of its values.
         classes: the names to learn; default: all of the annotations.
         validation: annotations to measure on after every epoch; their photos are in `validation_photos` (default: `photos`).
-            With `measure_ap` COCO's AP is measured, which needs pycocotools, else their loss alone.
+            With `measure_ap` COCO's AP is measured, which needs pycocotools, else their loss alone. Default: the validation
+            split of the annotations themselves, where they have one.
+        crowd_as_objects: take regions that are marked as crowds, and VOC's difficult objects, as objects like the others.
+        max_bad: damaged and missing photos to leave out before giving up.
 
     The other arguments are those of `training.train`.
 
@@ -127,15 +139,15 @@ def train(
     """
     source, start = named_source(from_model, network)
     job = DetectionJob(
-        data=os.fspath(annotations), photos=os.fspath(photos), from_model=source,
+        data=os.fspath(annotations), photos=None if photos is None else os.fspath(photos), from_model=source,
         network=None if network is None else str(network), width=width, depth=depth, se=se,
         classes=None if classes is None else tuple(classes), validation=None if validation is None else os.fspath(validation),
         validation_photos=None if validation_photos is None else os.fspath(validation_photos),
         recipe=recipe_of(
             recipe, changes, kind=DetectionRecipe, size=size, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
         ),
-        measure_ap=measure_ap, max_bad=max_bad, check=check, checkpoint_steps=checkpoint_steps,
-        mixed_precision=mixed_precision, jit_compile=jit_compile, tensorboard=tensorboard,
+        measure_ap=measure_ap, crowd_as_objects=crowd_as_objects, max_bad=max_bad, check=check,
+        checkpoint_steps=checkpoint_steps, mixed_precision=mixed_precision, jit_compile=jit_compile, tensorboard=tensorboard,
     )  # fmt: skip
     rows = start_run(DetectorRun, output, job, cluster=cluster, devices=devices, progress=progress, start=start)
     return Training.of(output, rows, "val_ap")
@@ -191,15 +203,22 @@ class DetectorRun(Run):
 
     def open_data(self) -> None:
         job = self.job
-        if job.validation is not None and job.measure_ap:
+        validation = job.data if job.validation is None and job.own_validation else job.validation
+        if validation is not None and job.measure_ap:
             require_pycocotools("; or measure the loss alone with measure_ap=False (--no-ap)")
         excluded = self.known.excluded if self.known else None
-        self.data = sound(open_dataset(job.data, job.photos, classes=job.classes), job, excluded, self.shown)
+        options: dict[str, Any] = {"crowd_as_objects": job.crowd_as_objects, "max_bad": job.max_bad}
+        own = splits_of(job.data)
+        data = open_dataset(job.data, job.photos, split="train" if own else None, classes=job.classes, **options)
+        self.data = sound(data, job, excluded, self.shown)
         self.validation: CocoDataset | None = None
-        if job.validation is not None:
-            folder = job.validation_photos or job.photos
-            judges = open_dataset(job.validation, folder, classes=self.data.labels)
+        self.origins = {"train": origin_of(job.data, "train", self.data)}
+        if validation is not None:
+            folder = job.validation_photos or (None if splits_of(validation) else job.photos)
+            split = judged_split(validation)
+            judges = open_dataset(validation, folder, split=split, classes=self.data.labels, **options)
             self.validation = sound(judges, job, excluded, self.shown)
+            self.origins["validation"] = origin_of(validation, split or "validation", self.validation)
         self.labels = self.data.labels
 
     def make_model(self) -> keras.Model:
@@ -209,7 +228,7 @@ class DetectorRun(Run):
     def _resumed(self) -> keras.Model:
         """The network that the checkpoint belongs to, with the classes that the data has now."""
         spec = DetectorSpec.from_json(self.known.detector)
-        found = dataclasses.replace(spec, labels=self.data.labels, category_ids=self.data.category_ids)
+        found = dataclasses.replace(spec, labels=self.data.labels, category_ids=self.data.whole_ids)
         return build_detector(found, bn_momentum=self.recipe.bn_momentum)
 
     def _started(self) -> keras.Model:
@@ -226,7 +245,7 @@ class DetectorRun(Run):
             job.network,
             self.data.labels,
             weights,
-            category_ids=self.data.category_ids,
+            category_ids=self.data.whole_ids,
             input_size=recipe.size or DEFAULT_SIZE,
             width_multiplier=job.width,
             depth_multiplier=job.depth,
@@ -245,7 +264,7 @@ class DetectorRun(Run):
                 f"Leave them out."
             )
         found = dataclasses.replace(
-            spec, labels=self.data.labels, category_ids=self.data.category_ids, loss=recipe.loss,
+            spec, labels=self.data.labels, category_ids=self.data.whole_ids, loss=recipe.loss,
             input_size=recipe.size or spec.input_size,
         )  # fmt: skip
         model = build_detector(found, bn_momentum=recipe.bn_momentum, score_bias=recipe.score_bias)
@@ -269,25 +288,26 @@ class DetectorRun(Run):
             train_images=self.data.count,
             train_boxes=len(self.data.boxes),
             validation_images=self.validation.count if self.validation else 0,
-            excluded=tuple(dict.fromkeys(excluded)),
+            excluded=tuple(sorted(set(excluded))),
             environment={**environment(), "devices": [str(device) for device in keras.distribution.list_devices()]},
             **parts_of(self.data.count * self.recipe.passes, self.recipe.batch_size, self.job.checkpoint_steps, "photos"),
         )
 
     def about(self, model: keras.Model) -> dict[str, object]:
-        spec, job, data = spec_of(self.detector), self.job, self.data
-        counts = np.bincount(data.classes[data.classes >= 0], minlength=len(data.labels))
-        boxes = [f"{name} ({count:,} boxes)" for name, count in zip(data.labels, counts, strict=True)]
+        spec, job = spec_of(self.detector), self.job
         return {
             "detector": f"SSDLite on {spec.architecture.name}, {spec.input_size} pixels, {spec.params() / 1e6:.2f}M parameters",
             "from": f"{self.folder} (resumed)" if self.has_state else job.from_model or "fresh weights",
-            "classes": f"{len(data.labels)}: {listed(boxes)}",
-            "training": f"{data.count:,} photos in {job.photos}, {len(data.boxes):,} boxes of {job.data}"
-            + (f"; left out: {len(data.bad)} damaged photos" if data.bad else ""),
-            "validation": "none"
-            if self.validation is None
-            else f"{self.validation.count:,} photos in {job.validation_photos or job.photos}, {job.validation}",
+            "validation": "none",
+            **self.summary.rows(),
         }
+
+    @functools.cached_property
+    def summary(self) -> Summary:
+        """What was read."""
+        sets = {"train": self.data} | ({} if self.validation is None else {"validation": self.validation})
+        size = spec_of(self.detector).input_size
+        return summary_of(self.job.data, sets, self.origins, size, threshold=self.recipe.match_iou)
 
     def ended(self, rows: list[dict[str, Any]]) -> tuple[str, ...]:
         measured = [(float(row["val_ap"]), row["epoch"]) for row in rows if row.get("val_ap")]
@@ -339,6 +359,6 @@ class DetectorRun(Run):
         measured = {key: round(100 * self.found[name], 2) for key, name in figures.items() if name in self.found}
         origin = Origin(
             OWN_SOURCE, path.parent.name, measured=measured,
-            measured_on=f"{self.job.validation}, for validation" if measured else None,
+            measured_on=f"{self.job.validation or self.origins['validation']}, for validation" if measured else None,
         )  # fmt: skip
         save(dataclasses.replace(checkpoint_of(self.detector, checked=False), origin=origin), path)

@@ -6,12 +6,14 @@ Every reader ends in one of two ways: with a value, or with one error that says 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import gzip
 import io
 import json
 import os
+import re
 import reprlib
 import stat
 import struct
@@ -44,6 +46,7 @@ LIMITS = {
     "text": Limit(64 * MIB, "bytes of a JSON or text file", "the largest of ours, a latency table, has 1 MiB"),
     "annotations": Limit(2 * GIB, "bytes of a COCO file", "instances_train2017.json has 448 MiB"),
     "xml": Limit(16 * MIB, "bytes of a VOC file", "3 KiB"),
+    "yaml": Limit(256 * KIB, "bytes of a data.yaml", "Objects365's has 9 KiB"),
     "model": Limit(2 * GIB, "bytes of a .pth, .keras or .tflite file", "MnasNet-A1 has 16 MiB; .tflite ends at 2 GiB"),
     "depth": Limit(64, "levels of JSON, XML, a pickle or the folders of an archive", "10"),
     "members": Limit(10_000, "members of a zip archive", "a .pth of MnasNet has 320"),
@@ -68,6 +71,11 @@ LONGEST_ANNOTATIONS = LIMITS["annotations"].most
 LARGEST_MODEL = LIMITS["model"].most
 DEEPEST = LIMITS["depth"].most
 SMALL = 16 * MIB  # what is allowed whatever the ratio
+DECLARED = re.compile(rb"""(?:\xef\xbb\xbf)?\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
+OTHER_ENCODING = re.compile(  # those of text that expat does not know
+    r"(gb|big-?5|shift|s-?jis|x-sjis|euc|cp-?\d|ms-?\d|windows|ibm|iso-?8859|iso-?2022|koi8|latin|mac|hz|johab|tis)[\w.-]*",
+    re.IGNORECASE,
+)
 
 T = TypeVar("T")
 ZIP_DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, OverflowError, MemoryError)
@@ -341,7 +349,7 @@ def read_xml(path: str | os.PathLike[str], what: str) -> Element:
     from xml.etree.ElementTree import TreeBuilder
     from xml.parsers import expat
 
-    content = read_bytes(path, what, limit=LIMITS["xml"].most)
+    content, encoding = _encoded(read_bytes(path, what, limit=LIMITS["xml"].most))
     builder, depth = TreeBuilder(), 0
 
     def start(name: str, attributes: dict[str, str]) -> None:
@@ -359,14 +367,67 @@ def read_xml(path: str | os.PathLike[str], what: str) -> Element:
         raise ValueError(f"{what} must have no entities of its own. Received: {shown(name)}")
 
     try:
-        parser = expat.ParserCreate()
+        parser = expat.ParserCreate(encoding)
         parser.buffer_text = True
         parser.StartElementHandler, parser.EndElementHandler = start, end
         parser.CharacterDataHandler, parser.EntityDeclHandler = builder.data, entity
         parser.Parse(content, True)
         return builder.close()
     except (expat.ExpatError, LookupError, ValueError, AssertionError) as error:
-        raise ValueError(f"{what} must be XML. Received: {path}: {error if content.strip() else 'it is empty'}") from error
+        raise ValueError(f"{what} must be XML. Received: {path}: {error if content.strip() else 'it is empty'}{_undeclared(content)}") from error
+
+
+def _encoded(content: bytes) -> tuple[bytes, str | None]:
+    """XML as expat can read it: bytes, and the encoding to read them with in place of the declared one."""
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return content.decode("utf-32", "replace").encode(), "utf-8"
+    declared = DECLARED.match(content)
+    if declared is None or not OTHER_ENCODING.fullmatch(name := declared[1].decode()):
+        return content, None
+    try:
+        return content.decode(name).encode(), "utf-8"
+    except (UnicodeError, LookupError):
+        return content, None  # expat says what is wrong with it
+
+
+def _undeclared(content: bytes) -> str:
+    """What to say of XML whose bytes are in an encoding that it does not name."""
+    if DECLARED.match(content) or content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return ""
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return (
+            '. It is not UTF-8 and names no other encoding: write its own into the first line, as in <?xml version="1.0" '
+            'encoding="latin-1"?>'
+        )
+    return ""
+
+
+# YAML
+
+
+def read_yaml(path: str | os.PathLike[str], what: str) -> Any:
+    """The value of a YAML file of plain values, without aliases; ValueError that begins with `what` and names the file."""
+    import yaml
+
+    class Plain(yaml.SafeLoader):
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("an alias, which makes small files large")
+            self.depth = check_limit("depth", self.depth + 1, what)
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+    content = read_text(path, what, limit=LIMITS["yaml"].most)
+    try:
+        return yaml.load(content, Loader=Plain)
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"{what} must be YAML of plain values. Received: {path}: {said}") from error
 
 
 # Programs

@@ -1,0 +1,121 @@
+"""What was read of annotations and their photos, as one value: `describe`, and what commands show before their work."""
+
+from __future__ import annotations
+
+import collections
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mnasnet.data.summary import Part, Sizes, Summary
+from keras_mnasnet.detection.anchors import IOU_THRESHOLD, matchable
+from keras_mnasnet.detection.annotations import judged_split, splits_of
+from keras_mnasnet.detection.data import CocoDataset, open_dataset
+from keras_mnasnet.detection.recipe import DEFAULT_SIZE
+from keras_mnasnet.detection.truth import Truth
+
+
+def describe(
+    annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None = None, *, size: int = DEFAULT_SIZE,
+    crowd_as_objects: bool = False, max_bad: int = 0,
+) -> Summary:  # fmt: skip
+    """What a detector would be trained and measured on, of all splits that the annotations have; no photo is decoded.
+
+    Args:
+        annotations: a COCO file, a folder of VOC's .xml files, or YOLO's labels.
+        photos: the folder of their photos, where they do not say it themselves.
+        size: pixels of a detector's input, for the share of boxes that some anchor matches.
+        crowd_as_objects, max_bad: as in `train`.
+
+    Raises ValueError for annotations that would be refused, OSError for missing files.
+
+    Example:
+        >>> import json, pathlib
+        >>> from keras_mnasnet.detection import describe
+        >>> truth = {"images": [{"id": 1, "file_name": "ship.png", "width": 128, "height": 128}],
+        ...          "annotations": [{"image_id": 1, "category_id": 1, "bbox": [10, 30, 100, 70]}],
+        ...          "categories": [{"id": 1, "name": "ship"}]}
+        >>> _ = pathlib.Path("boxes.json").write_text(json.dumps(truth))
+        >>> describe("boxes.json", "weights/demo").classes
+        ('ship',)
+    """
+    known: Sequence[str | None] = splits_of(annotations) or (None,)
+    options: dict[str, Any] = {"crowd_as_objects": crowd_as_objects, "max_bad": max_bad}
+    opened = {split or "all": open_dataset(annotations, photos, split=split, **options) for split in known}
+    return summary_of(
+        str(annotations), opened, {name: origin_of(annotations, name, each) for name, each in opened.items()}, size
+    )
+
+
+def origin_of(source: str | os.PathLike[str], split: str, dataset: CocoDataset) -> str:
+    """Where a split comes from, in words."""
+    own = f"the {split} split of {source}" if split in splits_of(source) else str(source)
+    return f"{own}, photos in {dataset.images.name}"
+
+
+def summary_of(
+    source: str, datasets: Mapping[str, CocoDataset], origins: Mapping[str, str], size: int, *, threshold: float = IOU_THRESHOLD
+) -> Summary:
+    """The summary of a run's data sets by the names of their splits."""
+    first = next(iter(datasets.values()))
+    notes: collections.Counter[str] = collections.Counter()
+    for each in datasets.values():
+        notes.update(each.notes)
+    objects = np.concatenate([each.boxes[each.classes >= 0] for each in datasets.values()])
+    found = matchable(objects, size, threshold=threshold)
+    return Summary(
+        source=source,
+        parts=tuple(Part(name, origins[name], each.count, _counts(each)) for name, each in datasets.items()),
+        classes=first.labels,
+        counted="boxes",
+        passed_over=_passed_over(datasets.values()),
+        left_out=tuple(dict.fromkeys(path for each in datasets.values() for path in each.bad)),
+        sizes=Sizes.of(np.concatenate([each.sizes for each in datasets.values()])),
+        facts={
+            **notes,
+            "photos_turned_by_exif": sum(int((each.orientations != 1).sum()) for each in datasets.values()),
+            "share_of_boxes_with_an_anchor": round(float(found.mean()), 4) if len(found) else None,
+            "anchors": f"IoU {threshold:g} or more at {size} pixels",
+        },
+    )
+
+
+def summary_of_one(
+    annotations: str | os.PathLike[str], dataset: CocoDataset, size: int, split: str | None = None
+) -> Summary:
+    """The summary of the one split that judges a detector."""
+    name = split or judged_split(annotations) or "all"
+    return summary_of(str(annotations), {name: dataset}, {name: origin_of(annotations, name, dataset)}, size)
+
+
+def summary_of_truth(truth: Truth) -> Summary:
+    """The same of annotations whose photos are not needed."""
+    counts = dict.fromkeys(truth.categories.values(), 0)
+    crowds = 0
+    for row in truth.annotations:
+        if row["iscrowd"]:
+            crowds += 1
+        else:
+            counts[truth.categories[row["category_id"]]] += 1
+    facts = {"boxes": len(truth.annotations), "crowds": crowds, **{key: count for key, count in truth.notes.items() if count}}
+    part = Part("all", truth.name, len(truth.images), counts)
+    return Summary(source=truth.name, parts=(part,), classes=tuple(truth.categories.values()), counted="boxes", facts=facts)
+
+
+def _counts(dataset: CocoDataset) -> dict[str, int]:
+    found = np.bincount(dataset.classes[dataset.classes >= 0], minlength=len(dataset.labels))
+    return dict(zip(dataset.labels, map(int, found), strict=True))
+
+
+def _passed_over(datasets: Any) -> dict[str, int]:
+    """Endings of the files that lie beside the photos and are none of them, how many of each."""
+    used = {dataset.where(index) for dataset in datasets for index in range(dataset.count)}
+    found: collections.Counter[str] = collections.Counter()
+    for folder in sorted({os.path.dirname(path) for path in used}):
+        for entry in os.scandir(folder or "."):
+            if not entry.name.startswith(".") and os.path.join(folder, entry.name) not in used and entry.is_file():
+                found[Path(entry.name).suffix.lower() or "no ending"] += 1
+    return dict(found)

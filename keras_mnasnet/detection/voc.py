@@ -1,0 +1,102 @@
+"""Folders of Pascal VOC's .xml files. Loads no TensorFlow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_mnasnet.detection.truth import Truth, check_pixels, finite, name_of
+from keras_mnasnet.utils.reading import check_limit, read_xml, shown
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+TRUE = ("1", "true", "yes")
+
+
+def files_below(folder: Path, ending: str) -> list[Path]:
+    """The files of a folder with an ending of any case that are not hidden; those of its sub-folders, where it has none."""
+    own = sorted(entry for entry in folder.iterdir() if _ends(entry.name, ending) and entry.is_file())
+    return own or [
+        Path(place, name) for place, names in _visible(folder) for name in sorted(names) if _ends(name, ending)
+    ]  # fmt: skip
+
+
+def _visible(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield place, names
+
+
+def _ends(name: str, ending: str) -> bool:
+    return name.lower().endswith(ending) and not name.startswith(".")
+
+
+def read_voc(folder: Path) -> Truth:
+    """A folder of VOC .xml files as COCO annotations; ValueError names a file that is none.
+
+    Categories are the names found, numbered from 1 in alphabetical order. VOC counts pixels from 1 and includes the last, so
+    that a box's width is xmax - xmin + 1. Objects marked `difficult` become crowd regions: nothing is asked of them.
+    """
+    files = files_below(folder, ".xml")
+    if not files:
+        raise ValueError(f"A folder of VOC annotations holds .xml files. Received: {folder}, without one")
+    images: dict[int | str, dict[str, Any]] = {}
+    found: list[tuple[int, str, list[float], int]] = []
+    for number, path in enumerate(files, 1):
+        try:
+            root = read_xml(path, "A VOC annotation")
+            if root.tag != "annotation":
+                raise ValueError(_other_root(root))
+            images[number] = {
+                "id": number,
+                "file_name": (root.findtext("filename") or "").strip() or path.stem,
+                "stem": path.stem,
+                "width": root.findtext("size/width"),
+                "height": root.findtext("size/height"),
+            }
+            for count, item in enumerate(root.iter("object"), 1):
+                found.append((number, *_object(item, count)))
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{path} must be a VOC annotation. Received: {error}") from error
+    check_limit("classes", len({name for _, name, _, _ in found}), f"The categories of {folder}")
+    names = sorted({name for _, name, _, _ in found})
+    ids = {name: number for number, name in enumerate(names, 1)}
+    annotations = [
+        {
+            "id": number, "image_id": image, "category_id": ids[name], "bbox": box, "area": box[2] * box[3],
+            "iscrowd": difficult,
+        }
+        for number, (image, name, box, difficult) in enumerate(found, 1)
+    ]  # fmt: skip
+    check_pixels([[x + 1, y + 1, width - 1, height - 1] for _, _, (x, y, width, height), _ in found], str(folder))
+    return Truth(str(folder), images, {number: name for name, number in ids.items()}, annotations)
+
+
+def _object(item: Element, count: int) -> tuple[str, list[float], int]:
+    """Name, box and whether it is `difficult` of the object with this number in its file."""
+    at = f"object {count}"
+    try:
+        name = name_of(_text(item, "name"))
+        at = f"object {count} ({shown(name)})"
+        x1, y1, x2, y2 = (finite(_text(item, f"bndbox/{side}")) for side in SIDES)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{error} of {at}") from error
+    difficult = (item.findtext("difficult") or "").strip().lower() in TRUE
+    return name, [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1], int(difficult)
+
+
+def _text(element: Element, path: str) -> str:
+    text = element.findtext(path)
+    if text is None or not text.strip():
+        raise ValueError(f"no <{path.replace('/', '><')}>")
+    return text.strip()
+
+
+def _other_root(root: Element) -> str:
+    if root.tag == "annotations" and root.find("image") is not None:
+        return "CVAT's own XML, of many photos. Export as COCO, as Pascal VOC or as YOLO there"
+    return f"the root <{shown(root.tag)[1:-1]}>"
