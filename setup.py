@@ -46,6 +46,7 @@ setup(
         "msgspec",
         "numpy",
         "pillow>=10.1",
+        "pyyaml",
         "safetensors",
         "tensorflow",
         "tqdm",

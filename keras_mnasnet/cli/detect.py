@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from keras_mnasnet.detection.tflite import DetectorReport
     from keras_mnasnet.training import Training
 
-SETTINGS = ("score_threshold", "iou_threshold", "max_detections", "batch_size", "input", "threads", "limit", "max_bad")
+SETTINGS = (
+    "score_threshold", "iou_threshold", "max_detections", "batch_size", "input", "threads", "limit", "max_bad", "split",
+    "crowd_as_objects",
+)  # fmt: skip
 BOXES = {"score": "score_threshold", "iou": "iou_threshold"}
+BESIDE = "A data.yaml, and annotations that lie beside their photos, need none."
 DETECTOR = "A trained detector: a run's folder, its model.safetensors, or hf://OWNER/NAME."
 PRECISIONS = ("float32", "float16", "int8")
 
@@ -34,16 +38,16 @@ def add_commands(top: Parser) -> None:
         "[detection].", example="mnasnet detect predict runs/mine kitchen.jpg -o drawn",
     )  # fmt: skip
     command = detect.add(
-        "train", "Train a detector on COCO or VOC annotations. Killed or stopped, --resume goes on with it.", train,
+        "train", "Train a detector on COCO, VOC or YOLO annotations. Killed or stopped, --resume goes on with it.", train,
         usage=(
-            "ANNOTATIONS PHOTOS --from MODEL -o RUN [options]", "ANNOTATIONS PHOTOS --network NETWORK ... -o RUN [options]",
+            "ANNOTATIONS [PHOTOS] --from MODEL -o RUN [options]", "ANNOTATIONS [PHOTOS] --network NETWORK ... -o RUN [options]",
             "--resume RUN",
         ),
         example="mnasnet detect train boxes.json photos --from imagenet -o runs/mine",
         needs=("ANNOTATIONS, PHOTOS and -o RUN, or --resume RUN",),
     )  # fmt: skip
     option(command, "--annotations", dest="annotations", nargs="?", positional="ANNOTATIONS")
-    option(command, "--photos", dest="photos", nargs="?", positional="PHOTOS")
+    option(command, "--photos", BESIDE, dest="photos", nargs="?", positional="PHOTOS")
     start = command.add_argument_group("the start")
     option(start, "--from", "Of a classifier it is the body; a detector is gone on from.", dest="from_model")
     network_options(
@@ -54,10 +58,11 @@ def add_commands(top: Parser) -> None:
     )
     option(data, "--labels", "These are learned (default: all of the annotations').")
     option(
-        data, "--validation", "They are of the kind of the first ANNOTATIONS (default: nothing is measured).",
+        data, "--validation", "They are annotations of any kind (default: the first ANNOTATIONS' own validation split, if any).",
         metavar="ANNOTATIONS",
     )  # fmt: skip
     own(data, "--validation-folder", "PHOTOS", "Find the photos of --validation in this folder (default: PHOTOS).")
+    option(data, "--crowd-as-objects")
     data.add_argument(
         "--no-ap", dest="ap", action="store_false",
         help="Measure the validation photos' loss alone, not COCO's AP (pycocotools).",
@@ -65,7 +70,7 @@ def add_commands(top: Parser) -> None:
 
     command = detect.add(
         "eval", "COCO's twelve numbers of detectors, .tflite files and result files, side by side.", evaluate,
-        usage="MODEL... --annotations FILE --photos FOLDER [options]",
+        usage="MODEL... --annotations FILE [--photos FOLDER] [options]",
         example="mnasnet detect eval runs/mine mine.tflite --annotations val.json --photos photos",
         needs=("MODEL", "--annotations FILE"),
     )  # fmt: skip
@@ -74,14 +79,29 @@ def add_commands(top: Parser) -> None:
     )
     data = command.add_argument_group("data")
     option(data, "--annotations", required=True)
-    option(data, "--photos", "They are the annotations'; result files need none.", metavar="FOLDER")
-    options(data, "--limit", "--max-bad")
+    option(data, "--photos", f"They are the annotations'; result files need none. {BESIDE}", metavar="FOLDER")
+    own(
+        data,
+        "--split",
+        "train|validation|test",
+        "Take this split of annotations that have several (default: validation, else test).",
+    )
+    options(data, "--limit", "--max-bad", "--crowd-as-objects")
     _selection(command, 1e-8, "It is for Keras models and raw files.")
     option(_files(command), "--batch-size", "The default is %(default)s.", default=8)
     shown = command.add_argument_group("the result")
     shown.add_argument("--per-category", action="store_true", help="Also print AP and AP50 of every category.")
     own(shown, "--write-results", "FOLDER", "Write each detector's COCO result file there.")
     output(shown, "FILE.json", "numbers, settings and environment.", required=False)
+    command.set_defaults(max_bad=0)
+
+    command = detect.add(
+        "data", "Say what a detector would be trained on, and do nothing else.", describe,
+        usage="ANNOTATIONS [PHOTOS] [options]", example="mnasnet detect data boxes.json photos", needs=("ANNOTATIONS",),
+    )  # fmt: skip
+    option(command, "--annotations", dest="annotations", positional="ANNOTATIONS")
+    option(command, "--photos", BESIDE, dest="photos", nargs="?", positional="PHOTOS")
+    options(command, "--size", "--max-bad", "--crowd-as-objects")
     command.set_defaults(max_bad=0)
 
     command = detect.add(
@@ -131,10 +151,21 @@ def _files(command: Parser) -> Any:
 def train(arguments: argparse.Namespace) -> int:
     """Start a detector's run, or go on with one."""
     inputs = (arguments.annotations, arguments.photos)
-    if [each is not None for each in inputs] != [arguments.resume is None] * 2:
-        raise UsageError("give ANNOTATIONS, PHOTOS and -o RUN, or --resume RUN; received both, or not all of them")
+    if (arguments.annotations is None) == (arguments.resume is None):
+        raise UsageError("give ANNOTATIONS, PHOTOS and -o RUN, or --resume RUN; received both, or neither")
     own = {"classes": "labels", "validation_photos": "validation_folder", "measure_ap": "ap"}
-    return drive(arguments, "detection", inputs, _report_training, "validation", **own)
+    return drive(arguments, "detection", inputs, _report_training, "validation", "crowd_as_objects", **own)
+
+
+def describe(arguments: argparse.Namespace) -> None:
+    """Print what was read."""
+    from keras_mnasnet import detection
+
+    summary = detection.describe(
+        arguments.annotations, arguments.photos,
+        **{key: value for key, value in given(arguments, "size", "crowd_as_objects", "max_bad").items() if key != "progress"},
+    )  # fmt: skip
+    return print_json(summary.as_json()) if arguments.json else print("\n".join(summary.lines()))
 
 
 def _report_training(run: Training, as_json: bool) -> None:
@@ -159,15 +190,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
     results = detection.evaluate(
         arguments.models, arguments.annotations, arguments.photos,
         **given(
-            arguments, "labels", "threads", "batch_size", "limit", "max_bad", "max_detections", tflite_input="input",
-            results="write_results", **BOXES,
+            arguments, "labels", "threads", "batch_size", "limit", "max_bad", "max_detections", "split", "crowd_as_objects",
+            tflite_input="input", results="write_results", **BOXES,
         ),
     )  # fmt: skip
     report = {
         "schema": SCHEMA, "benchmark": "coco", "environment": environment(), "evaluator": evaluator(),
-        "data": {"annotations": arguments.annotations, "images": results[0].images},
+        "data": {"annotations": arguments.annotations, "images": results[0].images, **results[0].data.as_json()},
         "settings": {key: getattr(arguments, key) for key in SETTINGS},
-        "results": [dataclasses.asdict(result) for result in results],
+        "results": [dataclasses.asdict(dataclasses.replace(result, data=None)) for result in results],
     }  # fmt: skip
     return finish(arguments, report, lambda: _print_evaluation(arguments, results))
 

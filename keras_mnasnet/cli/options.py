@@ -45,7 +45,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "DATA": _text("DATA", LABELLED),
     "MODEL": _text("MODEL", f"A trained model: {SOURCES}"),
     "PHOTO": _text("PHOTO", "Photos: JPEG, PNG, GIF or BMP files."),
-    "--annotations": _text("ANNOTATIONS", "Take boxes from here: COCO's instances .json, or a folder of VOC's .xml files."),
+    "--annotations": _text(
+        "ANNOTATIONS", "Take boxes from here: COCO's instances .json, a folder of VOC's .xml files, or YOLO's data.yaml or labels."
+    ),
     "--batch-size": _count("Put N photos through the model at a time."),
     "--benchmark-model": _text("PATH", "Use this official benchmark_model on the phone, or the one of its ABI in this folder."),
     "--calibrate": _text("DATA", "Set int8's ranges by these photos, which need no labels: a folder, TFRecords, or tfds:NAME."),
@@ -54,6 +56,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--classes": _count("Count a classifier of N outputs (default: %(default)s).", default=1000),
     "--coordinator": _text("HOST:PORT", "Find process 0 at this address (JAX backend); `auto` on a TPU slice."),
     "--core": _count("Measure on this core of this machine (default: the last of the fastest)."),
+    "--crowd-as-objects": {
+        "action": "store_true",
+        "help": "Take regions marked as crowds, and VOC's difficult objects, as objects like the others.",
+    },
     "--data": _text("DATA", f"Take {LABELLED[0].lower()}{LABELLED[1:]}"),
     "--depth": {"type": float, "metavar": "X", "help": "Multiply the repeats of every stage by X."},
     "--device": _text("DEVICE", "Measure latency there: host is this machine, adb or adb:SERIAL a phone."),
