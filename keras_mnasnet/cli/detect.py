@@ -58,7 +58,7 @@ def add_commands(top: Parser) -> None:
     )
     option(data, "--labels", "These are learned (default: all of the annotations').")
     option(
-        data, "--validation", "They are annotations of any kind (default: the first ANNOTATIONS' own validation split, if any).",
+        data, "--validation", "They are annotations, too (default: the first ANNOTATIONS' own validation split, if any).",
         metavar="ANNOTATIONS",
     )  # fmt: skip
     own(data, "--validation-folder", "PHOTOS", "Find the photos of --validation in this folder (default: PHOTOS).")
@@ -170,7 +170,13 @@ def describe(arguments: argparse.Namespace) -> None:
 
 def _report_training(run: Training, as_json: bool) -> None:
     if as_json:
-        facts = {"run": str(run.folder), "model": str(run.model), "best_ap": run.best_accuracy, "epochs": run.rows}
+        from keras_mnasnet.detection.training import DETECTION
+        from keras_mnasnet.training.job import read_run
+
+        facts = {
+            "run": str(run.folder), "model": str(run.model), "best_ap": run.best_accuracy, "epochs": run.rows,
+            "data": read_run(run.folder, DETECTION)[1].data,
+        }  # fmt: skip
         return print_json(facts)
     last = run.rows[-1] if run.rows else {}
     shown = {"val_ap": "AP", "val_ap50": "AP50", "val_loss": "validation loss", "loss": "loss"}
@@ -198,7 +204,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
         "schema": SCHEMA, "benchmark": "coco", "environment": environment(), "evaluator": evaluator(),
         "data": {"annotations": arguments.annotations, "images": results[0].images, **results[0].data.as_json()},
         "settings": {key: getattr(arguments, key) for key in SETTINGS},
-        "results": [dataclasses.asdict(dataclasses.replace(result, data=None)) for result in results],
+        "results": [
+            {key: value for key, value in dataclasses.asdict(result).items() if key != "data"} for result in results
+        ],
     }  # fmt: skip
     return finish(arguments, report, lambda: _print_evaluation(arguments, results))
 

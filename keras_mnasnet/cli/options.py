@@ -46,7 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "MODEL": _text("MODEL", f"A trained model: {SOURCES}"),
     "PHOTO": _text("PHOTO", "Photos: JPEG, PNG, GIF or BMP files."),
     "--annotations": _text(
-        "ANNOTATIONS", "Take boxes from here: COCO's instances .json, a folder of VOC's .xml files, or YOLO's data.yaml or labels."
+        "ANNOTATIONS", "Take boxes from here: COCO's instances .json, a folder of VOC's .xml files, or YOLO's data.yaml."
     ),
     "--batch-size": _count("Put N photos through the model at a time."),
     "--benchmark-model": _text("PATH", "Use this official benchmark_model on the phone, or the one of its ABI in this folder."),

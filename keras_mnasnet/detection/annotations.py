@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_mnasnet.detection.coco import MAKER, ROBOFLOW, read_coco, rows_of
-from keras_mnasnet.detection.truth import Truth, as_objects, box_of, check_crowds, finite, identity, known_as
+from keras_mnasnet.detection.truth import Id, Truth, as_objects, box_of, check_crowds, finite, identity, known_as
 from keras_mnasnet.detection.voc import files_below, read_voc
 from keras_mnasnet.detection.yolo import YAML, is_yolo, read_yolo, splits_of_yolo
 from keras_mnasnet.utils.reading import LONGEST_ANNOTATIONS, open_regular, read_json, shown
@@ -141,7 +141,8 @@ def check_ids(rows: Sequence[Mapping[str, Any]], truth: Truth, subject: str) -> 
     ValueError for ids that it does not have.
     """
     images, categories = truth.images, {**truth.categories, **truth.roots}
-    found, lost = [], {"image_id": set(), "category_id": set()}
+    found: list[Result] = []
+    lost: dict[str, set[Id]] = {"image_id": set(), "category_id": set()}
     for row in rows:
         image, category = known_as(row["image_id"], images), known_as(row["category_id"], categories)
         if image is None:

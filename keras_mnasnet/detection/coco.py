@@ -109,7 +109,8 @@ class _Rows:
         """
         self.number += 1
         if row.get("deleted") is True:
-            return self._left_out("deleted", row, "`deleted` is true")
+            self._leave_out("deleted", row, "`deleted` is true")
+            return None
         image, category = row["image_id"], row["category_id"]
         if type(image) is not int or image not in self.images:
             image = _reference(image, "image_id", self.images)
@@ -117,12 +118,14 @@ class _Rows:
             category = _reference(category, "category_id", self.categories)
         if image is None or category is None:
             lost = "image_id" if image is None else "category_id"
-            return self._left_out(f"unknown_{lost}", row, f"the {lost} {shown(row[lost])}")
+            self._leave_out(f"unknown_{lost}", row, f"the {lost} {shown(row[lost])}")
+            return None
         box = row.get("bbox")
         if box is None or box == []:
             box = _bounds(row.get("segmentation"))
             if box is None:
-                return self._left_out("without_box", row, "no 'bbox'")
+                self._leave_out("without_box", row, "no 'bbox'")
+                return None
             self.notes["boxes_of_outlines"] += 1
         else:
             box = box_of(box)
@@ -141,7 +144,7 @@ class _Rows:
         self.notes["areas_made_up"] += value is not None
         return box[2] * box[3]
 
-    def _left_out(self, why: str, row: Mapping[str, Any], said: str) -> None:
+    def _leave_out(self, why: str, row: Mapping[str, Any], said: str) -> None:
         self.notes[why] += 1
         number = f" (id {shown(row['id'])})" if row.get("id") is not None else ""
         self.first.setdefault(why, f"annotations[{self.number - 1}]: {said}{number}")

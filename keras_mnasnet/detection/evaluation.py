@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from keras_mnasnet.detection.truth import Id, Truth
 from keras_mnasnet.utils.files import write_file
 from keras_mnasnet.utils.text import Life, header
 
+T = TypeVar("T")
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -161,7 +162,7 @@ def evaluate(
     summary = summary_of_truth(truth)
     if dataset is not None:
         size = next((each.size for each in opened if isinstance(each, Detector)), DEFAULT_SIZE)
-        summary = summary_of_one(annotations, dataset, size, options['split'])
+        summary = summary_of_one(annotations, dataset, size, options["split"])
     header(
         {
             **{f"model {number}": _line(name, each) for number, (name, each) in enumerate(zip(names, opened, strict=True), 1)},
@@ -217,7 +218,7 @@ def _result(
     )
 
 
-def _spread(items: Sequence[int], limit: int | None) -> list[int]:
+def _spread(items: Sequence[T], limit: int | None) -> list[T]:
     """`limit` of the items, spread evenly; all where there are no more."""
     if limit is None or limit >= len(items):
         return list(items)

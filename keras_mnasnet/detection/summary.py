@@ -83,9 +83,7 @@ def summary_of(
     )
 
 
-def summary_of_one(
-    annotations: str | os.PathLike[str], dataset: CocoDataset, size: int, split: str | None = None
-) -> Summary:
+def summary_of_one(annotations: str | os.PathLike[str], dataset: CocoDataset, size: int, split: str | None = None) -> Summary:
     """The summary of the one split that judges a detector."""
     name = split or judged_split(annotations) or "all"
     return summary_of(str(annotations), {name: dataset}, {name: origin_of(annotations, name, dataset)}, size)

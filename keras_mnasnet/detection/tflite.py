@@ -220,7 +220,7 @@ def export(
             "post-processing": f"{postprocess}: {settings}",
             "calibrated on": None if calibration is None else f"{calibration.images:,} photos",
             "verified on": on,
-            **({} if evaluation is None else summary_of_one(annotations, evaluation, spec.input_size).rows()),
+            **({} if evaluation is None else summary_of_one(evaluation.name, evaluation, spec.input_size).rows()),
             "AP measured on": None if evaluation is None else f"{evaluation.count:,} photos of {annotations}",
             "output": path,
         },

@@ -77,10 +77,12 @@ class DetectionJob(Job):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DetectionFacts(Facts):
-    """What a detector's run found at its start and must find again when it is resumed; `detector` is its spec."""
+    """What a detector's run found at its start and must find again when it is resumed; `detector` is its spec, `data` what was
+    read."""
 
     detector: str
     train_boxes: int
+    data: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
 
 DETECTION = RunKind("detection", DetectionJob, DetectionFacts, DetectionRecipe, "mnasnet detect train")
@@ -287,6 +289,7 @@ class DetectorRun(Run):
             labels=self.data.labels,
             train_images=self.data.count,
             train_boxes=len(self.data.boxes),
+            data=self.summary.as_json(),
             validation_images=self.validation.count if self.validation else 0,
             excluded=tuple(sorted(set(excluded))),
             environment={**environment(), "devices": [str(device) for device in keras.distribution.list_devices()]},
