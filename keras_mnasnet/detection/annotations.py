@@ -107,7 +107,7 @@ def _other_file(source: Path, head: bytes) -> str | None:
     """What a file is that is no COCO file, and the way on."""
     if head.startswith((b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
         return "an archive. Unpack it, and name what is in it."
-    text = head.decode("utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig", "replace").lstrip()
+    text = head.replace(b"\0", b"").lstrip(b"\xff\xfe\xef\xbb\xbf \t\r\n").decode("utf-8", "replace")  # of any width
     if text.startswith("<"):
         if "<annotations" in text and "<annotation>" not in text:
             return "CVAT's own XML, of many photos. Export as COCO, as Pascal VOC or as YOLO there."

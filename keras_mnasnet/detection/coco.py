@@ -42,7 +42,7 @@ def read_coco(path: Path) -> Truth:
             )
     check_limit("classes", len(value["categories"]), f"The categories of {path}")
     with rows_of(path, WANTED) as rows:
-        images = {identity(row["id"]): _image(row) for row in rows("images", value["images"])}
+        images = {(image := _image(row))["id"]: image for row in rows("images", value["images"])}
         found = [(identity(row["id"]), name_of(row["name"]), row) for row in rows("categories", value["categories"])]
         names: dict[Id, str] = {number: name for number, name, _ in found}
         for what, kept in (("images", images), ("categories", names)):
@@ -88,9 +88,7 @@ def rows_of(path: Path, wanted: str) -> Iterator[Callable[[str, list[Any]], Iter
 
 
 def _image(row: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise TypeError(f"{shown(row)}, which is no object")
-    return row
+    return {"id": identity(row["id"])} | {key: row[key] for key in ("file_name", "width", "height") if key in row}
 
 
 class _Rows:

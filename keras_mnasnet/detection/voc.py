@@ -73,7 +73,7 @@ def read_voc(folder: Path) -> Truth:
         for number, (image, name, box, difficult) in enumerate(found, 1)
     ]  # fmt: skip
     check_pixels([[x + 1, y + 1, width - 1, height - 1] for _, _, (x, y, width, height), _ in found], str(folder))
-    return Truth(str(folder), images, {number: name for name, number in ids.items()}, annotations)
+    return Truth(str(folder), images, {number: name for name, number in ids.items()}, annotations, folder=folder)
 
 
 def _object(item: Element, count: int) -> tuple[str, list[float], int]:

@@ -139,11 +139,11 @@ def _exists(place: Path) -> bool:
 
 def _names_file(folder: Path) -> Path | None:
     """The file with the names of the classes, beside the labels or above them."""
-    for place in (folder, *folder.absolute().parents[:2]):
-        if found := [place / name for name in NAME_FILES if (place / name).is_file()] or (
-            [config] if (config := yaml_of(place)) is not None else []
-        ):
-            return found[0]
+    for place in (folder, folder / "labels", *folder.absolute().parents[:2]):
+        if found := next((place / name for name in NAME_FILES if (place / name).is_file()), None):
+            return found
+        if place.is_dir() and (found := yaml_of(place)):
+            return found
     return None
 
 
@@ -250,7 +250,7 @@ def _photos(place: Path, root: Path) -> Iterator[str]:
             yield from (os.path.join(folder, name) for name in sorted(filter(is_image, names)))
         return
     for line in read_text(place, "A list of photos").splitlines():
-        if is_image(text := line.strip()):
+        if is_image(os.path.basename(text := line.strip())):
             found = _places(text, [root, place.parent])
             yield str(found[0] if found else place.parent / text)
 

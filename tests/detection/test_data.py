@@ -105,7 +105,7 @@ def test_real_annotations(data):
     [
         ({"images": []}, "must have `images`, `categories` and `annotations`. Received:.*without images"),
         ({"annotations": []}, "Received:.*without annotations"),
-        ({"categories": [{"id": 2, "name": "cat"}]}, "`category_id` from the annotation file's own list"),
+        ({"categories": [{"id": 5, "name": "cow"}]}, "`category_id` from the annotation file's own list.*4 of 6"),
         ({"annotations": [{"image_id": 99, "category_id": 2, "bbox": [0, 0, 1, 1]}]}, "`image_id` from"),
         ({"annotations": [{"image_id": 10, "category_id": 2, "bbox": [0, 0, 1]}]}, "the bbox"),
         ({"annotations": [{"image_id": 10, "category_id": 2, "bbox": [70, 0, 9, 9]}]}, "hold boxes of the classes.*1 without"),
@@ -117,7 +117,7 @@ def test_real_annotations(data):
             {"annotations": [{"image_id": 10, "category_id": 2, "bbox": [0, 0, 9, 9], "iscrowd": 1}]},
             "must hold boxes of the classes",
         ),
-        ({"images": [{"id": n, "file_name": "0.jpg"} for n in (10, 11, 12)]}, "`file_name`, `height` and `width`"),
+        ({"images": [{"id": n, "height": 40, "width": 60} for n in (10, 11, 12)]}, "has a `file_name`.*image 10"),
     ],
 )
 def test_bad_annotations(folder, changed, message):
@@ -175,8 +175,8 @@ def test_voc(folder):
     boxes, classes = data.boxes_of(0)
     np.testing.assert_allclose(boxes[0], [0.1, 0.1, 0.6, 0.6], atol=1e-6)
     assert classes.tolist() == [1, CROWD]
-    (folder / "xml" / "1.xml").write_text(VOC.replace("<width>60</width>", ""), "utf-8")
-    with pytest.raises(ValueError, match="1.xml must be a VOC annotation. Received: no <size><width>"):
+    (folder / "xml" / "1.xml").write_text(VOC.replace("<xmin>7</xmin>", ""), "utf-8")
+    with pytest.raises(ValueError, match=r"1.xml must be a VOC annotation. Received: no <bndbox><xmin> of object 1 \('cow'\)"):
         open_dataset(folder / "xml", folder)
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match="holds .xml files"):

@@ -116,9 +116,15 @@ def test_category_ids_go_by_id_and_name(tmp_path):
         ({**TRUTH, "images": [*TRUTH["images"], TRUTH["images"][0]]}, "The images .* must have different ids"),
         ({**TRUTH, "images": [{**TRUTH["images"][0], "id": float("inf")}]}, r"images\[0\]: cannot convert float infinity"),
         ({**TRUTH, "categories": [{**TRUTH["categories"][0], "name": None}]}, r"categories\[0\]: .* names of one line"),
-        ({**TRUTH, "categories": [{"id": n, "name": "one"} for n in (901, 902)]}, "must have different names.*'one'"),
-        ({**TRUTH, "categories": [CATEGORIES[0]]}, "each `category_id` from .* own list of 1. Received: 1 unknown, 3"),
-        ({**TRUTH, "images": [IMAGE]}, "each `image_id` from .* Received: 1 unknown, 8"),
+        ({**TRUTH, "categories": [{"id": n, "name": "one"} for n in (3, 17)]}, "must have different names.*'one' twice.*3, 17"),
+        (
+            {**TRUTH, "categories": [CATEGORIES[1]]},
+            r"each `category_id` from .* own list of 1. Received: 2 of 3 .*\[0\].* 17 \(id 0",
+        ),
+        (
+            {**TRUTH, "images": [IMAGE]},
+            r"each `image_id` from .* Received: 2 of 3 .* annotations\[1\]: the image_id 8 \(id 1\)",
+        ),
         ({**TRUTH, "annotations": [{"image_id": 7, "category_id": 17, "bbox": [1, 2, 3]}]}, r"the bbox \[1, 2, 3\]"),
         ({**TRUTH, "annotations": [{"image_id": 7, "category_id": 17}]}, r"annotations\[0\]: no 'bbox'"),
     ],
