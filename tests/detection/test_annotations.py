@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_mnasnet.cli.main import main
 from keras_mnasnet.detection import describe
 from keras_mnasnet.detection.anchors import anchor_boxes, corners, matchable, pairwise_iou
 from keras_mnasnet.detection.annotations import read_results, read_truth, splits_of
@@ -666,3 +667,41 @@ def test_text_ids_stay_as_they_are_in_a_data_set(tmp_path, photos):
     found = open_dataset(coco(tmp_path, **TOOLS["text ids"]), photos)
     assert (found.image_ids, found.category_ids) == (("img-1", "img-2"), ("c1", "c2"))
     assert dataclasses.replace(found).whole_ids == (1, 2)
+
+
+BACKBONE = (
+    "tiny: stem8 r1_k3_s11_e1_i8_o8_noskip r1_k3_s22_e3_i8_o16 r1_k3_s22_e3_i16_o16 r1_k3_s22_e3_i16_o24 r1_k3_s22_e3_i24_o32 "
+    "head64"
+)
+
+
+def test_a_data_set_of_yolo_from_training_to_a_drawn_photo(tmp_path, capfd):
+    """Its own validation split is measured on, a missing photo is one of --max-bad, and JSON says what was read."""
+    path, run = yolo(tmp_path / "data"), tmp_path / "run"
+    (tmp_path / "data" / "train" / "images" / "1.jpg").write_bytes(b"no photo")
+
+    def command(*arguments):
+        status = main(["detect", *map(str, arguments)])
+        out, err = capfd.readouterr()
+        assert status == 0, err
+        return json.loads(out) if "--json" in arguments else (out, err)
+
+    assert main(["detect", "train", str(path), "--network", BACKBONE, "-o", str(run), "--size", "96"]) == 1
+    assert "1.jpg" in capfd.readouterr().err
+    small = ("--size", 96, "--epochs", 1, "--batch-size", 2, "--set", "patience=0", "--no-ap", "--max-bad", 1)
+    found = command("train", path, "--network", BACKBONE, "-o", run, *small, "--json")
+    assert {name: part["photos"] for name, part in found["data"]["splits"].items()} == {"train": 2, "validation": 1}
+    assert [os.path.basename(each) for each in found["data"]["left_out"]] == ["1.jpg"]
+    assert found["epochs"][0]["val_loss"] > 0
+    assert json.loads((run / "run.json").read_text())["facts"]["data"] == found["data"]
+    assert command("train", "--resume", run, "--json")["data"] == found["data"]
+    report = command("eval", run, "--annotations", path, "--json")
+    assert (report["results"][0]["images"], report["data"]["splits"]["validation"]["classes"]) == (1, {"box": 0, "ball": 1})
+    _, err = command("eval", run, "--annotations", path, "--split", "train", "--max-bad", 1)
+    assert "the train split of" in err
+    (seen,) = command("predict", run, photo(tmp_path / "phone.jpg", orientation=6), "-o", tmp_path / "drawn", "--json")
+    with Image.open(seen["drawn"]) as image:
+        assert image.size == (120, 80)
+        assert abs(np.asarray(image)[35, 50].astype(int) - RED).max() < 12 or seen["objects"]
+    out, _ = command("data", path, "--max-bad", 1)
+    assert "the validation split of" in out
