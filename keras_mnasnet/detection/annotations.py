@@ -1,4 +1,4 @@
-"""Annotations and results as files: which reader takes what, and COCO's result files. Loads no TensorFlow."""
+"""Annotations and results as files: which reader takes what, and COCO's result files. COCO and VOC load no TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from keras_mnasnet.detection.coco import MAKER, ROBOFLOW, read_coco, rows_of
 from keras_mnasnet.detection.truth import Id, Truth, as_objects, box_of, check_crowds, finite, identity, known_as
 from keras_mnasnet.detection.voc import files_below, read_voc
-from keras_mnasnet.detection.yolo import YAML, is_yolo, read_yolo, splits_of_yolo
+from keras_mnasnet.detection.yolo import YAML, is_yolo, read_yolo, split_named, splits_of_yolo
 from keras_mnasnet.utils.reading import LONGEST_ANNOTATIONS, open_regular, read_json, shown
 
 KINDS = "a COCO .json file, or a folder of VOC's .xml files, or YOLO's data.yaml or folder of labels"
@@ -49,7 +49,7 @@ def splits_of(annotations: str | os.PathLike[str]) -> tuple[str, ...]:
     divided = _divided(source) if source.is_dir() else {}
     if divided:
         return tuple(split for split in ("train", "validation", "test") if split in divided)
-    return splits_of_yolo(source) if is_yolo(source) and not _is_voc(source) else ()
+    return splits_of_yolo(source) if not _is_voc(source) and is_yolo(source) else ()
 
 
 def judged_split(annotations: str | os.PathLike[str]) -> str | None:
@@ -60,14 +60,8 @@ def judged_split(annotations: str | os.PathLike[str]) -> str | None:
 
 def _divided(folder: Path) -> dict[str, Path]:
     """Sub-folders of a split each, with their annotations beside the photos, as Roboflow exports COCO and VOC."""
-    from keras_mnasnet.data.tfrecord import SPLITS
-
-    found = {}
-    for entry in sorted(folder.iterdir()):
-        split = {**SPLITS, "valid": "validation"}.get(entry.name.lower())
-        if split and entry.is_dir() and ((entry / ROBOFLOW).is_file() or _is_voc(entry)):
-            found[split] = entry
-    return found
+    parts = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and ((entry / ROBOFLOW).is_file() or _is_voc(entry))]
+    return {split: entry for entry in parts if (split := split_named(entry.name))}
 
 
 def _is_voc(folder: Path) -> bool:

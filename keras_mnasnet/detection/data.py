@@ -265,6 +265,13 @@ def _photos(truth: Truth, folder: Path, max_bad: int) -> tuple[dict[Id, _Photo],
             lost[image] = path
         else:
             photos[image] = _Photo(path, size, orientation)
+    stored = sum(
+        header.orientation != 1 == photos[image].orientation
+        for (image, *_), header in zip(there, headers, strict=True)
+        if image in photos
+    )
+    if stored:
+        logging.warning("%s: %d photos have an EXIF orientation and are annotated as they are stored", truth.name, stored)
     bad = tuple(lost.values())
     for path in bad:
         logging.warning("A photo is not there, or has no size, and is left out: %s", path)

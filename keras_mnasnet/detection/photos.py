@@ -1,4 +1,4 @@
-"""The photos that annotations name: which files they are, and what their headers say. Loads no TensorFlow."""
+"""The photos that annotations name: which files they are, and what their headers say."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class DetectorReport:
     """What was written and how it compares with the model. `comparisons` are of the network's raw outputs, `agreement` of the
     detections; `evaluation` where annotated photos were given. `network_partitions` are those up to the suppression of boxes.
     `detector` is the DetectorSpec; `silent_layers` are zero on every
-    calibration image, and constant in the file.
+    calibration image, and constant in the file. `data` is what was read of the annotations.
     """
 
     path: str
@@ -129,6 +129,7 @@ class DetectorReport:
     description: str
     detector: DetectorSpec
     silent_layers: tuple[str, ...] = ()
+    data: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """One JSON value, with the schema's version, the package's, and the date."""
@@ -197,10 +198,11 @@ def export(
             f"`input_dtype` other than float32 takes pixels: build the detector with include_preprocessing=True. "
             f"Received: input_dtype={input_dtype!r}"
         )
-    evaluation = None
+    evaluation = summary = None
     if annotations is not None:
         evaluation = open_dataset(annotations, photos, split=judged_split(annotations), max_bad=max_bad)
         evaluation = evaluation.checked(max_bad, progress=progress)
+        summary = summary_of_one(annotations, evaluation, spec.input_size)
     calibrated, calibration = None, None
     shape = (spec.input_size, spec.input_size, 3)
     if quantize == "int8":
@@ -220,7 +222,7 @@ def export(
             "post-processing": f"{postprocess}: {settings}",
             "calibrated on": None if calibration is None else f"{calibration.images:,} photos",
             "verified on": on,
-            **({} if evaluation is None else summary_of_one(evaluation.name, evaluation, spec.input_size).rows()),
+            **({} if summary is None else summary.rows()),
             "AP measured on": None if evaluation is None else f"{evaluation.count:,} photos of {annotations}",
             "output": path,
         },
@@ -259,7 +261,7 @@ def export(
         comparisons=comparisons, limits=limits, agreement=agreed,
         evaluation=_measured(model, content, settings, evaluation, progress), verified_against=f"Keras {model.name}",
         verified_on=on, calibration=calibration, origin=origin, description=description, detector=spec,
-        silent_layers=tuple(silent),
+        silent_layers=tuple(silent), data=None if summary is None else summary.as_json(),
     )  # fmt: skip
     report = write_export(content, path, report, spec.labels)
     if progress:

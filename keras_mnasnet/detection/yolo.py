@@ -1,4 +1,4 @@
-"""YOLO's labels: a data.yaml, or a folder of .txt files with the names of the classes beside or above. Loads no TensorFlow.
+"""YOLO's labels: a data.yaml, or a folder of .txt files with the names of the classes beside or above.
 
 A label file has a row for each object: the class, counted from 0, and the box (center x, center y, width, height) or the
 corners of a polygon, as shares of the photo. The photo of `.../images/a/1.jpg` has its labels in `.../labels/a/1.txt`, or
@@ -80,7 +80,7 @@ def _of_yaml(path: Path) -> Layout:
     names = _names(value["names"], path)
     if (count := value.get("nc")) is not None and count != len(names):
         raise ValueError(
-            f"`nc` of YOLO's data.yaml must be the number of `names`. Received: {path} with {count} and {len(names)}"
+            f"`nc` of YOLO's data.yaml must be the number of `names`. Received: {path} with {shown(count)} and {len(names)}"
         )
     points = 0
     if (shape := value.get("kpt_shape")) is not None:
@@ -90,8 +90,8 @@ def _of_yaml(path: Path) -> Layout:
         bases = [*_places(record(value["path"], str, f"`path` of {path}"), bases), path.parent]
     splits: dict[str, list[Path]] = {}
     lost: dict[str, str] = {}
-    for key, split in _splits().items():
-        if not value.get(key):
+    for key in value:
+        if not isinstance(key, str) or not (split := split_named(key)) or not value[key]:
             continue
         given = value[key] if isinstance(value[key], list) else [value[key]]
         found = [(text, _places(record(text, str, f"`{key}` of {path}"), bases)) for text in given]
@@ -102,10 +102,11 @@ def _of_yaml(path: Path) -> Layout:
     return Layout(path, names, splits, lost, points=points)
 
 
-def _splits() -> dict[str, str]:
+def split_named(name: str) -> str | None:
+    """The split that a folder or a key is called by: train, validation or test."""
     from keras_mnasnet.data.tfrecord import SPLITS
 
-    return {**SPLITS, "valid": "validation"}
+    return {**SPLITS, "valid": "validation"}.get(name.lower())
 
 
 def _names(value: Any, path: Path) -> tuple[str, ...]:
@@ -161,13 +162,13 @@ def _of_folder(folder: Path) -> Layout:
     splits: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
         match = DARKNET.fullmatch(entry.name)
-        if match and (split := _splits().get(match[1].lower())):
+        if match and (split := split_named(match[1])):
             splits.setdefault(split, []).append(entry)
     for entry in sorted((folder / "images").iterdir()) if not splits and (folder / "images").is_dir() else ():
-        if entry.is_dir() and (split := _splits().get(entry.name.lower())):
+        if entry.is_dir() and (split := split_named(entry.name)):
             splits.setdefault(split, []).append(entry)
     for entry in sorted(folder.iterdir()) if not splits else ():
-        if (entry / "images").is_dir() and (split := _splits().get(entry.name.lower())):
+        if (entry / "images").is_dir() and (split := split_named(entry.name)):
             splits.setdefault(split, []).append(entry / "images")
     if splits:
         return Layout(folder, names, splits, {})
