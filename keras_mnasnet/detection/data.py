@@ -237,8 +237,7 @@ class _Photo(NamedTuple):
 
 def _photos(truth: Truth, folder: Path, max_bad: int) -> tuple[dict[Id, _Photo], tuple[str, ...]]:
     """The photos that are there, by image id; and the paths of those that are not, or that have no size: `max_bad` at most."""
-    files = _files(truth, PhotoFolder(folder))
-    lost = {image: path for image, path in files.items() if not os.path.isfile(path)}
+    files, lost = _files(truth, PhotoFolder(folder))
     if len(lost) > max_bad or len(lost) == len(files):
         image, first = next(iter(lost.items()))
         name = str(truth.images[image].get("file_name"))
@@ -279,18 +278,27 @@ def _photos(truth: Truth, folder: Path, max_bad: int) -> tuple[dict[Id, _Photo],
     return photos, bad
 
 
-def _files(truth: Truth, folder: PhotoFolder) -> dict[Id, str]:
-    """The file of every image; of one that is not there its path as it is written, which may lead out of the folder."""
+def _files(truth: Truth, folder: PhotoFolder) -> tuple[dict[Id, str], dict[Id, str]]:
+    """The path of every image, and of those that are not there, as it is written: it may lead out of the folder, to what is
+    never opened."""
     found: dict[Id, str] = {}
+    lost: dict[Id, str] = {}
     by_file: dict[str, list[Id]] = {}
     for image, entry in truth.images.items():
-        if (path := entry.get("path")) is None:
+        if (path := entry.get("path")) is not None:
+            is_there = os.path.isfile(path)
+        else:
             name = _file_name(truth, image, entry)
-            path = folder.find(name, entry.get("stem")) or os.path.normpath(os.path.join(folder.inside, name))
+            path = folder.find(name, entry.get("stem"))
+            is_there = path is not None
+            path = path or os.path.normpath(os.path.join(folder.inside, name))
         found[image] = path
-        by_file.setdefault(path, []).append(image)
+        if is_there:
+            by_file.setdefault(path, []).append(image)
+        else:
+            lost[image] = path
     for path, images in by_file.items():
-        if len(images) > 1 and os.path.isfile(path):
+        if len(images) > 1:
             _own_names(truth, folder, path, images, found)
     if folder.by_name:
         name, path = next(iter(folder.by_name.items()))
@@ -298,7 +306,7 @@ def _files(truth: Truth, folder: PhotoFolder) -> dict[Id, str]:
             "%s: %d photos were found in %s by their names, such as %r: %s", truth.name, len(folder.by_name), folder.folder,
             name, path,
         )  # fmt: skip
-    return found
+    return found, lost
 
 
 def _own_names(truth: Truth, folder: PhotoFolder, path: str, images: Sequence[Id], found: dict[Id, str]) -> None:

@@ -319,6 +319,20 @@ def test_photos_are_found_by_names_that_no_other_has(tmp_path):
         find("x/0.jpg")
 
 
+@pytest.mark.parametrize("name", ["../outside.jpg", "a/../../outside.jpg", "..\\outside.jpg", "{}/outside.jpg"])
+def test_photos_outside_of_their_folder_are_never_opened(name, tmp_path, photos):
+    outside = photo(tmp_path / "outside.jpg")
+    (tmp_path / "photos").mkdir()
+    photo(tmp_path / "photos" / "1.jpg")
+    rows = [{"id": n, "file_name": text} for n, text in ((1, name.format(tmp_path)), (2, "1.jpg"))]
+    path = coco(tmp_path, images=rows)
+    with pytest.raises((ValueError, OSError), match=r"which leads out of it|missing"):
+        open_dataset(path, tmp_path / "photos")
+    left = open_dataset(path, tmp_path / "photos", max_bad=1)
+    assert left.count == 1
+    assert str(outside) not in left.where(0)
+
+
 @pytest.mark.parametrize("key", ["path", "orientation", "stem"])
 def test_a_file_says_no_more_of_a_photo_than_its_name_and_size(key, tmp_path, photos):
     found = open_dataset(coco(tmp_path, images={key: "/etc/passwd"}), photos)
