@@ -90,7 +90,7 @@ def test_predict_draws(run, weights, coco, tmp_path):
     status, out, _ = run(*command, "--max-detections", 5, "--json")
     assert status == 1
     good, bad = json.loads(out)
-    assert "which cannot be decoded" in bad["error"]
+    assert "cannot be decoded" in bad["error"]
     assert len(good["objects"]) == 5
     with Image.open(photo) as original, Image.open(good["drawn"]) as drawn:
         assert drawn.size == original.size
@@ -114,7 +114,7 @@ def test_predict_draws(run, weights, coco, tmp_path):
         (("eval", "{weights}", "--annotations", "{truth}"), "Detectors need the folder of the photos. Received: photos=None"),
         (("eval", "{weights}", "--annotations", "{truth}", "--photos", "{tmp}/none"), "The photos must be in a folder"),
         (("eval", "{results}", "--annotations", "{tmp}/none.json"), "Annotations must exist"),
-        (("eval", "{results}", "--annotations", "{results}"), "An annotation file must hold a JSON object"),
+        (("eval", "{results}", "--annotations", "{results}"), "a COCO result file, which has a list"),
         (("eval", "{results}", "--annotations", "{truth}", "--limit", "0"), "`limit` must be 1 or more. Received: limit=0"),
         (("eval", "{results}", "--annotations", "{truth}", "--iou-threshold", "2"), "Received: iou_threshold=2.0"),
         (("eval", "{results}", "--annotations", "{truth}", "--labels", "{tmp}/no"), "`--labels` must be a text file"),
