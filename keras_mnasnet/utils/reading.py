@@ -374,7 +374,9 @@ def read_xml(path: str | os.PathLike[str], what: str) -> Element:
         parser.Parse(content, True)
         return builder.close()
     except (expat.ExpatError, LookupError, ValueError, AssertionError) as error:
-        raise ValueError(f"{what} must be XML. Received: {path}: {error if content.strip() else 'it is empty'}{_undeclared(content)}") from error
+        raise ValueError(
+            f"{what} must be XML. Received: {path}: {error if content.strip() else 'it is empty'}{_undeclared(content)}"
+        ) from error
 
 
 def _encoded(content: bytes) -> tuple[bytes, str | None]:
