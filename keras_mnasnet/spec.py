@@ -221,6 +221,7 @@ def check_plain(model: Any) -> Spec:
         {layer.name: _settings(layer) for layer in each.layers if type(layer).__name__ != "InputLayer"}
         for each in (rebuild(spec), model)
     )
+    theirs |= {each.name: (type(each).__name__,) for each in getattr(model, "operations", ()) if each not in model.layers}
     if ours != theirs:
         differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
         raise ValueError(

@@ -30,11 +30,12 @@ from keras_mnasnet.detection.model import spec_of
 from keras_mnasnet.detection.postprocess import Detections, PostProcess
 from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.detection.summary import summary_of_one
-from keras_mnasnet.export.calibration import NORMALIZED, Calibration, calibration_images
-from keras_mnasnet.export.calibration import PIXELS as TAKES_PIXELS
+from keras_mnasnet.export.calibration import Calibration, calibration_images
 from keras_mnasnet.export.converter import convert_function, convert_model
 from keras_mnasnet.export.file import GraphFacts, TfliteFile
 from keras_mnasnet.export.flatbuffer import METADATA_NAME, ModelWriter, detector_metadata, joined
+from keras_mnasnet.export.layers import NORMALIZED
+from keras_mnasnet.export.layers import PIXELS as TAKES_PIXELS
 from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.export.report import stamped, write_export
 from keras_mnasnet.export.rewrite import rewritten

@@ -1,4 +1,4 @@
-"""What a model takes, read from its layers, and images for quantization, checked before a converter sees them."""
+"""Images for quantization, checked before a converter sees them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from keras_mnasnet.export.layers import NORMALIZED, PIXELS
+
 ENOUGH = 100
 LARGEST = 4.0  # of a normalized input: ImageNet's is -2.12..2.64
-PIXELS, NORMALIZED = "pixels", "normalized"
-LARGEST_SCALE = 1 / 32  # a Rescaling of pixels divides by 127.5 or 255
-LARGEST_MEAN = 4.0  # no normalized input has a mean as large
-PASSING = ("InputLayer", "ZeroPadding2D", "Resizing", "CenterCrop", "Identity")
 FORMS = "an array [N, H, W, C], a tf.data.Dataset, or an iterable of images or batches (labels beside them are ignored)"
 
 
@@ -96,45 +94,3 @@ def _stream(data: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
             yield from images
         else:
             yield images
-
-
-def as_functional(model: Any) -> Any:
-    """A Sequential model as the functional model of the same layers; any other as it is. ValueError for one not built."""
-    if not any(kind.__name__ == "Sequential" for kind in type(model).__mro__):
-        return model
-    import keras
-
-    if not model.built or not model.layers:
-        raise ValueError(
-            f"A Sequential model must be built. Received: {model.name!r}, which is not. Begin it with keras.Input([H, W, C]), "
-            f"or call model.build([None, H, W, C])"
-        )
-    (image,), outputs = model.inputs, model.outputs
-    return keras.Model(image, outputs[0] if len(outputs) == 1 else outputs, name=model.name)
-
-
-def input_kind(model: Any) -> str | None:
-    """PIXELS where a layer in front, nested or not, normalizes 0..255; NORMALIZED for a MnasNet without; None: not known."""
-    leading, first = True, True
-    for layer in _layers(model):
-        kind = type(layer).__name__
-        if layer.name == "imagenet_normalization":
-            return PIXELS
-        if leading and kind == "Rescaling":
-            return PIXELS if np.abs(np.asarray(layer.scale, np.float64)).max() <= LARGEST_SCALE else None
-        if leading and kind == "Normalization":
-            return PIXELS if np.abs(np.asarray(layer.mean, np.float64)).max() > LARGEST_MEAN else None
-        if first and layer.name == "stem_conv":
-            return NORMALIZED
-        first = first and kind in PASSING
-        leading = leading and (not getattr(layer, "weights", None) or kind in PASSING)
-    return None
-
-
-def _layers(model: Any) -> Iterator[Any]:
-    """Every layer, and operation between layers, in the order of the graph; those of a nested model in its place."""
-    for layer in getattr(model, "operations", None) or model.layers:
-        if hasattr(layer, "layers"):
-            yield from _layers(layer)
-        else:
-            yield layer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import numpy as np
 
 from keras_mnasnet.export.verify import ExportError
 from keras_mnasnet.utils.system import held_output
-from keras_mnasnet.utils.text import Life
+from keras_mnasnet.utils.text import Life, listed
 
 
 def output_names(model: Any) -> list[str]:
@@ -93,11 +94,12 @@ def convert_function(
             converter.inference_output_type = tf.as_dtype(output_dtype)
         try:
             return converter.convert()
-        except Exception as error:
-            raise ExportError(
-                f"Every layer of the model must have a builtin LiteRT operator. Received: TensorFlow's converter failed with "
-                f"{type(error).__name__}: {_essence(error)}"
-            ) from error
+        except Exception as error:  # told below, in one line, without what the converter wrote meanwhile
+            failure = error
+    raise ExportError(
+        f"Every layer of the model must have a builtin LiteRT operator. Received: {_essence(failure)}. Replace the layer, or "
+        f"take it out of the model and compute it beside the file"
+    ) from failure
 
 
 def _calibrating(images: np.ndarray, batch: int, life: Life) -> Iterator[list[np.ndarray]]:
@@ -108,9 +110,13 @@ def _calibrating(images: np.ndarray, batch: int, life: Life) -> Iterator[list[np
 
 
 def _essence(error: Exception) -> str:
+    """The operators that have none, where the converter names them; else its first line."""
+    missing = sorted(set(re.findall(r"'(tf[\w.]*\.\w+)' op is neither a custom op nor a flex op", str(error))))
+    if missing:
+        return f"{listed(missing)}, of TensorFlow only"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "error:" in line or "is neither a custom op" in line or "Flex" in line]
-    return " ".join((telling or lines)[:3])[:600]
+    telling = next((line.partition("error: ")[2] for line in lines if "error: " in line), next(iter(lines), ""))
+    return f"a failure of TensorFlow's converter ({type(error).__name__}: {telling[:300]})"
 
 
 def weight_only(content: bytes) -> bytes:

@@ -13,7 +13,7 @@ import math
 import os
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ TITLES = {
     "imagenet": "(pixels / 255 - mean) / std of ImageNet",
 }
 RANGES = {"pixels": (0, 255), "unit": (0, 1), "signed": (-1, 1)}
-ZEROS = {np.dtype(np.uint8): 0, np.dtype(np.int8): -128}
+GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow and TensorFlow take them
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,8 +70,41 @@ class GraphFacts:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """Where an image input has its sides: `[B, H, W, channels]`, or `[B, channels, H, W]` with `channels_first`."""
+
+    channels: int = 3
+    channels_first: bool = False
+
+    def sides(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Height and width in a shape of four."""
+        return (shape[2], shape[3]) if self.channels_first else (shape[1], shape[2])
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Photos `[B, H, W, 3]` in this layout; made grey for one channel."""
+        if self.channels == 1 and pixels.shape[-1] == 3:
+            pixels = grey(pixels)
+        return np.moveaxis(pixels, -1, 1) if self.channels_first else pixels
+
+
+def grey(pixels: np.ndarray) -> np.ndarray:
+    """Photos `[..., 3]`, RGB pixels 0..255, as grey ones `[..., 1]` of whole numbers, float32."""
+    return np.rint(pixels.astype(np.float32) @ np.array(GREY, np.float32))[..., None]
+
+
+def layout_of(shape: Sequence[int]) -> Layout | None:
+    """The layout of an image input of this shape (open sides are negative); None for one that holds no photos."""
+    if len(shape) != 4:
+        return None
+    if shape[3] in (1, 3):
+        return Layout(shape[3])
+    return Layout(shape[1], channels_first=True) if shape[1] in (1, 3) else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Input:
-    """How pixels 0..255 become a tensor of `dtype`: raw = pixel + zero; else q = (pixel - mean) / std / scale + zero."""
+    """How pixels 0..255 become a tensor of `dtype`: raw = pixel + zero; else (pixel - mean) / std, of which whole numbers hold
+    q = value / scale + zero."""
 
     dtype: np.dtype
     text: str
@@ -79,15 +112,22 @@ class Input:
     normalization: Normalization = NORMALIZATIONS["pixels"]
     scale: float = 1.0
     zero: int = 0
+    layout: Layout = Layout()
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Float32 `[B, H, W, 3]` -> `dtype`, whole numbers rounded to even and saturated."""
+        """Float32 photos `[B, H, W, 3]` -> `dtype` in the input's layout, whole numbers rounded to even and saturated."""
+        return np.ascontiguousarray(self._converted(self.layout(pixels)))
+
+    def _converted(self, pixels: np.ndarray) -> np.ndarray:
         values = pixels
         if not self.raw:
-            mean, std = (np.array(side, np.float32) for side in (self.normalization.mean, self.normalization.std))
+            along = (-1, 1, 1) if self.layout.channels_first else (-1,)
+            mean, std = (
+                np.array(side, np.float32).reshape(along) for side in (self.normalization.mean, self.normalization.std)
+            )
             values = (pixels - mean) / std
-        if self.dtype == np.float32:
-            return np.ascontiguousarray(values, np.float32)
+        if self.dtype.kind == "f":
+            return values.astype(self.dtype, copy=False)
         if self.raw:
             values = np.clip(np.rint(values), 0, 255) + self.zero
         else:
@@ -97,40 +137,59 @@ class Input:
 
 
 def input_of(
-    name: str, dtype: Any, quantization: tuple[float, int], *, how: str | None = None, said: Normalization | None = None
-) -> Input:
+    name: str, dtype: Any, quantization: tuple[float, int], *, how: str | None = None, said: Normalization | None = None,
+    layout: Layout = Layout(),
+) -> Input:  # fmt: skip
     """What a `.tflite` input expects of pixels 0..255.
 
-    `how`, a name of NORMALIZATIONS, decides. Otherwise a uint8 or int8 input whose range (scale * (q - zero)) is about 0..255,
-    0..1 or -1..1 takes the pixels themselves (int8: minus 128), as hosted and Coral models do; then what the file's metadata
-    `said`; then float32 takes pixels 0..255, as the models of this package. ValueError where nothing says it.
+    `how`, a name of NORMALIZATIONS, decides. Otherwise whole numbers without quantization (a scale of 0), and uint8 or int8
+    whose range (scale * (q - zero)) is about 0..255, 0..1 or -1..1, take the pixels themselves (int8: minus 128), as hosted and
+    Coral models do; then what the file's metadata `said`; then floats take pixels 0..255, as the models of this package. ValueError
+    where nothing says it, or where it cannot be.
     """
     dtype = np.dtype(dtype)
     scale, zero = float(quantization[0]), int(quantization[1])
-    if dtype != np.float32 and dtype not in ZEROS:
-        raise ValueError(f"A .tflite input must be float32, uint8 or int8. Received: {name} with {dtype}")
+    if dtype not in (np.float32, np.float16) and dtype.kind not in "iu":
+        raise ValueError(f"A .tflite input must be of floats or whole numbers. Received: {name} with {dtype}")
     if how is not None and how not in NORMALIZATIONS:
         raise ValueError(f"`tflite_input` must be one of {', '.join(NORMALIZATIONS)}. Received: tflite_input={how!r}")
-    real: dict[str, Any] = {"scale": scale, "zero": zero} if dtype != np.float32 else {}
+    if not (math.isfinite(scale) and scale >= 0):
+        raise ValueError(f"A quantized input must have a positive scale. Received: {name} with the scale {scale:g}")
+    for channels in {len(each.mean) for each in (how and NORMALIZATIONS[how], said) if each} - {1, layout.channels}:
+        raise ValueError(
+            f"A normalization must have one mean, or one for each channel. Received: {channels} means for {name}, whose "
+            f"input has {layout.channels}. Pass tflite_input= (--input) pixels, unit or signed"
+        )
+    shown = "pixels - 128" if dtype == np.int8 else "pixels 0..255"
+    base = -128 if dtype == np.int8 else 0
+    if dtype.kind in "iu" and not scale:
+        if how not in (None, "pixels"):
+            raise ValueError(
+                f"An input of {dtype} that is not quantized holds {shown}, no normalized values. Received: {name} with "
+                f"tflite_input={how!r}. Leave out tflite_input= (--input), or pass pixels"
+            )
+        return Input(dtype, f"{dtype} {shown} (not quantized)", raw=True, zero=base, layout=layout)
+    real: dict[str, Any] = {"layout": layout, **({"scale": scale, "zero": zero} if dtype.kind in "iu" else {})}
     if how is not None:
         return Input(dtype, f"{dtype} {TITLES[how]} (as asked)", normalization=NORMALIZATIONS[how], **real)
-    if dtype in ZEROS:
-        shown = "pixels 0..255" if dtype == np.uint8 else "pixels - 128"
+    low, high = 0.0, 0.0
+    if dtype.kind in "iu":
         low, high = (scale * (limit - zero) for limit in (np.iinfo(dtype).min, np.iinfo(dtype).max))
-        kind = _range_kind(low, high)
+        kind = _range_kind(low, high) if dtype.itemsize == 1 else None
         if kind == "pixels" and scale != 1.0:
             return Input(dtype, f"{dtype} pixels 0..255 / {scale:.6g} (from its range)", **real)
         if kind:
-            return Input(dtype, f"{dtype} {shown} (its range is {low:.4g}..{high:.4g})", raw=True, zero=ZEROS[dtype])
+            return Input(dtype, f"{dtype} {shown} (its range is {low:.4g}..{high:.4g})", raw=True, zero=base, layout=layout)
     if said is not None:
         mean, std = (", ".join(f"{value:g}" for value in side) for side in (said.mean, said.std))
         return Input(dtype, f"{dtype} (pixels - {mean}) / {std} (its metadata)", normalization=said, **real)
-    if dtype in ZEROS:
+    if dtype.kind in "iu":
         raise ValueError(
-            f"A quantized input must say what it takes: a range of 0..255, 0..1 or -1..1, or TFLite metadata. Received: {name} "
-            f"with the range {low:.4g}..{high:.4g}. Pass tflite_input= (--input), one of {', '.join(NORMALIZATIONS)}."
+            f"A quantized input must say what it takes: 8 bits with a range of 0..255, 0..1 or -1..1, or TFLite metadata. "
+            f"Received: {name} of {dtype} with the range {low:.4g}..{high:.4g}. Pass tflite_input= (--input), one of "
+            f"{', '.join(NORMALIZATIONS)}."
         )
-    return Input(dtype, "float32 pixels 0..255 (assumed; tflite_input= changes it)")
+    return Input(dtype, f"{dtype} pixels 0..255 (assumed; tflite_input= changes it)", layout=layout)
 
 
 def _range_kind(low: float, high: float) -> str | None:
@@ -276,10 +335,12 @@ class TfliteFile:
     def _shape(self, shape: list[int]) -> list[int]:
         """The input's shape with one image, and `size` where height and width are open."""
         fixed = [1 if place == 0 and side < 0 else side for place, side in enumerate(shape)]
+        layout = layout_of(shape) or Layout()
         if len(fixed) == 4 and self.size:
-            if any(side not in (-1, self.size) for side in fixed[1:3]):
+            if any(side not in (-1, self.size) for side in layout.sides(fixed)):
                 raise ValueError(f"size={self.size} for the fixed input {shape}. Leave out size= (--size)")
-            fixed[1:3] = self.size, self.size
+            first = 2 if layout.channels_first else 1
+            fixed[first : first + 2] = self.size, self.size
         if min(fixed, default=0) < 0:
             raise ValueError(f"the input {shape} without a size. Pass size= (--size)")
         return fixed
@@ -297,8 +358,15 @@ class TfliteFile:
     def input(self, how: str | None = None, *, otherwise: Normalization | None = None) -> Input:
         """How pixels become its first input, as `input_of`; `otherwise` where its metadata does not say it."""
         details = self.inputs[0]
+        scales = details["quantization_parameters"]["scales"]
+        if len(scales) > 1:
+            raise ValueError(
+                f"A quantized input must have one scale. Received: {self.name} with {len(scales)}, one for each channel, which "
+                f"LiteRT's kernels take of weights only. Quantize the model again, with one scale for its input"
+            )
         said = None if how is not None else self.normalization or otherwise
-        return input_of(self.name, details["dtype"], details["quantization"], how=how, said=said)
+        layout = layout_of([int(side) for side in details["shape"]]) or Layout()
+        return input_of(self.name, details["dtype"], details["quantization"], how=how, said=said, layout=layout)
 
     def quantized(self, values: np.ndarray) -> np.ndarray:
         """Float values as its first input holds them."""
@@ -342,7 +410,8 @@ class TfliteFile:
 class TfliteClassifier:
     """A file `[1, S, S, 3]` -> `[1, classes]` that takes pixels; ValueError for a file that is damaged or something else.
 
-    `how`, a name of NORMALIZATIONS, says what becomes of pixels where the file does not, or wrongly.
+    Its image may be grey (`[1, S, S, 1]`) or have its channels first (`[1, 3, S, S]`): photos become so. `how`, a name of
+    NORMALIZATIONS, says what becomes of pixels where the file does not, or wrongly.
     """
 
     def __init__(
@@ -353,15 +422,18 @@ class TfliteClassifier:
         alone = len(self.file.facts.inputs) == 1  # our reader goes first: damaged tables may end LiteRT's process
         given = self.file.inputs
         takes = [[int(side) for side in each["shape"]] for each in given]
-        one_image = alone and len(takes[0]) == 4 and takes[0] == [1, takes[0][1], takes[0][1], 3]
+        layout = layout_of(takes[0]) if alone else None
+        height, width = layout.sides(takes[0]) if layout else (0, 1)
+        one_image = takes[0][:1] == [1] and height == width
         found = self.file.run(np.zeros(takes[0], given[0]["dtype"])) if one_image else []
         gives = [list(each.shape) for each in found] or [[int(side) for side in each["shape"]] for each in self.file.outputs]
         if not one_image or len(gives) != 1 or found[0].size != found[0].shape[-1]:
             raise ValueError(
-                f"A classifier must take one image [1, size, size, 3] and give [1, classes]. Received: {self.file.name} with "
-                f"the inputs {takes} and the outputs {gives}"
+                f"A classifier must take one image [1, size, size, 3], or a grey one [1, size, size, 1], or one with its "
+                f"channels first, and give [1, classes]. Received: {self.file.name} with the inputs {takes} and the outputs "
+                f"{gives}"
             )
-        self.size, self.classes = takes[0][1], gives[0][-1]
+        self.size, self.classes = height, gives[0][-1]
         self.input = self.file.input(how)
         labels = self.file.labels
         self.labels = labels if labels is not None and len(labels) == self.classes else None
@@ -376,10 +448,11 @@ class TfliteClassifier:
 
 def _quantized(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
     scale, zero = details["quantization"]
-    if not scale:
-        return np.ascontiguousarray(values, details["dtype"])
-    limits = np.iinfo(details["dtype"])
-    return np.clip(np.rint(values / scale) + zero, limits.min, limits.max).astype(details["dtype"])
+    dtype = np.dtype(details["dtype"])
+    if dtype.kind not in "iu":
+        return np.ascontiguousarray(values, dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(values / (scale or 1)) + zero, limits.min, limits.max).astype(dtype)
 
 
 def _real(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:

@@ -226,7 +226,7 @@ PARSER_VERSION, GROUPS_PARSER_VERSION = "1.0.0", "1.2.0"
 FEATURE, IMAGE, BOUNDING_BOX = 1, 2, 3
 BOUNDARIES, LEFT_TOP_RIGHT_BOTTOM = 1, (1, 0, 3, 2)  # where left, top, right and bottom stand in a box of the output
 NORMALIZATION_OPTIONS = 1
-RGB = 1
+COLORS = {1: ("Grey image", 2), 3: ("RGB image", 1)}  # by channels: a title and the number of the color space
 DESCRIPTIONS, TENSOR_AXIS_LABELS, TENSOR_VALUE_LABELS = 1, 2, 3
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -241,13 +241,13 @@ _Table = dict[int, Any]
 
 def classifier_metadata(
     *, name: str, description: str, license: str, input_name: str, output_name: str, normalization: Normalization | None,
-    labels: bool, size: tuple[int, int],
+    labels: bool, shape: tuple[int, int, int],
 ) -> bytes:  # fmt: skip
-    """The metadata of an image classifier with one input and one output; `size` is (height, width) in pixels."""
+    """The metadata of an image classifier with one input and one output; `shape` is that of an image, [H, W, C]."""
     scores: _Table = {0: output_name, 1: "One score per class", 3: _content(FEATURE, {}), 5: {0: [1.0], 1: [0.0]}}
     if labels:
         scores[6] = [_file(LABELS, "Class names, one a line", TENSOR_AXIS_LABELS)]
-    graph: _Table = {0: name, 2: [_image(input_name, normalization, size)], 3: [scores]}
+    graph: _Table = {0: name, 2: [_image(input_name, normalization, *shape)], 3: [scores]}
     return _finished(name, description, license, graph, PARSER_VERSION)
 
 
@@ -270,12 +270,13 @@ def detector_metadata(
         {0: "number of detections", 1: "How many boxes there are", 3: _content(FEATURE, {})},
     ]  # fmt: skip
     group: _Table = {0: "detection_result", 1: ["location", "category", "score"]}
-    graph: _Table = {0: name, 2: [_image(input_name, normalization, size)], 3: outputs, 8: [group]}
+    graph: _Table = {0: name, 2: [_image(input_name, normalization, *size)], 3: outputs, 8: [group]}
     return _finished(name, description, license, graph, GROUPS_PARSER_VERSION)
 
 
-def _image(name: str, normalization: Normalization | None, size: tuple[int, int]) -> _Table:
-    image: _Table = {0: name, 1: "RGB image", 3: _content(IMAGE, {0: _Byte(RGB), 1: {0: size[1], 1: size[0]}})}
+def _image(name: str, normalization: Normalization | None, height: int, width: int, channels: int = 3) -> _Table:
+    title, space = COLORS.get(channels, ("Image", 0))
+    image: _Table = {0: name, 1: title, 3: _content(IMAGE, {0: _Byte(space), 1: {0: width, 1: height}})}
     if normalization is not None:
         options: _Table = {0: [float(value) for value in normalization.mean], 1: [float(value) for value in normalization.std]}
         image[4] = [{0: _Byte(NORMALIZATION_OPTIONS), 1: options}]

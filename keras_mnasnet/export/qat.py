@@ -169,7 +169,7 @@ class _Job:
         )  # fmt: skip
         content, silent = rewritten(
             content, input_names=["image"], output_names=["scores"], description=description.text,
-            metadata=description.metadata("image", ["scores"], (size, size)),
+            metadata=description.metadata("image", ["scores"], (size, size, 3)),
         )  # fmt: skip
         position = {image.tobytes(): row for image, row in zip(images, expected, strict=True)}
         beside = Path(self.path).expanduser().with_suffix(".dense.tflite")

@@ -83,13 +83,13 @@ class Description:
     normalization: Normalization | None
     preprocessing: Preprocessing | None = None
 
-    def metadata(self, inputs: str, outputs: Sequence[str], size: tuple[int, int]) -> dict[str, bytes]:
+    def metadata(self, inputs: str, outputs: Sequence[str], shape: tuple[int, int, int]) -> dict[str, bytes]:
         """The metadata buffers of the file; only a model with one output is a classifier to the task libraries."""
         if len(outputs) != 1:
             return {}
         content = classifier_metadata(
             name=self.name, description=self.text, license=self.origin.license or "not stated", input_name=inputs,
-            output_name=outputs[0], normalization=self.normalization, labels=self.labels is not None, size=size,
+            output_name=outputs[0], normalization=self.normalization, labels=self.labels is not None, shape=shape,
         )  # fmt: skip
         return {METADATA_NAME: content}
 

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from keras_mnasnet import __version__
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.export.calibration import PIXELS, as_functional, calibration_images, input_kind
-from keras_mnasnet.export.file import Input
+from keras_mnasnet.export.calibration import calibration_images
+from keras_mnasnet.export.file import Input, Layout
 from keras_mnasnet.export.graph import folded_weights, write_graph
+from keras_mnasnet.export.layers import PIXELS, UNCLEAR, as_functional, check_layout, in_float32, input_kind
 from keras_mnasnet.export.report import Description, ExportReport, Oracle, publish
-from keras_mnasnet.export.verify import LEAST_IMAGES, accepting, check_calls, drawn_images
+from keras_mnasnet.export.verify import LEAST_IMAGES, LIMITS, accepting, check_calls, comparisons, drawn_images
 from keras_mnasnet.loading import checkpoint_of, load, read_keras
 from keras_mnasnet.model import resolve_input_shape
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
@@ -151,7 +153,7 @@ def export_tflite(
         )  # fmt: skip
         content, silent = rewritten(
             content, input_names=["image"], output_names=names, description=description.text,
-            metadata=description.metadata("image", names, subject.shape[:2]),
+            metadata=description.metadata("image", names, subject.shape),
         )  # fmt: skip
         if quantize == "weight-int8":
             content, route = weight_only(content), "converter + ai-edge-quantizer"
@@ -220,14 +222,17 @@ class _Subject:
                 f"none, and a model {self.name!r} in which no layer normalizes pixels 0..255"
             )
         height, width, channels = self.shape
-        if height != width or channels != 3:
-            raise ValueError(f"`{argument}` must be an array [N, {height}, {width}, {channels}]. Received: {_shown(data)}")
+        if channels not in (1, 3) or height != width:
+            raise ValueError(
+                f"`{argument}` must be an array [N, {height}, {width}, {channels}]: photos become square, and have three "
+                f"channels or are made grey. Received: {_shown(data)}"
+            )
         with held_stderr():
             from keras_mnasnet.data import sample_photos
 
         photos = self.preprocessing or source_preprocessing("timm", height)
         pixels = sample_photos(data, photos.at(height), count, seed=seed, max_bad=max_bad)
-        return Input(np.dtype(np.float32), argument, normalization=self.normalization)(pixels)
+        return Input(np.dtype(np.float32), argument, normalization=self.normalization, layout=Layout(channels))(pixels)
 
 
 def _subject(
@@ -268,24 +273,26 @@ def _of_keras_file(path: Path, size: tuple[int, int] | int | None, normalization
 def _of_model(model: Any, size: tuple[int, int] | int | None, normalization: Normalization | None, origin: Origin) -> _Subject:
     from keras_mnasnet.spec import check_plain
 
-    model = as_functional(model)
-    check_calls(model)
-    shape = _input_shape(model, size)
-    kind = input_kind(model)
-    if kind == PIXELS and normalization not in (None, Normalization()):
-        raise ValueError(
-            f"`normalization` (--input) must be pixels for a model that normalizes them itself. "
-            f"Received: normalization={normalization} for {model.name!r}"
-        )
+    given = as_functional(model)
+    check_calls(given)
+    shape = _input_shape(given, size)
+    check_layout(given)
+    model, replaced = in_float32(given)
+    kind = PIXELS if given.inputs[0].dtype == "uint8" else input_kind(model)
+    _check_normalization(model, kind, normalization, shape[2])
+    if replaced:
+        logging.warning("%s is exported in float32, of float images: it has %s", model.name, listed(replaced))
     subject = _Subject(
         name=model.name, shape=shape, outputs=getattr(model.output, "shape", None), checkpoint=None, keras=model, softmax=None,
         kind=kind, normalization=Normalization() if kind == PIXELS else normalization, labels=None, preprocessing=None,
         origin=origin,
     )  # fmt: skip
     try:
-        spec = check_plain(model)
-        checkpoint = checkpoint_of(model, checked=False)
+        spec = check_plain(given)
+        checkpoint = checkpoint_of(given, checked=False)
     except (ValueError, AttributeError, TypeError):
+        if replaced:
+            _check_twin(model, given, replaced, shape, kind)
         return subject
     said = "preprocessing" not in checkpoint.assumed and shape[0] == shape[1]
     writable = spec.classes and spec.classifier_activation in (None, "softmax")
@@ -294,6 +301,45 @@ def _of_model(model: Any, size: tuple[int, int] | int | None, normalization: Nor
         labels=checkpoint.labels, preprocessing=checkpoint.preprocessing.at(shape[0]) if said else None,
         origin=checkpoint.origin,
     )  # fmt: skip
+
+
+def _check_normalization(model: Any, kind: str | None, given: Normalization | None, channels: int) -> None:
+    """ValueError for a normalization that is not the model's, and for none where the layers leave open what it takes."""
+    if kind == PIXELS and given not in (None, Normalization()):
+        raise ValueError(
+            f"`normalization` (--input) must be pixels for a model that normalizes them itself. "
+            f"Received: normalization={given} for {model.name!r}"
+        )
+    if given is not None and len(given.mean) not in (1, channels):
+        raise ValueError(
+            f"`normalization` (--input) must have one mean, or one for each channel. Received: {len(given.mean)} for "
+            f"{model.name!r}, whose images have {channels}. Pass pixels, unit or signed, or a Normalization of one mean"
+        )
+    if kind == UNCLEAR and given is None:
+        raise ValueError(
+            f"`normalization` (--input) must say what becomes of pixels 0..255 before a model whose layers do not show it. "
+            f"Received: none for {model.name!r}, whose first layers compute what is no normalization of 0..255. Pass one of "
+            f"{', '.join(NORMALIZATIONS)}: pixels for a model that takes 0..255, unit for 0..1, signed for -1..1"
+        )
+
+
+def _check_twin(twin: Any, model: Any, replaced: Sequence[str], shape: tuple[int, int, int], kind: str | None) -> None:
+    """ValueError where a model computes otherwise in float32 than in its own types, by more than their rounding."""
+    from keras_mnasnet.export.converter import output_names
+
+    pictures = drawn_images(model.inputs[0].shape[0] or LEAST_IMAGES, *shape)
+    whole = kind == PIXELS or not str(model.inputs[0].dtype).startswith(("float", "bfloat"))
+    images = pictures if whole else pictures / 127.5 - 1
+    names = output_names(model)
+    precision = "weight-int8" if any("float16" in each for each in replaced) else "float32"
+    found, wanted = (_keras_oracle(each, names)(images) for each in (twin, model))
+    for each in comparisons(found, wanted, precision):
+        if not each.error <= LIMITS[precision].of(each):
+            raise ValueError(
+                f"A model that is exported must compute in float32 what it computes in its own types. Received: {model.name!r} "
+                f"with {listed(replaced)}, whose output {each.output!r} then differs by {each.error:.3g} of the spread. Build "
+                f"it with a float32 Input and keras.config.set_dtype_policy('float32'), and give it the weights (set_weights)"
+            )
 
 
 def _written(subject: _Subject, description: Description, quantize: str | None, batch: int) -> bytes:
@@ -305,7 +351,7 @@ def _written(subject: _Subject, description: Description, quantize: str | None, 
     return write_graph(
         checkpoint.architecture, weights, height=height, width=width, classes=checkpoint.classes, precision=DIRECT[quantize],
         padding=checkpoint.numerics.padding, preprocessing=subject.kind == PIXELS, softmax=bool(subject.softmax), batch=batch,
-        description=description.text, metadata=description.metadata("image", ["scores"], (height, width)),
+        description=description.text, metadata=description.metadata("image", ["scores"], subject.shape),
     )  # fmt: skip
 
 
@@ -355,8 +401,8 @@ def check_labels(
     """
     if labels is None:
         return None
-    if isinstance(labels, str) or shape is None or len(shape) != 2 or len(labels) != shape[1]:
-        count = shape[1] if shape is not None and len(shape) == 2 else "no"
+    count = shape[-1] if shape is not None and len(shape) > 1 and set(shape[1:-1]) <= {1} else "no"
+    if isinstance(labels, str) or len(labels) != count:
         raise ValueError(
             f"`labels` must be a list of one name per class of the model's one output. Received: {len(labels)} names for "
             f"{count} classes"
@@ -438,6 +484,11 @@ def _drawn(count: int, subject: _Subject) -> tuple[np.ndarray, str]:
     if subject.normalization == Normalization():
         return values, name
     if subject.normalization is None:
+        if subject.kind is None:
+            logging.warning(
+                "Nothing says what %s takes of pixels 0..255: it is verified on values -1..1, and the file does not say it. "
+                "Pass normalization= (--input), one of %s", subject.name, ", ".join(NORMALIZATIONS),
+            )  # fmt: skip
         return values / 127.5 - 1, f"{name}, -1..1"
     return Input(np.dtype(np.float32), name, normalization=subject.normalization)(values), f"{name}, normalized"
 

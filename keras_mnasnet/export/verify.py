@@ -196,9 +196,16 @@ def compare(
             found.append(file.values(chunk))
             wanted.append(model(chunk))
             life.step(len(chunk))
-    sides = [{name: np.concatenate([np.asarray(part[name], np.float64) for part in side]) for name in found[0]}
-             for side in (found, wanted)]  # fmt: skip
-    return tuple(_comparison(name, sides[0][name], sides[1][name], precision) for name in found[0])
+    ours, theirs = ({name: np.concatenate([part[name] for part in side]) for name in found[0]} for side in (found, wanted))
+    return comparisons(ours, theirs, precision)
+
+
+def comparisons(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], precision: str) -> tuple[Comparison, ...]:
+    """{output: values} of all images, compared with what they should be."""
+    return tuple(
+        _comparison(name, np.asarray(found[name], np.float64), np.asarray(wanted[name], np.float64), precision)
+        for name in found
+    )
 
 
 def _comparison(name: str, found: np.ndarray, wanted: np.ndarray, precision: str) -> Comparison:
@@ -207,11 +214,15 @@ def _comparison(name: str, found: np.ndarray, wanted: np.ndarray, precision: str
             f"The file's output {name!r} must have the model's shape. Received: {found.shape[1:]} against {wanted.shape[1:]}"
         )
     limits, count = LIMITS[precision], len(wanted)
+    if set(wanted.shape[1:-1]) == {1}:  # scores of a map of one pixel
+        found, wanted = (side.reshape(count, -1) for side in (found, wanted))
     scores = wanted.ndim == 2 and wanted.shape[1] > 1
     difference = np.abs(found - wanted)
-    apart = np.ptp(wanted, axis=0).max() > SAME * np.abs(wanted).max() or (not found.any() and wanted.any())
-    same = not np.ptp(found, axis=0).any() and (count > 1 or not found.any())
     probabilities = scores and _are_probabilities(wanted)
+    step = PROBABILITY_STEP if probabilities and limits.eight_bits else 0.0
+    seen = max(SAME * np.abs(wanted).max(), step)  # smaller differences may be gone in the file
+    apart = np.ptp(wanted, axis=0).max() > seen or (not found.any() and wanted.any())
+    same = not np.ptp(found, axis=0).any() and (count > 1 or not found.any())
     ours, theirs = found, wanted
     if probabilities and not limits.eight_bits:
         ours, theirs = (np.log(np.maximum(side, SMALLEST)) for side in (found, wanted))
@@ -222,7 +233,6 @@ def _comparison(name: str, found: np.ndarray, wanted: np.ndarray, precision: str
         varying = varying - varying.mean(axis=-1, keepdims=True)
     level = _rms(theirs - theirs.mean(axis=-1 if scores else None, keepdims=True))
     spread = _rms(varying) * math.sqrt(count / max(count - 1, 1))
-    step = PROBABILITY_STEP if probabilities and limits.eight_bits else 0.0
     floor = limits.level * level + ROUNDING * float(np.abs(theirs).max()) + step / math.sqrt(12)
     unit = max(spread + floor / limits.spread, 1e-30)
     own = np.square(varying).mean(axis=(0, 1))

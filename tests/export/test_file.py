@@ -4,9 +4,10 @@ import dataclasses
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 
-from keras_mnasnet.export.file import TfliteClassifier, TfliteFile, input_of
+from keras_mnasnet.export.file import Layout, TfliteClassifier, TfliteFile, grey, input_of, layout_of
 from keras_mnasnet.export.flatbuffer import append_files
 from keras_mnasnet.preprocessing import IMAGENET, SIGNED, Normalization, Preprocessing
 
@@ -49,7 +50,7 @@ def test_float_inputs():
 
 def test_other_quantized_ranges_need_to_be_told():
     scale, zero = 4.75 / 255, 114
-    with pytest.raises(ValueError, match=r"Received: m with the range -2.124..2.626. Pass tflite_input="):
+    with pytest.raises(ValueError, match=r"Received: m of uint8 with the range -2.124..2.626. Pass tflite_input="):
         input_of("m", np.uint8, (scale, zero))
     told = input_of("m", np.uint8, (scale, zero), how="imagenet")(PIXELS)
     assert told[0, -1, 0].tolist() == [235, 244, 255]
@@ -58,10 +59,85 @@ def test_other_quantized_ranges_need_to_be_told():
 
 
 def test_refused_inputs():
-    with pytest.raises(ValueError, match="must be float32, uint8 or int8. Received: m with int16"):
-        input_of("m", np.int16, (1.0, 0))
+    with pytest.raises(ValueError, match="must be of floats or whole numbers. Received: m with bool"):
+        input_of("m", np.bool_, (0.0, 0))
+    for scale in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="must have a positive scale. Received: m with the scale"):
+            input_of("m", np.uint8, (scale, 0))
+    with pytest.raises(ValueError, match="one for each channel. Received: 3 means for m, whose input has 1"):
+        input_of("m", np.float32, (0.0, 0), how="imagenet", layout=Layout(1))
     with pytest.raises(ValueError, match="`tflite_input` must be one of pixels, unit, signed, imagenet"):
         input_of("m", np.float32, (0.0, 0), how="raw")
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(np.uint8, 0), (np.int8, -128), (np.int16, 0), (np.int32, 0), (np.uint16, 0)])
+def test_whole_numbers_that_are_not_quantized_are_the_pixels(dtype, least):
+    """Never divided by their scale of zero."""
+    for how in (None, "pixels"):
+        found = input_of("m", dtype, (0.0, 0), how=how)
+        assert "(not quantized)" in found.text
+        assert first(found(PIXELS)) == [least + value for value in (0, 0, 1, 128, 128, 255, 255)]
+        assert found(PIXELS).dtype == dtype
+    assert first(input_of("m", dtype, (0.0, 0), said=SIGNED)(PIXELS)) == first(input_of("m", dtype, (0.0, 0))(PIXELS))
+    with pytest.raises(ValueError, match=r"is not quantized holds pixels.*Received: m with tflite_input='unit'"):
+        input_of("m", dtype, (0.0, 0), how="unit")
+
+
+def test_16_bits():
+    """Floats of half the size, and whole numbers as int16 activations have them."""
+    half = input_of("m", np.float16, (0.0, 0))(PIXELS)
+    assert (half.dtype, first(half)[-1]) == (np.float16, 255)
+    found = input_of("m", np.int16, (2 / 65535, 0), said=SIGNED)(PIXELS)
+    assert first(found)[::6] == [-32768, 32767]
+    with pytest.raises(ValueError, match="must say what it takes.*Received: m of int16 with the range -1..1"):
+        input_of("m", np.int16, (2 / 65535, 0))
+
+
+def test_layouts():
+    """One channel is grey as Pillow makes it; channels may come first."""
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (1, 5, 5, 3))
+    wanted = np.asarray(PIL.Image.fromarray(photo[0].astype(np.uint8)).convert("L"), np.float32)
+    assert np.abs(grey(photo)[0, ..., 0] - wanted).max() <= 1  # Pillow's integers round down
+    taken = input_of("m", np.float32, (0.0, 0), how="signed", layout=Layout(1))(photo.astype(np.float32))
+    np.testing.assert_allclose(taken, grey(photo) / 127.5 - 1, atol=1e-6)
+    first_ones = input_of("m", np.float32, (0.0, 0), how="imagenet", layout=Layout(3, channels_first=True))(photo)
+    last_ones = input_of("m", np.float32, (0.0, 0), how="imagenet")(photo)
+    np.testing.assert_array_equal(first_ones, last_ones.transpose(0, 3, 1, 2))
+    assert layout_of([1, 8, 8, 3]) == layout_of([-1, -1, -1, 3]) == Layout(3)
+    assert layout_of([1, 3, 8, 8]) == layout_of([1, 3, -1, -1]) == Layout(3, channels_first=True)
+    assert (layout_of([1, 28, 28, 1]), layout_of([1, 1, 28, 28])) == (Layout(1), Layout(1, channels_first=True))
+    assert layout_of([1, 8, 8, 4]) is layout_of([1, 2, 8, 8]) is layout_of([8, 3]) is None
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_files_with_inputs_that_are_not_quantized(tmp_path, write_tiny, dtype):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.float32)
+    model = TfliteClassifier(write_tiny(tmp_path / "raw.tflite", dtype=dtype, cast=True), threads=1)
+    wanted = pixels.mean(axis=(1, 2)) - 128 * (dtype == "int8")
+    np.testing.assert_allclose(model.run(pixels)[0], wanted, rtol=1e-5)
+
+
+def test_files_of_other_layouts(tmp_path, write_tiny):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.float32)
+    one = TfliteClassifier(write_tiny(tmp_path / "grey.tflite", shape=(1, 8, 8, 1)), threads=1)
+    np.testing.assert_allclose(one.run(pixels)[0], grey(pixels).mean(axis=(1, 2)), rtol=1e-5)
+    path = write_tiny(tmp_path / "first.tflite", shape=(1, 3, 8, 8))
+    turned = TfliteClassifier(path, threads=1)
+    assert (turned.size, turned.classes) == (8, 3)
+    np.testing.assert_allclose(turned.run(pixels)[0], pixels.mean(axis=(1, 2)), rtol=1e-5)
+    free = write_tiny(tmp_path / "free.tflite", shape=(1, 3, -1, -1))
+    assert TfliteClassifier(free, size=16).run(pixels.repeat(2, axis=1).repeat(2, axis=2))[0].shape == (3, 3)
+    with pytest.raises(ValueError, match=r"Received: .*four.tflite with the inputs \[\[1, 8, 8, 4\]\]"):
+        TfliteClassifier(write_tiny(tmp_path / "four.tflite", shape=(1, 8, 8, 4)))
+
+
+def test_a_scale_for_each_channel_of_the_input_is_refused(tmp_path, write_tiny, monkeypatch):
+    model = TfliteFile(write_tiny(tmp_path / "tiny.tflite", dtype="uint8", quantization=(1.0, 0)), threads=1)
+    details = [{**model.inputs[0], "quantization_parameters": {"scales": np.ones(3)}}]
+    monkeypatch.setattr(TfliteFile, "inputs", details)
+    with pytest.raises(ValueError, match="must have one scale. Received: .*tiny.tflite with 3"):
+        model.input()
 
 
 @pytest.mark.parametrize(

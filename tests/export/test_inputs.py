@@ -6,7 +6,7 @@ import pytest
 
 from keras_mnasnet import MnasNet, preprocess_input
 from keras_mnasnet.export import TfliteFile, export_tflite
-from keras_mnasnet.export.calibration import NORMALIZED, PIXELS, as_functional, input_kind
+from keras_mnasnet.export.layers import NORMALIZED, PIXELS, UNCLEAR, as_functional, input_kind
 from keras_mnasnet.export.verify import drawn_images
 from keras_mnasnet.preprocessing import PIXELS as PIXEL_VALUES
 from keras_mnasnet.preprocessing import SIGNED, Normalization
@@ -40,13 +40,13 @@ def test_kinds(bundled, nested, bare):
     assert input_kind(bare) == NORMALIZED
     inner = keras.Model(twice, bare(twice))
     assert input_kind(inner) == NORMALIZED
-    assert input_kind(keras.Model(twice, bare(twice / 255.0))) is None
+    assert input_kind(keras.Model(twice, bare(twice / 255.0))) == PIXELS
     assert input_kind(small()) is None
     assert input_kind(small(before=[layers.Rescaling(1 / 127.5, -1)])) == PIXELS
     assert input_kind(small(before=[layers.RandomFlip(), layers.Rescaling([1 / 255] * 3)])) == PIXELS
-    assert input_kind(small(before=[layers.Rescaling(2.0, -1)])) is None
+    assert input_kind(small(before=[layers.Rescaling(2.0, -1)])) == UNCLEAR
     assert input_kind(small(before=[layers.Normalization(mean=[120.0] * 3, variance=[3000.0] * 3)])) == PIXELS
-    assert input_kind(small(before=[layers.Normalization(mean=[0.5] * 3, variance=[0.1] * 3)])) is None
+    assert input_kind(small(before=[layers.Normalization(mean=[0.5] * 3, variance=[0.1] * 3)])) == UNCLEAR
     assert input_kind(small(before=[layers.Conv2D(3, 1), layers.Rescaling(1 / 255)])) is None
     assert input_kind(keras.Sequential([keras.Input((32, 32, 3)), bundled])) == PIXELS
 

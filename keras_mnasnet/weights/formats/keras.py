@@ -44,6 +44,7 @@ def load_keras(path: Path) -> Any:
         with open_zip(path, "A .keras file") as archive:
             check_limit("text", archive.getinfo("config.json").file_size, "config.json")
             config = parse_json(archive.read("config.json"), "config.json")
+            _check_version(archive)
             inside = {key: value for key, value in config.items() if key != "compile_config"}  # is not read
             _check_config(inside, set(keras.saving.get_custom_objects()))
             _check_sizes(inside, path.stat().st_size)
@@ -65,23 +66,53 @@ def load_keras(path: Path) -> Any:
         raise CheckpointError(f"{wanted} Received: {path} ({type(error).__name__}: {said})") from error
 
 
-def _check_config(value: Any, registered: set[str]) -> None:
-    """CheckpointError for a class that is not Keras's own (or registered in this process), or that reads files or runs code."""
+def _check_version(archive: zipfile.ZipFile) -> None:
+    """CheckpointError for a file of Keras 2, whose description Keras 3 does not read."""
+    if "metadata.json" not in archive.namelist():
+        return
+    check_limit("text", archive.getinfo("metadata.json").file_size, "metadata.json")
+    metadata = parse_json(archive.read("metadata.json"), "metadata.json")
+    version = metadata.get("keras_version") if isinstance(metadata, dict) else None
+    if isinstance(version, str) and version.startswith(("1.", "2.")):
+        raise CheckpointError(
+            f"which Keras {shown(version)} (tf_keras) wrote, and Keras 3 does not read. Open it with tf_keras, build the same "
+            f"model in Keras 3, give it the weights (set_weights), and save that one"
+        )
+
+
+def _check_config(value: Any, registered: set[str], layer: Any = None) -> None:
+    """CheckpointError for a class or function that is not Keras's own (or registered in this process), or that reads files or
+    runs code; `layer` is the name of the layer around it."""
     if isinstance(value, list):
         for item in value:
-            _check_config(item, registered)
+            _check_config(item, registered, layer)
     elif isinstance(value, dict):
+        config = value.get("config")
+        if isinstance(config, dict) and "name" in config and "class_name" in value:
+            layer = config["name"]
         if "class_name" in value:
             module, name, own = value.get("module"), value["class_name"], value.get("registered_name")
-            known = module is None or (isinstance(module, str) and module.split(".")[0] in ("keras", "builtins"))
-            if not isinstance(name, str) or name in RUNNING or not (known or (isinstance(own, str) and own in registered)):
-                layer = value["config"].get("name") if isinstance(value.get("config"), dict) else None
+            if name == "function":
+                known, name = module != "builtins" and _of_keras(module), config
+                own = config
+            else:
+                known = _of_keras(module) or (module is None and own is None)
+            trusted = known or (isinstance(own, str) and own in registered)
+            if not isinstance(name, str) or name in RUNNING or not trusted:
+                what = "function" if value["class_name"] == "function" else "class"
+                where = "" if module is None else f" of {shown(module)}"
+                place = "the model itself" if layer is None else f"layer {shown(layer)}"
+                given = "safe_mode=False" if name in RUNNING else f"custom_objects={{{shown(name)}: ...}}"
                 raise CheckpointError(
-                    f"which holds the class {shown(name)} of {shown(module)} (layer {shown(layer)}). If you trust it, load "
-                    f"it in Python with keras.saving.load_model(custom_objects=...) and pass the model"
+                    f"which holds the {what} {shown(name)}{where} ({place}), which is not Keras's own or runs code. If you "
+                    f"trust it, load it in Python with keras.saving.load_model(path, {given}) and pass the model, as to export_tflite(model, ...)"
                 )
         for item in value.values():
-            _check_config(item, registered)
+            _check_config(item, registered, layer)
+
+
+def _of_keras(module: Any) -> bool:
+    return isinstance(module, str) and module.split(".")[0] in ("keras", "builtins")
 
 
 def _check_sizes(config: Any, size: int) -> None:
