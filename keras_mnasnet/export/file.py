@@ -144,8 +144,8 @@ def input_of(
 
     `how`, a name of NORMALIZATIONS, decides. Otherwise whole numbers without quantization (a scale of 0), and uint8 or int8
     whose range (scale * (q - zero)) is about 0..255, 0..1 or -1..1, take the pixels themselves (int8: minus 128), as hosted and
-    Coral models do; then what the file's metadata `said`; then floats take pixels 0..255, as the models of this package. ValueError
-    where nothing says it, or where it cannot be.
+    Coral models do; then what the file's metadata `said`; then floats take pixels 0..255, as the models of this package.
+    ValueError where nothing says it, or where it cannot be.
     """
     dtype = np.dtype(dtype)
     scale, zero = float(quantization[0]), int(quantization[1])
