@@ -439,7 +439,11 @@ def _input_shape(model: Any, size: tuple[int, int] | int | None) -> tuple[int, i
     inputs = getattr(model, "inputs", None)
     if not inputs or len(inputs) != 1 or len(inputs[0].shape) != 4:
         shapes = [tuple(each.shape) for each in inputs or ()]
-        raise ValueError(f"`model` must be a built functional model with one input [B, H, W, C]. Received: inputs {shapes}")
+        raise ValueError(
+            f"`model` must be a built functional model with one input [B, H, W, C]. Received: {model.name!r} with the inputs "
+            f"{shapes}. A model of a class of your own becomes one as keras.Model(image, model(image)) of an image = "
+            f"keras.Input([H, W, C])"
+        )
     _, height, width, channels = inputs[0].shape
     if size is not None:
         asked = _sides(size)

@@ -16,6 +16,7 @@ from keras_mnasnet.utils.text import Life, listed
 STATEFUL = ("READ_VARIABLE", "ASSIGN_VARIABLE", "VAR_HANDLE", "CALL_ONCE")
 SAME = 1e-6  # of the largest output: float32's own rounding
 ROUNDING = 2.0**-21  # of a float32 value after sums: four times its own
+VARYING = 2.0**-20  # of the largest output: what rounding may add to its differences between images
 PROBABILITY_STEP = 1 / 256  # of LiteRT's 8-bit softmax
 NEAR_ONE, SMALLEST = 1e-3, 1e-30  # of the sum of probabilities, and of one
 LEAST_IMAGES = 4  # fewer do not say how outputs differ between images
@@ -40,8 +41,10 @@ class Limits:
     `level` of their level, which counts only where outputs hardly differ between images, plus the rounding of float32, or of
     an 8-bit softmax; of a single class, whose spread is half its own, half that of all, WORST_CLASS times as much. A decision
     counts where the best score is ahead of the second by more than twice `margin` of the spread; `changed` of those may be
-    other ones. Scores, whose decisions are judged, may differ by `scores` (if given) instead of `spread`. `detections` is
-    the share of a detector's boxes that may be missing, and of the file's that may be new.
+    other ones. Where outputs hardly differ between images, what differs in the differences may be the share `variation` of that
+    spread and the rounding of float32; None where activations have 8 bits, whose rounding is larger than such a spread. Scores,
+    whose decisions are judged, may differ by `scores` (if given) instead of `spread`. `detections` is the share of a detector's
+    boxes that may be missing, and of the file's that may be new.
     """
 
     spread: float
@@ -50,6 +53,7 @@ class Limits:
     changed: float
     scores: float | None = None
     detections: float = 0.0
+    variation: float | None = None
     eight_bits: bool = False
 
     def of(self, compared: Comparison) -> float:
@@ -62,11 +66,12 @@ class Limits:
 # random weights: 5e-4), 5e-3 (float16), 0.10 (weight-int8), 0.11 (dynamic), 0.13 (int8, trained), 0.43 (int8, random), 0.46
 # (int8, trained for three steps); of the confidence behind an int8 softmax 0.006. Smallest of wrong files, with a layer of
 # another seed, swapped colors or another normalization: 0.43 (int8, of which the decisions are refused) and 0.53 (the others);
-# ten times the logits behind an int8 softmax move the confidence by 0.18.
+# ten times the logits behind an int8 softmax move the confidence by 0.18. `variation` of A1 and B1 whose outputs differ by
+# 1e-5..1e-3 of their level: 0.05, 0.05 and 0.3 at most, and 0.65 with swapped colors.
 LIMITS = {
-    "float32": Limits(spread=2e-3, level=1e-5, margin=2e-3, changed=0.0),
-    "float16": Limits(spread=0.03, level=2e-3, margin=0.01, changed=0.0, detections=0.05),
-    "weight-int8": Limits(spread=0.2, level=0.02, margin=0.05, changed=0.03),
+    "float32": Limits(spread=2e-3, level=1e-5, margin=2e-3, changed=0.0, variation=0.1),
+    "float16": Limits(spread=0.03, level=2e-3, margin=0.01, changed=0.0, detections=0.05, variation=0.15),
+    "weight-int8": Limits(spread=0.2, level=0.02, margin=0.05, changed=0.03, variation=0.45),
     "dynamic": Limits(spread=0.2, level=0.02, margin=0.05, changed=0.03),
     "int8": Limits(spread=0.45, level=0.03, margin=0.15, changed=0.05, scores=0.7, detections=0.2, eight_bits=True),
     "QAT int8": Limits(spread=0.3, level=0.03, margin=0.1, changed=0.05, eight_bits=True),
@@ -89,10 +94,11 @@ class Comparison:
     `top1_agreement` is the share of images with the same best class (None for an output that is no `[B, classes]`). `decided`
     images have a margin that is larger than what the precision explains, `changed` of these have another best class in the
     file. `judged` says what the judgement rests on: "decisions" and differences; differences alone, because the output has no
-    classes ("values") or almost no image has a margin ("too little margin"); or the level alone, because the outputs differ
-    less between images than the precision resolves ("too little spread"). `confidence` is the mean of the file's largest
-    probabilities minus that of the model's (None without probabilities). `constant`: the file gives the same values for all
-    images, although the model does not.
+    classes ("values") or almost no image has a margin ("too little margin"); or the level and, in `variation`, the differences
+    between images ("variation"), or the level alone ("too little spread"), because the outputs differ less between images than
+    the precision resolves. `variation` is then what differs in the differences, over what may (None elsewhere). `confidence` is
+    the mean of the file's largest probabilities minus that of the model's (None without probabilities). `constant`: the file
+    gives the same values for all images, although the model does not.
     """
 
     output: str
@@ -110,6 +116,7 @@ class Comparison:
     judged: str
     confidence: float | None = None
     constant: bool = False
+    variation: float | None = None
 
 
 def check_promise(facts: GraphFacts, quantize: str | None, allowed_custom: tuple[str, ...] = ()) -> None:
@@ -246,8 +253,16 @@ def _comparison(name: str, found: np.ndarray, wanted: np.ndarray, precision: str
         clear = first - second > 2 * limits.margin * unit + step
         decided, changed = int(clear.sum()), int((clear & (found.argmax(axis=1) != wanted.argmax(axis=1))).sum())
         judged = "decisions" if decided >= LEAST_DECIDED * count else "too little margin"
+    variation: float | None = None
     if floor > limits.spread * spread:
         judged = "too little spread"
+        if limits.variation is not None:
+            between = ours - theirs - (ours - theirs).mean(axis=0)
+            if scores:
+                between = between - between.mean(axis=-1, keepdims=True)
+            allowed, rounding = limits.variation * _rms(varying), VARYING * float(np.abs(theirs).max())
+            variation = _rms(between) / max(allowed + rounding, 1e-30)
+            judged = "variation" if allowed > rounding else judged
     return Comparison(
         output=name,
         images=count,
@@ -264,6 +279,7 @@ def _comparison(name: str, found: np.ndarray, wanted: np.ndarray, precision: str
         judged=judged,
         confidence=float((found.max(axis=1) - wanted.max(axis=1)).mean()) if probabilities else None,
         constant=bool(apart and same),
+        variation=variation,
     )
 
 
@@ -298,6 +314,11 @@ def judge(comparisons: tuple[Comparison, ...], precision: str, limits: Limits) -
                 f"and by {WORST_CLASS * limit:g} in any one class. Received: {each.error:.3g} at {each.output!r}, "
                 f"{each.worst:.3g} in class {each.worst_class}. {_way_out(precision)}"
                 + (_accepting(limits.changed) if precision in QUANTIZED and each.error <= ACCEPTED_SPREAD > limit else "")
+            )
+        if each.variation is not None and each.variation > 1:
+            raise ExportError(
+                f"The {precision} file must tell images apart as the model does, whose outputs hardly differ between them. "
+                f"Received: {each.variation:.3g} times what may differ at {each.output!r}. {_way_out(precision)}"
             )
         if limits.eight_bits and abs(each.confidence or 0) > MOST_CONFIDENCE:
             raise ExportError(

@@ -9,18 +9,20 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from models import distinct
+from models import distinct, shaken
+from mutants import CHANGES, mutant
 
 from keras_mnasnet import MnasNet, load
 from keras_mnasnet.data import sample_photos
 from keras_mnasnet.detection import SSDLite
 from keras_mnasnet.export import ExportError, TfliteFile, export_tflite, report
 from keras_mnasnet.export.converter import convert_model
+from keras_mnasnet.export.graph import folded_weights, write_graph
 from keras_mnasnet.export.rewrite import rewritten
-from keras_mnasnet.export.verify import LIMITS, compare, drawn_images, judge
+from keras_mnasnet.export.verify import LIMITS, compare, comparisons, drawn_images, judge
 
-DIRECT, CONVERTED = ("float32", "float16", "weight-int8"), ("dynamic", "int8", "QAT int8")
-CONSTANTS = {"float32": 1e6, "float16": 1e3, "weight-int8": 100.0, "dynamic": 100.0, "int8": 100.0, "QAT int8": 100.0}
+DIRECT, CONVERTED = ("float32", "float16", "weight-int8"), ("dynamic", "int8")
+CONSTANTS = {"float32": 1e6, "float16": 1e3, "weight-int8": 100.0, "dynamic": 100.0, "int8": 100.0}
 ORDER = np.array([3, 8, 6, 1, 9, 0, 7, 2, 5, 4])  # no class stays where it is
 SWAPPED = np.array([0, 1, 2, 5, 4, 3, 6, 7, 8, 9])
 
@@ -117,6 +119,10 @@ def run(model, images):
     return keras.ops.convert_to_numpy(model(images, training=False))
 
 
+def expected_logits(images):
+    return run(MnasNet("a1", weights="cifar10", classifier_activation=None), images)
+
+
 @pytest.fixture(scope="module", params=["photos", "drawn"])
 def images(request):
     """64 photos of CIFAR-10, or as many drawn pictures."""
@@ -127,19 +133,15 @@ def images(request):
     return sample_photos(_folder("KERAS_MNASNET_DATA") / "cifar10", load("cifar10").preprocessing, 64)
 
 
-@pytest.fixture(scope="module")
-def writes(tmp_path_factory):
-    """writes(model, precision): the file of a model, written directly and verified against that model."""
-    folder, made = tmp_path_factory.mktemp("direct"), {}
-
-    def write(name, model, precision):
-        path = folder / f"{precision}_{name}.tflite"
-        if path not in made:
-            export_tflite(model, path, quantize=precision, progress=False)
-            made[path] = TfliteFile(path, threads=1)
-        return made[path]
-
-    return write
+def written(checkpoint, precision, **options):
+    """The bytes of a checkpoint's file, written directly."""
+    weights = folded_weights(
+        checkpoint.architecture, checkpoint.tensors, classes=checkpoint.classes, bn_epsilon=checkpoint.numerics.bn_epsilon
+    )
+    return write_graph(
+        checkpoint.architecture, weights, height=32, width=32, classes=checkpoint.classes, precision=precision,
+        padding=checkpoint.numerics.padding, **options,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -149,21 +151,23 @@ def true():
 
 
 @pytest.mark.parametrize("precision", DIRECT)
-def test_files_written_directly(true, writes, images, precision):
-    expected = run(true, images)
-    mutants = {name: altered(change) for name, change in heads(0.0).items() if "constant" not in name}
-    mutants |= {name: altered(change, layer) for name, (layer, change) in BODIES.items()}
-    file = writes("true", load("cifar10"), precision)
+def test_files_written_directly(true, images, precision):
+    """Every wrong one is a file: the true one with other constants, or one of another checkpoint; but those fed otherwise."""
+    expected, content = run(true, images), written(load("cifar10"), precision)
+    file = TfliteFile(content, threads=1)
     passed = {"true": verdict(file, expected, images, precision)}
-    for name, checkpoint in mutants.items():
-        passed[name] = verdict(writes(name, checkpoint, precision), expected, images, precision)
+    for name in CHANGES:
+        passed[name] = verdict(TfliteFile(mutant(content, name), threads=1), expected, images, precision)
     for name, change in FEEDS.items():
         passed[f"{name}, fed"] = verdict(Fed(file, change), expected, images, precision)
-    constant = np.float32(CONSTANTS[precision])
-    shuffled = Output(writes("shuffled classes", None, precision), "scores", lambda values: np.log(values) + constant)
-    passed["shuffled, and a constant"] = verdict(shuffled, np.log(expected) + constant, images, precision)
-    assert [name for name, reason in passed.items() if reason is None] == ["true"]
-    assert len(passed) == 13
+    constant = CONSTANTS[precision]
+    logits = expected_logits(images)
+    for name, order in (("true, and a constant", np.arange(10)), ("shuffled, and a constant", ORDER)):
+        checkpoint = altered(lambda kernel, bias, order=order: [kernel[:, order], bias[order] + np.float32(constant)])
+        file = TfliteFile(written(checkpoint, precision, softmax=False), threads=1)
+        passed[name] = verdict(file, logits + np.float32(constant), images, precision)
+    assert [name for name, reason in passed.items() if reason is None] == ["true", "true, and a constant"]
+    assert len(passed) == 14
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +176,7 @@ def converted(true):
     made = {}
 
     def convert(precision, images):
-        key = (precision.removeprefix("QAT "), images.tobytes() if "int8" in precision else b"")
+        key = (precision, images.tobytes() if precision == "int8" else b"")
         if key not in made:
             image = keras.Input((32, 32, 3))
             features = keras.Model(true.input, true.get_layer("avg_pool").output)(image)
@@ -196,8 +200,7 @@ def converted(true):
 
 @pytest.mark.parametrize("precision", CONVERTED)
 def test_files_of_the_converter(converted, images, precision):
-    """The QAT limits are held against the same int8 file, whose twin is the float model here."""
-    expected = run(MnasNet("a1", weights="cifar10", classifier_activation=None), images)
+    expected = expected_logits(images)
     file = converted(precision, images)
     names = ["true", *heads(0), *BODIES]
     passed = {
@@ -208,6 +211,21 @@ def test_files_of_the_converter(converted, images, precision):
         passed[f"{name}, fed"] = verdict(Fed(Output(file, "true"), change), expected, images, precision)
     assert [name for name, reason in passed.items() if reason is None] == ["true"]
     assert len(passed) == 13
+
+
+@pytest.mark.parametrize("precision", DIRECT)
+def test_outputs_that_hardly_differ(precision):
+    """A network whose biases drown the image: what the image is for is compared by itself."""
+    keras.utils.set_random_seed(3)
+    options = {"width_multiplier": 0.35, "input_shape": (32, 32, 3), "classes": 10, "classifier_activation": None}
+    model, images = shaken(MnasNet("b1", weights=None, **options)), drawn_images(24, 32, 32, 3)
+    content, expected = written(load(model), precision, softmax=False), run(model, images)
+    (found,) = comparisons(TfliteFile(content, threads=1).values(images), {"scores": expected}, precision)
+    assert found.judged == "variation"
+    assert found.variation < 0.6
+    passed = {name: verdict(TfliteFile(mutant(content, name), threads=1), expected, images, precision) for name in CHANGES}
+    assert [name for name, reason in passed.items() if reason is None] == []
+    assert "hardly differ between them" in passed["red and blue swapped"]
 
 
 def test_softmax_in_8_bits(true, images):

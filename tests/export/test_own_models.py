@@ -255,6 +255,22 @@ def test_own_layers_are_named_in_files_and_taken_in_python(before, named, way, t
     assert report.route == "converter"
 
 
+def test_a_model_of_an_own_class_is_taken_inside_a_functional_one(tmp_path):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__(name="own")
+            self.first, self.last = layers.Conv2D(4, 3), layers.Dense(3)
+
+        def call(self, x):
+            return self.last(ops.mean(self.first(x / 255.0), axis=(1, 2)))
+
+    model, image = Own(), keras.Input((8, 8, 3))
+    with pytest.raises(ValueError, match=r"Received: 'own' with the inputs \[\].*keras.Model\(image, model\(image\)\)"):
+        export_tflite(model, tmp_path / "a.tflite", progress=False)
+    outer = keras.Model(image, model(image))
+    assert export_tflite(outer, tmp_path / "a.tflite", normalization="pixels", progress=False).verified_on == "32 drawn images"
+
+
 def test_a_file_of_keras_2_is_named(tmp_path, capsys):
     tiny().save(tmp_path / "new.keras")
     with zipfile.ZipFile(tmp_path / "new.keras") as new, zipfile.ZipFile(tmp_path / "old.keras", "w") as old:

@@ -11,10 +11,12 @@ import time
 
 import PIL.Image
 import pytest
+from mutants import CHANGES, mutant
 
 from keras_mnasnet import load
-from keras_mnasnet.export import TfliteFile, export_tflite, prune, quantize_aware
+from keras_mnasnet.export import ExportError, TfliteFile, export_tflite, prune, quantize_aware
 from keras_mnasnet.export import qat as room
+from keras_mnasnet.export.verify import LIMITS, comparisons, judge
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow_model_optimization") is None, reason="the extra [qat] is not installed"
@@ -45,8 +47,15 @@ def test_a_few_folders_named_by_wnids_are_these_classes(checkpoint, tmp_path):
         quantize_aware(checkpoint, tmp_path / "data", tmp_path / "x.tflite", epochs=1, batch_size=1)
 
 
-def test_a_trained_file(checkpoint, bundled, pictures, tmp_path):
-    """It has the operators of post-training quantization; before the first step it is as good as the float network."""
+def test_a_trained_file(checkpoint, bundled, pictures, tmp_path, monkeypatch):
+    """It has the operators of post-training quantization; before the first step it is as good as the float network.
+
+    What its constants are changed to is refused by the limits of its kind.
+    """
+    given, publish = {}, room.publish
+    monkeypatch.setattr(
+        room, "publish", lambda content, *more, **options: (given.update(options), publish(content, *more, **options))[1]
+    )
     path, names = tmp_path / "qat.tflite", [f"shape {number}" for number in range(10)]
     report = quantize_aware(
         checkpoint, SHAPES, path, epochs=1, batch_size=16, steps_per_epoch=3, input_dtype="uint8", labels=names
@@ -66,6 +75,16 @@ def test_a_trained_file(checkpoint, bundled, pictures, tmp_path):
     assert abs(report.start_accuracy - report.float_accuracy) < 0.05
     assert report.as_json()["training"]["start_accuracy"] == report.start_accuracy
     assert list(TfliteFile(path).labels) == names
+    expected, content = given["oracle"](given["images"]), path.read_bytes()
+    files = {"true": content, **{name: mutant(content, name) for name in CHANGES}}
+    judged = {}
+    for name, file in files.items():
+        compared = comparisons(TfliteFile(file, threads=1).values(given["images"]), expected, given["precision"])
+        try:
+            judge(compared, given["precision"], LIMITS[given["precision"]])
+        except ExportError:
+            judged[name] = "refused"
+    assert sorted(judged) == sorted(CHANGES)
 
 
 def test_this_process_never_loads_keras_2():

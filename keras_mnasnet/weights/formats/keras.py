@@ -104,8 +104,8 @@ def _check_config(value: Any, registered: set[str], layer: Any = None) -> None:
                 place = "the model itself" if layer is None else f"layer {shown(layer)}"
                 given = "safe_mode=False" if name in RUNNING else f"custom_objects={{{shown(name)}: ...}}"
                 raise CheckpointError(
-                    f"which holds the {what} {shown(name)}{where} ({place}), which is not Keras's own or runs code. If you trust "
-                    f"it, load it in Python with keras.saving.load_model(path, {given}) and pass the model, as to "
+                    f"which holds the {what} {shown(name)}{where} ({place}), which is not Keras's own or runs code. If you "
+                    f"trust it, load it in Python with keras.saving.load_model(path, {given}) and pass the model, as to "
                     f"export_tflite(model, ...)"
                 )
         for item in value.values():
