@@ -53,8 +53,10 @@ def networks(only: list[str] | None) -> dict[str, Any]:
     def trained(name: str) -> Any:
         return load("cifar10", network=name).model(classifier_activation=None)
 
-    def drawn(number: int, network: str, size: int, classes: int, options: dict[str, Any], flat: bool) -> Any:
+    def drawn(number: int, settings: Any, flat: bool) -> Any:
         import keras
+
+        network, size, classes, options = settings
 
         keras.utils.set_random_seed(100 + number)
         model = MnasNet(
@@ -64,7 +66,7 @@ def networks(only: list[str] | None) -> dict[str, Any]:
 
     found: dict[str, Any] = {f"{name}, trained": (lambda name=name: trained(name)) for name in ("a1", "b1", "small")}
     for number, (name, settings) in enumerate({**SETTLED, **FLAT}.items()):
-        found[name] = lambda number=number, settings=settings, flat=name in FLAT: drawn(number, *settings, flat)
+        found[name] = lambda number=number, settings=settings, flat=name in FLAT: drawn(number, settings, flat)
     return {name: make for name, make in found.items() if only is None or name in only}
 
 

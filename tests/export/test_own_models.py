@@ -76,6 +76,7 @@ def test_a_member_of_the_family_in_mixed_precision_is_written_directly(policy, t
     assert report.comparisons[0].error < 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 def test_quantized_layers_are_named(tmp_path):
     model = tiny()
     model.quantize("int8")
