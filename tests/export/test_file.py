@@ -197,7 +197,7 @@ def test_free_sizes_need_a_size(tmp_path, write_tiny):
 def test_damaged_files(tmp_path, content):
     path = tmp_path / "bad.tflite"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"must be one that LiteRT can run. Received: .*bad.tflite \({len(content)} bytes\)"):
+    with pytest.raises(ValueError, match=rf"begins with the mark TFL3 .*Received: .*bad.tflite \({len(content)} bytes"):
         TfliteClassifier(path)
     with pytest.raises(ValueError, match="must exist. Received: .*no.tflite"):
         TfliteClassifier(tmp_path / "no.tflite")
