@@ -112,6 +112,7 @@ def predict(
     top: int = 5,
     labels: Sequence[str] | None = None,
     size: int | None = None,
+    upright: bool = True,
     batch_size: int = BATCH,
     progress: bool = False,
 ) -> list[Prediction]:
@@ -123,6 +124,8 @@ def predict(
         top: how many classes of each photo.
         labels: class names, one for each output; default: the model's own. Without any, classes are named by their number.
         size: input size in pixels; default: the model's own.
+        upright: turn photos as their EXIF orientation says, as viewers show them, however the model was trained; False: do
+            what the model's preprocessing says.
 
     Returns:
         One Prediction for each photo, in their order; one that cannot be read has an `error` and no classes.
@@ -139,6 +142,7 @@ def predict(
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise ValueError(f"`top` must be an integer >= 1. Received: top={top!r}")
     classifier = open_classifier(model, size=size, probabilities=True)
+    preprocessing = dataclasses.replace(classifier.preprocessing, upright=upright or classifier.preprocessing.upright)
     names = classifier.labels if labels is None else tuple(labels)
     if names is not None and len(names) != classifier.outputs:
         raise ValueError(
@@ -152,15 +156,15 @@ def predict(
         names = tuple(f"class {number}" for number in range(classifier.outputs))
     files = [os.fspath(photos)] if isinstance(photos, str | os.PathLike) else [os.fspath(photo) for photo in photos]
     header(
-        {"model": classifier.origin, "classes": f"{classifier.outputs}", "photos": f"{len(files)}, {classifier.preprocessing}"},
+        {"model": classifier.origin, "classes": f"{classifier.outputs}", "photos": f"{len(files)}, {preprocessing}"},
         shown=progress,
     )
     images, found = [], {}
     with Life("predict", total=len(files), unit="photo", shown=progress) as life:
         for file in dict.fromkeys(files):
             try:
-                images.append((file, load_image(file, classifier.preprocessing)))
-            except ValueError as error:
+                images.append((file, load_image(file, preprocessing)))
+            except (ValueError, OSError) as error:
                 found[file] = Prediction(file, error=str(error))
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]

@@ -100,7 +100,8 @@ class Augment:
     `crop`: `inception` takes a box of `area` (share of the image) and `aspect` (width / height), `pad` moves the central
     square by up to `pad` pixels at the output size (reflected borders), `none` takes the central square. `randaugment_ops`
     operations of strength up to `randaugment_factor` (0..1) per image. `mixup` and `cutmix` are the alpha of the beta
-    distribution, 0 is off; with both on, each batch gets one of them. `erasing` is the probability per image.
+    distribution, 0 is off; with both on, each batch gets one of them. `erasing` is the probability per image. `upright`: photos
+    are first turned as their EXIF orientation says.
     """
 
     crop: str = "inception"
@@ -114,6 +115,7 @@ class Augment:
     mixup: float = 0.0
     cutmix: float = 0.0
     erasing: float = 0.0
+    upright: bool = False
 
     def __post_init__(self) -> None:
         for key, choices in (("crop", CROPS), ("interpolation", INTERPOLATIONS)):
@@ -135,8 +137,9 @@ class Augment:
             value = getattr(self, key)
             if not _is_whole(value) or not 0 <= value <= 1024:
                 raise ValueError(f"`{key}` must be a whole number from 0 to 1024. Received: {key}={value!r}")
-        if not isinstance(self.flip, bool):
-            raise ValueError(f"`flip` must be true or false. Received: flip={self.flip!r}")
+        for key in ("flip", "upright"):
+            if not isinstance(getattr(self, key), bool):
+                raise ValueError(f"`{key}` must be true or false. Received: {key}={getattr(self, key)!r}")
 
     @property
     def per_image(self) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 from absl import logging
 
 from keras_mnasnet.benchmarks.results import SCHEMA
-from keras_mnasnet.data import ImageSet, evaluated_split, evaluation_batches, numbering, open_images, refuse_bad
+from keras_mnasnet.data import ImageSet, evaluated_split, evaluation_batches, numbering, open_images, refuse_bad, summarize
+from keras_mnasnet.data.summary import Summary
 from keras_mnasnet.inference import Classifier, open_classifier
 from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.utils.system import environment
@@ -42,7 +43,8 @@ class AccuracyResult:
     `top1` and `top5` are fractions 0..1 (`top5` None for five classes or fewer), `published_top1` and `published_top5` percent
     as the model's record publishes them for this size. `seconds` and `images_per_second` are of the inference alone:
     from the input tensor to the scores, while the next photos are decoded. `classes` are the data's, `background` says that
-    the model has one output more. `images` were scored; `bad` are the damaged photos, which count nowhere else.
+    the model has one output more. `images` were scored; `bad` are the damaged photos, which count nowhere else,
+    `read` is what was read of the data.
     """
 
     model: str
@@ -65,6 +67,7 @@ class AccuracyResult:
     published_at: str | None
     per_class: tuple[ClassResult, ...]
     bad: tuple[str, ...]
+    read: Summary = dataclasses.field(repr=False)
     background: bool
     bundled: bool
 
@@ -72,13 +75,15 @@ class AccuracyResult:
 def evaluate(
     models: Any, data: str | os.PathLike[str] | ImageSet, *, split: str | None = None,
     ground_truth: str | os.PathLike[str] | None = None, synsets: str | os.PathLike[str] | None = None, size: int | None = None,
-    preprocessing: Preprocessing | str | None = None, tflite_input: str | None = None, labels_offset: int | None = None,
-    batch_size: int = 32, threads: int | None = None, limit: int | None = None, max_bad: int = 0, progress: bool = True,
+    preprocessing: Preprocessing | str | None = None, upright: bool | None = None, tflite_input: str | None = None,
+    labels_offset: int | None = None, batch_size: int = 32, threads: int | None = None, limit: int | None = None,
+    max_bad: int = 0, progress: bool = True,
 ) -> list[AccuracyResult]:  # fmt: skip
     """Top-1 and top-5 of every model on labeled photos, in order; models with the same preprocessing share a pass over them.
 
     `models`: one or several of what `keras_mnasnet.load` takes, or `.tflite` files, at their own size and with their own
     preprocessing unless `size` and `preprocessing` (a Preprocessing, google, timm, torchvision, pillow) say otherwise;
+    `upright` turns photos as their EXIF orientation says, or does not (default: as the preprocessing says);
     `tflite_input` (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for `.tflite` files. `data` is what
     `data.open_images` opens, of it the `split` named, else validation if the data has it, else test; `limit` takes that many
     photos, spread evenly over the set.
@@ -111,6 +116,11 @@ def evaluate(
         else open_classifier(model, size=size, preprocessing=preprocessing, tflite_input=tflite_input, threads=threads)
         for model in listed
     ]
+    if upright is not None:
+        classifiers = [
+            dataclasses.replace(each, preprocessing=dataclasses.replace(each.preprocessing, upright=upright))
+            for each in classifiers
+        ]
     if isinstance(data, ImageSet):
         images = data
     else:
@@ -132,31 +142,30 @@ def evaluate(
         name: f"{model.origin}, {model.outputs:,} classes, {model.size} px, {model.preprocessing}"
         for name, model in zip(names, classifiers, strict=True)
     }
-    part = f", {split} split" if split else ""
-    rows["data"] = f"{images.name}{part}: {images.count:,} photos of {len(images.labels):,} classes"
-    header({**rows, "batch": batch_size}, shown=progress)
-    return _scored(classifiers, outputs, images, split, batch_size, max_bad, progress)
+    read = summarize(images.name, {split or "all": (images, f"the data's {split} split" if split else "the data")})
+    header({**read.rows(), **rows, "batch": batch_size}, shown=progress)
+    return _scored(classifiers, outputs, images, split, read, batch_size, max_bad, progress)
 
 
 def report(results: Sequence[AccuracyResult], **settings: Any) -> dict[str, Any]:
     """What a result file holds: the results, the data, the machine, and the `settings` they were measured with."""
     first = results[0]
-    data = {"name": first.data, "split": first.split, "images": first.images + len(first.bad), "classes": first.classes}
+    named = {"name": first.data, "split": first.split, "images": first.images + len(first.bad), "classes": first.classes}
     return {
         "schema": SCHEMA,
         "benchmark": "accuracy",
         "environment": environment(),
-        "data": data,
+        "data": {**first.read.as_json(), **named},
         "settings": settings,
         "ranking": TIE_RULE,
         "timing": TIMING,
-        "results": [dataclasses.asdict(result) for result in results],
+        "results": [{key: value for key, value in dataclasses.asdict(result).items() if key != "read"} for result in results],
     }
 
 
 def _scored(
-    classifiers: Sequence[Classifier], outputs: Sequence[np.ndarray], images: ImageSet, split: str | None, batch_size: int,
-    max_bad: int, progress: bool,
+    classifiers: Sequence[Classifier], outputs: Sequence[np.ndarray], images: ImageSet, split: str | None, read: Summary,
+    batch_size: int, max_bad: int, progress: bool,
 ) -> list[AccuracyResult]:  # fmt: skip
     groups: dict[Preprocessing, list[int]] = {}
     for number, model in enumerate(classifiers):
@@ -174,7 +183,7 @@ def _scored(
                     tally.add(pixels, labels, batch_size)
                 life.step(len(index), ", ".join(tally.text() for tally in tallies[:3]))
             bad = watch.finished()
-            results |= {number: tally.result(images, split, bad) for number, tally in zip(members, tallies, strict=True)}
+            results |= {number: tally.result(images, split, read, bad) for number, tally in zip(members, tallies, strict=True)}
     return [results[number] for number in range(len(classifiers))]
 
 
@@ -184,7 +193,7 @@ class _Damage:
     def __init__(self, images: ImageSet, max_bad: int, named: set[str]) -> None:
         self.images, self.max_bad, self.named = images, max_bad, named
         self.bad: list[str] = []
-        self.next = 0
+        self.first, self.next = "", 0
 
     def seen(self, index: np.ndarray) -> None:
         """The photos of a batch, int64 `[b]`, ascending."""
@@ -199,12 +208,14 @@ class _Damage:
         return tuple(self.bad)
 
     def _lost(self, gaps: Any) -> None:
+        if len(gaps) and not self.bad:
+            self.first = self.images.problem(int(gaps[0]))
         for path in (self.images.where(index) for index in gaps):
             self.bad.append(path)
             if path not in self.named:
                 logging.warning("An image cannot be decoded and is left out: %s", path)
                 self.named.add(path)
-        refuse_bad(self.bad, self.max_bad, self.images.count)
+        refuse_bad(self.bad, self.max_bad, self.images.count, self.first)
 
 
 class _Tally:
@@ -235,7 +246,7 @@ class _Tally:
         """How it stands: `top-1 82.31 %, 340 images/s`."""
         return f"top-1 {100 * self.correct / self.count:.2f} %, {rate(self.count / self.seconds)} images/s"
 
-    def result(self, images: ImageSet, split: str | None, bad: tuple[str, ...]) -> AccuracyResult:
+    def result(self, images: ImageSet, split: str | None, read: Summary, bad: tuple[str, ...]) -> AccuracyResult:
         """The figures of all batches."""
         classes = len(images.labels)
         labels, places = np.concatenate(self.labels), np.concatenate(self.places)
@@ -272,6 +283,7 @@ class _Tally:
                 for label in np.flatnonzero(counts)
             ),
             bad=bad,
+            read=dataclasses.replace(read, left_out=bad),
             background=self.model.outputs == classes + 1,
             bundled=bool(origin.measured),
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
+
+from keras_mnasnet.utils.text import json_text
 
 SCHEMA = 2
 
@@ -21,4 +22,4 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write one JSON value, whole or not at all."""
     from keras_mnasnet.utils.files import write_file
 
-    write_file(Path(path).expanduser(), json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_file(Path(path).expanduser(), json_text(value) + "\n")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from keras_mnasnet.benchmarks.accuracy import AccuracyResult
     from keras_mnasnet.benchmarks.timing import Times
 
-SETTINGS = ("batch_size", "size", "preprocessing", "labels_offset", "threads", "limit", "max_bad")
+SETTINGS = ("batch_size", "size", "preprocessing", "upright", "labels_offset", "threads", "limit", "max_bad")
 
 
 def add_commands(top: Parser) -> None:
@@ -44,6 +44,7 @@ def add_commands(top: Parser) -> None:
         how, "--preprocessing", "google|timm|torchvision|pillow",
         "Resize and crop photos in this one's way (default: each model's own).",
     )  # fmt: skip
+    option(how, "--upright", "The default is what each model's preprocessing says.", default=None)
     option(how, "--input", "It is for .tflite files (default: as the file says).")
     own(how, "--labels-offset", "0|1", "Let this output stand for label 0 (default: by name or count).", type=int)
     option(how, "--threads", "The default is all cores.")

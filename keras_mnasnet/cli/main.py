@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from keras_mnasnet._version import __version__
-from keras_mnasnet.cli import bench, detect, export, networks, predict, search, train, weights
+from keras_mnasnet.cli import bench, data, detect, export, networks, predict, search, train, weights
 from keras_mnasnet.cli.parsing import Parser, UsageError
 from keras_mnasnet.utils.system import held_stderr
 from keras_mnasnet.utils.text import say
@@ -32,7 +32,7 @@ def parser() -> Parser:
         epilog="example:\n  mnasnet predict cifar10 ship.png\n\n`mnasnet COMMAND --help` describes a command.",
     )
     top.add_argument("--version", action="version", version=f"mnasnet {__version__}", help="Print the version and exit.")
-    for room in (networks, predict, train, export, bench, detect, search, weights):
+    for room in (networks, predict, data, train, export, bench, detect, search, weights):
         room.add_commands(top)
     return top
 

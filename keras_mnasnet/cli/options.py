@@ -44,7 +44,7 @@ def _choice(names: tuple[str, ...], help: str) -> dict[str, Any]:
 OPTIONS: dict[str, dict[str, Any]] = {
     "DATA": _text("DATA", LABELLED),
     "MODEL": _text("MODEL", f"A trained model: {SOURCES}"),
-    "PHOTO": _text("PHOTO", "Photos: JPEG, PNG, GIF or BMP files."),
+    "PHOTO": _text("PHOTO", "Photos: JPEG, PNG, WebP, GIF, BMP or TIFF files."),
     "--annotations": _text(
         "ANNOTATIONS", "Take boxes from here: COCO's instances .json, a folder of VOC's .xml files, or YOLO's data.yaml."
     ),
@@ -107,6 +107,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--tensorboard": {"action": "store_true", "help": "Write TensorBoard logs into RUN/tensorboard."},
     "--threads": _count("Run .tflite models in N threads."),
     "--top": _count("Take the N best (default: %(default)s).", default=5),
+    "--upright": {
+        "action": argparse.BooleanOptionalAction, "help": "Turn photos as their EXIF orientation says, or do not.",
+    },
     "--validation": _text("DATA", "Measure on this after every epoch."),
     "--verification-photos": _count("Verify the file on N photos at most (default: %(default)s).", default=32),
     "--width": {"type": float, "metavar": "X", "help": "Multiply the channels of every layer by X, as 0.75."},

@@ -44,6 +44,7 @@ def add_commands(top: Parser) -> None:
     own(start, "--head", "new|keep", "Give the model a new classifier (default), or keep the one of --from.")
     network_options(command, "training from scratch, or which network --from imagenet is", "The default is that of --from.")
     measured = training_options(command, "They are finetune (default), cifar10, paper-imagenet, proxy-5-epochs.")
+    option(measured, "--upright", "The model remembers it (default: no, as timm and torchvision).", default=None)
     option(measured, "--validation", "The default is DATA's own validation or test split, else a tenth of it.")
     listed = top.add(
         "recipes", "The training recipes: every value, and what it rests on.", recipes,
@@ -83,7 +84,7 @@ def train(arguments: argparse.Namespace) -> int:
     """Start a run, or go on with one."""
     if (arguments.resume is None) == (arguments.data is None):
         raise UsageError("give DATA and -o RUN, or --resume RUN; received both, or neither")
-    return drive(arguments, "training", (arguments.data,), _report, "head", "validation", "stem_stride")
+    return drive(arguments, "training", (arguments.data,), _report, "head", "validation", "stem_stride", "upright")
 
 
 def drive(
@@ -141,8 +142,14 @@ def _check_resumed(arguments: argparse.Namespace) -> None:
 
 def _report(run: Training, as_json: bool) -> None:
     if as_json:
-        facts = {"run": str(run.folder), "model": str(run.model), "best_accuracy": run.best_accuracy, "epochs": run.rows}
-        return print_json(facts)
+        facts = {
+            "run": str(run.folder),
+            "model": str(run.model),
+            "best_accuracy": run.best_accuracy,
+            "epochs": run.rows,
+            "data": run.data,
+        }
+        return print_json({**facts, "data": run.data})
     measured = [row for row in run.rows if "val_accuracy" in row]
     if measured:
         print(f"validation accuracy {run.accuracy:.4f} after epoch {measured[-1]['epoch']:g}, best {run.best_accuracy:.4f}")

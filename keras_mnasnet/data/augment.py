@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mnasnet.data.decode import central_square, decode
+from keras_mnasnet.data.decode import central_square, decode, turn_of, upright
 from keras_mnasnet.preprocessing import Augment
 
 DRAWS = 3  # uniform numbers per image: row and column of the padded crop, flip
@@ -52,7 +52,10 @@ def resized(images: Any, augment: Augment, size: int, *, antialias: bool = True)
 
 
 def inception_crop(image: Any, seed: Any, augment: Augment, size: int) -> Any:
-    """A random box of encoded bytes or pixels, float32 `[size, size, 3]`; of a JPEG only the box is decoded."""
+    """A random box of encoded bytes or pixels, float32 `[size, size, 3]`; of a JPEG only the box is decoded.
+
+    The box is drawn in the photo as it is stored, and turned upright then, where that is asked for.
+    """
     encoded = image.dtype == tf.string
     if encoded:
         jpeg = tf.io.is_jpeg(image)
@@ -74,6 +77,8 @@ def inception_crop(image: Any, seed: Any, augment: Augment, size: int) -> Any:
         box = tf.cond(jpeg, lambda: tf.io.decode_and_crop_jpeg(image, window, channels=3), lambda: cut(decode(image)))
     else:
         box = cut(image)
+    if augment.upright:
+        box = upright(box, turn_of(image))
     return resized(box[None], augment, size, antialias=False)[0]
 
 
@@ -132,7 +137,7 @@ class PerImage:
         if self.augment.crop == "inception":
             image = inception_crop(image, seed, self.augment, self.size)
         else:
-            image = resized(central_square(decode(image))[None], self.augment, self.size)[0]
+            image = resized(central_square(decode(image, upright=self.augment.upright))[None], self.augment, self.size)[0]
         images = place(image[None], draws[None], tf.zeros(1, tf.int32), self.augment, self.size)
         for number in range(self.augment.randaugment_ops):
             images = self._randaugment(images, tf.random.fold_in(seed, 1 + number))

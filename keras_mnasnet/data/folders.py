@@ -8,16 +8,28 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from absl import logging
 
 from keras_mnasnet.data.sources import Files, ImageSet, Segments, Source
-from keras_mnasnet.utils.reading import TAR_DAMAGE, read_text
+from keras_mnasnet.data.summary import kinds
+from keras_mnasnet.utils.reading import TAR_DAMAGE, check_limit, read_text
+from keras_mnasnet.utils.text import listed, printable
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff")
+NOT_READ = (  # endings of images that nothing here decodes
+    ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".svg", ".psd", ".ico", ".tga", ".ppm", ".pgm", ".pbm",
+    ".pnm", ".exr", ".hdr", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".srw",
+)  # fmt: skip
+NO_FILE = "(no regular file)"  # pipes, devices, and links that lead nowhere
+NO_ENDING = "(no ending)"
+SYSTEM_FOLDERS = {"__MACOSX", "@eaDir"}
 CLASSES = ("auto", "folder", "imagenet")
 WNID = re.compile(r"\bn\d{8}\b")
 
@@ -30,47 +42,98 @@ def imagenet_wnids() -> tuple[str, ...]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name ends as an image's and is not hidden."""
+    """Whether a file name ends as an image's that is read, and is not hidden."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is the system's: its name begins with a dot, or an archiver made it."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def listing(folder: str, passed_over: Counter[str]) -> tuple[list[str], list[str]]:
+    """Images and folders in a folder, sorted, without hidden ones; other files are counted by their ending."""
+    images, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if is_hidden(name):
+                continue
+            if entry.is_dir():
+                folders.append(name)
+            elif not entry.is_file():
+                passed_over[NO_FILE] += 1
+            elif name.lower().endswith(SUFFIXES):
+                images.append(name)
+            else:
+                passed_over[ending(name)] += 1
+    return sorted(images), sorted(folders)
+
+
+def ending(name: str) -> str:
+    """`.txt` of a file's name."""
+    return os.path.splitext(name)[1].lower() or NO_ENDING
+
+
+def warn_of_images(path: str | os.PathLike[str], passed_over: Mapping[str, int]) -> None:
+    """A warning of images that are passed over because their format is not read."""
+    lost = {kind: count for kind, count in passed_over.items() if kind in NOT_READ or kind == NO_FILE}
+    if lost:
+        logging.warning(
+            "%s: %s are passed over. What is read ends in %s; convert other images to JPEG or PNG",
+            printable(path), kinds(lost), ", ".join(SUFFIXES),
+        )  # fmt: skip
+
+
+def _walk(root: str, inside: str, passed_over: Counter[str], above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+    """Paths of images below `root`, relative to it; a link to a folder that it lies in is not followed."""
+    place = f"{root}{os.sep}{inside}"
+    facts = os.stat(place)
+    here = (facts.st_dev, facts.st_ino)
+    if here in above:
+        return
+    check_limit("depth", len(above) + 1, f"The folders below {printable(root)}")
+    images, folders = listing(place, passed_over)
+    for name in images:
+        yield f"{inside}{name}"
+    for name in folders:
+        yield from _walk(root, f"{inside}{name}/", passed_over, above | {here})
 
 
 def open_folder(path: Path, *, ground_truth: Path | None, synsets: Path | None, classes: str) -> ImageSet:
     """`<class>/**/*.jpg`, or with `ground_truth` a flat folder of photos."""
-    names = []
-    for folder, folders, files in os.walk(path, followlinks=True):
-        inside = os.path.realpath(folder)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_back(inside, name))
-        relative = PurePosixPath(Path(folder).relative_to(path).as_posix())
-        names += [str(relative / name) for name in sorted(files) if is_image(name)]
-        if relative.parts == () and ground_truth is None:
-            empty = set(folders)
-    if ground_truth is None and (lost := sorted(empty - {PurePosixPath(name).parts[0] for name in names})) and names:
-        raise ValueError(
-            f"Every class folder must have images ({', '.join(SUFFIXES)}). Received: {path} with none in "
-            f"{', '.join(lost[:10])}{' ...' if len(lost) > 10 else ''}. Remove the empty folders."
-        )
+    root, passed_over = str(path), Counter[str]()
+    names = list(_walk(root, "", passed_over))
+    if ground_truth is None and names:
+        lost = sorted(set(listing(root, Counter())[1]) - {name.partition("/")[0] for name in names})
+        if lost:
+            known = f" (passed over: {kinds(passed_over)})" if passed_over else ""
+            raise ValueError(
+                f"Every class folder must have images ({', '.join(SUFFIXES)}). Received: {path} with none in "
+                f"{listed(map(printable, lost), 10)}{known}. Remove the empty folders, or convert their images."
+            )
 
     def source(order: Sequence[int], label_ids: np.ndarray) -> Source:
-        return Files([path / names[index] for index in order], label_ids)
+        return Files([f"{root}{os.sep}{names[index]}" for index in order], label_ids)
 
-    return _open(path, names, source, ground_truth=ground_truth, synsets=synsets, classes=classes)
-
-
-def _leads_back(folder: str, name: str) -> bool:
-    """Whether a sub-folder is a link to one of the folders it lies in."""
-    target = os.path.realpath(os.path.join(folder, name))
-    return f"{folder}{os.sep}".startswith(f"{target}{os.sep}")
+    return _open(path, names, passed_over, source, ground_truth=ground_truth, synsets=synsets, classes=classes)
 
 
 def open_tar(path: Path, *, ground_truth: Path | None, synsets: Path | None, classes: str) -> ImageSet:
     """The same layouts in an uncompressed tar, read in place."""
+    members, passed_over = [], Counter[str]()
     try:
         with tarfile.open(path, "r:") as tar:
-            members = [
-                (str(PurePosixPath(member.name)), member.offset_data, member.size)
-                for member in tar
-                if member.isreg() and not member.issparse() and is_image(PurePosixPath(member.name).name)
-            ]
+            for member in tar:
+                place = PurePosixPath(member.name)
+                if member.isdir() or any(map(is_hidden, place.parts)):
+                    continue
+                if not member.isreg() or member.issparse():
+                    passed_over[NO_FILE] += 1
+                elif is_image(place.name):
+                    members.append((str(place), member.offset_data, member.size))
+                else:
+                    passed_over[ending(place.name)] += 1
     except TAR_DAMAGE as error:
         raise ValueError(f"A tar must be whole and uncompressed. Received: {path}: {error}. Decompress it first.") from error
     members.sort()
@@ -82,31 +145,34 @@ def open_tar(path: Path, *, ground_truth: Path | None, synsets: Path | None, cla
             [str(path)], np.zeros(len(order), np.int32), offsets, sizes, [names[index] for index in order], label_ids
         )
 
-    return _open(path, names, source, ground_truth=ground_truth, synsets=synsets, classes=classes)
+    return _open(path, names, passed_over, source, ground_truth=ground_truth, synsets=synsets, classes=classes)
 
 
 def _open(
-    path: Path, names: list[str], source: Callable[[Sequence[int], np.ndarray], Source], *,
+    path: Path, names: list[str], passed_over: Counter[str], source: Callable[[Sequence[int], np.ndarray], Source], *,
     ground_truth: Path | None, synsets: Path | None, classes: str,
 ) -> ImageSet:  # fmt: skip
     if classes not in CLASSES:
         raise ValueError(f"`classes` must be one of {CLASSES}. Received: classes={classes!r}")
     if not names:
-        raise ValueError(f"Data must contain images ({', '.join(SUFFIXES)}). Received: {path}, which has none")
+        known = f" (passed over: {kinds(passed_over)})" if passed_over else ""
+        raise ValueError(f"Data must contain images ({', '.join(SUFFIXES)}). Received: {path}, which has none{known}")
+    warn_of_images(path, passed_over)
     if ground_truth is not None:
         labels = imagenet_wnids()
         order = sorted(range(len(names)), key=lambda index: PurePosixPath(names[index]).name)
         stems = [PurePosixPath(names[index]).stem for index in order]
         label_ids = _ground_truth(ground_truth, stems, synsets)
-        return ImageSet(str(path), labels, source(order, label_ids))
-    folders = [PurePosixPath(name).parts[0] if "/" in name else "" for name in names]
+        return ImageSet(str(path), labels, source(order, label_ids), passed_over=passed_over)
+    folders = [name.partition("/")[0] if "/" in name else "" for name in names]
     if "" in folders:
         flat = folders.count("")
         raise ValueError(
             f"Images must lie in one folder per class. Received: {path} with {flat:,} images outside of class folders, such "
-            f"as {names[folders.index('')]}. Pass ground_truth= for the ILSVRC-2012 validation photos."
+            f"as {printable(names[folders.index('')])}. Pass ground_truth= for the ILSVRC-2012 validation photos."
         )
-    found = sorted(set(folders))
+    class_of = {name: _class_name(name, path) for name in set(folders)}
+    found = sorted(set(class_of.values()))
     wnids = imagenet_wnids()
     unknown = [name for name in found if name not in set(wnids)]
     if classes == "imagenet" and unknown:
@@ -117,7 +183,20 @@ def _open(
     imagenet = classes == "imagenet" or (classes == "auto" and len(found) > 1 and not unknown)
     labels = wnids if imagenet else tuple(found)
     number = {name: label for label, name in enumerate(labels)}
-    return ImageSet(str(path), labels, source(range(len(names)), np.array([number[name] for name in folders], np.int32)))
+    label_of = {name: number[class_name] for name, class_name in class_of.items()}
+    label_ids = np.array([label_of[name] for name in folders], np.int32)
+    return ImageSet(str(path), labels, source(range(len(names)), label_ids), passed_over=passed_over)
+
+
+def _class_name(folder: str, path: Path) -> str:
+    """A class folder's name in Unicode's form NFC, which is one for the same letters; ValueError for bytes that are no text."""
+    try:
+        folder.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Class folders must have names in UTF-8. Received: {printable(folder)} in {printable(path)}. Rename it."
+        ) from error
+    return unicodedata.normalize("NFC", folder)
 
 
 def _ground_truth(path: Path, stems: list[str], synsets: Path | None) -> np.ndarray:

@@ -7,23 +7,37 @@ import glob
 import importlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
-from keras_mnasnet.data.folders import imagenet_wnids, is_image, open_folder, open_tar
+from keras_mnasnet.data.folders import (
+    ending,
+    imagenet_wnids,
+    is_hidden,
+    is_image,
+    listing,
+    open_folder,
+    open_tar,
+    warn_of_images,
+)
 from keras_mnasnet.data.shapes import SHAPE_CLASSES, draw_shapes
 from keras_mnasnet.data.sources import Arrays, Files, ImageSet
+from keras_mnasnet.data.summary import Part, Sizes, Summary, added
 from keras_mnasnet.data.tfrecord import EAGER_BYTES, SHARD, SPLITS, is_tfrecord, open_tfrecords, split_of, whole_sets
 from keras_mnasnet.utils.reading import read_text
+from keras_mnasnet.utils.text import listed, printable
 
 KINDS = (
     "a folder with one sub-folder of images per class, the ILSVRC-2012 validation photos (folder or tar) with ground_truth=, "
     "a tar of class folders, TFRecords (file, folder or glob), shapes[:COUNT[@SIZE]] or tfds:NAME[/SPLIT]"
 )
 SHAPES = re.compile(r"shapes(?::(\d+)(?:@(\d+))?)?")
+PARTS = ("train", "validation", "test")
 SHAPES_COUNT, SHAPES_SIZE, SHAPES_BYTES = 2000, 64, 1 << 30
 VALIDATED = 0.1  # the share of every class where nothing else says what to validate on
 HELD_OUT_SEED = 1  # fixed: the same images are held out in every run and every search
@@ -75,12 +89,37 @@ def open_images(
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Splits:
     """Which images train, which ones judge the training (`validation`), and which take no part in it (`test`, None where it
-    was not asked for or there are none); `origins` says of each in words where it comes from."""
+    was not asked for or there are none); `origins` says of each in words where it comes from, `source` what was named."""
 
+    source: str
     train: ImageSet
     validation: ImageSet
     test: ImageSet | None
     origins: dict[str, str]
+
+    def summary(self) -> Summary:
+        """What was read, for people and for programs."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return summarize(self.source, {name: (part, self.origins[name]) for name, part in parts.items() if part is not None})
+
+
+def summarize(source: str, parts: Mapping[str, tuple[ImageSet, str]]) -> Summary:
+    """What was read of sets of images by the name of their split, each with the words where it comes from."""
+    sets = [images for images, _ in parts.values()]
+    known = [images.sizes for images in sets if images.sizes is not None]
+    return Summary(
+        source=source,
+        parts=tuple(Part(name, origin, images.count, _counted(images)) for name, (images, origin) in parts.items()),
+        classes=sets[0].labels,
+        passed_over=added({id(images.passed_over): images.passed_over for images in sets}.values()),
+        left_out=tuple(dict.fromkeys(path for images in sets for path in images.bad)),
+        sizes=Sizes.of(np.concatenate(known)) if known else None,
+    )
+
+
+def _counted(images: ImageSet) -> dict[str, int] | None:
+    counts = images.counts()
+    return None if counts is None else dict(zip(images.labels, map(int, counts), strict=True))
 
 
 def open_splits(
@@ -134,11 +173,18 @@ def open_splits(
         )
     for what, others in (("validation", judges), ("test", rest)):
         if others is not None and others.labels != images.labels:
-            raise ValueError(
-                f"Training and {what} images must have the same classes. Received: {len(images.labels)} classes "
-                f"({', '.join(images.labels[:4])} ...) and {len(others.labels)} ({', '.join(others.labels[:4])} ...)"
-            )
-    return Splits(images, judges, rest, origins)
+            shown = _difference(images.labels, others.labels, what)
+            raise ValueError(f"Training and {what} images must have the same classes. Received: {shown}")
+    return Splits(name, images, judges, rest, origins)
+
+
+def _difference(ours: Sequence[str], theirs: Sequence[str], what: str) -> str:
+    """What two lists of classes do not share: `only in training: fox; only in validation: cat, dog`."""
+    only = {
+        "training": [name for name in ours if name not in set(theirs)], what: [name for name in theirs if name not in set(ours)]
+    }  # fmt: skip
+    shown = "; ".join(f"only in {part}: {listed(names, 10)}" for part, names in only.items() if names)
+    return shown or f"the same {len(ours)} classes in another order ({listed(ours, 4)}; {listed(theirs, 4)})"
 
 
 def evaluated_split(data: str | os.PathLike[str]) -> str | None:
@@ -165,11 +211,13 @@ def _photos(path: Path) -> ImageSet | None:
     """A folder of photos and nothing else."""
     if not path.is_dir():
         return None
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    photos = [entry for entry in entries if entry.is_file() and is_image(entry.name)]
-    if not photos or any(entry.is_dir() for entry in entries):
+    passed_over = Counter[str]()
+    photos, folders = listing(str(path), passed_over)
+    if not photos or folders:
         return None
-    return ImageSet(str(path), ("photo",), Files(photos, np.zeros(len(photos), np.int32)))
+    warn_of_images(path, passed_over)
+    files = Files([f"{path}{os.sep}{name}" for name in photos], np.zeros(len(photos), np.int32))
+    return ImageSet(str(path), ("photo",), files, passed_over=passed_over)
 
 
 def train_validation(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -196,16 +244,46 @@ def splits_of(data: str | os.PathLike[str]) -> tuple[str, ...]:
     path = Path(text).expanduser()
     if not path.is_dir():
         return ()
-    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-    records = [entry for entry in entries if entry.is_file() and is_tfrecord(entry)]
-    folders = [entry for entry in entries if entry.is_dir()]
-    if records:
-        found = {split_of(entry) for entry in records}
-    elif folders and all(entry.name.lower() in SPLITS for entry in folders):
-        found = {SPLITS[entry.name.lower()] for entry in folders}
-    else:
-        found = set()
-    return tuple(split for split in ("train", "validation", "test") if split in found)
+    layout = _layout(path)
+    found = {split_of(record) for record in layout.records} if layout.records else set(layout.parts)
+    return tuple(split for split in PARTS if split in found)
+
+
+class _Layout(NamedTuple):
+    """What lies in a folder: TFRecords, or the folders of splits, or other folders and photos."""
+
+    records: list[Path]
+    parts: dict[str, Path]
+    folders: list[str]
+    has_photos: bool
+    is_empty: bool
+
+
+def _layout(path: Path) -> _Layout:
+    """ValueError where train/ lies beside folders that are no split, or two folders are one split."""
+    with os.scandir(path) as entries:
+        shown = [entry for entry in entries if not is_hidden(entry.name)]
+        records = sorted(Path(entry.path) for entry in shown if is_tfrecord(entry.name) and entry.is_file())
+        folders = sorted(entry.name for entry in shown if entry.is_dir())
+    has_photos = any(is_image(entry.name) for entry in shown)
+    of_split: dict[str, list[str]] = {}
+    for name in () if records else folders:
+        of_split.setdefault(SPLITS.get(name.lower(), ""), []).append(name)
+    unknown = of_split.pop("", [])
+    if unknown and "train" in of_split:
+        named = listed(map(printable, unknown))
+        raise ValueError(
+            f"A folder with {of_split['train'][0]}/ holds the folders of splits and no others ({', '.join(SPLITS)}). "
+            f"Received: {printable(path)} with {named} beside it. Move {named} elsewhere, or name the folder of one split as "
+            f"the data; where {of_split['train'][0]} is a class, rename it."
+        )
+    if twice := next((names for names in of_split.values() if len(names) > 1 and not unknown), None):
+        raise ValueError(
+            f"A split must have one folder. Received: {printable(path)} with {' and '.join(twice)}. Join them, or move one "
+            f"elsewhere."
+        )
+    parts = {} if unknown else {split: path / names[0] for split, names in of_split.items()}
+    return _Layout(records, parts, folders, has_photos, not shown)
 
 
 def _enough_classes(images: ImageSet, min_classes: int) -> ImageSet:
@@ -225,26 +303,40 @@ def _folder(
     path: Path, text: str, split: str | None, ground_truth: Path | None, synsets: Path | None, labels: Any,
     label_base: int | None, classes: str, eager_bytes: int,
 ) -> ImageSet:  # fmt: skip
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    records = [entry for entry in entries if entry.is_file() and is_tfrecord(entry)]
-    if records:
-        return _records(text, records, split, labels, label_base, eager_bytes, whole=True)
-    parts = {SPLITS[entry.name.lower()]: entry for entry in entries if entry.is_dir() and entry.name.lower() in SPLITS}
-    if parts and len(parts) == sum(entry.is_dir() for entry in entries):
-        return _folder(_part(text, parts, split), text, None, ground_truth, synsets, labels, label_base, classes, eager_bytes)
+    layout = _layout(path)
+    if layout.records:
+        return _records(text, layout.records, split, labels, label_base, eager_bytes, whole=True)
+    if layout.parts:
+        part = _part(text, layout.parts, split)
+        images = _folder(part, text, None, ground_truth, synsets, labels, label_base, classes, eager_bytes)
+        is_first = part == layout.parts[next(name for name in PARTS if name in layout.parts)]
+        return _with_files_beside(images, path) if is_first else images
     _no_split(split, path)
-    if not entries:
+    if layout.is_empty:
         raise ValueError(f"Data must be {KINDS}. Received: {path}, which is empty")
-    if not any(entry.is_dir() or is_image(entry.name) for entry in entries):
+    if not layout.folders and not layout.has_photos:
         raise ValueError(f"Data must be {KINDS}. Received: {path}, which has neither class folders nor images nor TFRecords")
+    if named := [name for name in layout.folders if name.lower() in SPLITS]:
+        logging.warning("%s: folders named as splits are taken as classes: %s", printable(path), listed(named))
     return open_folder(path, ground_truth=ground_truth, synsets=synsets, classes=classes)
+
+
+def _with_files_beside(images: ImageSet, path: Path) -> ImageSet:
+    """The images, and the files beside the folders of splits as passed over."""
+    passed_over = Counter[str]()
+    photos, _ = listing(str(path), passed_over)
+    passed_over.update(map(ending, photos))
+    warn_of_images(path, passed_over)
+    if photos:
+        logging.warning("%s: %d images beside the folders of splits are passed over", printable(path), len(photos))
+    return dataclasses.replace(images, passed_over=added((images.passed_over, passed_over)))
 
 
 def _no_split(split: str | None, path: Path) -> None:
     if split is not None:
         raise ValueError(
-            f"`split` needs sub-folders train, val, validation or test, or TFRecords named so. Received: split={split!r} for "
-            f"{path}, which has none. Leave out split=, or name the split's folder."
+            f"`split` needs sub-folders train, val, valid, validation or test, or TFRecords named so. "
+            f"Received: split={split!r} for {path}, which has none. Leave out split=, or name the split's folder."
         )
 
 

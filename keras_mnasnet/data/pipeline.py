@@ -34,7 +34,7 @@ def training_batches(
     share = shard_size(batch_size, shard)
     images.steps_per_epoch(batch_size)
     seeds = [stream_seed(seed, stream) for stream in range(4)]
-    arrays = decoded(images) if cache or isinstance(images.source, Arrays) else None
+    arrays = decoded(images, upright=augment.upright) if cache or isinstance(images.source, Arrays) else None
     mixer, classes = Mixer(augment), len(images.labels)
 
     def plan(step: Any, start: Any, length: int) -> dict[str, Any]:
@@ -101,8 +101,11 @@ def evaluation_batches(
     share = shard_size(batch_size, shard)
     _ = images.label_ids
 
+    def prepared(image: Any) -> Any:
+        return prepare(decode(image, preprocessing.decoder, upright=preprocessing.upright), preprocessing)
+
     def example(item: dict[str, Any]) -> tuple[Any, Any, Any]:
-        return prepare(decode(item["image"], preprocessing.decoder), preprocessing), item["label"], item["index"]
+        return prepared(item["image"]), item["label"], item["index"]
 
     dataset = images.examples(batch=batch_size, shard=shard)
     dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -134,30 +137,36 @@ def sample_photos(
     return np.concatenate([pixels for pixels, _, _ in parts])
 
 
-def decoded(images: ImageSet, limit_bytes: int = CACHE_BYTES) -> tuple[Any, Any] | None:
+def decoded(images: ImageSet, limit_bytes: int = CACHE_BYTES, *, upright: bool = False) -> tuple[Any, Any] | None:
     """All images, uint8 `[N, H, W, 3]`, and labels, int64 `[N]`, as tensors kept with the set; None if they differ in size
     or are too large. ValueError names damaged images."""
     known = images.__dict__.setdefault("_decoded", {})
-    if limit_bytes not in known:
+    key = limit_bytes, upright
+    if key not in known:
         source = images.source
         if isinstance(source, Arrays) and images.picked is None:
-            known[limit_bytes] = source.tensors
+            known[key] = source.tensors
         else:
-            known[limit_bytes] = _decoded(images, limit_bytes)
-    return known[limit_bytes]
+            known[key] = _decoded(images, limit_bytes, upright)
+    return known[key]
 
 
-def _decoded(images: ImageSet, limit_bytes: int) -> tuple[Any, Any] | None:
+def _decoded(images: ImageSet, limit_bytes: int, upright: bool) -> tuple[Any, Any] | None:
     if images.sizes is not None and (images.sizes != images.sizes[0]).any():
         return None
-    first = next((item for item in images.examples(stop=min(CHUNK, images.count)).map(_pixels).ignore_errors().take(1)), None)
+
+    def pixels_of(item: dict[str, Any]) -> tuple[Any, Any, Any]:
+        return decode(item["image"], upright=upright), item["label"], item["index"]
+
+    few = images.examples(stop=min(CHUNK, images.count)).map(pixels_of).ignore_errors()
+    first = next((item for item in few.take(1)), None)
     if first is None or images.count * tf.size(first[0]).numpy() > limit_bytes:
         return None
     shape = first[0].shape
 
     def example(item: dict[str, Any]) -> tuple[Any, ...]:
         """The image, or where it has another shape none: batching different shapes is an error that TensorFlow prints."""
-        image, label, index = _pixels(item)
+        image, label, index = pixels_of(item)
         fits = tf.reduce_all(tf.shape(image) == shape)
         return tf.ensure_shape(tf.cond(fits, lambda: image, lambda: tf.zeros(shape, tf.uint8)), shape), label, index, fits
 
@@ -175,10 +184,6 @@ def _decoded(images: ImageSet, limit_bytes: int) -> tuple[Any, Any] | None:
         _ = images.label_ids  # ValueError where a label, not an image, is at fault
     refuse_bad(missing(images, seen), 0, images.count)
     return tf.constant(pixels), tf.constant(labels, tf.int64)
-
-
-def _pixels(item: dict[str, Any]) -> tuple[Any, Any, Any]:
-    return decode(item["image"]), item["label"], item["index"]
 
 
 def _with_options(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from keras_mnasnet.data.decode import decode, within_aspect
+from keras_mnasnet.data.decode import decode, problem, within_aspect
 from keras_mnasnet.utils.reading import check_names
 from keras_mnasnet.utils.text import Life
 from keras_mnasnet.weights.registry import spelled_as
@@ -50,7 +51,7 @@ class Files:
     @functools.cached_property
     def _tensors(self) -> tuple[Any, Any]:
         with tf.init_scope():
-            return tf.constant(self.paths), tf.constant(self.label_ids, tf.int64)
+            return tf.constant([os.fsencode(path) for path in self.paths]), tf.constant(self.label_ids, tf.int64)
 
     def where(self, index: int) -> str:
         return self.paths[index]
@@ -128,7 +129,8 @@ class Arrays:
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSet:
     """Labeled images. `labels` are the class names in label order; `bad` the damaged images that `checked` took out, `sizes`
-    the height and width of the others, int32 `[count, 2]`, as it saw them (None: not yet)."""
+    the height and width of the others, int32 `[count, 2]`, as it saw them (None: not yet). `passed_over` counts the files
+    beside them that are no images, by their ending."""
 
     name: str
     labels: tuple[str, ...]
@@ -136,9 +138,11 @@ class ImageSet:
     picked: np.ndarray | None = dataclasses.field(default=None, repr=False)
     bad: tuple[str, ...] = ()
     sizes: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    passed_over: Mapping[str, int] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        check_names(self.labels, f"The classes of {self.name}")
+        names = check_names(self.labels, f"The classes of {self.name}")
+        object.__setattr__(self, "labels", tuple(unicodedata.normalize("NFC", name) for name in names))
 
     @property
     def count(self) -> int:
@@ -175,7 +179,22 @@ class ImageSet:
         indices = np.asarray(indices, np.int64)
         picked = indices if self.picked is None else self.picked[indices]
         sizes = None if self.sizes is None else self.sizes[indices]
-        return ImageSet(self.name, self.labels, self.source, picked, self.bad + bad, sizes)
+        return ImageSet(self.name, self.labels, self.source, picked, self.bad + bad, sizes, self.passed_over)
+
+    def problem(self, index: int) -> str:
+        """Why an image cannot be decoded, as the end of a sentence: `which is HEIC, ...`."""
+        image, _ = self.fetch([index])
+        try:
+            content = self.source.load(image[0])
+        except tf.errors.OpError:
+            return "which cannot be read"
+        try:
+            within_aspect(decode(content))
+        except ValueError:
+            return "whose sides are past 1:100"
+        except tf.errors.OpError:
+            return problem(content.numpy())
+        return "which can be decoded now"
 
     def steps_per_epoch(self, batch: int) -> int:
         """Whole batches in an epoch; ValueError where the set is smaller than one batch."""
@@ -255,9 +274,9 @@ class ImageSet:
         bad = tuple(missing(self, good))
         if bad:
             _ = self.label_ids  # ValueError where a label, not an image, is at fault
+        refuse_bad(bad, max_bad, self.count, self.problem(np.setdiff1d(np.arange(self.count), good)[0]) if bad else "")
         for path in bad:
             logging.warning("An image cannot be decoded and is left out: %s", path)
-        refuse_bad(bad, max_bad, self.count)
         return dataclasses.replace(self.subset(good, bad=bad) if bad else self, sizes=sizes)
 
 
@@ -290,11 +309,12 @@ def missing(images: ImageSet, seen: Any) -> list[str]:
     return [images.where(index) for index in lost]
 
 
-def refuse_bad(bad: Sequence[str], max_bad: int, count: int) -> None:
-    """ValueError that lists up to ten damaged images where there are more than `max_bad`."""
+def refuse_bad(bad: Sequence[str], max_bad: int, count: int, first: str = "") -> None:
+    """ValueError that lists up to ten damaged images where there are more than `max_bad`; `first` says why the first is one."""
     if len(bad) > max_bad:
         shown = "\n  ".join(bad[:10]) + (f"\n  and {len(bad) - 10:,} more" if len(bad) > 10 else "")
+        why = f"The first is one {first}. " if first else ""
         raise ValueError(
             f"At most max_bad={max_bad} of the {count:,} images may be damaged. Received: {len(bad):,} that cannot be "
-            f"decoded, or are narrower than 1:100:\n  {shown}\nRepair or remove them, or allow them with a larger max_bad."
+            f"decoded, or are narrower than 1:100:\n  {shown}\n{why}Repair or remove them, or allow them with a larger max_bad."
         )

@@ -18,7 +18,10 @@ from keras_mnasnet.data.sources import Segments
 
 EAGER_BYTES = 1 << 30
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
-SPLITS = {"train": "train", "training": "train", "val": "validation", "validation": "validation", "test": "test"}
+SPLITS = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "dev": "validation", "test": "test", "testing": "test",
+}  # fmt: skip
 SPLIT = re.compile(rf"(?:^|[-_.])({'|'.join(SPLITS)})(?=[-_.]|$)", re.IGNORECASE)
 HEADER = struct.Struct("<Q4x")
 FOOTER_BYTES = 4

@@ -190,8 +190,8 @@ class _Data:
             "train": f"{images.count:,} photos ({splits.origins['train']})",
             "validation": f"{validation.count:,} photos ({splits.origins['validation']})",
         }
-        self.augment = Augment(**job["augment"])
         self.preprocessing = checkpoint.preprocessing.at(self.size)
+        self.augment = Augment(**job["augment"] | {"upright": self.preprocessing.upright})
         self.steps = images.steps_per_epoch(self.batch)
         if job["steps_per_epoch"] is not None:
             self.steps = min(self.steps, job["steps_per_epoch"])

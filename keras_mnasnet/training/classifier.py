@@ -26,7 +26,6 @@ from keras_mnasnet.training.job import CLASSIFICATION, Facts, Job
 from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import Recipe
 from keras_mnasnet.utils.system import environment
-from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import OWN_SOURCE, Origin, assign, expected_shapes
 from keras_mnasnet.weights.formats.safetensors import write_native
 
@@ -93,21 +92,18 @@ class ClassifierRun(Run):
             train_images=self.images.count,
             validation_images=self.validation.count,
             excluded=self.excluded,
+            data=self.splits.summary().as_json(),
             environment={**environment(), "devices": [str(device) for device in keras.distribution.list_devices()]},
             **parts,
         )
 
     def about(self, model: keras.Model) -> dict[str, object]:
-        facts, origins = self.facts, self.splits.origins
+        facts = self.facts
         network = Architecture.parse(facts.architecture)
         return {
+            **self.splits.summary().rows(),
             "model": self.job.from_model or "fresh weights",
             "network": f"{network.name}, {network.params(classes=len(facts.labels)):,} parameters, input {facts.size} pixels",
-            "classes": class_text(self.images),
-            "trains on": f"{facts.train_images:,} photos: {origins['train']} ({self.images.name})",
-            "validated on": f"{facts.validation_images:,} photos: {origins['validation']}",
-            "held out": origins.get("test"),
-            "left out": f"{len(self.excluded):,} damaged photos" if self.excluded else None,
         }
 
     def warnings(self, model: keras.Model) -> tuple[str, ...]:
@@ -179,7 +175,8 @@ def open_run(job: Job, excluded: tuple[str, ...] | None, shown: bool, classes: i
 
 def evaluation_preprocessing(size: int, augment: Augment) -> Preprocessing:
     """Validation preprocessing of a run: whole images if they are trained whole, else the central 87.5 %."""
-    return Preprocessing(size, "bicubic", resize=size if augment.crop != "inception" else round(size / CROP_FRACTION))
+    resize = size if augment.crop != "inception" else round(size / CROP_FRACTION)
+    return Preprocessing(size, "bicubic", resize=resize, upright=augment.upright)
 
 
 def evaluate(
@@ -201,17 +198,6 @@ def evaluate(
     found = model.evaluate(batches.map(weighted), steps=padded // batch_size, verbose=0, return_dict=True)
     found["loss"] *= padded / images.count  # Keras divides by the number of images, whatever they weigh
     return {f"val_{key}": float(value) for key, value in found.items()}
-
-
-def class_text(images: ImageSet) -> str:
-    """`3: cat 120, dog 80, fox 75`; of many classes the range of their counts; without counts where they take long."""
-    count, counts = len(images.labels), images.counts()
-    if counts is None:
-        return f"{count:,}"
-    of_each = [f"{name} {number:,}" for name, number in zip(images.labels, counts, strict=True)]
-    if count <= 12:
-        return f"{count}: {', '.join(of_each)}"
-    return f"{count:,} with {counts.min():,} to {counts.max():,} photos to train on: {listed(of_each, 4)}"
 
 
 def starting_model(

@@ -112,7 +112,7 @@ def sound(images: Any, job: Any, excluded: tuple[str, ...] | None, shown: bool) 
     return images.subset([i for i in range(images.count) if images.where(i) not in lost], bad=bad) if bad else images
 
 
-def parts_of(count: int, batch_size: int, checkpoint_steps: int, what: str = "images") -> dict[str, int]:
+def parts_of(count: int, batch_size: int, checkpoint_steps: int, what: str = "images") -> dict[str, Any]:
     """`steps_per_part` and `parts_per_epoch`: an epoch is cut into equal parts of at most `checkpoint_steps` steps."""
     steps = count // batch_size
     if steps < 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import glob
-import json
 import os
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from keras_mnasnet.training.recipe import Recipe, recipe_from_json, recipe_to_json
 from keras_mnasnet.utils.files import replaced, write_file
 from keras_mnasnet.utils.reading import check_names, fields_of, read_json, read_text, record
+from keras_mnasnet.utils.text import json_text
 
 SCHEMA = 1
 RUN_FILE, STATE_FILE, LOG_FILE = "run.json", "checkpoint.safetensors", "log.csv"
@@ -72,7 +72,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a run found at its start and must find again when it is resumed."""
+    """What a run found at its start and must find again when it is resumed; `data` is what was read, as a Summary's JSON."""
 
     architecture: str
     size: int
@@ -84,6 +84,7 @@ class Facts:
     steps_per_part: int
     parts_per_epoch: int
     excluded: tuple[str, ...] = ()
+    data: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
     environment: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
@@ -123,7 +124,7 @@ def write_run(folder: Path, job: Any, facts: Any, kind: RunKind = CLASSIFICATION
         "schema": SCHEMA, "kind": kind.name, "job": {**fields, "recipe": recipe_to_json(job.recipe)},
         "facts": dataclasses.asdict(facts),
     }  # fmt: skip
-    write_file(folder / RUN_FILE, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_file(folder / RUN_FILE, json_text(value) + "\n")
 
 
 def read_run(folder: Path, kind: RunKind = CLASSIFICATION) -> tuple[Any, Any]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.training.distribution import ALONE, Cluster
-from keras_mnasnet.training.job import LABEL_FILE, MODEL_FILE, Job, numbers
+from keras_mnasnet.training.job import LABEL_FILE, MODEL_FILE, RUN_FILE, Job, numbers
 from keras_mnasnet.training.recipe import Recipe, recipe_of
+from keras_mnasnet.utils.reading import fields_of, read_json, read_text
 from keras_mnasnet.utils.system import held_stderr
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Training:
     """What a run left: its `folder`, the `rows` of log.csv as numbers, the path of its `model`, the accuracies 0..1 of the last
-    and the best validation (None before the first), and the class names."""
+    and the best validation (None before the first), the class names, and what was read, as `data.Summary.as_json` says it."""
 
     folder: Path
     rows: list[dict[str, float | int]]
@@ -32,6 +33,7 @@ class Training:
     accuracy: float | None
     best_accuracy: float | None
     labels: tuple[str, ...]
+    data: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, output: str | os.PathLike[str], rows: list[dict[str, Any]], column: str = "val_accuracy") -> Training:
@@ -39,9 +41,10 @@ class Training:
         folder = Path(output).expanduser().absolute()
         found = [numbers(row) for row in rows]
         measured = [row[column] for row in found if column in row]
-        labels = tuple((folder / LABEL_FILE).read_text("utf-8").splitlines())
+        labels = tuple(read_text(folder / LABEL_FILE, "A run's class names").splitlines())
+        facts = fields_of(read_json(folder / RUN_FILE, "A run"), "A run", facts=dict)["facts"]
         last, best = (measured[-1], max(measured)) if measured else (None, None)
-        return cls(folder, found, folder / MODEL_FILE, last, best, labels)
+        return cls(folder, found, folder / MODEL_FILE, last, best, labels, facts.get("data", {}))
 
     def load(self) -> Checkpoint:
         """The trained model."""
@@ -56,10 +59,10 @@ def train(
     network: str | Architecture | None = None, recipe: str | os.PathLike[str] | Recipe = "finetune", head: str = "new",
     width: float | None = None, depth: float | None = None, se: bool | float | None = None, stem_stride: int | None = None,
     size: int | None = None, epochs: int | None = None, batch_size: int | None = None, learning_rate: float | None = None,
-    changes: Mapping[str, Any] | None = None, validation: str | os.PathLike[str] | None = None, max_bad: int = 0,
-    check: bool = True, checkpoint_steps: int = 1000, mixed_precision: str | None = None, jit_compile: bool | None = None,
-    tensorboard: bool = False, holdout: float = 0.0, cluster: Cluster = ALONE, devices: list[str] | None = None,
-    progress: bool = True,
+    changes: Mapping[str, Any] | None = None, upright: bool | None = None, validation: str | os.PathLike[str] | None = None,
+    max_bad: int = 0, check: bool = True, checkpoint_steps: int = 1000, mixed_precision: str | None = None,
+    jit_compile: bool | None = None, tensorboard: bool = False, holdout: float = 0.0, cluster: Cluster = ALONE,
+    devices: list[str] | None = None, progress: bool = True,
 ) -> Training:  # fmt: skip
     """Train a classifier of photos, pixels `[B, size, size, 3]`, and leave in `output` model.safetensors, labels.txt,
     log.csv, run.json, checkpoint.safetensors.
@@ -73,6 +76,7 @@ def train(
         recipe: a name, a text such as "finetune epochs=10", the path of a .json file, or a Recipe. `size` (pixels), `epochs`,
             `batch_size` (images a step, over all replicas), `learning_rate` (at the recipe's base batch) and `changes`, such as
             {"augment.flip": False}, take the place of its values.
+        upright: turn photos as their EXIF orientation says, here and wherever the model is used later (default: the recipe's).
         head: "new" trains a classifier for the data's classes, "keep" goes on with the model's own.
         validation: data to validate on; default: the data's own validation or test split, else a tenth of every class.
         max_bad: how many damaged photos are left out before the run is refused; `check=False` does not look for them.
@@ -101,7 +105,10 @@ def train(
     job = Job(
         data=os.fspath(data), from_model=source, network=None if network is None else str(network), head=head, width=width,
         depth=depth, se=se, stem_stride=stem_stride, validation=None if validation is None else os.fspath(validation),
-        recipe=recipe_of(recipe, changes, size=size, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate),
+        recipe=recipe_of(
+            recipe, changes if upright is None else {**(changes or {}), "augment.upright": upright}, size=size, epochs=epochs,
+            batch_size=batch_size, learning_rate=learning_rate,
+        ),
         holdout=holdout, max_bad=max_bad, check=check, checkpoint_steps=checkpoint_steps, mixed_precision=mixed_precision,
         jit_compile=jit_compile, tensorboard=tensorboard,
     )  # fmt: skip

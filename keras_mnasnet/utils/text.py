@@ -34,10 +34,22 @@ def printable(text: object) -> str:
         return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def json_text(value: Any) -> str:
+    """JSON as it is written into files: readable, and escaped where a text is not UTF-8, as names of files can be."""
+    import json
+
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=1)
+    return text
+
+
 def say(text: str) -> None:
     """A line for the person at the command, on standard error; characters that it cannot show are escaped."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-    shown = text.encode(encoding, "backslashreplace").decode(encoding)
+    shown = printable(text).encode(encoding, "backslashreplace").decode(encoding)
     if "tqdm" in sys.modules:  # a bar that is shown makes room
         sys.modules["tqdm"].tqdm.write(shown, file=sys.stderr)
     else:

@@ -11,12 +11,11 @@ import pytest
 import tensorflow as tf
 
 from keras_mnasnet import MnasNetSmall, detection
-from keras_mnasnet.data import open_images, write_folder
+from keras_mnasnet.data import open_images, summarize, write_folder
 from keras_mnasnet.data.pipeline import decoded
 from keras_mnasnet.training import RECIPES, Training, recipe_of, resume, train
 from keras_mnasnet.training import engine as runs
 from keras_mnasnet.training.callbacks import rate_text
-from keras_mnasnet.training.classifier import class_text
 from keras_mnasnet.training.engine import read_state
 from keras_mnasnet.training.job import STATE_FILE, read_run
 from keras_mnasnet.utils import text as texts
@@ -106,15 +105,19 @@ def test_recipes_as_a_door_takes_them(tmp_path):
         recipe_of(tmp_path / "mine.json")
 
 
+def _classes(images):
+    return summarize(images.name, {"train": (images, "here")}).rows()["classes"]
+
+
 def test_classes_in_few_words(tmp_path):
-    assert class_text(open_images("shapes:20@32")).startswith("10: checkerboard ")
+    assert _classes(open_images("shapes:20@32")).startswith("train photos: checkerboard ")
     png = tf.io.encode_png(np.zeros((8, 8, 3), np.uint8)).numpy()
     for number in range(20):
         (tmp_path / f"class{number:02d}").mkdir()
         for index in range(1 + number % 3):
             (tmp_path / f"class{number:02d}" / f"{index}.png").write_bytes(png)
-    expected = "20 with 1 to 3 photos to train on: class00 1, class01 2, class02 3, class03 1 and 16 more"
-    assert class_text(open_images(tmp_path)) == expected
+    expected = "1 to 3 photos of each in train; class00 1, class01 2, class02 3, class03 1 and 16 more"
+    assert _classes(open_images(tmp_path)) == expected
     assert [rate_text(rate) for rate in (1234.0, 34.4, 9.96, 0.523)] == ["1,200", "34", "10", "0.52"]
 
 
