@@ -73,7 +73,7 @@ def test_splits_beside_other_folders_are_refused_by_name(tmp_path, caplog):
         classes(tmp_path / "both" / name, ["a", "b"], 1)
     for reader in (open_images, open_splits, splits_of):
         with pytest.raises(
-            ValueError, match=r"A folder with train/ holds the folders of splits and no others .*extra, more beside"
+            ValueError, match="train/ holds the folders of splits and no others .*extra, more beside"
         ):
             reader(tmp_path / "both")
     for name in ("train", "val", "valid"):
@@ -223,7 +223,7 @@ def test_training_turns_photos_upright_where_asked(tmp_path, crop):
     augment = Augment(crop=crop, pad=0, flip=False, area=(1.0, 1.0), aspect=(1.0, 1.0), upright=True)
     found = next(iter(training_batches(open_images(tmp_path), size=16, batch_size=2, augment=augment, seed=0)))[0][0]
     np.testing.assert_array_equal(found, read_image(tmp_path / "a" / "0.png", upright=True))
-    assert np.abs(found - read_image(tmp_path / "a" / "0.png")).max() > 20
+    assert np.abs(found.numpy() - read_image(tmp_path / "a" / "0.png").numpy()).max() > 20
 
 
 @pytest.mark.skipif(not CASES, reason="KERAS_MNASNET_CASES is not set")
