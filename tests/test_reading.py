@@ -7,7 +7,7 @@ import os
 import pytest
 
 from keras_mnasnet.training.recipe import RECIPES, Recipe
-from keras_mnasnet.utils.reading import open_zip, parse_json, read_json, read_xml, record, unpack_tar
+from keras_mnasnet.utils.reading import open_zip, parse_json, read_json, read_text, read_xml, record, unpack_tar
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -65,3 +65,23 @@ def test_empty_files_are_called_so(tmp_path):
         pass
     with pytest.raises(ValueError, match=r"A list must be a whole tar archive. Received: .*\(empty file\)"):
         unpack_tar(path, tmp_path, "A list")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-16-le"])
+def test_a_text_is_read_with_any_byte_order_mark_and_json_too(tmp_path, encoding):
+    path = tmp_path / "labels.txt"
+    mark = "\ufeff" if encoding in ("utf-16-be", "utf-16-le") else ""
+    path.write_bytes((mark + '["café"]\n').encode(encoding))
+    assert read_text(path, "A text") == '["café"]\n'
+    assert read_json(path, "A text") == ["café"]
+
+
+def test_utf16_without_a_mark_is_no_text(tmp_path):
+    (tmp_path / "labels.txt").write_bytes("cat\n".encode("utf-16-le"))
+    with pytest.raises(
+        ValueError, match="A list must be UTF-8 text. Received: .*labels.txt, with zero bytes, as UTF-16 without"
+    ):
+        read_text(tmp_path / "labels.txt", "A list")
+    (tmp_path / "labels.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="A list must be UTF-8 text. Received: .*labels.txt"):
+        read_text(tmp_path / "labels.txt", "A list")

@@ -30,7 +30,6 @@ from keras_mnasnet.data import (
 from keras_mnasnet.loading import load
 from keras_mnasnet.preprocessing import IMAGENET, Augment
 from keras_mnasnet.utils.reading import read_json
-from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import Checkpoint
 
 CALIBRATION_BATCHES = 8
@@ -185,11 +184,7 @@ class _Data:
         check_classes(checkpoint.labels, images.labels, "Quantization-aware training", "Fine-tune on this data first.")
         self.classes, self.size, self.batch, self.seed = checkpoint.classes, job["size"], job["batch_size"], job["seed"]
         self.images, self.validation = images, validation
-        self.rows = {
-            "classes": f"{len(images.labels)}: {listed(images.labels)}",
-            "train": f"{images.count:,} photos ({splits.origins['train']})",
-            "validation": f"{validation.count:,} photos ({splits.origins['validation']})",
-        }
+        self.rows = {name: text and str(text) for name, text in splits.summary().rows().items()}
         self.preprocessing = checkpoint.preprocessing.at(self.size)
         self.augment = Augment(**job["augment"] | {"upright": self.preprocessing.upright})
         self.steps = images.steps_per_epoch(self.batch)

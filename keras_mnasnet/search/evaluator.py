@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.data.summary import kinds
 from keras_mnasnet.search.latency import DeviceGone, Latency, LatencyModel, parse_device
 from keras_mnasnet.search.trials import Failure, Measurement, Trial
 from keras_mnasnet.utils.system import held_stderr
@@ -149,9 +150,10 @@ class SearchImages:
     def __str__(self) -> str:
         counts = np.bincount(self.train.label_ids, minlength=self.classes)
         each = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
+        beside = f"; passed over: {kinds(self.train.passed_over)}" if self.train.passed_over else ""
         return (
             f"{self.classes:,} classes; {self.train.count:,} photos to train on ({each} of a class), {self.validation.count:,} "
-            f"of the same split to choose by, {self.test.count:,} for retrain ({self.test_is})"
+            f"of the same split to choose by, {self.test.count:,} for retrain ({self.test_is}){beside}"
         )
 
 

@@ -139,12 +139,17 @@ def read_bytes(path: str | os.PathLike[str], what: str, *, limit: int = LONGEST_
 
 
 def read_text(path: str | os.PathLike[str], what: str, *, limit: int = LONGEST_TEXT) -> str:
-    """A whole UTF-8 text file, with or without a byte-order mark; ValueError that begins with `what`."""
+    """A whole text file, UTF-8 or with a byte-order mark UTF-16; ValueError that begins with `what`."""
     content = read_bytes(path, what, limit=limit)
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{what} must be UTF-8 text. Received: {path} ({error})") from error
+    if "\0" in text:
+        raise ValueError(
+            f"{what} must be UTF-8 text. Received: {path}, with zero bytes, as UTF-16 without a byte-order mark has"
+        )
+    return text
 
 
 # JSON, and our own records in it

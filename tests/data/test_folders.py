@@ -72,9 +72,7 @@ def test_splits_beside_other_folders_are_refused_by_name(tmp_path, caplog):
     for name in ("train", "test", "extra", "more"):
         classes(tmp_path / "both" / name, ["a", "b"], 1)
     for reader in (open_images, open_splits, splits_of):
-        with pytest.raises(
-            ValueError, match="train/ holds the folders of splits and no others .*extra, more beside"
-        ):
+        with pytest.raises(ValueError, match="train/ holds the folders of splits and no others .*extra, more beside"):
             reader(tmp_path / "both")
     for name in ("train", "val", "valid"):
         classes(tmp_path / "twice" / name, ["a", "b"], 1)
