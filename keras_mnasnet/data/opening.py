@@ -89,21 +89,24 @@ def open_images(
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Splits:
     """Which images train, which ones judge the training (`validation`), and which take no part in it (`test`, None where it
-    was not asked for or there are none); `origins` says of each in words where it comes from, `source` what was named."""
+    was not asked for or there are none); `origins` says of each in words where it comes from, `source` what was named, and
+    `unused` which splits of it are none of these."""
 
     source: str
     train: ImageSet
     validation: ImageSet
     test: ImageSet | None
     origins: dict[str, str]
+    unused: tuple[str, ...] = ()
 
     def summary(self) -> Summary:
         """What was read, for people and for programs."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return summarize(self.source, {name: (part, self.origins[name]) for name, part in parts.items() if part is not None})
+        read = {name: (part, self.origins[name]) for name, part in parts.items() if part is not None}
+        return summarize(self.source, read, **({"not_used": f"the data's {self.unused[0]} split"} if self.unused else {}))
 
 
-def summarize(source: str, parts: Mapping[str, tuple[ImageSet, str]]) -> Summary:
+def summarize(source: str, parts: Mapping[str, tuple[ImageSet, str]], **facts: Any) -> Summary:
     """What was read of sets of images by the name of their split, each with the words where it comes from."""
     sets = [images for images, _ in parts.values()]
     known = [images.sizes for images in sets if images.sizes is not None]
@@ -114,6 +117,7 @@ def summarize(source: str, parts: Mapping[str, tuple[ImageSet, str]]) -> Summary
         passed_over=added({id(images.passed_over): images.passed_over for images in sets}.values()),
         left_out=tuple(dict.fromkeys(path for images in sets for path in images.bad)),
         sizes=Sizes.of(np.concatenate(known)) if known else None,
+        facts=facts,
     )
 
 
@@ -175,7 +179,7 @@ def open_splits(
         if others is not None and others.labels != images.labels:
             shown = _difference(images.labels, others.labels, what)
             raise ValueError(f"Training and {what} images must have the same classes. Received: {shown}")
-    return Splits(name, images, judges, rest, origins)
+    return Splits(name, images, judges, rest, origins, tuple(free))
 
 
 def _difference(ours: Sequence[str], theirs: Sequence[str], what: str) -> str:

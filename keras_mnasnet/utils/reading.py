@@ -146,9 +146,7 @@ def read_text(path: str | os.PathLike[str], what: str, *, limit: int = LONGEST_T
     except UnicodeDecodeError as error:
         raise ValueError(f"{what} must be UTF-8 text. Received: {path} ({error})") from error
     if "\0" in text:
-        raise ValueError(
-            f"{what} must be UTF-8 text. Received: {path}, with zero bytes, as UTF-16 without a byte-order mark has"
-        )
+        raise ValueError(f"{what} must be UTF-8 text. Received: {path}, with zero bytes: as UTF-16 it needs a byte-order mark")
     return text
 
 

@@ -64,6 +64,8 @@ def test_splits_are_known_by_their_common_names(tmp_path, names, expected):
         found = open_splits(tmp_path, test=True)
         assert found.origins == {part: f"the data's {part} split" for part in expected}
         assert found.train.labels == ("a", "b")
+        unused = open_splits(tmp_path).summary().facts.get("not_used")
+        assert unused == ("the data's test split" if "test" in expected else None)
     else:
         assert open_images(tmp_path).labels == tuple(sorted(names))
 
