@@ -146,8 +146,8 @@ def test_a_background_and_few_classes(capfd):
     assert result.background
     assert (result.data, result.split) == ("shapes:60@40", "validation")
     header = capfd.readouterr().err
-    assert "model  scripted" in header
-    assert f"data   shapes:60@40, validation split: 20 photos of {classes} classes" in header
+    assert "model       scripted" in header
+    assert f"data        shapes:60@40: photos validation 20; {classes} classes: checkerboard" in header
     evaluate(model, "shapes:60@40", limit=20, progress=False)
     assert not capfd.readouterr().err
     assert result.correct1 == 0

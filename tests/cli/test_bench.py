@@ -29,7 +29,9 @@ def test_known_answer(mnasnet, data, hosted, tmp_path):
     report = json.loads(output.read_text("utf-8"))
     assert (report["schema"], report["benchmark"]) == (2, "accuracy")
     assert {"keras", "tensorflow", "litert", "processor", "cores"} <= set(report["environment"])
-    assert report["data"] == {"name": str(data / "imagenet_250"), "split": None, "images": 250, "classes": 1000}
+    named = {"name": str(data / "imagenet_250"), "split": None, "images": 250, "classes": 1000}
+    assert report["data"] == {**report["data"], **named}
+    assert report["data"]["splits"]["all"]["photos"] == 250
     (result,) = report["results"]
     assert (result["correct1"], result["correct5"], result["top1"], result["top5"]) == (225, 245, 0.9, 0.98)
     assert (result["kind"], result["background"], result["bad"]) == ("tflite", True, [])

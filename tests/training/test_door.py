@@ -48,9 +48,9 @@ def test_a_training_says_what_it_does_and_tensorflow_nothing(tmp_path):
     assert not [line for line in lines if NOISE.search(line)]
     said = {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
     assert said["model"] == "fresh weights"
-    assert said["classes"].startswith("10: checkerboard ")
-    assert "the data" in said["trains"]
-    assert "10% of every class" in said["validated"]
+    assert said["classes"].startswith("train/validation photos: checkerboard ")
+    assert "the data" in said["train"]
+    assert "10% of every class" in said["validation"]
     assert "cifar10" in said["recipe"]
     assert said["output"] == str(tmp_path / "run")
     (warning,) = [line for line in lines if line.startswith("warning:")]
