@@ -32,7 +32,7 @@ ALLOWED = {
     "hub": VALUE,
     "data": {*LOW, "weights"},
     "export": {*VALUE, "data"},
-    "training": {*VALUE, "applications", "data"},
+    "training": {*VALUE, "applications", "data", "inference"},
     "inference": {*VALUE, "data", "export"},
     "detection": {*VALUE, "applications", "data", "export", "training", "inference"},
     "benchmarks": {*VALUE, "data", "export", "detection", "inference"},

@@ -41,10 +41,16 @@ def add_commands(top: Parser) -> None:
     option(command, "DATA", nargs="?")
     start = command.add_argument_group("the start")
     option(start, "--from", dest="from_model")
+    own(start, "--teacher", "MODEL", "Learn also from this trained model or .tflite file, with --recipe distill.")
     own(start, "--head", "new|keep", "Give the model a new classifier (default), or keep the one of --from.")
     network_options(command, "training from scratch, or which network --from imagenet is", "The default is that of --from.")
-    measured = training_options(command, "They are finetune (default), cifar10, paper-imagenet, proxy-5-epochs.")
+    measured = training_options(command, "They are finetune (default), distill, cifar10, paper-imagenet, proxy-5-epochs.")
     option(measured, "--upright", "The model remembers it (default: no, as timm and torchvision).", default=None)
+    own(
+        measured, "--class-weights", "none|balanced",
+        "Weigh the loss of every class by its share of the photos, or do not (default).",
+    )  # fmt: skip
+    own(measured, "--sampling", "uniform|balanced", "Draw every photo (default) or every class equally often.")
     option(measured, "--validation", "The default is DATA's own validation or test split, else a tenth of it.")
     listed = top.add(
         "recipes", "The training recipes: every value, and what it rests on.", recipes,
@@ -84,7 +90,10 @@ def train(arguments: argparse.Namespace) -> int:
     """Start a run, or go on with one."""
     if (arguments.resume is None) == (arguments.data is None):
         raise UsageError("give DATA and -o RUN, or --resume RUN; received both, or neither")
-    return drive(arguments, "training", (arguments.data,), _report, "head", "validation", "stem_stride", "upright")
+    return drive(
+        arguments, "training", (arguments.data,), _report, "head", "validation", "stem_stride", "upright", "class_weights",
+        "sampling", "teacher",
+    )  # fmt: skip
 
 
 def drive(

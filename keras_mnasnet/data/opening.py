@@ -90,7 +90,8 @@ def open_images(
 class Splits:
     """Which images train, which ones judge the training (`validation`), and which take no part in it (`test`, None where it
     was not asked for or there are none); `origins` says of each in words where it comes from, `source` what was named, and
-    `unused` which splits of it are none of these."""
+    `unused` which splits of it are none of these. `judged_by_test`: what validates is a test split, by which no epoch should
+    be chosen."""
 
     source: str
     train: ImageSet
@@ -98,6 +99,7 @@ class Splits:
     test: ImageSet | None
     origins: dict[str, str]
     unused: tuple[str, ...] = ()
+    judged_by_test: bool = False
 
     def summary(self) -> Summary:
         """What was read, for people and for programs."""
@@ -145,19 +147,20 @@ def open_splits(
     origins = {"train": "the data's train split" if divided else "the data"}
     free = [part for part in ("validation", "test") if part in own and divided]
     checked = check or (lambda images: images)
-    rest = None
+    rest: ImageSet | None = None
+    judge: str | None = None
     if holdout and not free:
         images, rest = train_validation(images, holdout, HELD_OUT_SEED)
         origins["test"] = f"{holdout:.0%} of every class, never trained on"
     images = checked(images)
     if isinstance(validation, str | os.PathLike):
-        part = evaluated_split(validation)
-        judges = checked(open_images(validation, split=part, classes=classes))
-        origins["validation"] = f"the {part} split of {os.fspath(validation)}" if part else os.fspath(validation)
+        judge = evaluated_split(validation)
+        judges = checked(open_images(validation, split=judge, classes=classes))
+        origins["validation"] = f"the {judge} split of {os.fspath(validation)}" if judge else os.fspath(validation)
     elif validation is None and free:
-        part = free.pop(0)
-        judges = checked(open_images(data, split=part, classes=classes))
-        origins["validation"] = f"the data's {part} split"
+        judge = free.pop(0)
+        judges = checked(open_images(data, split=judge, classes=classes))
+        origins["validation"] = f"the data's {judge} split"
     else:
         share = VALIDATED if validation is None else validation if validation < 1 else validation / images.count
         if not 0 < share < 1:
@@ -179,7 +182,7 @@ def open_splits(
         if others is not None and others.labels != images.labels:
             shown = _difference(images.labels, others.labels, what)
             raise ValueError(f"Training and {what} images must have the same classes. Received: {shown}")
-    return Splits(name, images, judges, rest, origins, tuple(free))
+    return Splits(name, images, judges, rest, origins, tuple(free), judge == "test")
 
 
 def _difference(ours: Sequence[str], theirs: Sequence[str], what: str) -> str:

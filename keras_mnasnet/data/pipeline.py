@@ -23,13 +23,13 @@ ORDER, PLACE, IMAGE, MIX = range(4)  # streams of random numbers
 
 def training_batches(
     images: ImageSet, *, size: int, batch_size: int, augment: Augment, seed: int, first_step: int = 0,
-    shard: tuple[int, int] = (0, 1), cache: bool = True,
+    shard: tuple[int, int] = (0, 1), cache: bool = True, balanced: bool = False,
 ) -> tf.data.Dataset:  # fmt: skip
     """Endless (pixels float32 `[b, size, size, 3]` 0..255, one-hot float32 `[b, classes]`), `b = batch_size / n` of a shard.
 
     The batch of a global step does not depend on `first_step` nor on `cache`, and shards `(0, n) ... (n - 1, n)` joined are
     the batch of `(0, 1)`; only MixUp and CutMix pair images inside their shard. `cache` keeps decoded images in memory
-    where all have one size and fit in 512 MiB.
+    where all have one size and fit in 512 MiB. `balanced` draws every class equally often.
     """
     share = shard_size(batch_size, shard)
     images.steps_per_epoch(batch_size)
@@ -42,7 +42,7 @@ def training_batches(
         draws = tf.random.stateless_uniform((batch_size, DRAWS), tf.stack([seeds[PLACE], step]))
         return {
             "position": position,
-            "index": images.order(position, seed=int(seeds[ORDER]), batch=batch_size),
+            "index": images.order(position, seed=int(seeds[ORDER]), batch=batch_size, balanced=balanced),
             "draws": tf.ensure_shape(tf.slice(draws, tf.stack([start, 0]), (length, DRAWS)), (length, DRAWS)),
         }
 

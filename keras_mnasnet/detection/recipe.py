@@ -8,7 +8,10 @@ from typing import Any, ClassVar
 from keras_mnasnet.detection.spec import LOSSES
 from keras_mnasnet.training.recipe import Recipe
 
-UNUSED = ("label_smoothing", "dropout", "frozen_epochs", "frozen_learning_rate")
+UNUSED = (
+    "label_smoothing", "dropout", "frozen_epochs", "frozen_learning_rate", "class_weights", "sampling", "layer_decay",
+    "teacher_weight", "temperature",
+)  # fmt: skip
 OF_LOSS = {"focal": ("focal_alpha", "focal_gamma"), "mined": ("negatives_per_positive", "min_negatives", "nms_iou")}
 BETWEEN = (
     ("focal_alpha", 0, 1), ("focal_gamma", 0, 10), ("negatives_per_positive", 0, 1000), ("min_negatives", 0, 10**6),

@@ -298,11 +298,13 @@ class DetectorRun(Run):
 
     def about(self, model: keras.Model) -> dict[str, object]:
         spec, job = spec_of(self.detector), self.job
+        goal = "highest AP" if job.measure_ap else "lowest loss"
         return {
             "detector": f"SSDLite on {spec.architecture.name}, {spec.input_size} pixels, {spec.params() / 1e6:.2f}M parameters",
             "from": f"{self.folder} (resumed)" if self.has_state else job.from_model or "fresh weights",
             "validation": "none",
             **self.summary.rows(),
+            "keeps": f"the epoch of the {goal}" if self.keeps_best else "the last epoch",
         }
 
     @functools.cached_property
@@ -314,7 +316,11 @@ class DetectorRun(Run):
 
     def ended(self, rows: list[dict[str, Any]]) -> tuple[str, ...]:
         measured = [(float(row["val_ap"]), row["epoch"]) for row in rows if row.get("val_ap")]
-        ap = f": AP {measured[-1][0]:.4f}, best {max(measured)[0]:.4f} after epoch {max(measured)[1]}" if measured else ""
+        ap = ""
+        if measured:
+            best = max(measured, key=lambda pair: pair[0])
+            kept, other, what = (best, measured[-1], "last") if self.keeps_best else (measured[-1], best, "best")
+            ap = f": the model of epoch {kept[1]}, AP {kept[0]:.4f} ({what}: {other[0]:.4f} after epoch {other[1]})"
         return f"wrote {self.folder}{ap}", f"next: mnasnet detect predict {self.folder} PHOTO -o FOLDER"
 
     def warnings(self, model: keras.Model) -> tuple[str, ...]:
@@ -353,6 +359,10 @@ class DetectorRun(Run):
             metrics = coco_score(data.truth, rows, image_ids=data.image_ids).metrics
             found |= {"val_ap": metrics["AP"] or 0.0, "val_ap50": metrics["AP50"] or 0.0}
         return found
+
+    @property
+    def chooses(self) -> bool:
+        return self.validation is not None
 
     def score(self, found: dict[str, float]) -> float:
         return found["val_ap"] if "val_ap" in found else 1 / (1 + found["val_loss"])

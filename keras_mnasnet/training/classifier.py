@@ -21,15 +21,18 @@ from keras_mnasnet.loading import checkpoint_of, load
 from keras_mnasnet.model import build
 from keras_mnasnet.preprocessing import Augment, Preprocessing
 from keras_mnasnet.spec import describe
+from keras_mnasnet.training.balance import PerClass, WeightedCrossentropy, class_weights
 from keras_mnasnet.training.engine import Run, jit_choice, large_photos, parts_of, sound
-from keras_mnasnet.training.job import CLASSIFICATION, Facts, Job
+from keras_mnasnet.training.job import CLASS_FILE, CLASSIFICATION, Facts, Job, write_classes
 from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import Recipe
+from keras_mnasnet.training.teacher import Student, Teacher
 from keras_mnasnet.utils.system import environment
 from keras_mnasnet.weights.checkpoint import OWN_SOURCE, Origin, assign, expected_shapes
 from keras_mnasnet.weights.formats.safetensors import write_native
 
 HEADS = ("new", "keep")
+SCORES = ("val_accuracy", "val_balanced_accuracy")
 DEFAULT_NETWORK = "a1"
 CROP_FRACTION = 0.875
 
@@ -56,13 +59,21 @@ class ClassifierRun(Run):
         return self.job.from_model if self.start is None else self.start
 
     def make_model(self) -> keras.Model:
-        job, recipe = self.job, self.recipe
+        recipe = self.recipe
         if recipe.frozen_epochs and self._source is None:
             raise ValueError(
                 f"A recipe that trains the classifier alone at first needs trained weights beneath it. Received: "
                 f"recipe={recipe.name!r} with frozen_epochs={recipe.frozen_epochs} and from_model=None. Pass from_model= "
                 f"(--from imagenet), or set frozen_epochs=0, or take a recipe that trains from scratch, such as cifar10."
             )
+        model = self._network()
+        if self.job.teacher is None:
+            return model
+        self.teacher = Teacher(self.job.teacher, self.labels)
+        return Student.of(model, recipe.teacher_weight, recipe.temperature)
+
+    def _network(self) -> keras.Model:
+        job, recipe = self.job, self.recipe
         if self.has_state:
             facts = self.known
             return training_model(
@@ -98,34 +109,53 @@ class ClassifierRun(Run):
         )
 
     def about(self, model: keras.Model) -> dict[str, object]:
-        facts = self.facts
+        facts, goal = self.facts, "balanced accuracy" if self.is_balanced else "accuracy"
         network = Architecture.parse(facts.architecture)
         return {
             **self.splits.summary().rows(),
             "model": self.job.from_model or "fresh weights",
             "network": f"{network.name}, {network.params(classes=len(facts.labels)):,} parameters, input {facts.size} pixels",
+            "teacher": self.job.teacher,
+            "keeps": f"the epoch of the best validation {goal}" if self.keeps_best else "the last epoch",
         }
 
     def warnings(self, model: keras.Model) -> tuple[str, ...]:
         return large_photos(self.images.sizes, self.facts.size)
 
+    def measured(self, row: dict[str, Any]) -> tuple[str, ...]:
+        found = self.per_class.answers()
+        if self.main and self.folder:
+            write_classes(self.folder / CLASS_FILE, found.rows(self.labels, row["epoch"]))
+        warning = found.warning(self.labels)
+        return f"  right: {found.text(self.labels)}", *([f"warning: {warning}"] if warning else [])
+
     def ended(self, rows: list[dict[str, Any]]) -> tuple[str, ...]:
-        measured = [(float(row["val_accuracy"]), row["epoch"]) for row in rows if row.get("val_accuracy")]
-        if not measured:
+        found = [row for row in rows if row.get("val_accuracy")]
+        if not found:
             return ()
-        (last, epoch), (best, at) = measured[-1], max(measured, key=lambda pair: pair[0])
+        last = found[-1]
+        best = max(found, key=lambda row: self.score({key: float(row[key]) for key in SCORES}))
+        kept, other, what = (best, last, "last") if self.keeps_best else (last, best, "best")
+        why = "" if self.keeps_best or not self.splits.judged_by_test else "; a test split judged, which may not choose"
         return (
-            f"wrote {self.folder}: validation accuracy {last:.4f} after epoch {epoch}, best {best:.4f} after epoch {at}",
+            f"wrote {self.folder}: the model of epoch {kept['epoch']}, validation accuracy {float(kept['val_accuracy']):.4f} "
+            f"({what}: {float(other['val_accuracy']):.4f} after epoch {other['epoch']}{why})",
             f"next: mnasnet predict {self.folder} PHOTO, or mnasnet export {self.folder} -o FILE.tflite",
         )
 
     def compile(self, model: keras.Model, frozen: bool, jit_compile: bool | str) -> None:
-        compile_model(
-            model, self.recipe, self.facts.steps_per_epoch, len(self.images.labels), frozen=frozen, jit_compile=jit_compile
-        )
+        self.per_class = compile_model(
+            model, self.recipe, self.facts.steps_per_epoch, len(self.labels), frozen=frozen, jit_compile=jit_compile,
+            weights=self._weights(),
+        )  # fmt: skip
+
+    def _weights(self) -> np.ndarray | None:
+        if self.recipe.class_weights != "balanced":
+            return None
+        return class_weights(np.bincount(self.images.label_ids, minlength=len(self.labels)))
 
     def batches(self, first_step: int) -> tf.data.Dataset:
-        return training_batches(
+        batches = training_batches(
             self.images,
             size=self.facts.size,
             batch_size=self.recipe.batch_size,
@@ -133,7 +163,12 @@ class ClassifierRun(Run):
             seed=self.recipe.seed,
             first_step=first_step,
             shard=self.cluster.shard,
+            balanced=self.recipe.sampling == "balanced",
         )
+        if self.job.teacher is None:
+            return batches
+        taught = batches.map(lambda pixels, targets: (pixels, {"classes": targets, "teacher": self.teacher(pixels)}))
+        return taught.prefetch(tf.data.AUTOTUNE)
 
     def measure(self, model: keras.Model) -> dict[str, float]:
         return evaluate(
@@ -141,8 +176,17 @@ class ClassifierRun(Run):
             batch_size=self.recipe.batch_size, shard=self.cluster.shard,
         )  # fmt: skip
 
+    @property
+    def is_balanced(self) -> bool:
+        """Whether every class counts alike, however many images it has."""
+        return "balanced" in (self.recipe.class_weights, self.recipe.sampling)
+
+    @property
+    def chooses(self) -> bool:
+        return not self.splits.judged_by_test
+
     def score(self, found: dict[str, float]) -> float:
-        return found["val_accuracy"]
+        return found[SCORES[self.is_balanced]]
 
     def save(self, model: keras.Model, path: Path) -> None:
         figures = {"top1": "val_accuracy", "top5": "val_top5"}
@@ -267,18 +311,24 @@ def training_model(
 
 def compile_model(
     model: keras.Model, recipe: Recipe, steps_per_epoch: int, classes: int, *, frozen: bool = False,
-    jit_compile: bool | str | None = None,
-) -> None:  # fmt: skip
-    """Give a model that returns logits the recipe's optimizer, loss and metrics."""
-    metrics: list[Any] = [keras.metrics.CategoricalAccuracy(name="accuracy")]
+    jit_compile: bool | str | None = None, weights: np.ndarray | None = None,
+) -> PerClass:  # fmt: skip
+    """Give a model that returns logits the recipe's optimizer, loss (with the classes' `weights`) and metrics; returns the
+    one that counts class by class."""
+    per_class = PerClass(classes)
+    metrics: list[Any] = [keras.metrics.CategoricalAccuracy(name="accuracy"), per_class]
+    loss: Any = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+    if weights is not None:
+        loss = WeightedCrossentropy(weights, recipe.label_smoothing)
     if classes > 5:
         metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
     model.compile(
-        make_optimizer(recipe, steps_per_epoch, frozen=frozen),
-        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+        make_optimizer(recipe, steps_per_epoch, frozen=frozen, layers=[layer.name for layer in model.layers if layer.weights]),
+        loss,
         weighted_metrics=metrics,
         jit_compile=jit_choice(jit_compile),
     )
+    return per_class
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -354,7 +404,9 @@ class _Candidate(ClassifierRun):
         )  # fmt: skip
 
     def compile(self, model: keras.Model, frozen: bool, jit_compile: bool | str) -> None:
-        compile_model(model, self.recipe, self.per_epoch, len(self.labels), jit_compile=jit_compile)
+        self.per_class = compile_model(
+            model, self.recipe, self.per_epoch, len(self.labels), jit_compile=jit_compile, weights=self._weights()
+        )
 
     def measure(self, model: keras.Model) -> dict[str, float]:
         batch = min(500, self.validation.count)

@@ -211,6 +211,16 @@ class Run(abc.ABC):
     def score(self, found: dict[str, float]) -> float:
         """What early stopping and the best model go by, larger is better and never below 0."""
 
+    @property
+    def chooses(self) -> bool:
+        """Whether there is a validation by which an epoch may be chosen."""
+        return True
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the model file is of the best epoch, not of the last."""
+        return bool(self.recipe.patience) or (self.recipe.keep == "best" and self.chooses)
+
     @abc.abstractmethod
     def save(self, model: keras.Model, path: Path) -> None:
         """Write the model file."""
@@ -221,6 +231,10 @@ class Run(abc.ABC):
 
     def warnings(self, model: keras.Model) -> tuple[str, ...]:
         """What is to be said before the start."""
+        return ()
+
+    def measured(self, row: dict[str, Any]) -> tuple[str, ...]:
+        """What else is kept of an epoch's validation, and the lines that say it."""
         return ()
 
     def ended(self, rows: list[dict[str, Any]]) -> tuple[str, ...]:
@@ -360,11 +374,11 @@ class Run(abc.ABC):
         if not rows or int(rows[-1]["step"]) != position.step:
             return position, True
         settled, lost = self._best(position, rows[-1]), not (folder / MODEL_FILE).is_file()
-        of_this = settled != position if self.recipe.patience else position.part % self.facts.parts_per_epoch == 0
+        of_this = settled != position if self.keeps_best else position.part % self.facts.parts_per_epoch == 0
         if lost and of_this:
             rows.pop()
             return position, True
-        if lost and settled.best_epoch and self.recipe.patience:
+        if lost and settled.best_epoch and self.keeps_best:
             raise ValueError(
                 f"A run that keeps its best epoch needs the model of it. Received: {folder} without {MODEL_FILE}, of epoch "
                 f"{settled.best_epoch}, and a checkpoint of a later one. Restore the file, or train into a new folder."
@@ -374,11 +388,13 @@ class Run(abc.ABC):
     def _close(self, model: keras.Model, position: Position, averages: Averages | None, rows: list[dict[str, Any]]) -> Position:
         """The end of a part, whose state is written: validation, where an epoch ends with it, and the log."""
         recipe, row = self.recipe, dict(position.row or {})
+        lines: tuple[str, ...] = ()
         epoch, of_epoch = divmod(position.part, self.facts.parts_per_epoch)
         if not of_epoch:
             self.life.step(0, f"validating epoch {epoch}")
             with averages.swapped(model) if averages else contextlib.nullcontext():
                 position = self._validate(model, position, row)
+            lines = self.measured(row)
         self._lap("validate")
         rows.append(row)
         if self.main and self.folder:
@@ -388,6 +404,8 @@ class Run(abc.ABC):
         if self.shown:
             found = " ".join(f"{key} {float(row[key]):.4f}" for key in self.SHOWN if key in row)
             say(f"epoch {row['epoch']}/{recipe.epochs}: {found}, {rate_text(row['images_per_second'])} images/s")
+            for line in lines:
+                say(line)
         return position
 
     def _fit(
@@ -414,7 +432,7 @@ class Run(abc.ABC):
         self.found = self.measure(model)
         row |= {key: repr(value) for key, value in self.found.items()}
         after = self._best(position, row)
-        if self.main and self.folder and (after != position or not self.recipe.patience):
+        if self.main and self.folder and (after != position or not self.keeps_best):
             self.save(model, self.folder / MODEL_FILE)
         return after
 

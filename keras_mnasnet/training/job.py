@@ -17,12 +17,13 @@ from keras_mnasnet.utils.text import json_text
 
 SCHEMA = 1
 RUN_FILE, STATE_FILE, LOG_FILE = "run.json", "checkpoint.safetensors", "log.csv"
-MODEL_FILE, LABEL_FILE = "model.safetensors", "labels.txt"
+MODEL_FILE, LABEL_FILE, CLASS_FILE = "model.safetensors", "labels.txt", "classes.csv"
 NAMED = re.compile(r"shapes(:.*)?|tfds:.*|hf://.*")  # data and weights that are no paths
 COLUMNS = (
-    "epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "val_top5", "learning_rate", "images_per_second",
-    "seconds",
+    "epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_top5", "learning_rate",
+    "images_per_second", "seconds",
 )  # fmt: skip
+CLASS_COLUMNS = ("epoch", "class", "images", "answered", "right")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class Job:
     recipe: Recipe
     from_model: str | None = None
     network: str | None = None
+    teacher: str | None = None
     head: str = "new"
     width: float | None = None
     depth: float | None = None
@@ -58,6 +60,12 @@ class Job:
             )
         if not 0 <= self.holdout < 1:
             raise ValueError(f"`holdout` must be in [0, 1). Received: holdout={self.holdout!r}")
+        if (self.teacher is None) != (self.recipe.teacher_weight == 0):
+            raise ValueError(
+                f"A teacher and a recipe that listens to it belong together: teacher= (--teacher) and a `teacher_weight` above "
+                f"0 as in the recipe distill. Received: teacher={self.teacher!r}, recipe={self.recipe.name!r} with "
+                f"teacher_weight={self.recipe.teacher_weight:g}"
+            )
         if self.checkpoint_steps < 1 or self.max_bad < 0:
             raise ValueError(
                 f"`checkpoint_steps` must be >= 1 and `max_bad` >= 0. "
@@ -66,7 +74,7 @@ class Job:
 
     def anchored(self) -> Job:
         """The same job with paths that hold in any working folder."""
-        paths = ("data", "validation", "from_model")
+        paths = ("data", "validation", "from_model", "teacher")
         return dataclasses.replace(self, **{name: anchored_path(getattr(self, name)) for name in paths})
 
 
@@ -173,6 +181,29 @@ def write_log(path: Path, rows: list[dict[str, Any]], columns: tuple[str, ...] =
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_classes(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Put the rows of an epoch, one a class, into `classes.csv`: behind those of earlier epochs, in place of later ones."""
+    epoch = float(rows[0]["epoch"])
+    kept = [row for row in _class_rows(path) if float(row["epoch"]) < epoch]
+    write_log(path, kept + rows, CLASS_COLUMNS)
+
+
+def _class_rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    rows = list(csv.DictReader(read_text(path, "A run's classes").splitlines()))
+    try:
+        whole = all(tuple(row) == CLASS_COLUMNS and None not in row.values() and float(row["epoch"]) > 0 for row in rows)
+    except (TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"A run's {CLASS_FILE} has the columns {', '.join(CLASS_COLUMNS)}. Received: {path}, which was changed. Restore "
+            f"it, or remove it to go on without the earlier rows."
+        )
+    return rows
 
 
 def numbers(row: dict[str, Any]) -> dict[str, float | int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -55,9 +56,16 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return cls(parse_recipe(config["recipe"]), config["steps_per_epoch"])
 
 
+def _names(variable: Any) -> tuple[str, str]:
+    """The layer of a variable, and which one of its variables it is; TensorFlow's are given to `update_step` as its own."""
+    path = getattr(variable, "path", None) or variable.name.removesuffix(":0")
+    parts = re.split("[/:]", path)
+    return parts[-2] if len(parts) > 1 else "", parts[-1]
+
+
 def _with_l2(l2: float, gradient: Any, variable: Any) -> Any:
     """The gradient of loss + l2 * sum(v ** 2) / 2 (tf.nn.l2_loss), for kernels."""
-    if not l2 or re.split("[/:]", variable.name.removesuffix(":0"))[-1] in SPARED:
+    if not l2 or _names(variable)[1] in SPARED:
         return gradient
     return ops.cast(gradient, variable.dtype) + l2 * ops.convert_to_tensor(variable)
 
@@ -104,8 +112,45 @@ class SGDL2(keras.optimizers.SGD):
         return {**super().get_config(), "l2": self.l2}
 
 
-def make_optimizer(recipe: Recipe, steps_per_epoch: int, *, frozen: bool = False) -> keras.optimizers.Optimizer:
-    """A fresh optimizer of a recipe; `frozen` is the part that trains the classifier alone, at its constant rate."""
+@keras.saving.register_keras_serializable("keras_mnasnet")
+class LayerwiseAdamW(keras.optimizers.AdamW):
+    """Keras's AdamW with a rate of its own for every layer: `scales` multiply the rate, and so the decay, of the layers that
+    they name. Biases and batch norms do not decay."""
+
+    def __init__(
+        self, learning_rate: Any = 0.001, weight_decay: float = 0.004, scales: Mapping[str, float] | None = None,
+        name: str = "layerwise_adamw", **options: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(learning_rate, weight_decay=0.0, name=name, **options)
+        self.decay, self.scales = weight_decay, dict(scales or {})
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Keras's, at the layer's rate."""
+        layer, kind = _names(variable)
+        rate = ops.cast(learning_rate, variable.dtype) * self.scales.get(layer, 1.0)
+        if kind not in SPARED:
+            variable.assign(variable - variable * (self.decay * rate))
+        super().update_step(gradient, variable, rate)
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's, the decay and `scales`."""
+        return {**super().get_config(), "weight_decay": self.decay, "scales": self.scales}
+
+
+def layer_scales(layers: Sequence[str], decay: float) -> dict[str, float]:
+    """decay ** (blocks above) of every layer, given in the model's order; layers whose names begin alike are one block."""
+    blocks = [name.partition("_")[0] for name in layers]
+    below = {block: number for number, block in enumerate(reversed(list(dict.fromkeys(blocks))))}
+    return {name: decay ** below[block] for name, block in zip(layers, blocks, strict=True)}
+
+
+def make_optimizer(
+    recipe: Recipe, steps_per_epoch: int, *, frozen: bool = False, layers: Sequence[str] = ()
+) -> keras.optimizers.Optimizer:
+    """A fresh optimizer of a recipe; `frozen` is the part that trains the classifier alone, at its constant rate.
+
+    `layers` that have weights, in the model's order, are for recipes with a `layer_decay`.
+    """
     rate = recipe.frozen_learning_rate * recipe.batch_size / recipe.base_batch if frozen else Schedule(recipe, steps_per_epoch)
     clip: dict[str, Any] = {"global_clipnorm": recipe.clip_norm} if recipe.clip_norm else {}
     if recipe.optimizer == "rmsprop-tf1":
@@ -114,6 +159,9 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int, *, frozen: bool = False
         )
     if recipe.optimizer == "sgd":
         return SGDL2(rate, l2=recipe.weight_decay, momentum=recipe.momentum, nesterov=recipe.nesterov, **clip)
+    if recipe.layer_decay < 1 and not frozen:
+        scales = layer_scales(layers, recipe.layer_decay)
+        return LayerwiseAdamW(rate, weight_decay=recipe.weight_decay, scales=scales, **clip)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **clip)
     optimizer.exclude_from_weight_decay(var_names=list(SPARED))
     return optimizer

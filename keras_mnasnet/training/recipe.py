@@ -17,9 +17,10 @@ from keras_mnasnet.utils.text import did_you_mean
 SCHEMA = 1
 OPTIMIZERS = ("rmsprop-tf1", "sgd", "adamw")
 SCHEDULES = ("exponential", "cosine")
+CLASS_WEIGHTS, SAMPLINGS, KEEPS = ("none", "balanced"), ("uniform", "balanced"), ("best", "last")
 IDLE = {
-    "rmsprop-tf1": ("nesterov",), "sgd": ("rho", "epsilon"), "adamw": ("momentum", "nesterov", "rho", "epsilon"),
-    "exponential": (), "cosine": ("decay_rate", "decay_epochs"),
+    "rmsprop-tf1": ("nesterov", "layer_decay"), "sgd": ("rho", "epsilon", "layer_decay"),
+    "adamw": ("momentum", "nesterov", "rho", "epsilon"), "exponential": (), "cosine": ("decay_rate", "decay_epochs"),
 }  # fmt: skip
 
 
@@ -31,6 +32,12 @@ class Recipe:
     `adamw`. The first `frozen_epochs` train the classifier alone at a constant `frozen_learning_rate`, without the
     schedule, and batch norms keep their statistics. `ema` 0 means no moving average. `size` None is the network's own. The
     warm-up starts at `warmup_learning_rate`, which scales with the batch as `learning_rate` does.
+
+    For classes of unequal size, `class_weights` "balanced" weighs a class's loss by images / (classes * its images), and
+    `sampling` "balanced" draws every class equally often. `keep`: the model file holds the "best" epoch by the validation, or
+    the "last"; where a test split judges, it is the last, and only `patience` stops early and keeps the best all the same.
+    `layer_decay` multiplies the learning rate once for every block below the classifier. `teacher_weight` is the share of the
+    loss that a teacher gives (distillation), at this `temperature`.
     """
 
     AUGMENT: ClassVar[type] = Augment
@@ -59,6 +66,12 @@ class Recipe:
     frozen_epochs: int = 0
     frozen_learning_rate: float = 0.0
     patience: int = 0
+    keep: str = "best"
+    class_weights: str = "none"
+    sampling: str = "uniform"
+    layer_decay: float = 1.0
+    teacher_weight: float = 0.0
+    temperature: float = 2.0
     size: int | None = None
     seed: int = 0
     augment: Augment = dataclasses.field(default_factory=Augment)
@@ -71,7 +84,7 @@ class Recipe:
             value = getattr(self, key)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"A recipe's `{key}` must be between {low:g} and {high:g}. Received: {key}={value!r}")
-        for key, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        for key, choices in CHOICES:
             if getattr(self, key) not in choices:
                 raise ValueError(f"A recipe's `{key}` must be one of {choices}. Received: {key}={shown(getattr(self, key))}")
         if not 0 <= self.frozen_epochs <= self.epochs:
@@ -139,6 +152,10 @@ class Recipe:
 
 R = TypeVar("R", bound=Recipe)
 INFINITE = 10**9
+CHOICES = (
+    ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("keep", KEEPS), ("class_weights", CLASS_WEIGHTS),
+    ("sampling", SAMPLINGS),
+)  # fmt: skip
 RANGES = (
     ("epochs", 1, INFINITE), ("batch_size", 1, INFINITE), ("base_batch", 1, INFINITE), ("learning_rate", 0, 1000),
     ("warmup_epochs", 0, INFINITE), ("warmup_learning_rate", 0, 1000),
@@ -146,7 +163,8 @@ RANGES = (
     ("rho", 0, 0.99999), ("epsilon", 1e-12, 1), ("weight_decay", 0, 1), ("clip_norm", 0, INFINITE),
     ("label_smoothing", 0, 0.99),
     ("dropout", 0, 0.99), ("bn_momentum", 0, 0.99999), ("ema", 0, 0.999999), ("frozen_learning_rate", 0, 1000),
-    ("patience", 0, INFINITE), ("size", 32, 4096), ("seed", 0, 2**31 - 1),
+    ("patience", 0, INFINITE), ("layer_decay", 0.01, 1), ("teacher_weight", 0, 1), ("temperature", 0.1, 100),
+    ("size", 32, 4096), ("seed", 0, 2**31 - 1),
 )  # fmt: skip
 
 
@@ -282,6 +300,11 @@ _ALL = (
         frozen_epochs=1, frozen_learning_rate=3e-3, augment=Augment(crop="inception", area=(0.35, 1.0), flip=True),
     ),
     Recipe(
+        name="distill", epochs=60, batch_size=32, optimizer="adamw", learning_rate=1e-3, base_batch=32, schedule="cosine",
+        warmup_epochs=2.0, weight_decay=0.02, clip_norm=1.0, dropout=0.2, bn_momentum=0.9, teacher_weight=0.7,
+        temperature=2.0, augment=Augment(crop="inception", area=(0.35, 1.0), flip=True),
+    ),
+    Recipe(
         name="cifar10", epochs=40, batch_size=128, optimizer="adamw", learning_rate=6e-3, base_batch=128, schedule="cosine",
         warmup_epochs=2.0, weight_decay=0.05, label_smoothing=0.1, dropout=0.2, bn_momentum=0.99, ema=0.9995, size=32,
         augment=Augment(crop="pad", pad=4, flip=True),
@@ -306,6 +329,7 @@ SOURCES = {
         "biases are spared by the weight decay (the trainer spares batch norms only)": _OURS,
     },
     "finetune": {"everything": _OURS},
+    "distill": {"the loss": "Hinton et al., arXiv 1503.02531, section 2", "everything else": _OURS},
     "cifar10": {"everything": _OURS},
     "proxy-5-epochs": {"5 epochs": "arXiv 1807.11626v3, section 4.2", "everything else": _OURS},
 }

@@ -59,10 +59,11 @@ def train(
     network: str | Architecture | None = None, recipe: str | os.PathLike[str] | Recipe = "finetune", head: str = "new",
     width: float | None = None, depth: float | None = None, se: bool | float | None = None, stem_stride: int | None = None,
     size: int | None = None, epochs: int | None = None, batch_size: int | None = None, learning_rate: float | None = None,
-    changes: Mapping[str, Any] | None = None, upright: bool | None = None, validation: str | os.PathLike[str] | None = None,
-    max_bad: int = 0, check: bool = True, checkpoint_steps: int = 1000, mixed_precision: str | None = None,
-    jit_compile: bool | None = None, tensorboard: bool = False, holdout: float = 0.0, cluster: Cluster = ALONE,
-    devices: list[str] | None = None, progress: bool = True,
+    changes: Mapping[str, Any] | None = None, upright: bool | None = None, class_weights: str | None = None,
+    sampling: str | None = None, teacher: str | os.PathLike[str] | None = None,
+    validation: str | os.PathLike[str] | None = None, max_bad: int = 0, check: bool = True, checkpoint_steps: int = 1000,
+    mixed_precision: str | None = None, jit_compile: bool | None = None, tensorboard: bool = False, holdout: float = 0.0,
+    cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True,
 ) -> Training:  # fmt: skip
     """Train a classifier of photos, pixels `[B, size, size, 3]`, and leave in `output` model.safetensors, labels.txt,
     log.csv, run.json, checkpoint.safetensors.
@@ -77,6 +78,9 @@ def train(
             `batch_size` (images a step, over all replicas), `learning_rate` (at the recipe's base batch) and `changes`, such as
             {"augment.flip": False}, take the place of its values.
         upright: turn photos as their EXIF orientation says, here and wherever the model is used later (default: the recipe's).
+        class_weights, sampling: "balanced" for classes of unequal size, see Recipe.
+        teacher: a trained model of the same classes, any source that `load` takes or a .tflite file, for recipes with a
+            `teacher_weight`, such as "distill".
         head: "new" trains a classifier for the data's classes, "keep" goes on with the model's own.
         validation: data to validate on; default: the data's own validation or test split, else a tenth of every class.
         max_bad: how many damaged photos are left out before the run is refused; `check=False` does not look for them.
@@ -89,7 +93,8 @@ def train(
         progress: say on standard error what is trained on what, how far it is, and what was made.
 
     Raises ValueError for bad input, OSError for a folder that cannot be written, Diverged for a loss that is not finite.
-    `model.safetensors` holds the moving averages where the recipe has them, and of the best epoch where it stops early.
+    `model.safetensors` is of the epoch with the best validation, of the last one where a test split judges or the recipe
+    says keep="last"; it holds the moving averages where the recipe has them. classes.csv counts the answers class by class.
 
     Example:
         >>> from keras_mnasnet import training
@@ -107,9 +112,10 @@ def train(
         depth=depth, se=se, stem_stride=stem_stride, validation=None if validation is None else os.fspath(validation),
         recipe=recipe_of(
             recipe, changes if upright is None else {**(changes or {}), "augment.upright": upright}, size=size, epochs=epochs,
-            batch_size=batch_size, learning_rate=learning_rate,
+            batch_size=batch_size, learning_rate=learning_rate, class_weights=class_weights, sampling=sampling,
         ),
-        holdout=holdout, max_bad=max_bad, check=check, checkpoint_steps=checkpoint_steps, mixed_precision=mixed_precision,
+        teacher=None if teacher is None else os.fspath(teacher), holdout=holdout, max_bad=max_bad, check=check,
+        checkpoint_steps=checkpoint_steps, mixed_precision=mixed_precision,
         jit_compile=jit_compile, tensorboard=tensorboard,
     )  # fmt: skip
     return run_job(job, output, cluster=cluster, devices=devices, progress=progress, start=start)

@@ -53,9 +53,10 @@ def test_a_training_says_what_it_does_and_tensorflow_nothing(tmp_path):
     assert "10% of every class" in said["validation"]
     assert "cifar10" in said["recipe"]
     assert said["output"] == str(tmp_path / "run")
-    (warning,) = [line for line in lines if line.startswith("warning:")]
+    warning, *others = [line for line in lines if line.startswith("warning:")]
+    assert all("for every photo" in line for line in others)
     assert re.search(r"sides of 180 pixels or more, 6 times the input's 32", warning)
-    assert lines[-2].startswith(f"wrote {tmp_path / 'run'}: validation accuracy ")
+    assert lines[-2].startswith(f"wrote {tmp_path / 'run'}: the model of epoch ")
     assert lines[-1] == f"next: mnasnet predict {tmp_path / 'run'} PHOTO, or mnasnet export {tmp_path / 'run'} -o FILE.tflite"
     assert len([line for line in lines if line.startswith("epoch ")]) == 2
     assert done.stdout.split()[2:5] == ["2", "checkerboard", "circle"]
