@@ -165,12 +165,8 @@ def describe(arguments: argparse.Namespace) -> None:
 
 def _report_training(run: Training, as_json: bool) -> None:
     if as_json:
-        from keras_mnasnet.detection.training import DETECTION
-        from keras_mnasnet.training.job import read_run
-
         facts = {
-            "run": str(run.folder), "model": str(run.model), "best_ap": run.best_accuracy, "epochs": run.rows,
-            "data": read_run(run.folder, DETECTION)[1].data,
+            "run": str(run.folder), "model": str(run.model), "data": run.data, "best_ap": run.best_accuracy, "epochs": run.rows,
         }  # fmt: skip
         return print_json(facts)
     last = run.rows[-1] if run.rows else {}

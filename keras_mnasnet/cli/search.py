@@ -166,7 +166,8 @@ def run(arguments: argparse.Namespace) -> None:
         return print_json({"estimate": last.estimate}) if arguments.json else print(f"estimate: {last.estimate}")
     progress = search.status(arguments.study).progress
     if arguments.json:
-        return print_json({"study": str(arguments.study), "finished": progress.finished, **progress.to_json()})
+        read = search.status(arguments.study).meta.evaluation.get("read")
+        return print_json({"study": str(arguments.study), "finished": progress.finished, "data": read, **progress.to_json()})
     _print_best(search.rescore(arguments.study).ranked[:5] if progress.done else [])
     if not progress.finished:
         print(f"the {arguments.minutes:g} minutes are over; go on with: {go_on}")

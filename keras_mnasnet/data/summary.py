@@ -81,8 +81,9 @@ class Summary:
         }  # fmt: skip
 
     def rows(self) -> dict[str, object]:
-        """Name and text of each line of a header; None where there is nothing to say."""
-        total = ", ".join(f"{part.name} {part.photos:,}" for part in self.parts)
+        """Name and text of each line of a header, shares in percent; None where there is nothing to say."""
+        several = len(self.parts) > 1
+        total = ", ".join(f"{part.name} {part.photos:,}" if several else f"{part.photos:,}" for part in self.parts)
         rows: dict[str, object] = {
             "data": f"{printable(self.source)}: photos {total}; {len(self.classes):,} classes: {listed(self.classes, 4)}"
         }
@@ -94,7 +95,9 @@ class Summary:
         if self.left_out:
             rows["left out"] = f"{len(self.left_out):,} damaged photos: {listed(map(printable, self.left_out), 3)}"
         for name, value in self.facts.items():
-            rows[name.replace("_", " ")] = f"{value:,}" if isinstance(value, int) else value
+            if value != 0 or isinstance(value, float):  # a count of none is for programs
+                shown = f"{value:,}" if isinstance(value, int) else f"{value:.1%}" if isinstance(value, float) else value
+                rows[name.replace("_", " ")] = shown
         return rows
 
     def lines(self) -> list[str]:

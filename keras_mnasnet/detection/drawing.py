@@ -1,4 +1,4 @@
-"""Detections drawn into photos, with Pillow (extra `[detection]`)."""
+"""Detections drawn into photos, with Pillow."""
 
 from __future__ import annotations
 
@@ -25,12 +25,8 @@ def color(label: int) -> tuple[int, int, int]:
 
 def draw(pixels: np.ndarray, detections: Detections, labels: Sequence[str]) -> np.ndarray:
     """Boxes with class and score in percent on a photo uint8 `[H, W, 3]`, the best frame on top: uint8 `[H, W, 3]`."""
-    try:
-        from PIL import Image, ImageDraw, ImageFont
-    except ImportError as error:
-        raise ImportError(
-            "Drawing boxes needs Pillow, which is not installed. Run: pip install 'keras_mnasnet[detection]'"
-        ) from error
+    from PIL import Image, ImageDraw, ImageFont
+
     image = Image.fromarray(np.ascontiguousarray(pixels, np.uint8), "RGB")
     canvas = ImageDraw.Draw(image)
     width, height = image.size

@@ -77,12 +77,10 @@ class DetectionJob(Job):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DetectionFacts(Facts):
-    """What a detector's run found at its start and must find again when it is resumed; `detector` is its spec, `data` what was
-    read."""
+    """What a detector's run found at its start and must find again when it is resumed; `detector` is its spec."""
 
     detector: str
     train_boxes: int
-    data: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
 
 DETECTION = RunKind("detection", DetectionJob, DetectionFacts, DetectionRecipe, "mnasnet detect train")

@@ -106,7 +106,7 @@ def split_named(name: str) -> str | None:
     """The split that a folder or a key is called by: train, validation or test."""
     from keras_mnasnet.data.tfrecord import SPLITS
 
-    return {**SPLITS, "valid": "validation"}.get(name.lower())
+    return SPLITS.get(name.lower())
 
 
 def _names(value: Any, path: Path) -> tuple[str, ...]:

@@ -48,8 +48,9 @@ class TrainingReport:
     """A file that was trained for: its export report, and the accuracies 0..1 on the validation images on the way.
 
     `float_accuracy` is the checkpoint's, `start_accuracy` of the quantized or symmetric-padding twin before its first step.
-    Of a pruned file `sparsity` is the share of zeros in the 1x1 kernels of the stages, `dense_path` the same network written
-    with its zeros, `dense_bytes` that file's size; `compressed_bytes` and `dense_compressed_bytes` are both sizes after zlib.
+    `data` is what was read, as a Summary's JSON. Of a pruned file `sparsity` is the share of zeros in the 1x1 kernels of the
+    stages, `dense_path` the same network written with its zeros, `dense_bytes` that file's size; `compressed_bytes` and
+    `dense_compressed_bytes` are both sizes after zlib.
     """
 
     export: ExportReport
@@ -57,6 +58,7 @@ class TrainingReport:
     start_accuracy: float
     epochs: tuple[dict[str, float], ...]
     seconds: float
+    data: dict[str, Any]
     sparsity: float | None = None
     dense_path: str | None = None
     dense_bytes: int | None = None
@@ -64,9 +66,10 @@ class TrainingReport:
     dense_compressed_bytes: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """One JSON value: the export report's, with `training` beside it."""
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "export"}
-        return {**self.export.as_json(), "training": own}
+        """One JSON value: the export report's, with `training` and `data` beside it."""
+        beside = ("export", "data")
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in beside}
+        return {**self.export.as_json(), "data": self.data, "training": own}
 
 
 def quantize_aware(
@@ -194,7 +197,7 @@ class _Job:
             say(f"wrote {report.path} ({report.facts.bytes:,} bytes). Next: mnasnet bench accuracy {report.path} --data DATA")
         return TrainingReport(
             export=report, float_accuracy=events["start"]["float_accuracy"], start_accuracy=events["ready"]["accuracy"],
-            epochs=tuple(events["epochs"]), seconds=round(seconds, 1), **own,
+            epochs=tuple(events["epochs"]), seconds=round(seconds, 1), data=events["data"]["read"], **own,
         )  # fmt: skip
 
     def _trained(

@@ -159,7 +159,7 @@ def main() -> int:
         tf_keras.utils.set_random_seed(job["seed"])
         checkpoint = load(job["checkpoint"])
         data = _Data(job, checkpoint)
-        send("data", rows=data.rows)
+        send("data", rows=data.rows, read=data.read)
         (_prune if job["prune"] else _quantize)(job, checkpoint, data, send)
     except (ValueError, OSError, tf.errors.OpError) as error:
         send("refused", message=str(error).splitlines()[0] if isinstance(error, tf.errors.OpError) else str(error))
@@ -184,7 +184,9 @@ class _Data:
         check_classes(checkpoint.labels, images.labels, "Quantization-aware training", "Fine-tune on this data first.")
         self.classes, self.size, self.batch, self.seed = checkpoint.classes, job["size"], job["batch_size"], job["seed"]
         self.images, self.validation = images, validation
-        self.rows = {name: text and str(text) for name, text in splits.summary().rows().items()}
+        summary = splits.summary()
+        self.read = summary.as_json()
+        self.rows = {name: text and str(text) for name, text in summary.rows().items()}
         self.preprocessing = checkpoint.preprocessing.at(self.size)
         self.augment = Augment(**job["augment"] | {"upright": self.preprocessing.upright})
         self.steps = images.steps_per_epoch(self.batch)

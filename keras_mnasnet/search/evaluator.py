@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.data.summary import kinds
+from keras_mnasnet.data.summary import Summary, kinds
 from keras_mnasnet.search.latency import DeviceGone, Latency, LatencyModel, parse_device
 from keras_mnasnet.search.trials import Failure, Measurement, Trial
 from keras_mnasnet.utils.system import held_stderr
@@ -133,9 +133,10 @@ def _latency_model(device: str, options: tuple[tuple[str, Any], ...]) -> Latency
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SearchImages:
-    """`train` and `validation` are parts of the data's training split; `test` is its test (else validation) split, or the
+    """`train` and `validation` are parts of the training split of `source`; `test` is its test (else validation) split, or the
     share `holdout` of undivided data, which no candidate sees."""
 
+    source: str
     train: ImageSet
     validation: ImageSet
     test: ImageSet
@@ -146,6 +147,16 @@ class SearchImages:
     def classes(self) -> int:
         """How many."""
         return len(self.train.labels)
+
+    def summary(self) -> Summary:
+        """What was read, for programs."""
+        from keras_mnasnet.data.opening import summarize
+
+        parts = {
+            "train": (self.train, "the training split"), "validation": (self.validation, "the same split, to choose by"),
+            "test": (self.test, self.test_is),
+        }  # fmt: skip
+        return summarize(self.source, parts)
 
     def __str__(self) -> str:
         counts = np.bincount(self.train.label_ids, minlength=self.classes)
@@ -188,4 +199,4 @@ def open_search_images(data: str, *, images: int | None = None, validation_image
             raise ValueError(f"`images` must be at most the {train.count:,} to train on. Received: images={images}")
         _, train = train_validation(train, images / train.count, VALIDATION_SEED)
     holdout = HOLDOUT if test.source is train.source else 0.0
-    return SearchImages(train, splits.validation, test, test_is, holdout)
+    return SearchImages(where, train, splits.validation, test, test_is, holdout)

@@ -581,7 +581,7 @@ def _settings(report: SearchReport) -> str:
         ("algorithm", f"{meta.algorithm} {meta.algorithm_options or ''}"), ("seed", meta.seed),
         ("device", meta.device or "none"), ("data", meta.data or "none"),
     ]  # fmt: skip
-    rows += [(f"evaluation: {name}", value) for name, value in meta.evaluation.items()]
+    rows += [(f"evaluation: {name}", value) for name, value in meta.evaluation.items() if name != "read"]
     rows += [(f"recipe: {name}", value) for name, value in (meta.recipe or {}).items()]
     rows += [(name, value) for name, value in meta.environment.items()]
     rows += [

@@ -38,7 +38,7 @@ EXECUTORS = ("local", "pool", "ray")
 STARTS = 4  # of the search for the fastest network
 PPO_BATCH = 20  # NASNet, appendix A.3
 LIMITS = ("max_params", "max_madds", "max_latency_ms")
-FACTS = ("classes", "train_images", "photos")  # of the data, in a study's `evaluation`
+FACTS = ("classes", "train_images", "photos", "read")  # of the data, in a study's `evaluation`
 
 
 def run(
@@ -334,7 +334,9 @@ def _data_facts(where: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
         found = open_search_images(
             where, images=evaluation.get("images"), validation_images=evaluation.get("validation_images")
         )
-    return {"classes": found.classes, "train_images": found.train.count, "photos": str(found)}
+    return {
+        "classes": found.classes, "train_images": found.train.count, "photos": str(found), "read": found.summary().as_json()
+    }  # fmt: skip
 
 
 def _check_plan(plan: Mapping[str, Any]) -> None:

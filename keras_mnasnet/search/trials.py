@@ -157,6 +157,7 @@ class Evaluation:
     validation_images: int | None = None
     train_images: int | None = None
     photos: str | None = None
+    read: dict[str, Any] = dataclasses.field(default_factory=dict)  # a Summary of the data
     device_options: dict[str, Any] = dataclasses.field(default_factory=dict)  # DeviceOptions
     limits: dict[str, Any] = dataclasses.field(default_factory=dict)  # Limits
 

@@ -453,3 +453,9 @@ def test_the_real_adb_without_a_phone(tiny, tool, tmp_path, monkeypatch):
             AdbDevice("X1").push(tiny, "/data/local/tmp/x")
     finally:
         subprocess.run(["adb", "kill-server"], check=False, timeout=60)
+
+
+@pytest.mark.skipif("KERAS_MNASNET_CASES" not in os.environ, reason="KERAS_MNASNET_CASES is not set")
+def test_a_listing_that_once_failed():
+    listing = Path(os.environ["KERAS_MNASNET_CASES"], "32_adb_serial_with_a_space", "adb_devices.txt").read_text("utf-8")
+    assert choose_device(listing, None) == "adb-13e75597-Abc123 (2)._adb-tls-connect._tcp"

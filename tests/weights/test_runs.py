@@ -287,3 +287,16 @@ def test_files_that_once_failed(name):
     expected, found = load(plain, network=TINY), load(path, network=TINY)
     for key, value in expected.tensors.items():
         np.testing.assert_array_equal(found.tensors[key], value)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="KERAS_MNASNET_CASES is not set")
+def test_other_files_that_once_failed():
+    """bfloat16 within its rounding; a Git LFS pointer by its size; a Keras model that the commands of checkpoints do not take."""
+    (plain,), (path,) = CASES.glob("21*/plain.pth"), CASES.glob("24*/*.safetensors")
+    expected, found = load(plain, network=TINY), load(path, network=TINY)
+    for key, value in expected.tensors.items():
+        np.testing.assert_allclose(found.tensors[key], value, rtol=2**-8)
+    with pytest.raises(CheckpointError, match="a Git LFS pointer to a file of 8,400,000 bytes.*git lfs pull"):
+        load(CASES / "25_lfs_pointer" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"a \.keras file of this package.*`mnasnet export .*model\.keras` takes it"):
+        load(CASES / "33_keras_file_for_qat" / "model.keras")
