@@ -291,7 +291,7 @@ def test_files_that_once_failed(name):
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="KERAS_MNASNET_CASES is not set")
 def test_other_files_that_once_failed():
-    """bfloat16 within its rounding; a Git LFS pointer by its size; a Keras model that the commands of checkpoints do not take."""
+    """bfloat16 within its rounding; a Git LFS pointer by its size; a Keras model that is no checkpoint."""
     (plain,), (path,) = CASES.glob("21*/plain.pth"), CASES.glob("24*/*.safetensors")
     expected, found = load(plain, network=TINY), load(path, network=TINY)
     for key, value in expected.tensors.items():
