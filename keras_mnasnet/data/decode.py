@@ -200,6 +200,7 @@ def _by_pillow(data: Any) -> Any:
 def _in_python(function: Callable[[bytes], Any], data: Any, kind: Any) -> Any:
     """What a function gives of encoded bytes; its ValueError is an InvalidArgumentError, as in a graph."""
 
+    @tf.autograph.experimental.do_not_convert  # it would be parsed anew in threads of the pipeline
     def call(content: Any) -> Any:
         return function(content if isinstance(content, bytes) else content.item())
 

@@ -92,7 +92,8 @@ class Segments:
 
     def fetch_bytes(self, indices: Any) -> Any:
         """The segments as strings `[B]`."""
-        data = tf.numpy_function(lambda many: np.array([self.read(index) for index in many], object), [indices], tf.string)
+        read = tf.autograph.experimental.do_not_convert(lambda many: np.array([self.read(index) for index in many], object))
+        data = tf.numpy_function(read, [indices], tf.string)
         return tf.ensure_shape(data, indices.shape)
 
     def fetch(self, indices: Any) -> tuple[Any, Any]:

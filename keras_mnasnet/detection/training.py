@@ -300,8 +300,8 @@ class DetectorRun(Run):
         return {
             "detector": f"SSDLite on {spec.architecture.name}, {spec.input_size} pixels, {spec.params() / 1e6:.2f}M parameters",
             "from": f"{self.folder} (resumed)" if self.has_state else job.from_model or "fresh weights",
-            "validation": "none",
             **self.summary.rows(),
+            **({} if self.validation else {"validation": "none"}),
             "keeps": f"the epoch of the {goal}" if self.keeps_best else "the last epoch",
         }
 

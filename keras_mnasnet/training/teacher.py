@@ -40,7 +40,7 @@ class Teacher:
         size = self.classifier.size
         if pixels.shape[1:3] != (size, size):
             pixels = tf.clip_by_value(tf.image.resize(pixels, (size, size), antialias=True), 0.0, 255.0)
-        said = tf.numpy_function(self._said, [pixels], tf.float32)
+        said = tf.numpy_function(tf.autograph.experimental.do_not_convert(self._said), [pixels], tf.float32)
         return tf.ensure_shape(said, (pixels.shape[0], len(self.columns)))
 
     def _said(self, pixels: np.ndarray) -> np.ndarray:
