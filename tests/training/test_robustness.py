@@ -1,9 +1,11 @@
 """What goes wrong around a run: other folders, other processes, links, thin and damaged photos, a full disk."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -214,13 +216,11 @@ def test_a_weight_that_is_no_number_leaves_the_last_model(tmp_path, monkeypatch)
 
 
 def test_a_full_disk_is_one_message(tmp_path, monkeypatch):
-    import safetensors.numpy
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    def full(*_args, **_kwargs):
-        raise safetensors.SafetensorError("No space left on device")
-
-    monkeypatch.setattr(safetensors.numpy, "save_file", full)
-    with pytest.raises(OSError, match=r"No space is left to write .*checkpoint\.safetensors, which needs 24 bytes"):
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space is left to write .*checkpoint\.safetensors, which needs \d+ bytes"):
         write_state(tmp_path / "checkpoint.safetensors", {"a": np.zeros(3)}, runs.Position())
     assert not list(tmp_path.glob("*.safetensors*"))
 

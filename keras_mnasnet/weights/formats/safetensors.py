@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.preprocessing import MOST_PIXELS, Preprocessing
-from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.files import write_file
 from keras_mnasnet.utils.reading import LIMITS, check_limit, open_regular, parse_json, record, shown
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics, Origin, expected_shapes, layer_shapes
 from keras_mnasnet.weights.formats import TensorFile
@@ -70,15 +70,13 @@ def open_safetensors(path: Path) -> Iterator[TensorFile]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically; OSError, and the file as it was, where it cannot be written."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    """Write a safetensors file atomically; OSError, and the file as it was, where it cannot be written.
 
-    try:
-        with replaced(path, needs=sum(value.nbytes for value in tensors.values())) as temporary:
-            save_file(dict(tensors), temporary, metadata=metadata)
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}. Nothing half-written was kept") from error
+    The library's own `save_file` writes a temporary file of its own beside it, which a kill would leave.
+    """
+    from safetensors.numpy import save
+
+    write_file(path, save(dict(tensors), metadata=metadata))
 
 
 def to_header(checkpoint: Checkpoint, **extra: str) -> str:
