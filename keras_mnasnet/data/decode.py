@@ -44,6 +44,8 @@ OTHER_FORMATS = (
     (0, rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html)", "a web page"),
     (0, rb"version https://git-lfs", "a Git LFS pointer, without the photo"),
     (0, rb"II\*\0....CR|IIRO|IIRS|IIU\0|FUJIFILMCCD-RAW|\0MRM", "a camera's raw file"),
+    (0, rb"P[1-7]\s", "PPM"),
+    (0, rb"(?:\xef\xbb\xbf)?[\t\n\r -~]+\Z", "text, and no picture"),
 )
 
 
@@ -234,6 +236,9 @@ def pillow_pixels(data: bytes) -> np.ndarray:
     except _pillow().DecompressionBombError as error:
         raise ValueError(f"which has too many pixels ({error})") from error
     except Exception as error:  # Pillow's decoders raise anything for damaged files
+        if data[:4] in (b"II*\0", b"MM\0*") and str(error).startswith("cannot identify"):
+            said = "which is a TIFF that is damaged, or of a kind that is not read, such as floats or more than four channels"
+            raise ValueError(said) from error
         if str(error).startswith("which "):
             raise
         raise ValueError("which is damaged and cannot be decoded") from error

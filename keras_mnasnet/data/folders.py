@@ -77,7 +77,11 @@ def ending(name: str) -> str:
 
 def warn_of_images(path: str | os.PathLike[str], passed_over: Mapping[str, int]) -> None:
     """A warning of images that are passed over because their format is not read."""
-    lost = {kind: count for kind, count in passed_over.items() if kind in NOT_READ or kind == NO_FILE}
+    if NO_FILE in passed_over:
+        logging.warning(
+            "%s: %d links that lead nowhere, pipes or devices are passed over", printable(path), passed_over[NO_FILE]
+        )
+    lost = {kind: count for kind, count in passed_over.items() if kind in NOT_READ}
     if lost:
         logging.warning(
             "%s: %s are passed over. What is read ends in %s; convert other images to JPEG or PNG",
@@ -169,7 +173,8 @@ def _open(
         flat = folders.count("")
         raise ValueError(
             f"Images must lie in one folder per class. Received: {path} with {flat:,} images outside of class folders, such "
-            f"as {printable(names[folders.index('')])}. Pass ground_truth= for the ILSVRC-2012 validation photos."
+            f"as {printable(names[folders.index('')])}. Put each photo into a folder of its class (labels in tables are not "
+            f"read), or pass ground_truth= (--ground-truth) for the ILSVRC-2012 validation photos."
         )
     class_of = {name: _class_name(name, path) for name in set(folders)}
     found = sorted(set(class_of.values()))

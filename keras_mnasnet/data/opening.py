@@ -37,6 +37,8 @@ KINDS = (
     "a tar of class folders, TFRecords (file, folder or glob), shapes[:COUNT[@SIZE]] or tfds:NAME[/SPLIT]"
 )
 SHAPES = re.compile(r"shapes(?::(\d+)(?:@(\d+))?)?")
+AMONG_WORDS = re.compile(rf"((?:.+[-_ .])?)({'|'.join(SPLITS)})((?:[-_ .].+)?)", re.IGNORECASE)
+NESTED = 8  # folders that hold one folder alone
 PARTS = ("train", "validation", "test")
 SHAPES_COUNT, SHAPES_SIZE, SHAPES_BYTES = 2000, 64, 1 << 30
 VALIDATED = 0.1  # the share of every class where nothing else says what to validate on
@@ -181,7 +183,10 @@ def open_splits(
     for what, others in (("validation", judges), ("test", rest)):
         if others is not None and others.labels != images.labels:
             shown = _difference(images.labels, others.labels, what)
-            raise ValueError(f"Training and {what} images must have the same classes. Received: {shown}")
+            raise ValueError(
+                f"Training and {what} images must have the same classes. Received: {shown}. Add photos of each to both, or move "
+                f"such folders out; with the folder of the training images alone as the data a tenth of it is held out"
+            )
     return Splits(name, images, judges, rest, origins, tuple(free), judge == "test")
 
 
@@ -264,6 +269,7 @@ class _Layout(NamedTuple):
     folders: list[str]
     has_photos: bool
     is_empty: bool
+    unlabeled: Path | None  # the test split, where its photos have no classes
 
 
 def _layout(path: Path) -> _Layout:
@@ -273,9 +279,10 @@ def _layout(path: Path) -> _Layout:
         records = sorted(Path(entry.path) for entry in shown if is_tfrecord(entry.name) and entry.is_file())
         folders = sorted(entry.name for entry in shown if entry.is_dir())
     has_photos = any(is_image(entry.name) for entry in shown)
+    split_by_name = {} if records else _splits_by_name(folders)
     of_split: dict[str, list[str]] = {}
     for name in () if records else folders:
-        of_split.setdefault(SPLITS.get(name.lower(), ""), []).append(name)
+        of_split.setdefault(split_by_name.get(name, ""), []).append(name)
     unknown = of_split.pop("", [])
     if unknown and "train" in of_split:
         named = listed(map(printable, unknown))
@@ -289,8 +296,28 @@ def _layout(path: Path) -> _Layout:
             f"A split must have one folder. Received: {printable(path)} with {' and '.join(twice)}. Join them, or move one "
             f"elsewhere."
         )
-    parts = {} if unknown else {split: path / names[0] for split, names in of_split.items()}
-    return _Layout(records, parts, folders, has_photos, not shown)
+    parts = {} if unknown else {split: _innermost(path / names[0], same=split) for split, names in of_split.items()}
+    unlabeled = parts.pop("test") if {"train", "test"} <= parts.keys() and _is_flat(parts["test"]) else None
+    return _Layout(records, parts, folders, has_photos, not shown, unlabeled)
+
+
+def _splits_by_name(folders: Sequence[str]) -> dict[str, str]:
+    """The splits of those folders that are called so; where none is, of those between the same words, as `seg_train` and
+    `seg_test`."""
+    if own := {name: SPLITS[name.lower()] for name in folders if name.lower() in SPLITS}:
+        return own
+    by_words: dict[tuple[str, str], dict[str, str]] = {}
+    for match in filter(None, map(AMONG_WORDS.fullmatch, folders)):
+        words = (match[1].lower(), match[3].lower())
+        by_words.setdefault(words, {})[match[0]] = SPLITS[match[2].lower()]
+    return next((found for found in by_words.values() if "train" in found.values() and len(set(found.values())) > 1), {})
+
+
+def _is_flat(path: Path) -> bool:
+    """Whether a folder holds photos and no folders."""
+    with os.scandir(path) as entries:
+        shown = [entry for entry in entries if not is_hidden(entry.name)]
+    return any(is_image(entry.name) for entry in shown) and not any(entry.is_dir() for entry in shown)
 
 
 def _enough_classes(images: ImageSet, min_classes: int) -> ImageSet:
@@ -301,9 +328,30 @@ def _enough_classes(images: ImageSet, min_classes: int) -> ImageSet:
             raise ValueError(
                 f"Data must have at least {min_classes} classes. Received: {images.name} with {found}: "
                 f"{', '.join(images.labels[label] for label in np.unique(images.label_ids)[:5])}. "
-                f"Images lie in one folder per class."
+                f"Images lie in one folder per class{_way_in(Path(images.name))}."
             )
     return images
+
+
+def _way_in(path: Path) -> str:
+    """What to name in place of a folder that holds another one alone, as archives unpack to, or a table beside its photos."""
+    inner = _innermost(path) if path.is_dir() else path
+    if inner != path and listing(str(inner), Counter())[1]:
+        return f": name {printable(inner)}"
+    tables = Counter[str]()
+    if path.is_dir():
+        listing(str(path), tables)
+    return ". Labels in tables are not read: move each photo into a folder of its class" if tables[".csv"] else ""
+
+
+def _innermost(path: Path, *, same: str | None = None) -> Path:
+    """The folder in which there is more than one folder alone; with `same` only through folders of that split."""
+    for _ in range(NESTED):
+        photos, folders = listing(str(path), Counter())
+        if photos or len(folders) != 1 or (same and _splits_by_name(folders).get(folders[0]) != same):
+            break
+        path = path / folders[0]
+    return path
 
 
 def _folder(
@@ -317,7 +365,7 @@ def _folder(
         part = _part(text, layout.parts, split)
         images = _folder(part, text, None, ground_truth, synsets, labels, label_base, classes, eager_bytes)
         is_first = part == layout.parts[next(name for name in PARTS if name in layout.parts)]
-        return _with_files_beside(images, path) if is_first else images
+        return _with_files_beside(images, path, layout.unlabeled) if is_first else images
     _no_split(split, path)
     if layout.is_empty:
         raise ValueError(f"Data must be {KINDS}. Received: {path}, which is empty")
@@ -328,10 +376,14 @@ def _folder(
     return open_folder(path, ground_truth=ground_truth, synsets=synsets, classes=classes)
 
 
-def _with_files_beside(images: ImageSet, path: Path) -> ImageSet:
-    """The images, and the files beside the folders of splits as passed over."""
+def _with_files_beside(images: ImageSet, path: Path, unlabeled: Path | None) -> ImageSet:
+    """The images, and the files beside the folders of splits, and of a split without classes, as passed over."""
     passed_over = Counter[str]()
     photos, _ = listing(str(path), passed_over)
+    if unlabeled is not None:
+        lost, _ = listing(str(unlabeled), passed_over)
+        passed_over.update(map(ending, lost))
+        logging.warning("%s: %d photos without class folders are passed over", printable(unlabeled), len(lost))
     passed_over.update(map(ending, photos))
     warn_of_images(path, passed_over)
     if photos:
@@ -352,6 +404,11 @@ def _part(name: str, parts: dict[str, Any], split: str | None) -> Any:
     wanted = SPLITS.get(split.lower(), split) if split else None
     if wanted in parts:
         return parts[wanted]
+    if split is None:
+        raise ValueError(
+            f"Data with splits must have train, or one must be chosen. Received: {name}, divided into "
+            f"{' and '.join(sorted(parts))}. Name the folder of one of them as the data."
+        )
     raise ValueError(f"`split` must be one of {', '.join(sorted(parts))} for {name}. Received: split={split!r}")
 
 

@@ -101,7 +101,13 @@ def _other_file(source: Path, head: bytes) -> str | None:
     """What a file is that is no COCO file, and the way on."""
     if head.startswith((b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
         return "an archive. Unpack it, and name what is in it."
+    if head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8")):
+        return "a photo. The annotations come first, then the folder of their photos."
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, without the file. Fetch it with `git lfs pull`."
     text = head.replace(b"\0", b"").lstrip(b"\xff\xfe\xef\xbb\xbf \t\r\n").decode("utf-8", "replace")  # of any width
+    if text[:9].lower() == "<!doctype" or text[:5].lower() == "<html":
+        return "a web page. Fetch the file itself."
     if text.startswith("<"):
         if "<annotations" in text and "<annotation>" not in text:
             return "CVAT's own XML, of many photos. Export as COCO, as Pascal VOC or as YOLO there."

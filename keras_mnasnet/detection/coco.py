@@ -37,28 +37,36 @@ def read_coco(path: Path) -> Truth:
         raise ValueError(f"An annotation file must hold a JSON object. Received: {path}, a {type(value).__name__}")
     for key in ("images", "categories", "annotations"):
         if not isinstance(value.get(key), list) or not value[key]:
+            is_there = "without" if key not in value else "with an empty" if not value[key] else f"with {_kind(value[key])} as"
             raise ValueError(
-                f"An annotation file must have `images`, `categories` and `annotations`. Received: {path} without {key}"
+                f"An annotation file must have lists of `images`, `categories` and `annotations`. Received: {path} "
+                f"{is_there} {key}"
             )
     check_limit("classes", len(value["categories"]), f"The categories of {path}")
     with rows_of(path, WANTED) as rows:
-        images = {(image := _image(row))["id"]: image for row in rows("images", value["images"])}
-        found = [(identity(row["id"]), name_of(row["name"]), row) for row in rows("categories", value["categories"])]
-        names: dict[Id, str] = {number: name for number, name, _ in found}
-        for what, kept in (("images", images), ("categories", names)):
-            if len(kept) < len(value[what]):
-                raise ValueError(f"The {what} of an annotation file must have different ids. Received: one id twice")
+        images: dict[Id, dict[str, Any]] = {}
+        for row in rows("images", value["images"]):
+            _add(images, (image := _image(row))["id"], image)
+        names: dict[Id, str] = {}
+        found: dict[Id, Mapping[str, Any]] = {}
+        for row in rows("categories", value["categories"]):
+            _add(names, identity(row["id"]), name_of(row["name"]))
+            found[identity(row["id"])] = row
         reader = _Rows(images, names)
         annotations = [each for row in rows("annotations", value["annotations"]) if (each := reader.read(row)) is not None]
     reader.refuse_most(path, len(value["annotations"]))
     check_pixels([row["bbox"] for row in annotations], str(path))
     used = {row["category_id"] for row in annotations}
-    categories, roots = _categories(path, names, [row for *_, row in found], used)
+    categories, roots = _categories(path, names, list(found.values()), used)
     said = list(reader.said(path))
+    for key, count in (("images", len(images)), ("categories", len(names))):
+        if again := len(value[key]) - count:
+            reader.notes[f"{key}_written_twice"] = again
+            said.append(f"{path}: {again:,} {key} are written twice with the same id, and are taken once")
     if roots:
         said.append(
             f"{path}: no class is made of {_listed(roots)}, which nothing is annotated with and which only "
-            f"{'holds' if len(roots) == 1 else 'hold'} others together"
+            f"{'holds' if len(roots) == 1 else 'hold'} others together or {'has' if len(roots) == 1 else 'have'} another's name"
         )
     return Truth(
         str(path), images, categories, annotations, roots=roots, notes=reader.notes, said=tuple(said),
@@ -85,6 +93,16 @@ def rows_of(path: Path, wanted: str) -> Iterator[Callable[[str, list[Any]], Iter
             raise ValueError(f"{said} in {path}") from error
         own = f" (id {shown(at[2]['id'])})" if isinstance(at[2], dict) and at[2].get("id") is not None else ""
         raise ValueError(f"{wanted}. Received: {path}, {at[0]}[{at[1]}]: {said}{own}") from error
+
+
+def _add(known: dict[Id, Any], number: Id, value: Any) -> None:
+    """Take in a value by its id, also twice the same; ValueError for two of one id."""
+    if known.setdefault(number, value) != value:
+        raise ValueError(f"the id of another one before, {shown(known[number])}: give each its own")
+
+
+def _kind(value: Any) -> str:
+    return "an object" if isinstance(value, dict) else f"a {type(value).__name__}"
 
 
 def _image(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -181,8 +181,11 @@ def open_dataset(
     if not any(number >= 0 for number in found):
         raise ValueError(
             f"Annotations must hold boxes of the classes ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}). "
-            f"Received: {source} with {len(truth.annotations)} annotations, of which {dropped} without area inside their photo"
+            f"Received: {source} with {len(truth.annotations)} annotations, of which {dropped} have no area inside their photo"
+            f"{'' if total else ', and none is of these classes and photos'}"
         )
+    if clipped > MAX_LOST * len(boxes):
+        _refuse_corners(truth, photos, by_image)
     if dropped > MAX_LOST * total:
         raise ValueError(
             f"Boxes are [x, y, width, height] in pixels of the photo. Received: {source}, where {dropped} of {total} boxes "
@@ -246,9 +249,14 @@ def _photos(truth: Truth, folder: Path, max_bad: int) -> tuple[dict[Id, _Photo],
                 f"Photos must lie in their folder, {folder}. Received: {truth.name}, image {image} with "
                 f"file_name={name[:200]!r}, which leads out of it, and no photo of that name is in it"
             )
+        way = (
+            "Name the folder that they lie in as PHOTOS (--photos)"
+            if len(lost) == len(files)
+            else f"Leave them out with a larger --max-bad (max_bad={max_bad})"
+        )
         raise OSError(
             f"Every annotated photo must be in {folder}. Received: {len(lost)} of {len(files)} missing, the first is {first}. "
-            f"Leave them out with a larger --max-bad (max_bad={max_bad})"
+            f"{way}"
         )
     there = [(image, path, _given_size(truth, image)) for image, path in files.items() if image not in lost]
     known = [truth.images[image].get("orientation") for image, *_ in there]
@@ -289,7 +297,7 @@ def _files(truth: Truth, folder: PhotoFolder) -> tuple[dict[Id, str], dict[Id, s
             is_there = os.path.isfile(path)
         else:
             name = _file_name(truth, image, entry)
-            path = folder.find(name, entry.get("stem"))
+            path = folder.find(name, entry.get("stem"), entry.get("below", ""))
             is_there = path is not None
             path = path or os.path.normpath(os.path.join(folder.inside, name))
         found[image] = path
@@ -311,7 +319,8 @@ def _files(truth: Truth, folder: PhotoFolder) -> tuple[dict[Id, str], dict[Id, s
 
 def _own_names(truth: Truth, folder: PhotoFolder, path: str, images: Sequence[Id], found: dict[Id, str]) -> None:
     """Several images that lead to one file: VOC's have their own names, too; others must not, if a name alone led there."""
-    stems = [folder.find(stem) for image in images if (stem := truth.images[image].get("stem")) is not None]
+    entries = [truth.images[image] for image in images]
+    stems = [folder.find(stem, None, entry["below"]) for entry in entries if (stem := entry.get("stem")) is not None]
     if len(stems) == len(images) == len(set(stems)) and all(stems):
         found |= {image: str(stem) for image, stem in zip(images, stems, strict=True)}
         return
@@ -319,8 +328,12 @@ def _own_names(truth: Truth, folder: PhotoFolder, path: str, images: Sequence[Id
     if stems or any(name in folder.by_name for name in names):
         raise ValueError(
             f"Every image of the annotations must be a photo of its own. Received: {truth.name}, images {images[0]} and "
-            f"{images[1]} ({names[0][:200]!r} and {names[1][:200]!r}), which both lead to {path}"
+            f"{images[1]} ({names[0][:200]!r} and {names[1][:200]!r}), which both lead to {path}. Join them, or correct a name."
         )
+    logging.warning(
+        "%s: %d images are the same photo, %s; of each only its own boxes are known. Join them where they belong together",
+        truth.name, len(images), path,
+    )  # fmt: skip
 
 
 def _file_name(truth: Truth, image: Id, entry: Mapping[str, Any]) -> str:
@@ -409,6 +422,17 @@ def _placed(box: Sequence[float], size: tuple[int, int]) -> tuple[list[float] | 
         return None, False
     past = max(abs(a - b) * side for a, b, side in zip(whole, inside, (height, width, height, width), strict=True))
     return inside, past > 1
+
+
+def _refuse_corners(truth: Truth, photos: Mapping[Id, _Photo], by_image: Mapping[Id, Sequence[Any]]) -> None:
+    """ValueError where all boxes, most of which reach past their photo, lie within it as the corners [x, y, x, y]."""
+    found = [(row["bbox"], photos[image].size) for image, rows in by_image.items() for row in rows]
+    if all(-1 <= x1 < x2 <= width + 1 and -1 <= y1 < y2 <= height + 1 for (x1, y1, x2, y2), (height, width) in found):
+        raise ValueError(
+            f"Boxes are [x, y, width, height] in pixels of the photo. Received: {truth.name}, where most boxes reach past "
+            f"their photo, and all would lie in it as corners [x1, y1, x2, y2], such as {found[0][0]}. Write [x1, y1, x2 - x1, "
+            f"y2 - y1]."
+        )
 
 
 def resize_photo(pixels: Any, size: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import posixpath
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,15 +36,17 @@ class PhotoFolder:
         self.inside = os.path.normpath(folder)
         self.by_name: dict[str, str] = {}  # of a name that is not the file's own, the file
 
-    def find(self, name: str, stem: str | None = None) -> str | None:
+    def find(self, name: str, stem: str | None = None, below: str = "") -> str | None:
         """The file of a photo, None where there is none; ValueError where there are several.
 
         Its path in the folder, else what the path means where it was written (Windows, a URL, Label Studio's `?d=`), else the
-        one file of that name, in any case, with any ending. `stem` is the name of the annotation's own file.
+        one file of that name, in any case, with any ending, of several the one below the same folders. `stem` is the name of
+        the annotation's own file, and `below` the folders that it lies in.
         """
-        found = self.exact(name)
+        found = self.exact(os.path.join(below, name)) or self.exact(name)
         if found is None:
-            found = next(filter(None, map(self._named, self._spellings(name, stem))), None)
+            spellings = (posixpath.join(below, each.lstrip("/")) for each in self._spellings(name, stem))
+            found = next(filter(None, map(self._named, spellings)), None)
             if found is not None:
                 self.by_name[name] = found
         return found
@@ -59,7 +62,7 @@ class PhotoFolder:
         return path.startswith(inside) and path[len(inside) :].split(os.sep)[0] not in ("", "..")
 
     def _spellings(self, name: str, stem: str | None) -> Iterator[str]:
-        plain = name.replace("\\", "/")
+        plain = name.replace("\\", "/").strip()
         yield plain
         try:
             parts = urlsplit(plain)

@@ -17,6 +17,8 @@ from keras_mnasnet.detection.data import CocoDataset, open_dataset
 from keras_mnasnet.detection.recipe import DEFAULT_SIZE
 from keras_mnasnet.detection.truth import Truth
 
+ANNOTATIONS = (".json", ".xml", ".txt", ".yaml", ".yml", ".names")
+
 
 def describe(
     annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None = None, *, size: int = DEFAULT_SIZE,
@@ -109,11 +111,11 @@ def _counts(dataset: CocoDataset) -> dict[str, int]:
 
 
 def _passed_over(datasets: Any) -> dict[str, int]:
-    """Endings of the files that lie beside the photos and are none of them, how many of each."""
+    """Endings of the files that lie beside the photos and are neither of them nor annotations, how many of each."""
     used = {dataset.where(index) for dataset in datasets for index in range(dataset.count)}
     found: collections.Counter[str] = collections.Counter()
     for folder in sorted({os.path.dirname(path) for path in used}):
         for entry in os.scandir(folder or "."):
             if not entry.name.startswith(".") and os.path.join(folder, entry.name) not in used and entry.is_file():
                 found[Path(entry.name).suffix.lower() or "no ending"] += 1
-    return dict(found)
+    return {ending: count for ending, count in found.items() if ending not in ANNOTATIONS}

@@ -76,8 +76,9 @@ def box_of(value: Any) -> list[float]:
 
 
 def name_of(value: Any) -> str:
-    """A category's name: text of one line."""
-    return check_names([value], "Categories")[0]
+    """A category's name: text of one line, without spaces around it; a number is the text of it."""
+    text = str(value) if type(value) is int else value.strip() if isinstance(value, str) else value
+    return check_names([text], "Categories")[0]
 
 
 def check_pixels(boxes: Sequence[Sequence[float]], source: str) -> None:

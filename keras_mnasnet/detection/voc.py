@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+NAMED = ("filename", "path")  # elements that say which photo it is
 TRUE = ("1", "true", "yes")
 
 
@@ -47,21 +48,26 @@ def read_voc(folder: Path) -> Truth:
     images: dict[int | str, dict[str, Any]] = {}
     found: list[tuple[int, str, list[float], int]] = []
     for number, path in enumerate(files, 1):
+        root = read_xml(path, "A VOC annotation")
         try:
-            root = read_xml(path, "A VOC annotation")
             if root.tag != "annotation":
                 raise ValueError(_other_root(root))
             images[number] = {
                 "id": number,
-                "file_name": (root.findtext("filename") or "").strip() or path.stem,
+                "file_name": next(filter(None, map(str.strip, map(root.findtext, NAMED, ("", "")))), path.stem),
                 "stem": path.stem,
+                "below": path.parent.relative_to(folder).as_posix(),
                 "width": root.findtext("size/width"),
                 "height": root.findtext("size/height"),
             }
             for count, item in enumerate(root.iter("object"), 1):
-                found.append((number, *_object(item, count)))
+                found += [(number, *each) for each in _objects(item, count)]
         except (ValueError, OverflowError) as error:
             raise ValueError(f"{path} must be a VOC annotation. Received: {error}") from error
+    if not found:
+        raise ValueError(
+            f"VOC's annotations must have an <object> for each box. Received: {folder}, {len(files):,} .xml without one"
+        )
     check_limit("classes", len({name for _, name, _, _ in found}), f"The categories of {folder}")
     names = sorted({name for _, name, _, _ in found})
     ids = {name: number for number, name in enumerate(names, 1)}
@@ -76,23 +82,25 @@ def read_voc(folder: Path) -> Truth:
     return Truth(str(folder), images, {number: name for name, number in ids.items()}, annotations, folder=folder)
 
 
-def _object(item: Element, count: int) -> tuple[str, list[float], int]:
-    """Name, box and whether it is `difficult` of the object with this number in its file."""
+def _objects(item: Element, count: int) -> list[tuple[str, list[float], int]]:
+    """Name, box and whether it is `difficult` of the object with this number in its file, for each of its boxes."""
     at = f"object {count}"
     try:
         name = name_of(_text(item, "name"))
         at = f"object {count} ({shown(name)})"
-        x1, y1, x2, y2 = (finite(_text(item, f"bndbox/{side}")) for side in SIDES)
+        corners = [[finite(_text(box, side)) for side in SIDES] for box in item.findall("bndbox")]
+        if not corners:
+            raise ValueError("no <bndbox>")
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{error} of {at}") from error
     difficult = (item.findtext("difficult") or "").strip().lower() in TRUE
-    return name, [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1], int(difficult)
+    return [(name, [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1], int(difficult)) for x1, y1, x2, y2 in corners]
 
 
 def _text(element: Element, path: str) -> str:
     text = element.findtext(path)
     if text is None or not text.strip():
-        raise ValueError(f"no <{path.replace('/', '><')}>")
+        raise ValueError(f"no <{path}>")
     return text.strip()
 
 

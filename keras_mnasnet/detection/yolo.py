@@ -47,9 +47,13 @@ def yaml_of(path: Path) -> Path | None:
     """The data.yaml that a path is or holds."""
     if path.is_file():
         return path if path.suffix.lower() in YAML else None
-    found = [entry for entry in sorted(path.iterdir()) if entry.suffix.lower() in YAML and not entry.name.startswith(".")]
+    found = _yamls(path)
     chosen = [entry for entry in found if entry.stem.lower() in ("data", "dataset")] or found
     return chosen[0] if len(chosen) == 1 else None
+
+
+def _yamls(folder: Path) -> list[Path]:
+    return [entry for entry in sorted(folder.iterdir()) if entry.suffix.lower() in YAML and not entry.name.startswith(".")]
 
 
 def is_yolo(path: Path) -> bool:
@@ -78,13 +82,15 @@ def _of_yaml(path: Path) -> Layout:
             f"{' without names' if isinstance(value, dict) else ''}"
         )
     names = _names(value["names"], path)
-    if (count := value.get("nc")) is not None and count != len(names):
+    if (count := value.get("nc")) is not None and count != str(len(names)):
         raise ValueError(
-            f"`nc` of YOLO's data.yaml must be the number of `names`. Received: {path} with {shown(count)} and {len(names)}"
+            f"`nc` of YOLO's data.yaml must be the number of `names`. Received: {path} with nc {shown(count)} and {len(names)} "
+            f"names. Correct the one that is wrong, or remove `nc`."
         )
     points = 0
     if (shape := value.get("kpt_shape")) is not None:
-        points = math.prod(record(shape, tuple[int, int], f"`kpt_shape` of {path}"))
+        numbers = [int(each) if isinstance(each, str) and each.isdecimal() else each for each in _listed(shape)]
+        points = math.prod(record(numbers, tuple[int, int], f"`kpt_shape` of {path}"))
     bases = [path.parent]
     if value.get("path") is not None:
         bases = [*_places(record(value["path"], str, f"`path` of {path}"), bases), path.parent]
@@ -93,13 +99,16 @@ def _of_yaml(path: Path) -> Layout:
     for key in value:
         if not isinstance(key, str) or not (split := split_named(key)) or not value[key]:
             continue
-        given = value[key] if isinstance(value[key], list) else [value[key]]
-        found = [(text, _places(record(text, str, f"`{key}` of {path}"), bases)) for text in given]
+        found = [(text, _places(record(text, str, f"`{key}` of {path}"), bases)) for text in _listed(value[key])]
         if missing := [text for text, places in found if not places]:
             lost.setdefault(split, f"`{key}: {missing[0][:200]}`")
         else:
             splits.setdefault(split, []).extend(places[0] for _, places in found)
     return Layout(path, names, splits, lost, points=points)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def split_named(name: str) -> str | None:
@@ -117,7 +126,7 @@ def _names(value: Any, path: Path) -> tuple[str, ...]:
         value = [numbers[number] for number in range(len(numbers))]
     if not isinstance(value, list) or not value:
         raise ValueError(f"`names` must be a list of classes, or say them by number. Received: {path} with {shown(value)}")
-    names = check_names([str(name) if isinstance(name, int) else name for name in value], f"The classes of {path}")
+    names = check_names(value, f"The classes of {path}")
     if twice := sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []:
         raise ValueError(f"The classes of YOLO's data must have different names. Received: {path} with {shown(twice[0])} twice")
     return names
@@ -153,12 +162,18 @@ def _of_folder(folder: Path) -> Layout:
     if file is None:
         raise ValueError(
             f"YOLO's labels need the names of their classes: a data.yaml, or a classes.txt with a name a line, beside them or "
-            f"above. Received: {folder} without one"
+            f"above. Received: {folder} without one{', or with several .yaml: name the one' if _yamls(folder)[1:] else ''}"
         )
     if file.suffix.lower() in YAML:
         names = _of_yaml(file).names
     else:
-        names = _names([line.strip() for line in read_text(file, "A list of classes").splitlines() if line.strip()], file)
+        lines = [line.strip() for line in read_text(file, "A list of classes").rstrip().splitlines()]
+        if "" in lines:
+            raise ValueError(
+                f"A list of classes has a name in each line, the number of the class. Received: {file}, whose line "
+                f"{lines.index('') + 1} is empty. Remove it, or write the class's name there."
+            )
+        names = _names(lines, file)
     splits: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
         match = DARKNET.fullmatch(entry.name)
@@ -232,7 +247,7 @@ def read_yolo(source: Path, photos: Path | None, split: str | None) -> Truth:
                 {"id": len(annotations) + 1, "image_id": identity, "category_id": number + 1, "bbox": box, "iscrowd": 0,
                  "area": box[2] * box[3]}
             )  # fmt: skip
-    orphans = _orphans([label for label in labels if label])
+    orphans = _orphans([label for label in labels if label]) if all(map(Path.is_dir, places)) else []
     said = [f"{source}: {len(orphans):,} label files have no photo; the first is {orphans[0]}"] if orphans else []
     said += [f"{source}: the {name} photos are not where it says, {text}" for name, text in layout.lost.items()]
     return Truth(

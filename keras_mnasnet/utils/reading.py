@@ -76,6 +76,7 @@ OTHER_ENCODING = re.compile(  # those of text that expat does not know
     r"(gb|big-?5|shift|s-?jis|x-sjis|euc|cp-?\d|ms-?\d|windows|ibm|iso-?8859|iso-?2022|koi8|latin|mac|hz|johab|tis)[\w.-]*",
     re.IGNORECASE,
 )
+WIDE_ENCODING = re.compile(r"utf-?(16|32)|ucs|unicode$", re.IGNORECASE)  # a declaration that was read as bytes is in none
 
 T = TypeVar("T")
 ZIP_DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, OverflowError, MemoryError)
@@ -158,8 +159,7 @@ def parse_json(content: str | bytes, what: str) -> Any:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error if content.strip() else "it is empty"
-        raise ValueError(f"{what} must be JSON. Received: {reason}") from error
+        raise ValueError(f"{what} must be JSON. Received: {_no_json(error, content)}") from error
     level, depth = [value], 0
     while level := [
         inner
@@ -172,6 +172,26 @@ def parse_json(content: str | bytes, what: str) -> Any:
         if depth >= DEEPEST:
             raise ValueError(f"{what} must be JSON of at most {DEEPEST} levels. Received: it is nested too deeply")
     return value
+
+
+def _no_json(error: Exception, content: str | bytes) -> str:
+    """Why a text is no JSON, and what to do about what people's editors and tools make of it."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if not content.strip():
+        return "it is empty"
+    if isinstance(error, UnicodeDecodeError):
+        return f"{error}. Save it as UTF-8"
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    if error.msg == "Extra data":
+        return f"{error}, after its end. JSON Lines, a value in each line, must become one value"
+    rest = error.doc[error.pos :].lstrip()
+    if rest.startswith(("//", "/*", "#")):
+        return f"{error}. JSON has no comments: take them out"
+    if rest.startswith(("}", "]")):
+        return f"{error}. JSON has no comma before a closing bracket: take it out"
+    return str(error) if rest else f"{error}. It is cut off: export or copy it again"
 
 
 def read_json(path: str | os.PathLike[str], what: str, *, limit: int = LONGEST_TEXT) -> Any:
@@ -198,7 +218,7 @@ def record(value: Any, kind: type[T], what: str) -> T:
     try:
         found = msgspec.convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        reason = (str(error)[:1].lower() + str(error)[1:])[:500].replace(" - at `$", " at $").rstrip("`")
+        reason = re.sub(r" - at `(\$.*)`$", r" at \1", str(error)[:1].lower() + str(error)[1:])[:500]
         raise ValueError(f"{what} must have the fields of its schema. Received: {reason}") from error
     if unknown := _unknown(value, found):
         raise ValueError(f"{what} must have the fields of its schema. Received: unknown {', '.join(unknown[:5])}")
@@ -387,7 +407,12 @@ def _encoded(content: bytes) -> tuple[bytes, str | None]:
     if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return content.decode("utf-32", "replace").encode(), "utf-8"
     declared = DECLARED.match(content)
-    if declared is None or not OTHER_ENCODING.fullmatch(name := declared[1].decode()):
+    if declared is None:
+        return content, None
+    name, content = declared[1].decode(), content.removeprefix(codecs.BOM_UTF8).lstrip()
+    if WIDE_ENCODING.match(name):  # .NET declares so what it then writes as UTF-8
+        return content, "utf-8"
+    if not OTHER_ENCODING.fullmatch(name):
         return content, None
     try:
         return content.decode(name).encode(), "utf-8"
@@ -403,8 +428,8 @@ def _undeclared(content: bytes) -> str:
         content.decode()
     except UnicodeDecodeError:
         return (
-            '. It is not UTF-8 and names no other encoding: write its own into the first line, as in <?xml version="1.0" '
-            'encoding="latin-1"?>'
+            ". It is not UTF-8 and names no other encoding: write the one that it is in into the first line, as in "
+            '<?xml version="1.0" encoding="windows-1250"?>'
         )
     return ""
 
@@ -413,11 +438,18 @@ def _undeclared(content: bytes) -> str:
 
 
 def read_yaml(path: str | os.PathLike[str], what: str) -> Any:
-    """The value of a YAML file of plain values, without aliases; ValueError that begins with `what` and names the file."""
+    """The value of a YAML file of texts, lists and mappings, without aliases; ValueError that begins with `what` and names it.
+
+    Every plain value but null is the text that is written: YAML takes the class `on` for true, and `1e3` for a number.
+    """
     import yaml
 
     class Plain(yaml.SafeLoader):
         depth = 0
+        yaml_implicit_resolvers = {  # noqa: RUF012
+            first: [each for each in known if each[0] == "tag:yaml.org,2002:null"]
+            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
