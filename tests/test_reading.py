@@ -37,6 +37,23 @@ def test_what_is_not_json(text):
         parse_json(text, "A list")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1,}', "no comma before a closing bracket"),
+        ("// made by hand\n[1]", "JSON has no comments"),
+        ("[1, # one\n2]", "JSON has no comments"),
+        ('{"a": 1}\n{"a": 2}', "JSON Lines"),
+        ('{"a": [1, 2', "cut off"),
+        ('{"a": "b', "cut off"),
+        ("é".encode("cp1252"), "save it as UTF-8"),
+    ],
+)
+def test_what_people_write_as_json_is_refused_with_a_way_out(text, message):
+    with pytest.raises(ValueError, match=f"^A file must be JSON. Received: .*{message}"):
+        parse_json(text, "A file")
+
+
 def test_files_that_are_none(tmp_path):
     (tmp_path / "long.json").write_text("[" + " " * 100 + "]")
     with pytest.raises(ValueError, match="A list must have at most 50 bytes. Received: .*long.json of 102"):

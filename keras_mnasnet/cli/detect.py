@@ -97,6 +97,9 @@ def add_commands(top: Parser) -> None:
     option(command, "--annotations", dest="annotations", positional="ANNOTATIONS")
     option(command, "--photos", BESIDE, dest="photos", nargs="?", positional="PHOTOS")
     options(command, "--size", "--max-bad", "--crowd-as-objects")
+    command.add_argument(
+        "--check", action="store_true", help="Also decode every photo once: damaged photos, and other sizes (default: do not)."
+    )
     command.set_defaults(max_bad=0)
 
     command = detect.add(
@@ -157,7 +160,7 @@ def describe(arguments: argparse.Namespace) -> None:
     from keras_mnasnet import detection
 
     summary = detection.describe(
-        arguments.annotations, arguments.photos,
+        arguments.annotations, arguments.photos, check=arguments.check,
         **{key: value for key, value in given(arguments, "size", "crowd_as_objects", "max_bad").items() if key != "progress"},
     )  # fmt: skip
     return print_json(summary.as_json()) if arguments.json else print("\n".join(summary.lines()))

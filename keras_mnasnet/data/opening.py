@@ -184,8 +184,8 @@ def open_splits(
         if others is not None and others.labels != images.labels:
             shown = _difference(images.labels, others.labels, what)
             raise ValueError(
-                f"Training and {what} images must have the same classes. Received: {shown}. Add photos of each to both, or move "
-                f"such folders out; with the folder of the training images alone as the data a tenth of it is held out"
+                f"Training and {what} images must have the same classes. Received: {shown}. Add photos of each to both, or "
+                f"move such folders out; with the folder of the training images alone as the data a tenth of it is held out"
             )
     return Splits(name, images, judges, rest, origins, tuple(free), judge == "test")
 
@@ -348,10 +348,14 @@ def _innermost(path: Path, *, same: str | None = None) -> Path:
     """The folder in which there is more than one folder alone; with `same` only through folders of that split."""
     for _ in range(NESTED):
         photos, folders = listing(str(path), Counter())
-        if photos or len(folders) != 1 or (same and _splits_by_name(folders).get(folders[0]) != same):
+        if photos or len(folders) != 1 or (same and not _is_again(folders[0], path.name, same)):
             break
         path = path / folders[0]
     return path
+
+
+def _is_again(name: str, above: str, split: str) -> bool:
+    return name.lower() == above.lower() or SPLITS.get(name.lower()) == split
 
 
 def _folder(

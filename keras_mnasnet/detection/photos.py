@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import posixpath
 import unicodedata
@@ -87,17 +88,25 @@ class PhotoFolder:
         return None
 
     def _only(self, name: str, found: Sequence[str], parts: Sequence[str]) -> str:
-        """The one file, of several the one below the same folders."""
+        """The one file, of several the one below the same folders, else the one that shares most of them from the top."""
         for depth in range(2, len(parts) + 1):
             tail = "/".join(parts[-depth:-1])
             nearer = [file for file in found if _same(os.path.dirname(file).replace(os.sep, "/")).endswith(f"/{tail}")]
             found = nearer or found
+        if len(found) > 1:
+            shared = [self._shared(file, parts) for file in found]
+            found = [file for file, count in zip(found, shared, strict=True) if count == max(shared)]
         if len(found) > 1:
             raise ValueError(
                 f"A photo must be found by its path, or by a name that no other one has. Received: {name[:200]!r}, which may "
                 f"be {found[0]} or {found[1]}. Give the folder that the paths begin in."
             )
         return found[0]
+
+    def _shared(self, file: str, parts: Sequence[str]) -> int:
+        """How many folders from the top a file's path has in common with these."""
+        own = map(_same, os.path.relpath(file, self.inside).split(os.sep)[:-1])
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(own, parts[:-1], strict=False)))
 
     @functools.cached_property
     def _index(self) -> tuple[dict[str, list[str]], ...]:

@@ -22,15 +22,16 @@ ANNOTATIONS = (".json", ".xml", ".txt", ".yaml", ".yml", ".names")
 
 def describe(
     annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None = None, *, size: int = DEFAULT_SIZE,
-    crowd_as_objects: bool = False, max_bad: int = 0,
+    crowd_as_objects: bool = False, max_bad: int = 0, check: bool = False,
 ) -> Summary:  # fmt: skip
-    """What a detector would be trained and measured on, of all splits that the annotations have; no photo is decoded.
+    """What a detector would be trained and measured on, of all splits that the annotations have.
 
     Args:
         annotations: a COCO file, a folder of VOC's .xml files, or YOLO's labels.
         photos: the folder of their photos, where they do not say it themselves.
         size: pixels of a detector's input, for the share of boxes that some anchor matches.
         crowd_as_objects, max_bad: as in `train`.
+        check: decode every photo once, which `train` does, and which finds damaged ones and sizes other than annotated.
 
     Raises ValueError for annotations that would be refused, OSError for missing files.
 
@@ -47,6 +48,8 @@ def describe(
     known: Sequence[str | None] = splits_of(annotations) or (None,)
     options: dict[str, Any] = {"crowd_as_objects": crowd_as_objects, "max_bad": max_bad}
     opened = {split or "all": open_dataset(annotations, photos, split=split, **options) for split in known}
+    if check:
+        opened = {split: each.checked(max_bad) for split, each in opened.items()}
     return summary_of(
         str(annotations), opened, {name: origin_of(annotations, name, each) for name, each in opened.items()}, size
     )

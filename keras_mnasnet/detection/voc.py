@@ -56,7 +56,7 @@ def read_voc(folder: Path) -> Truth:
                 "id": number,
                 "file_name": next(filter(None, map(str.strip, map(root.findtext, NAMED, ("", "")))), path.stem),
                 "stem": path.stem,
-                "below": path.parent.relative_to(folder).as_posix(),
+                "below": "" if path.parent == folder else path.parent.relative_to(folder).as_posix(),
                 "width": root.findtext("size/width"),
                 "height": root.findtext("size/height"),
             }

@@ -76,7 +76,7 @@ OTHER_ENCODING = re.compile(  # those of text that expat does not know
     r"(gb|big-?5|shift|s-?jis|x-sjis|euc|cp-?\d|ms-?\d|windows|ibm|iso-?8859|iso-?2022|koi8|latin|mac|hz|johab|tis)[\w.-]*",
     re.IGNORECASE,
 )
-WIDE_ENCODING = re.compile(r"utf-?(16|32)|ucs|unicode$", re.IGNORECASE)  # a declaration that was read as bytes is in none
+NOT_MEANT = re.compile(r"utf-?(16|32)|ucs|unicode$|(us-)?ascii$", re.IGNORECASE)  # declared by tools that write UTF-8
 
 T = TypeVar("T")
 ZIP_DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, OverflowError, MemoryError)
@@ -181,17 +181,18 @@ def _no_json(error: Exception, content: str | bytes) -> str:
     if not content.strip():
         return "it is empty"
     if isinstance(error, UnicodeDecodeError):
-        return f"{error}. Save it as UTF-8"
+        return f"{error} (save it as UTF-8)"
     if not isinstance(error, json.JSONDecodeError):
         return str(error)
     if error.msg == "Extra data":
-        return f"{error}, after its end. JSON Lines, a value in each line, must become one value"
+        return f"{error} (it goes on after its end; JSON Lines, a value in each line, must become one value)"
     rest = error.doc[error.pos :].lstrip()
     if rest.startswith(("//", "/*", "#")):
-        return f"{error}. JSON has no comments: take them out"
+        return f"{error} (JSON has no comments: take them out)"
     if rest.startswith(("}", "]")):
-        return f"{error}. JSON has no comma before a closing bracket: take it out"
-    return str(error) if rest else f"{error}. It is cut off: export or copy it again"
+        return f"{error} (JSON has no comma before a closing bracket: take it out)"
+    is_cut = not rest or error.msg.startswith("Unterminated string")
+    return f"{error} (it is cut off: export or copy it again)" if is_cut else str(error)
 
 
 def read_json(path: str | os.PathLike[str], what: str, *, limit: int = LONGEST_TEXT) -> Any:
@@ -406,11 +407,12 @@ def _encoded(content: bytes) -> tuple[bytes, str | None]:
     """XML as expat can read it: bytes, and the encoding to read them with in place of the declared one."""
     if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return content.decode("utf-32", "replace").encode(), "utf-8"
+    content = content.removeprefix(codecs.BOM_UTF8).lstrip()
     declared = DECLARED.match(content)
     if declared is None:
         return content, None
-    name, content = declared[1].decode(), content.removeprefix(codecs.BOM_UTF8).lstrip()
-    if WIDE_ENCODING.match(name):  # .NET declares so what it then writes as UTF-8
+    name = declared[1].decode()
+    if NOT_MEANT.match(name):
         return content, "utf-8"
     if not OTHER_ENCODING.fullmatch(name):
         return content, None
@@ -421,7 +423,9 @@ def _encoded(content: bytes) -> tuple[bytes, str | None]:
 
 
 def _undeclared(content: bytes) -> str:
-    """What to say of XML whose bytes are in an encoding that it does not name."""
+    """What to say of XML whose bytes are in an encoding that it does not name, or in which a name was not escaped."""
+    if re.search(rb"&(?!#|\w+;)", content):
+        return ". Write `&` as `&amp;`"
     if DECLARED.match(content) or content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return ""
     try:

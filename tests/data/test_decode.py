@@ -143,8 +143,11 @@ REFUSED = {
     "a camera's raw file": encoded(PHOTO, "TIFF", tiffinfo={254: 1}),
     "a TIFF of 32 bits": encoded(Image.fromarray(Y.astype(np.float32)), "TIFF"),
     "empty": b"",
-    "damaged": KINDS["tiff lzw"][:-200],
-    "damaged and": b"hello",
+    "a TIFF that is damaged": KINDS["tiff lzw"][:-200],
+    "damaged and": KINDS["webp"][:-20],
+    "text": b'{"error": "not found"}\n',
+    "PPM": b"P6 1 1 255 abc",
+    "a TIFF that is damaged, or of a kind": b"II*\0\x08\0\0\0\1\0\0\1\3\0\1\0\0\0\1\0\0\0\0\0\0\0",
 }
 
 

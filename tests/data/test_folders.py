@@ -84,13 +84,65 @@ def test_splits_beside_other_folders_are_refused_by_name(tmp_path, caplog):
     assert "folders named as splits are taken as classes: test" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("training_set", "test_set"), ("seg_train/seg_train", "seg_test/seg_test"), ("Train/train", "Test/Test"),
+        ("images-train", "images-val"), ("My Train data/my train data", "My test data"),
+    ],
+)  # fmt: skip
+def test_splits_between_other_words_and_in_folders_of_their_own(train, test, tmp_path):
+    for name in (train, test):
+        classes(tmp_path / name, ["a", "b"], 1)
+    found = open_splits(tmp_path)
+    assert found.train.labels == found.validation.labels == ("a", "b")
+    assert found.train.where(0).startswith(str(tmp_path / train))
+    assert found.validation.where(0).startswith(str(tmp_path / test))
+
+
+def test_words_of_splits_in_names_of_classes(tmp_path):
+    names = ["dev_board", "test_tube", "train_station", "training_shoes"]
+    assert open_images(classes(tmp_path / "classes", names)).labels == tuple(names)
+    classes(tmp_path / "more", ["seg_train/a", "seg_test/a", "seg_pred"])
+    with pytest.raises(ValueError, match="A folder with seg_train/ holds .*seg_pred beside it. Move seg_pred"):
+        open_images(tmp_path / "more", split="train")
+
+
+def test_a_folder_alone_in_another_is_named(tmp_path):
+    for name in ("train", "val"):
+        classes(tmp_path / "zip" / "data" / "data" / name, ["a", "b"], 1)
+    with pytest.raises(ValueError, match=f"one folder per class: name {tmp_path / 'zip' / 'data' / 'data'}.$"):
+        open_splits(tmp_path / "zip")
+    classes(tmp_path / "one", ["a"])
+    with pytest.raises(ValueError, match="with 1: a. Images lie in one folder per class.$"):
+        open_splits(tmp_path / "one")
+    classes(tmp_path / "table", ["images"])
+    (tmp_path / "table" / "labels.csv").write_text("0.jpg,cat\n")
+    with pytest.raises(ValueError, match="Labels in tables are not read: move each photo"):
+        open_splits(tmp_path / "table")
+    for name in ("test", "valid"):
+        classes(tmp_path / "divided" / name, ["a", "b"])
+    with pytest.raises(ValueError, match="must have train, .*divided into test and validation. Name the folder"):
+        open_splits(tmp_path / "divided")
+
+
+def test_a_test_split_without_classes_is_passed_over(tmp_path, caplog):
+    classes(tmp_path / "train", ["a", "b"])
+    classes(tmp_path, ["test"], 3)
+    assert splits_of(tmp_path) == ("train",)
+    found = open_splits(tmp_path, test=True)
+    assert (found.train.count, found.validation.count, found.test) == (2, 2, None)
+    assert found.summary().passed_over == {".jpg": 3}
+    assert caplog.text.count("test: 3 photos without class folders are passed over") == 1
+
+
 def test_two_splits_of_other_classes_show_the_difference(tmp_path):
     classes(tmp_path / "train", ["a", "b", "c"], 1)
     classes(tmp_path / "val", ["a", "b", "d"], 1)
-    with pytest.raises(ValueError, match="same classes. Received: only in training: c; only in validation: d$"):
+    with pytest.raises(ValueError, match="same classes. Received: only in training: c; only in validation: d. Add photos"):
         open_splits(tmp_path)
     shutil.rmtree(tmp_path / "val" / "d")
-    with pytest.raises(ValueError, match="Received: only in training: c$"):
+    with pytest.raises(ValueError, match="Received: only in training: c. Add photos"):
         open_splits(tmp_path)
 
 
@@ -119,8 +171,9 @@ def test_what_is_passed_over_is_counted_and_images_among_it_warned_of(tmp_path, 
     assert images.count == 5
     expected = {".heic": 2, ".avif": 1, ".txt": 1, ".db": 1, "(no ending)": 1, "(no regular file)": 2}
     assert images.passed_over == expected
-    (warning,) = [record.getMessage() for record in caplog.records]
-    assert "2 (no regular file), 2 .heic, 1 .avif are passed over" in warning
+    no_files, warning = [record.getMessage() for record in caplog.records]
+    assert "2 links that lead nowhere, pipes or devices" in no_files
+    assert ": 2 .heic, 1 .avif are passed over" in warning
     assert ".txt" not in warning
     assert open_splits(root).summary().passed_over == expected
     with tarfile.open(tmp_path / "data.tar", "w") as tar:
@@ -151,7 +204,7 @@ def test_names_that_are_not_utf8(tmp_path, capsys):
     root = os.fsencode(classes(tmp_path / "data", ["a", "b"]))
     shutil.copy(root + b"/a/0.jpg", root + b"/a/caf\xe9.jpg")
     with open(root + b"/b/na\xefve.jpg", "wb") as file:
-        file.write(b"damaged")
+        file.write(b"\0damaged")
     images = open_images(tmp_path / "data")
     assert images.count == 6
     with pytest.raises(ValueError, match=r"(?s)1 that cannot be.*na\udcefve.jpg\nThe first is one which is damaged"):

@@ -126,6 +126,14 @@ TOOLS = {
     "polygons alone": {"annotations": {"bbox": "absent", "segmentation": [CORNERS[:4], CORNERS[4:]]}},
     "a flat polygon": {"annotations": {"bbox": None, "segmentation": CORNERS}},
     "masks alone": {"annotations": {"bbox": [], "segmentation": {"counts": runs(), "size": [80, 120]}}},
+    "an image and a category written twice": {
+        "images": [{"id": n + 1, "file_name": f"{n}.jpg", "width": 120, "height": 80} for n in (0, 1, 0)],
+        "categories": [{"id": 1, "name": "box"}, {"id": 2, "name": "ball"}, {"id": 1, "name": "box"}],
+    },
+    "spaces around names": {
+        "images": lambda row: {**row, "file_name": f" {row['file_name']} "},
+        "categories": lambda row: {**row, "name": f"{row['name']}\n"},
+    },
     "sizes null": {"images": {"width": None, "height": None}},
     "sizes 0": {"images": {"width": 0, "height": 0}},
     "no sizes": {"images": {"width": "absent", "height": "absent"}},
@@ -239,6 +247,30 @@ def test_roots_are_no_classes_but_may_be_asked_for(tmp_path, photos):
     assert open_dataset(path, photos, classes=("things", "box")).labels == ("things", "box")
     results = [{"image_id": 1, "category_id": 2, "bbox": BOX, "score": 0.9}]
     assert coco_score(truth, [*results, {**results[0], "category_id": 1}]).metrics == coco_score(truth, results).metrics
+
+
+def test_other_sizes_than_annotated_are_found_where_asked(tmp_path, photos):
+    source = coco(tmp_path, images={"width": 80, "height": 120})
+    assert describe(source, photos).parts[0].count == 2
+    with pytest.raises(ValueError, match="0.jpg of 120 x 80 pixels, annotated as 80 x 120"):
+        describe(source, photos, check=True)
+    assert describe(coco(tmp_path), photos, check=True).parts[0].count == 2
+
+
+def test_names_that_are_numbers(tmp_path, photos):
+    truth = read_truth(coco(tmp_path, categories=lambda row: {**row, "name": row["id"] + 6}))
+    assert truth.categories == {1: "7", 2: "8"}
+
+
+def test_corners_are_no_boxes(tmp_path, photos):
+    def corner(row):
+        x, y, width, height = row["bbox"]
+        return {**row, "bbox": [x + 20, y + 10, x + 20 + width, y + 10 + height]}
+
+    with pytest.raises(ValueError, match=r"would lie in it as corners .*such as \[50.0, 30.0, 90.0, 60.0\]. Write"):
+        open_dataset(coco(tmp_path, annotations=corner), photos)
+    found = open_dataset(coco(tmp_path, annotations={"bbox": [100, 60, 90, 40]}), photos)
+    assert found.notes["clipped"] == 2
 
 
 def test_two_categories_of_one_name(tmp_path):
@@ -407,6 +439,10 @@ def voc(folder, name=NAME, size=SIZE, difficult="", file="0.xml", head="", encod
         {"head": '<?xml version="1.0" encoding="latin-1"?><!-- \u00e9 -->', "encoding": "latin-1"},
         {"head": '<?xml version="1.0" encoding="utf-16"?>', "encoding": "utf-16"}, {"encoding": "utf-8-sig"},
         {"encoding": "utf-32"},
+        {"head": '<?xml version="1.0" encoding="utf-16"?><!-- \u20ac -->'}, {"head": '\n <?xml version="1.0"?>'},
+        {"head": '<?xml version="1.0" encoding="us-ascii"?><!-- \u20ac -->'},
+        {"name": "<path>D:\\photos\\0.jpg</path>", "file": "other.xml"},
+        {"name": "<filename> </filename><path>/home/a/0.png</path>", "file": "other.xml"},
     ],
     ids=str,
 )  # fmt: skip
@@ -417,6 +453,29 @@ def test_voc_as_it_is_written(change, tmp_path, photos):
     np.testing.assert_allclose(found.boxes, [[0.25, 0.25, 0.625, 70 / 120]], atol=1e-6)
     assert (found.labels, found.classes.tolist(), found.sizes.tolist()) == (("box",), [0], [[80, 120]])
     assert os.path.basename(found.where(0)) == "0.jpg"
+
+
+@pytest.mark.parametrize("beside", ["{}/0.xml", "{}/labels/0.xml"])
+@pytest.mark.parametrize("place", ["{}/0.jpg", "{}/images/0.jpg"])
+def test_voc_in_folders_like_those_of_the_photos(beside, place, tmp_path):
+    for name, x in (("a", 10), ("b", 40)):
+        photo(tmp_path / "photos" / place.format(name), box=[x, 20, 40, 30])
+        folder = tmp_path / "labels" / beside.format(name)
+        folder.parent.mkdir(parents=True)
+        folder.write_bytes((voc(tmp_path) / "0.xml").read_bytes())
+    found = open_dataset(tmp_path / "labels", tmp_path / "photos")
+    assert [found.where(n) for n in range(2)] == [str(tmp_path / "photos" / place.format(name)) for name in "ab"]
+
+
+def test_voc_objects_of_several_boxes(tmp_path, photos):
+    path = voc(tmp_path) / "0.xml"
+    whole = path.read_text()
+    box = whole[whole.index("<bndbox>") : whole.index("</bndbox>") + 9]
+    path.write_text(whole.replace(box, box + box.replace("xmin>31", "xmin>41")))
+    assert [row["bbox"][0] for row in read_truth(path.parent).annotations] == [30, 40]
+    path.write_text("<annotation><filename>0.jpg</filename></annotation>")
+    with pytest.raises(ValueError, match="must have an <object> for each box"):
+        read_truth(path.parent)
 
 
 def test_voc_files_with_one_name_are_their_own_photos(tmp_path, photos):
@@ -435,6 +494,7 @@ def test_voc_beside_its_photos(tmp_path):
     ("text", "message"),
     [
         ("<annotations><image/></annotations>", "0.xml must be a VOC annotation. Received: CVAT's own XML"),
+        ("<annotation><filename>a & b.jpg</filename></annotation>", "Write `&` as `&amp;`"),
         ("<svg/>", "Received: the root <svg>"),
         ("<annotation><object/></annotation>", "no <name> of object 1"),
         ("<annotation><object><name>a</name><polygon/></object></annotation>", r"no <bndbox> of object 1 \('a'\)"),
@@ -469,6 +529,11 @@ CAPTION = {"id": 1, "image_id": 1, "caption": "a box"}
         ("filename,width,height,class,xmin,ymin,xmax,ymax\n0.jpg,120,80,box,30,20,70,50\n", "a table"),
         ("0 0.5 0.5 0.2 0.2\n", "An annotation file must be JSON"),
         (b"PK\3\4", "an archive"),
+        ("<!DOCTYPE html><html>", "a web page"),
+        ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"\xff\xd8\xff\xe0", "a photo. The annotations come first"),
+        ({"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": []}, "with an empty annotations"),
+        ({"images": [{"id": 1}], "categories": {"1": "box"}, "annotations": [1]}, "with an object as categories"),
     ],
     ids=lambda each: str(each)[:20],
 )  # fmt: skip
@@ -603,6 +668,7 @@ def test_bad_yolo_rows(rows, message, tmp_path):
         ("names: !!python/object/apply:os.system ['true']\n", "plain values"),
         ("names: " + "[" * 500, "plain values"),
         ("a: b: c", "plain values"),
+        ("train: train/images\nnames: [box, null]\n", "names of one line each. Received: None"),
         ("x: " + "y" * 300_000, "at most 262,144 bytes"),
         ("train: nowhere/images\nval: valid/images\nnames: [box, ball]\n", "`split` must be one of validation"),
     ],
@@ -611,6 +677,31 @@ def test_bad_yolo_rows(rows, message, tmp_path):
 def test_bad_yolo_files(config, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         read_truth(yolo(tmp_path, config=config), split="train")
+
+
+def test_yolo_names_are_the_text_that_is_written(tmp_path):
+    config = "path: .\ntrain: train/images\nval: ~\nnc: 5\nnames: [off, 1e3, 007, 2026-11-30, 1_0]\n"
+    assert tuple(read_truth(yolo(tmp_path, config=config)).categories.values()) == ("off", "1e3", "007", "2026-11-30", "1_0")
+
+
+def test_yolo_lists_leave_labels_to_other_lists(tmp_path):
+    source = yolo(tmp_path, config="train: train.txt\nval: val.txt\nnames: [box, ball]\n")
+    (tmp_path / "train.txt").write_text("./train/images/0.jpg\n")
+    (tmp_path / "val.txt").write_text("train/images/1.jpg\n")
+    found = {split: read_truth(source, split=split) for split in ("train", "validation")}
+    assert [truth.notes["label_files_without_photo"] for truth in found.values()] == [0, 0]
+    assert not found["train"].said
+
+
+def test_yolo_names_of_classes_that_are_not_clear(tmp_path):
+    source = yolo(tmp_path, config="train: train/images\nnames: [box, ball]\n")
+    (tmp_path / "train" / "labels" / "classes.txt").write_text("box\n\nball\n\n")
+    with pytest.raises(ValueError, match="classes.txt, whose line 2 is empty"):
+        read_truth(tmp_path / "train" / "labels", tmp_path / "train" / "images")
+    source.rename(tmp_path / "mine.yaml")
+    (tmp_path / "settings.yml").write_text("epochs: 3\n")
+    with pytest.raises(ValueError, match="without one, or with several .yaml: name the one"):
+        read_truth(tmp_path, split="train")
 
 
 @pytest.mark.parametrize("kind", ["coco", "voc"])
