@@ -251,10 +251,10 @@ def test_roots_are_no_classes_but_may_be_asked_for(tmp_path, photos):
 
 def test_other_sizes_than_annotated_are_found_where_asked(tmp_path, photos):
     source = coco(tmp_path, images={"width": 80, "height": 120})
-    assert describe(source, photos).parts[0].count == 2
+    assert describe(source, photos).parts[0].photos == 2
     with pytest.raises(ValueError, match="0.jpg of 120 x 80 pixels, annotated as 80 x 120"):
         describe(source, photos, check=True)
-    assert describe(coco(tmp_path), photos, check=True).parts[0].count == 2
+    assert describe(coco(tmp_path), photos, check=True).parts[0].photos == 2
 
 
 def test_names_that_are_numbers(tmp_path, photos):
