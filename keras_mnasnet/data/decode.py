@@ -28,6 +28,7 @@ OFFSETS = ("round", "down")
 INTERPOLATIONS = ("bicubic", "bilinear", "bicubic-tf1", "bilinear-tf1")
 FORMATS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 PILLOW_FORMATS = ("BMP", "GIF", "TIFF", "WEBP")
+ALL_FORMATS = ("JPEG", "PNG", *PILLOW_FORMATS)
 HEAD = 34  # bytes that say which kind of PNG, BMP or WebP a file is
 DEEP = 4096  # pixels of 16 bits that end below this are shown nearly black
 ORIENTATION = 274  # the tag of EXIF
@@ -122,7 +123,7 @@ def orientation(data: bytes) -> int:
     content = _exif(data)
     if not content:
         return 1
-    exif = _pillow().Exif()
+    exif = pillow().Exif()
     try:
         exif.load(content)
         found = exif.get(ORIENTATION, 1)
@@ -213,9 +214,12 @@ def _in_python(function: Callable[[bytes], Any], data: Any, kind: Any) -> Any:
 
 
 @functools.cache
-def _pillow() -> Any:
-    """Pillow's `Image`; what it warns of is an error here, or nothing."""
-    from PIL import Image
+def pillow() -> Any:
+    """Pillow's `Image` with the formats that are read; for one that it does not know it would load all its plugins.
+
+    What it warns of is an error here, or nothing.
+    """
+    from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
     warnings.filterwarnings("ignore", module=r"PIL\b")
     return Image
@@ -224,7 +228,7 @@ def _pillow() -> Any:
 def pillow_pixels(data: bytes) -> np.ndarray:
     """RGB pixels, uint8 `[H, W, 3]`, of a BMP, GIF, TIFF or WebP by Pillow; ValueError says what cannot be read."""
     try:
-        with _pillow().open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
+        with pillow().open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
             tags = getattr(image, "tag_v2", {})
             if tags.get(254, 0) & 1 or 50706 in tags:
                 raise ValueError("which is a camera's raw file")
@@ -233,7 +237,7 @@ def pillow_pixels(data: bytes) -> np.ndarray:
             if image.mode in ("I", "F"):
                 raise ValueError(f"which is a {image.format} of 32 bits or signed values: it does not say what is white")
             return np.asarray(image.convert("RGB"))
-    except _pillow().DecompressionBombError as error:
+    except pillow().DecompressionBombError as error:
         raise ValueError(f"which has too many pixels ({error})") from error
     except Exception as error:  # Pillow's decoders raise anything for damaged files
         if data[:4] in (b"II*\0", b"MM\0*") and str(error).startswith("cannot identify"):

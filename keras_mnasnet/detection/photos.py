@@ -145,9 +145,7 @@ def read_headers(paths: Sequence[str], sized: Iterable[bool]) -> list[Header]:
 
 def read_header(path: str, sized: bool = False) -> Header:
     """The header of a photo; one that cannot be read has no size."""
-    from PIL import Image
-
-    from keras_mnasnet.data.decode import orientation
+    from keras_mnasnet.data.decode import ALL_FORMATS, orientation, pillow
 
     try:
         with open_regular(path, "A photo") as file:
@@ -159,9 +157,9 @@ def read_header(path: str, sized: bool = False) -> Header:
             if sized and turn == 1:
                 return Header(None, 1)
             file.seek(0)
-            with Image.open(file) as image:
+            with pillow().open(file, formats=ALL_FORMATS) as image:
                 width, height = image.size
-    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, pillow().DecompressionBombError):
         return Header(None, 1)
     return Header((height, width), turn)
 
