@@ -17,9 +17,7 @@ def add_commands(top: Parser) -> None:
     )  # fmt: skip
     option(command, "DATA")
     option(command, "--validation", "The default is DATA's own validation or test split, else a tenth of it.")
-    command.add_argument(
-        "--check", action="store_true", help="Also decode every photo once: sizes, and damaged photos (default: do not)."
-    )
+    option(command, "--check")
 
 
 def data(arguments: argparse.Namespace) -> int:

@@ -96,10 +96,7 @@ def add_commands(top: Parser) -> None:
     )  # fmt: skip
     option(command, "--annotations", dest="annotations", positional="ANNOTATIONS")
     option(command, "--photos", BESIDE, dest="photos", nargs="?", positional="PHOTOS")
-    options(command, "--size", "--max-bad", "--crowd-as-objects")
-    command.add_argument(
-        "--check", action="store_true", help="Also decode every photo once: damaged photos, and other sizes (default: do not)."
-    )
+    options(command, "--size", "--max-bad", "--crowd-as-objects", "--check")
     command.set_defaults(max_bad=0)
 
     command = detect.add(

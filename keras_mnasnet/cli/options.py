@@ -52,6 +52,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--benchmark-model": _text("PATH", "Use this official benchmark_model on the phone, or the one of its ABI in this folder."),
     "--calibrate": _text("DATA", "Set int8's ranges by these photos, which need no labels: a folder, TFRecords, or tfds:NAME."),
     "--calibration-photos": _count("Calibrate on N photos at most (default: %(default)s).", default=500),
+    "--check": {
+        "action": "store_true", "help": "Also decode every photo once: sizes, and damaged photos (default: do not).",
+    },
     "--checkpoint-steps": _count("Write a checkpoint after N steps at most (default: 1000)."),
     "--classes": _count("Count a classifier of N outputs (default: %(default)s).", default=1000),
     "--coordinator": _text("HOST:PORT", "Find process 0 at this address (JAX backend); `auto` on a TPU slice."),
