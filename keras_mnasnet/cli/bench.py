@@ -33,7 +33,7 @@ def add_commands(top: Parser) -> None:
     option(command, "MODEL", "A .tflite file is taken, too.", dest="models", nargs="+")
     data = command.add_argument_group("data")
     option(data, "--data", "The ILSVRC-2012 validation photos are taken as a folder or tar, too.", required=True)
-    own(data, "--split", "NAME", "Measure on this split (default: validation, else test).")
+    option(data, "--split")
     own(data, "--ground-truth", "FILE", "Take the labels of the ILSVRC-2012 validation photos from this file.")
     own(data, "--synsets", "FILE", "Take the devkit's wnids from this file, for a ground truth of its numbers 1 to 1000.")
     options(data, "--limit", "--max-bad")

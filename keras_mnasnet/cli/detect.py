@@ -80,7 +80,7 @@ def add_commands(top: Parser) -> None:
     data = command.add_argument_group("data")
     option(data, "--annotations", required=True)
     option(data, "--photos", f"They are the annotations'; result files need none. {BESIDE}", metavar="FOLDER")
-    own(data, "--split", "train|validation|test", "Take this split of several (default: validation, else test).")
+    option(data, "--split")
     options(data, "--limit", "--max-bad", "--crowd-as-objects")
     _selection(command, 1e-8, "It is for Keras models and raw files.")
     option(_files(command), "--batch-size", "The default is %(default)s.", default=8)

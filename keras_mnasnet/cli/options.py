@@ -104,6 +104,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "action": "append", "default": [], "metavar": "KEY=VALUE",
         "help": "Change a value of the space (repeatable), as width=0.5 or stem_stride=1.",
     },
+    "--split": _text("NAME", "Measure on this split (default: validation, else test)."),
     "--stem-stride": {"type": int, "metavar": "1|2", "help": "Stride of the first layer; 1 suits photos of 32 to 64 pixels."},
     "--study": {"metavar": "FILE", "required": True, "help": "Keep the study in this SQLite file."},
     "--target-ms": {"type": float, "metavar": "MS", "help": "Aim at this latency, in milliseconds."},
