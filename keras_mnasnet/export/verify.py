@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -169,7 +170,10 @@ def check_calls(model: Any) -> None:
 
 
 def _training_calls(model: Any) -> Iterator[str]:
-    """The names of the layers, those of nested models too, that are called with training=True."""
+    """The names of the layers, those of nested models too, that are called with training=True.
+
+    Layers that prepare images have training=True for a default: every call is described so, and none is one for training.
+    """
     layers = list(getattr(model, "operations", None) or model.layers)
     try:
         described = {each.get("name"): each.get("inbound_nodes", ()) for each in model.get_config().get("layers", ())}
@@ -177,7 +181,9 @@ def _training_calls(model: Any) -> Iterator[str]:
         logging.warning("Calls with training=True cannot be looked for in %r, which cannot be described: %s", model.name, error)
         described = {}
     for layer in layers:
-        if any(call["kwargs"].get("training") for call in described.get(layer.name) or ()):
+        asked = any(call["kwargs"].get("training") for call in described.get(layer.name) or ())
+        said = inspect.signature(layer.call).parameters.get("training")
+        if asked and (said is None or said.default is not True):
             yield layer.name
         elif hasattr(layer, "layers"):
             yield from _training_calls(layer)

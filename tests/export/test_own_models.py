@@ -161,6 +161,26 @@ def test_photos_become_grey(photos, tmp_path):
     assert np.abs(file.run(images)[0] - wanted).max() < 0.2 * np.ptp(wanted)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_layers_that_prepare_images_stand_anywhere(nested, tmp_path):
+    """Keras describes every call of theirs with training=True, their default; a file holds what they do at inference."""
+    several = [layers.RandomFlip(), layers.RandomRotation(0.3), layers.RandomBrightness(0.9), layers.Resizing(8, 8)]
+
+    def before(x):
+        for layer in several:
+            x = layer(x)
+        return x / 255.0
+
+    model, plain = tiny(before, (12, 12, 3)), tiny(lambda x: several[-1](x) / 255.0, (12, 12, 3))
+    if nested:
+        model = keras.Sequential([keras.Input((12, 12, 3)), model])
+    model.save(tmp_path / "m.keras")
+    for each in (model, tmp_path / "m.keras"):
+        assert export_tflite(each, tmp_path / "a.tflite", progress=False).verified_on == "32 drawn images"
+    images = drawn_images(4, 12, 12, 3)
+    np.testing.assert_allclose(run(tmp_path / "a.tflite", images), ops.convert_to_numpy(plain(images)), rtol=1e-4, atol=1e-5)
+
+
 def test_other_numbers_of_channels(photos, tmp_path):
     with pytest.raises(ValueError, match=r"must be an array \[N, 8, 8, 2\].*three channels or are made grey"):
         export_tflite(tiny(shape=(8, 8, 2)), tmp_path / "a.tflite", photos=photos, progress=False)
