@@ -50,14 +50,20 @@ def open_classifier(
     `preprocessing`: a Preprocessing, google, timm, torchvision or pillow (the shorter side to size / 0.875, bilinear, then the
     central crop); a `.tflite` file's own is what its report says, if this package wrote it, else pillow. `tflite_input`
     (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for `.tflite` files. `probabilities` asks a Keras
-    model for probabilities instead of logits. CheckpointError or ValueError says what is wrong.
+    model for probabilities instead of logits, and a file of whole numbers for what they stand for. CheckpointError or ValueError says what is wrong.
     """
     if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite"):
         text = os.fspath(model)
         lite = TfliteClassifier(text, size=size, threads=threads, how=tflite_input)
         pixels = _named(preprocessing or lite.file.preprocessing or "pillow", lite.size)
+
+        def real(images: np.ndarray, batch_size: int) -> tuple[np.ndarray, float]:
+            scores, seconds = lite.run(images, batch_size)
+            return lite.real(scores), seconds
+
         return Classifier(
-            text, "tflite", lite.size, lite.classes, pixels, lite.input.text, lite.run, Origin("tflite", text), lite.labels
+            text, "tflite", lite.size, lite.classes, pixels, lite.input.text, real if probabilities else lite.run,
+            Origin("tflite", text), lite.labels,
         )
     checkpoint = load(model, size=size)
     if checkpoint.detector is not None or not checkpoint.classes:

@@ -12,7 +12,7 @@ import numpy as np
 TINY = "tiny: stem8 r1_k3_s11_e1_i8_o8_noskip r1_k3_s22_e3_i8_o8_se0.25 head16"
 STORAGES = {
     "float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage",
-    "int64": "LongStorage", "int8": "CharStorage",
+    "int64": "LongStorage", "int8": "CharStorage", "complex64": "ComplexFloatStorage",
 }  # fmt: skip
 
 
@@ -72,12 +72,20 @@ class _Pickler(pickle._Pickler):
     def save_tensor(self, obj):
         storage, shape, strides = obj.storage, obj.shape, obj.strides
         self.save_global_stub(_Global("torch._utils", "_rebuild_tensor_v2"))
-        self.save((storage, 0, shape, strides, False, None))
+        self.save((storage, 0, shape, strides, False, None, *obj.metadata))
         self.write(pickle.REDUCE)
 
 
+class Negated:
+    """A tensor that stores its values with the other sign, a view of torch's."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+
 class _Tensor:
-    def __init__(self, key: str, array: np.ndarray) -> None:
+    def __init__(self, key: str, array: np.ndarray, *metadata: dict) -> None:
+        self.metadata = metadata
         self.storage, self.shape = _Storage(key, np.ascontiguousarray(array)), array.shape
         self.strides = tuple(int(np.prod(array.shape[i + 1 :])) for i in range(array.ndim))
 
@@ -133,7 +141,10 @@ class Foreign:
 
 
 def _save_foreign(self, obj):
-    self.save_global_stub(obj.what)
+    if self.legacy and "_modules" in (obj.state or ()):
+        self.save_pers(("module", obj.what, "model.py", "class Model: pass"))
+    else:
+        self.save_global_stub(obj.what)
     self.save(obj.arguments)
     self.write(pickle.REDUCE)
     if obj.state is not None:
@@ -148,6 +159,8 @@ def _wrapped(value, tensors: dict[int, _Tensor]):
     """A value with its arrays as tensors; the same array twice shares its storage."""
     if isinstance(value, np.ndarray):
         return tensors.setdefault(id(value), _Tensor(str(len(tensors)), value))
+    if isinstance(value, Negated):
+        return tensors.setdefault(id(value), _Tensor(str(len(tensors)), -value.array, {"neg": True}))
     if isinstance(value, Parameter):
         return Parameter(_wrapped(value.array, tensors))
     if isinstance(value, Foreign):

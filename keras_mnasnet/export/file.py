@@ -445,6 +445,10 @@ class TfliteClassifier:
         scores = [self.file.run(image[None])[0].reshape(-1) for image in images]
         return np.stack(scores), time.perf_counter() - started
 
+    def real(self, scores: np.ndarray) -> np.ndarray:
+        """What scores in the output's own type stand for, as float32."""
+        return _real(scores, self.file.outputs[0])
+
 
 def _quantized(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
     scale, zero = details["quantization"]

@@ -225,7 +225,7 @@ class _Subject:
         if channels not in (1, 3) or height != width:
             raise ValueError(
                 f"`{argument}` must be an array [N, {height}, {width}, {channels}]: photos become square, and have three "
-                f"channels or are made grey. Received: {_shown(data)}"
+                f"channels or are made grey. Received: {_shown(data)}. Pass the array in Python, to export_tflite"
             )
         with held_stderr():
             from keras_mnasnet.data import sample_photos
@@ -439,10 +439,18 @@ def _input_shape(model: Any, size: tuple[int, int] | int | None) -> tuple[int, i
     inputs = getattr(model, "inputs", None)
     if not inputs or len(inputs) != 1 or len(inputs[0].shape) != 4:
         shapes = [tuple(each.shape) for each in inputs or ()]
+        way = "A model of a class of your own becomes one as keras.Model(image, model(image)) of an image = keras.Input([H, W, C])"
+        if len(shapes) > 1:
+            way = "Give the other inputs values of their own: keras.Model(image, model([image, VALUES]))"
+        elif shapes and len(shapes[0]) == 3:
+            way = (
+                f"Give it the channel: keras.Model(image, model(image[..., 0])) of an image = keras.Input([*{shapes[0][1:]}, 1])"
+            )
+        elif shapes:
+            way = "Only models of images are exported"
         raise ValueError(
             f"`model` must be a built functional model with one input [B, H, W, C]. Received: {model.name!r} with the inputs "
-            f"{shapes}. A model of a class of your own becomes one as keras.Model(image, model(image)) of an image = "
-            f"keras.Input([H, W, C])"
+            f"{shapes}. {way}"
         )
     _, height, width, channels = inputs[0].shape
     if size is not None:

@@ -206,7 +206,8 @@ class Checkpoint:
         for name, value in self.tensors.items():
             if value.dtype != np.float32 or not np.isfinite(value).all():
                 raise CheckpointError(
-                    f"{self.origin.name}: tensor {name!r} must be finite float32. Received: {value.dtype}, or NaN in it"
+                    f"{self.origin.name}: tensor {name!r} must be finite float32. Received: "
+                    f"{'NaN or infinity in it' if value.dtype == np.float32 else value.dtype}"
                 )
 
 

@@ -21,6 +21,10 @@ from keras_mnasnet.weights.names import recognize
 from keras_mnasnet.weights.registry import labels_of, source_numerics, source_preprocessing
 
 CLASSIFIER = re.compile(r"classifier(?:\.\d+)?")  # of PyTorch: alone, or after a dropout
+BODY_ALONE = (
+    "Leave out the classifier's names to take the body alone: torch.save({k: v for k, v in weights.items() if 'classifier' not "
+    "in k}, FILE)."
+)
 EMA = "/ExponentialMovingAverage"
 TORCH_BN = dict(zip(("weight", "bias", "running_mean", "running_var"), BN_LEAVES, strict=True))
 
@@ -90,11 +94,13 @@ def _torch_leaf(part: str, leaf: str) -> str:
 
 def _locate(located: dict[Key, str], key: Key, name: str) -> None:
     if key in located:
-        raise CheckpointError(
-            f"A MnasNet has one layer of classes. Received: {located[key]!r} and {name!r}. Leave out the classifier's "
-            f"names to take the body alone: torch.save({{k: v for k, v in weights.items() if 'classifier' not in k}}, FILE)."
-        )
+        raise CheckpointError(f"A MnasNet has one layer of classes. Received: {located[key]!r} and {name!r}. {BODY_ALONE}")
     located[key] = name
+
+
+def _unknown(source: str, name: str) -> CheckpointError:
+    way = f" {BODY_ALONE}" if name.startswith("classifier.") else ""
+    return CheckpointError(f"{source}'s MnasNets have no tensor of this name. Received: {name!r}.{way}")
 
 
 def _timm(names: Iterable[str]) -> dict[Key, str]:
@@ -125,7 +131,7 @@ def _timm(names: Iterable[str]) -> dict[Key, str]:
         else:
             scope, part = ("predictions", "") if CLASSIFIER.fullmatch(module) else outer.get(module, ("", None))
         if part is None:
-            raise CheckpointError(f"timm's MnasNets have no tensor of this name. Received: {name!r}")
+            raise _unknown("timm", name)
         _locate(located, (scope, part, _torch_leaf(part, leaf)), name)
     return located
 
@@ -152,7 +158,7 @@ def _torchvision(names: Iterable[str]) -> dict[Key, str]:
         elif module in flat or CLASSIFIER.fullmatch(module):
             scope, part = flat.get(module, ("predictions", ""))
         else:
-            raise CheckpointError(f"torchvision's MNASNets have no tensor of this name. Received: {name!r}")
+            raise _unknown("torchvision", name)
         _locate(located, (scope, part, _torch_leaf(part, leaf)), name)
     return located
 
@@ -258,9 +264,9 @@ def convert(file: TensorFile, network: Architecture | None = None) -> Checkpoint
 def _values(file: TensorFile, key: Key, name: str, source: str) -> np.ndarray:
     value = file.read(name)
     if value.dtype.kind in "biuc":
+        way = "of real numbers" if value.dtype.kind == "c" else "as it was before its quantization"
         raise CheckpointError(
-            f"{file.path} must hold floating-point tensors. Received: {name} of {value.dtype}. Save the network as it was "
-            f"before its quantization."
+            f"{file.path} must hold floating-point tensors. Received: {name} of {value.dtype}. Save the network {way}."
         )
     return np.ascontiguousarray(_keras_layout(key, value, source), dtype=np.float32)
 

@@ -78,7 +78,8 @@ def recognize(file: TensorFile) -> tuple[str, TensorFile]:
     names = {WRAPPERS.sub("", name): name for name in file.shapes}
     if len(names) < len(file.shapes):  # a wrapped and a plain copy
         names = {name: name for name in file.shapes}
-    copies = sorted(_copies(names), key=lambda copy: copy.rank)
+    others = {WRAPPERS.sub("", name): name for name in file.others}
+    copies = sorted(_copies(names) or _copies(names | others), key=lambda copy: copy.rank)
     if not copies:
         raise _unknown(file)
     chosen, notes = copies[0], []
@@ -105,6 +106,8 @@ def recognize(file: TensorFile) -> tuple[str, TensorFile]:
     tensors = _within(chosen, names)
     if any(len(original) != len(chosen.said) + len(name) for name, original in tensors.items()):
         notes.append("the names of wrappers were taken out of the names")
+    if heads := _other_heads(file, tensors):
+        notes.append(f"no classifier was taken: {listed(heads, 2)} may be one, to be named {prefix + 'classifier.weight'!r}")
     if rest := _passed_over(file, chosen.said, set(tensors.values())):
         notes.append(f"passed over: {rest}")
     shapes = {name: file.shapes[original] for name, original in tensors.items()}
@@ -113,20 +116,36 @@ def recognize(file: TensorFile) -> tuple[str, TensorFile]:
     )
 
 
-def _copies(names: Mapping[str, str]) -> Iterable[_Copy]:
+def _copies(names: Mapping[str, str]) -> list[_Copy]:
+    found = []
     for source, (mark, other) in MARKS.items():
         for name, original in names.items():
             prefix = name.removesuffix(mark)
             if prefix != name and (not prefix or prefix[-1] in "./") and prefix + other in names:
                 copy = _Copy(source, prefix, original.removesuffix(mark) if original.endswith(mark) else prefix)
                 if not any(map(NO_WEIGHTS.search, copy.parts)):
-                    yield copy
+                    found.append(copy)
+    return found
 
 
 def _within(copy: _Copy, names: Mapping[str, str]) -> dict[str, str]:
     """{name of the source: name in the file} of the network's tensors under the copy's prefix."""
     below = {name[len(copy.prefix) :]: original for name, original in names.items() if name.startswith(copy.prefix)}
     return {name: original for name, original in below.items() if name.split(".")[0] in ROOTS[copy.source]}
+
+
+def _other_heads(file: TensorFile, tensors: Mapping[str, str]) -> list[str]:
+    """Of a network without a classifier, the matrices beside it that take its features."""
+    if any(name.startswith("classifier.") for name in tensors):
+        return []
+    last = next((tensors[name] for name in ("conv_head.weight", "layers.14.weight") if name in tensors), None)
+    features = file.shapes[last][:1] if last else ()
+    taken = set(tensors.values())
+    return [
+        name
+        for name, shape in file.shapes.items()
+        if name not in taken and len(shape) == 2 and shape[1:] == features and not any(map(NO_WEIGHTS.search, PARTS.findall(name)))
+    ]
 
 
 def _check_others(file: TensorFile, chosen: _Copy) -> None:
@@ -179,5 +198,6 @@ def _unknown(file: TensorFile) -> CheckpointError:
     others = f", beside {listed(file.others, 4)}" if file.others else ""
     return CheckpointError(
         f"A checkpoint must be Google's (TF1 MnasNet), timm's, torchvision's or keras_mnasnet's own. "
-        f"Received: {len(file.shapes)} tensors named {listed(sorted(file.shapes)) or 'none'}{others}"
+        f"Received: {file.path} with {len(file.shapes)} tensors named {listed(sorted(file.shapes)) or 'none'}{others}. Save the "
+        f"network's own names: torch.save(model.state_dict(), FILE)"
     )

@@ -78,6 +78,10 @@ KINDS = {  # what it is: its content, what is said
     "another pickle": (pickle.dumps({"a": [1]}), "a pickle that torch.save did not write, of which nothing was run"),
     "ONNX": (ONNX, "an ONNX file: a graph whose weights are not read"),
     "a SavedModel": (b"\x08\x01\x12\x90\x02" + bytes(range(1, 200)), "a graph of TensorFlow"),
+    "torch.export": (
+        zipped({"m/data/sample_inputs/model.pt": b"x", "m/models/model.json": b"{}", "m/archive_format": b"pt2"}),
+        "a program of torch.export, of which nothing was run.*state_dict",
+    ),
     "a tar of a checkpoint": (tarred({"a/best.pth": b"x"}), "Unpack it and name a/best.pth"),
     "a tar of PyTorch 0.1": (
         tarred({"sys_info": b"x", "pickle": b"x", "tensors": b"x", "storages": b"x"}), "PyTorch's format of 2016",
@@ -121,7 +125,7 @@ def test_whole_models_and_programs_of_pytorch(tmp_path):
     write_torch(tmp_path / "s.pt", state)
     with zipfile.ZipFile(tmp_path / "s.pt", "a") as archive:
         archive.writestr("s/constants.pkl", b"x")
-        archive.writestr("s/code/__torch__.py", b"x")
+        archive.writestr("s/code/__torch__.py", b"x", zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match="a TorchScript program, of which nothing was run.*torch.jit.load"):
         load(tmp_path / "s.pt")
 
@@ -172,5 +176,5 @@ def test_layers_that_would_be_far_larger_than_their_file(tmp_path):
         (tmp_path / "big.keras").write_bytes(zipped({**members, "config.json": json.dumps(config).encode()}))
         with pytest.raises(CheckpointError, match="big.keras .*A model.* must have at most"):
             load(tmp_path / "big.keras")
-    with pytest.raises(CheckpointError, match="another Keras model .*`mnasnet export .*m.keras` takes it"):
+    with pytest.raises(CheckpointError, match="another Keras model .*`mnasnet export .*m.keras -o FILE.tflite` takes it"):
         load(tmp_path / "m.keras")

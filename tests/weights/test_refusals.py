@@ -109,7 +109,7 @@ def test_a_truncated_tf1_checkpoint(google, tmp_path):
 
 def test_unknown_tensors_are_shown(tmp_path):
     save_file({"encoder.weight": np.zeros(3, np.float32)}, tmp_path / "x.safetensors")
-    with pytest.raises(CheckpointError, match="Received: 1 tensors named encoder.weight"):
+    with pytest.raises(CheckpointError, match=r"with 1 tensors named encoder.weight.*state_dict\(\)"):
         load(tmp_path / "x.safetensors")
     timm = load_file(BY_NAME["timm-semnasnet_050-96"].write(tmp_path))
     save_file(timm | {"blocks.0.0.attn.weight": np.zeros(3, np.float32)}, tmp_path / "y.safetensors")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from collections import OrderedDict
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from writers import TINY, Foreign, Parameter, write_torch
+from writers import TINY, Foreign, Negated, Parameter, write_torch
 from writers import draw_timm as timm
 
 from keras_mnasnet import CheckpointError, load, save
@@ -228,6 +229,9 @@ def test_a_classifier_after_a_dropout_and_none_of_two_layers(tmp_path):
     with pytest.raises(CheckpointError, match="one layer of classes. Received: 'classifier.1.weight' and 'classifier.4.w"):
         load(write_torch(tmp_path / "m.pth", two), network=TINY)
     features = {name: value for name, value in state.items() if not name.startswith(("conv_head", "bn2", "classifier"))}
+    deeper = {name.replace("classifier.", "classifier.1.1."): value for name, value in state.items()}
+    with pytest.raises(CheckpointError, match="Received: 'classifier.1.1.*take the body alone"):
+        load(write_torch(tmp_path / "m.pth", deeper), network=TINY)
     with pytest.raises(CheckpointError, match="there is none for the head conv kernel"):
         load(write_torch(tmp_path / "m.pth", features), network=TINY)
 
@@ -278,6 +282,54 @@ def test_a_tensor_that_is_something_else_is_named(tmp_path):
     flat = {"_fsdp_wrapped_module._flat_param": np.ones(9, np.float32)}
     with pytest.raises(CheckpointError, match="FULL_STATE_DICT"):
         load(write_torch(tmp_path / "m.pth", flat), network=TINY)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("_rebuild_qtensor", "a quantized tensor: save the network as it was before"),
+        ("_rebuild_sparse_tensor", "a sparse tensor: save tensor.to_dense()"),
+        ("_rebuild_meta_tensor_no_storage", "of the meta device, without values"),
+        ("_rebuild_tensor_v3", "of 8 bits or of another type that is not read: save tensor.float()"),
+        ("_reconstruct", "an array of NumPy: save torch.from_numpy"),
+    ],
+)
+@pytest.mark.parametrize("names", [("conv_head.weight",), tuple(timm())])
+def test_tensors_that_are_not_read_are_named(call, said, names, tmp_path):
+    """One of them or all, plain and as parameters."""
+    for wrap in (lambda value: value, lambda value: Foreign("torch._utils", "_rebuild_parameter", value, True, {})):
+        state = timm() | {name: wrap(Foreign("a.b", call, np.ones(3, np.float32))) for name in names}
+        write_torch(tmp_path / "m.pth", {"model": {f"module.{name}": value for name, value in state.items()}})
+        with pytest.raises(CheckpointError, match=re.escape(said)) as caught:
+            load(tmp_path / "m.pth", network=TINY)
+        assert f"'model/module.{names[0]}'" in str(caught.value)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_views_of_the_other_sign(legacy, tmp_path):
+    state = timm()
+    same(write_torch(tmp_path / "m.pth", {name: Negated(value) for name, value in state.items()}, legacy=legacy), state)
+
+
+def test_complex_numbers_and_archives_cut_short(tmp_path):
+    state = {name: value.astype(np.complex64) if "conv_head" in name else value for name, value in timm().items()}
+    with pytest.raises(CheckpointError, match="conv_head.weight of complex64. Save the network of real numbers"):
+        load(write_torch(tmp_path / "m.pth", state), network=TINY)
+    (tmp_path / "half.pth").write_bytes((tmp_path / "m.pth").read_bytes()[:9000])
+    with pytest.raises(CheckpointError, match="a zip archive without its end"):
+        load(tmp_path / "half.pth")
+
+
+@pytest.mark.parametrize(("prefix", "head"), [("", "fc"), ("backbone.", "head.fc"), ("model.backbone.", "model.classifier")])
+def test_a_classifier_of_another_name_is_pointed_at(prefix, head, tmp_path):
+    """Beside a body under a prefix it has a place of its own: it is not taken for the network's."""
+    state = {
+        name.replace("classifier.", f"{head}.") if "classifier" in name else prefix + name: value
+        for name, value in timm().items()
+    }
+    found = load(write_torch(tmp_path / "m.pth", state), network=TINY)
+    assert found.classes == 0
+    assert f"no classifier was taken: {head}.weight may be one, to be named '{prefix}classifier.weight'" in found.origin.notes
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="KERAS_MNASNET_CASES is not set")

@@ -118,6 +118,11 @@ def _kind_of_zip(path: Path, head: bytes) -> str | None:
         return "pth"
     if "config.json" in names:
         return "keras"
+    if any(name.endswith("/archive_format") for name in names):
+        raise CheckpointError(
+            f"A checkpoint must hold the weights of a MnasNet. Received: {path}, a program of torch.export, of which nothing was "
+            f"run. Save its weights alone in PyTorch: torch.save(torch.export.load(FILE).state_dict, NEW)."
+        )
     inside = f"{len(names)} files, {listed(map(shown, names), 3)}"
     if names and all(name.endswith(".npy") for name in names):
         what = f"an .npz file of NumPy arrays ({inside}): checkpoints of these kinds are read: {', '.join(SUFFIXES)}"

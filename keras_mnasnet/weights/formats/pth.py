@@ -42,6 +42,18 @@ STORAGES: dict[str, Any] = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
     "UntypedStorage": np.dtype("u1"),
+    "ComplexFloatStorage": np.dtype("<c8"),
+    "ComplexDoubleStorage": np.dtype("<c16"),
+    "QInt8Storage": np.dtype("i1"),
+    "QUInt8Storage": np.dtype("u1"),
+    "QInt32Storage": np.dtype("<i4"),
+}
+OTHER_TENSORS = {  # what a call would have made: what it is, and the way on
+    "_rebuild_qtensor": "a quantized tensor: save the network as it was before its quantization",
+    "_rebuild_sparse_tensor": "a sparse tensor: save tensor.to_dense()",
+    "_rebuild_meta_tensor_no_storage": "a tensor of the meta device, without values: save the network with its weights loaded",
+    "_rebuild_tensor_v3": "a tensor of 8 bits or of another type that is not read: save tensor.float()",
+    "_reconstruct": "an array of NumPy: save torch.from_numpy(array)",
 }
 DICTS = ("collections.OrderedDict", "collections.defaultdict", "collections.Counter", "builtins.dict", "__builtin__.dict")
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -62,7 +74,9 @@ class _Inert:
     is_model: bool = False
 
     def __str__(self) -> str:
-        return f"{WHOLE_MODEL}, {self.name}," if self.is_model else f"{self.name}, which was not run"
+        if self.is_model:
+            return f"{WHOLE_MODEL}, {self.name},"
+        return OTHER_TENSORS.get(self.name.rpartition(".")[2], f"{self.name}, which was not run")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,6 +104,7 @@ class _Tensor:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    negated: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -106,8 +121,8 @@ class _Tensor:
             strides = tuple(stride * dtype.itemsize for stride in self.strides)
             view = np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False).copy()
         if self.storage.dtype is BFLOAT16:
-            return (view.astype(np.uint32) << 16).view(np.float32)
-        return view
+            view = (view.astype(np.uint32) << 16).view(np.float32)
+        return -view if self.negated else view
 
 
 @contextlib.contextmanager
@@ -121,6 +136,9 @@ def open_pth(path: Path) -> Iterator[TensorFile]:
             with open_regular(path, "A PyTorch file") as file:
                 size = check_limit("model", os.fstat(file.fileno()).st_size, "A PyTorch file")
                 zipped = zipfile.is_zipfile(file)
+                file.seek(0)
+                if not zipped and file.read(4) == b"PK\x03\x04":
+                    raise EOFError("a zip archive without its end")
             root, data = _read_zip(path, stack) if zipped else _read_legacy(path)
             tensors, others = _flat(root)
             check_growth("views", sum(tensor.nbytes for tensor in tensors.values()), size, "The tensors of a PyTorch file")
@@ -210,9 +228,9 @@ def _load(file: BinaryIO, storages: dict[str, _Storage]) -> Any:
         elif name == "STACK_GLOBAL":
             stack[-2:] = [_Inert(".".join(_typed(each, str) for each in stack[-2:])[:LONGEST_NAME])]
         elif name == "BINPERSID":
-            storage = _storage(stack.pop())
-            storages[storage.key] = storage
-            stack.append(storage)
+            stack.append(_referred(stack.pop()))
+            if isinstance(stack[-1], _Storage):
+                storages[stack[-1].key] = stack[-1]
         elif name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ"):
             if name == "OBJ":
                 function, *arguments = pop_to_mark()
@@ -244,8 +262,11 @@ def _key(value: Any) -> Any:
     return value if value is None or type(value) in (str, int, float, bool, bytes) else _Inert(f"a {type(value).__name__}")
 
 
-def _storage(reference: Any) -> _Storage:
-    kind, storage_type, key, _, numel, *view = _typed(reference, tuple)
+def _referred(reference: Any) -> _Storage | _Inert:
+    """The storage that a reference names, or the class of a module, whose source legacy files carry."""
+    if _typed(reference, tuple)[:1] == ("module",):
+        return _typed(reference[1], _Inert)
+    kind, storage_type, key, _, numel, *view = reference
     name = _typed(storage_type, _Inert).name.rpartition(".")[2]
     if _typed(kind, str) != "storage" or name not in STORAGES or (view and view[0] is not None):
         raise CheckpointError("A PyTorch file's references must be to whole storages. Received: another reference")
@@ -266,19 +287,19 @@ def _call(function: Any, arguments: Any) -> Any:
         pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
         return {_key(pair[0]): pair[1] for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2}
     if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
-        return arguments[0] if isinstance(arguments[0], _Tensor) else _Inert(name)
+        return arguments[0] if isinstance(arguments[0], _Tensor | _Inert) else _Inert(name)
     if name == "torch._tensor._rebuild_from_type_v2":
         return _call(arguments[0], arguments[2])
     if name == "torch.Size" and arguments:
         return arguments[0]
     if name in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
-        return _tensor(*arguments[:4])
+        return _tensor(*arguments[:4], negated=len(arguments) > 6 and bool(_typed(arguments[6] or {}, dict).get("neg")))
     if name == "copy_reg._reconstructor" or name == "copyreg._reconstructor":
         return _Inert(_typed(arguments[0], _Inert).name)
     return _Inert(name)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> _Tensor:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *, negated: bool) -> _Tensor:
     _typed(storage, _Storage)
     for numbers in (shape, strides):
         check_limit("dimensions", len(_typed(numbers, tuple)), "A tensor of a PyTorch file")
@@ -290,7 +311,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> _Tensor:
             f"A tensor must lie inside its storage of {storage.numel} values. Received: shape {shape}, strides {strides}, "
             f"offset {offset}"
         )
-    return _Tensor(storage, offset, shape, strides)
+    return _Tensor(storage, offset, shape, strides, negated)
 
 
 Data = Callable[[_Storage], bytes | memoryview]
@@ -302,13 +323,16 @@ def _read_zip(path: Path, stack: contextlib.ExitStack) -> tuple[Any, Data]:
     pickles = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
     if len(pickles) != 1:
         raise CheckpointError(f"A zip of PyTorch holds one data.pkl. Received: {shown(list(members))}")
-    if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
-        raise CheckpointError("A zip of PyTorch is not compressed. Received: compressed members")
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}constants.pkl" in members or any(name.startswith(f"{folder}code/") for name in members):
         raise CheckpointError(
             "A checkpoint must hold tensors by their names. Received: a TorchScript program, of which nothing was run. Save "
             "its weights alone in PyTorch: torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+        )
+    if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+        raise CheckpointError(
+            "A zip of PyTorch is not compressed. Received: compressed members. Pack it again without: unzip it, then "
+            "`zip -0 -r NEW.pth FOLDER` of what was in it"
         )
     check_limit("text", members[pickles[0]].file_size, "data.pkl")
     if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
@@ -352,7 +376,10 @@ def _flat(root: Any) -> tuple[dict[str, _Tensor], dict[str, str]]:
     if not isinstance(root, dict):
         if isinstance(root, _Inert) and root.is_model:
             return tensors, {"": str(root)}
-        raise CheckpointError(f"A PyTorch file must hold a dict of tensors. Received: {_kind(root)}")
+        raise CheckpointError(
+            f"A PyTorch file must hold a dict of tensors. Received: {_kind(root)}. Save the dict alone in PyTorch: "
+            f"torch.save(model.state_dict(), FILE)"
+        )
     seen = {id(root)}
     level = [("", root)]
     for depth in range(MOST_NESTED):
@@ -373,4 +400,4 @@ def _flat(root: Any) -> tuple[dict[str, _Tensor], dict[str, str]]:
 
 
 def _kind(value: Any) -> str:
-    return str(value) if isinstance(value, _Inert) else type(value).__name__
+    return str(value) if isinstance(value, _Inert) else type(value).__name__.strip("_").lower()
