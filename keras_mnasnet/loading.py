@@ -51,7 +51,7 @@ from keras_mnasnet.weights.fetch import (
     remembered_sha256,
 )
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, SUFFIXES, TensorFile
-from keras_mnasnet.weights.formats.content import kind_of
+from keras_mnasnet.weights.formats.content import SHARD, SHARDED, kind_of
 from keras_mnasnet.weights.formats.keras import h5_tensors, keras_header, load_keras, open_h5, write_keras
 from keras_mnasnet.weights.formats.pth import open_pth
 from keras_mnasnet.weights.formats.safetensors import (
@@ -167,6 +167,7 @@ def _local(text: str) -> Path:
         if (path / RUN_MODEL).is_file():
             return path / RUN_MODEL
         inside = sorted(str(index)[: -len(".index")] for index in path.glob("*.index"))
+        shards = sorted(each.name for each in path.iterdir() if SHARD.search(each.name))
         inside += sorted(str(each) for each in path.iterdir() if each.name.endswith(SUFFIXES))[:4]
         hint = " `mnasnet train DATA -o RUN` makes one."
         if (path / "run.json").is_file():
@@ -175,6 +176,8 @@ def _local(text: str) -> Path:
             hint = " This is a SavedModel, whose graph is not read: name the checkpoint that it was made from."
         elif any(path.glob("*.distcp")):
             hint = " Make one file of these shards: python -m torch.distributed.checkpoint.format_utils dcp_to_torch."
+        elif shards:
+            hint = f" {shards[0]} is {SHARDED}."
         elif inside:
             hint = f" Name one of the checkpoints in it: {', '.join(inside)}."
         raise CheckpointError(

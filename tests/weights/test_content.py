@@ -18,6 +18,7 @@ from keras_mnasnet import CheckpointError, load
 HTML = b"<!DOCTYPE html>\n<html><head><title>Sign in - Hub</title></head><body>x</body></html>"
 ONNX = b"\x08\x07\x12\x07pytorch\x1a\x052.1.0:\x80\x01" + b"\n\x04node" * 30
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 8400000\n"
+INDEX = b'{"metadata": {}, "weight_map": {"conv_stem.weight": "model-00001-of-00002.safetensors"}}'
 S3 = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
 
 
@@ -53,9 +54,15 @@ def array() -> bytes:
 
 KINDS = {  # what it is: its content, what is said
     "an LFS pointer": (LFS, "a Git LFS pointer to a file of 8,400,000 bytes, not the file itself. .*`git lfs pull`"),
+    "an LFS pointer of Windows": (LFS.replace(b"\n", b"\r\n"), "a Git LFS pointer to a file of 8,400,000 bytes"),
+    "an LFS pointer as PowerShell writes it": (LFS.decode().encode("utf-16"), "a Git LFS pointer to a file of 8,400,000 bytes"),
+    "an LFS pointer in another order": (b"size 7\n" + LFS.replace(b"git-lfs", b"hawser"), "a Git LFS pointer to a file of 7 bytes"),
     "an annex pointer": (b"/annex/objects/SHA256E-s8--aa.pth\n", "git annex get"),
     "an HTML page": (HTML, r"an HTML page \('Sign in - Hub'\), not the file itself"),
     "a long HTML page": (b"\xef\xbb\xbf \n" + HTML.lower() + "é\n".encode() * 9000, r"an HTML page \('sign in - hub'\)"),
+    "an XHTML page": (b'<?xml version="1.0"?>\n<!-- a --><!-- b -->' + HTML, "an HTML page"),
+    "an HTML page in Latin-1": (HTML + b"\xe9\xff", "an HTML page"),
+    "an index of shards": (INDEX, r"the index of a checkpoint in several files. Make one.*save_file\("),
     "an XML answer": (S3, "an XML text that begins with .*AccessDenied"),
     "a JSON answer": (b'{"error":"Entry not found"}', "a JSON text that begins with .*Entry not found"),
     "a text": (b"\xef\xbb\xbfNot found\r\n", "a text file that begins with 'Not found'"),
@@ -77,6 +84,7 @@ KINDS = {  # what it is: its content, what is said
     "xz": (lzma.compress(b"x" * 100), "unpack it with unxz"),
     "another pickle": (pickle.dumps({"a": [1]}), "a pickle that torch.save did not write, of which nothing was run"),
     "ONNX": (ONNX, "an ONNX file: a graph whose weights are not read"),
+    "ONNX without a producer": (b"\x08\x09:\x80\x01" + b"\n\x04node" * 30, "an ONNX file"),
     "a SavedModel": (b"\x08\x01\x12\x90\x02" + bytes(range(1, 200)), "a graph of TensorFlow"),
     "torch.export": (
         zipped({"m/data/sample_inputs/model.pt": b"x", "m/models/model.json": b"{}", "m/archive_format": b"pt2"}),
@@ -109,6 +117,16 @@ def test_whatever_the_ending(kind, ending, tmp_path):
     (tmp_path / f"m{ending}").write_bytes(content)
     with pytest.raises(CheckpointError, match=said):
         load(tmp_path / f"m{ending}")
+
+
+def test_one_of_several_files(tmp_path):
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    for path in (tmp_path, tmp_path / "model-00001-of-00002.safetensors"):
+        with pytest.raises(CheckpointError, match="a part of a checkpoint in several files. Make one file of them"):
+            load(path)
+    (tmp_path / "model.ckpt-7.meta").write_bytes(b"\n\x01x")
+    with pytest.raises(CheckpointError, match="the graph of a TF1 checkpoint, without its weights"):
+        load(tmp_path / "model.ckpt-7.meta")
 
 
 def test_whole_models_and_programs_of_pytorch(tmp_path):

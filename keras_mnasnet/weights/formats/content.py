@@ -40,6 +40,11 @@ TFLITE = (
 )
 GRAPH = "{}: a graph whose weights are not read; name the checkpoint that it was made from (PyTorch, TensorFlow 1 or Keras)"
 AGAIN = "Fetch or copy it again"
+SHARDED = (
+    "a part of a checkpoint in several files. Make one file of them in Python, with safetensors.numpy: save_file({k: v for file in "
+    "FILES for k, v in load_file(file).items()}, 'whole.safetensors')"
+)
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 
 def kind_of(path: Path) -> str:
@@ -59,7 +64,7 @@ def kind_of(path: Path) -> str:
             head, size = file.read(HEAD), os.fstat(file.fileno()).st_size
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    found = _readable(path, head, size)
+    found = None if SHARD.search(path.name) else _readable(path, head, size)
     if found is None and (what := _other(path, head, size)):
         raise CheckpointError(f"A checkpoint must hold the weights of a MnasNet. Received: {path}, {what}.")
     found = found or next((kind for ending, kind in ENDINGS if path.name.endswith(ending)), None)
@@ -138,13 +143,19 @@ def _other(path: Path, head: bytes, size: int) -> str | None:
     again = f"{AGAIN}, or name a record of `mnasnet weights list`"
     if not size:
         return f"an empty file. {again}"
+    if SHARD.search(path.name):
+        return SHARDED
     if not head.strip(b"\0"):
         return f"{size:,} bytes that begin with zeros, as a download or copy leaves that was broken off. {again}"
     for start, what in OTHERS:
         if head.startswith(start):
             return what
+    if said := _text(head, size, again):
+        return said
     if head[4:8] == b"TFL3" or path.suffix == ".tflite":
         return TFLITE
+    if path.suffix == ".meta":
+        return "the graph of a TF1 checkpoint, without its weights: they are in the files .index and .data-... beside it"
     if head[:2] == b"BM" or head[8:12] == b"WEBP":
         return PHOTO
     if head.startswith(b"\x1f\x8b"):
@@ -157,31 +168,37 @@ def _other(path: Path, head: bytes, size: int) -> str | None:
             "torch.save(model.state_dict(), FILE)"
         )
     if re.match(rb"\x08[\x03-\x20][\x12\x1a\x22\x3a]", head) and (
-        path.suffix == ".onnx" or b"onnx" in head or b"torch" in head
+        path.suffix == ".onnx" or head[2] == 0x3A or b"onnx" in head or b"torch" in head
     ):
         return GRAPH.format("an ONNX file")
     if path.suffix == ".pb" or head.startswith(b"\x08\x01\x12"):
         return GRAPH.format("a graph of TensorFlow (SavedModel or frozen)")
-    return _text(head, size, again)
+    return None
 
 
 def _text(head: bytes, size: int, again: str) -> str | None:
     """What a text file is; None for other bytes."""
-    try:
-        text = head[: head.rfind(b"\n") + 1 or len(head)].decode("utf-8-sig") if size > len(head) else head.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return None
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = head.decode("utf-16", "replace")
+    else:
+        whole = head[: head.rfind(b"\n") + 1 or len(head)] if size > len(head) else head
+        try:
+            text = whole.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = whole.decode("latin-1")
+            if not text.lstrip().startswith("<"):
+                return None
     if any(ord(each) < 32 and each not in "\t\n\r\f" for each in text):
         return None
     begins = text.strip().lower()
     first = shown(next(iter(text.strip().splitlines()), ""))
-    if begins.startswith("version https://git-lfs"):
+    if re.search(r"^version https://(git-lfs|hawser)\b", begins, re.MULTILINE):
         length = re.search(r"^size (\d{1,15})\s*$", text, re.MULTILINE)
         real = f" of {int(length[1]):,} bytes" if length else ""
         return f"a Git LFS pointer to a file{real}, not the file itself. Fetch it with `git lfs pull` in its repository"
     if "/annex/objects/" in begins[:300]:
         return "a git-annex pointer, not the file itself. Fetch it with `git annex get` in its repository"
-    if re.match(r"(<!--.*?-->\s*)?<(!doctype html|html|head|body)\b", begins, re.DOTALL):
+    if re.match(r"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b", begins, re.DOTALL):
         title = re.search(r"<title[^>]*>([^<]*)", text, re.IGNORECASE)
         named = f" ({shown(title[1].strip())})" if title else ""
         return (
@@ -190,6 +207,8 @@ def _text(head: bytes, size: int, again: str) -> str | None:
         )
     if begins.startswith("<"):
         return f"an XML text that begins with {first}, as a server answers in place of a file. {again}"
+    if '"weight_map"' in begins:
+        return f"the index of {SHARDED.replace('a part of ', '')}"
     if begins[:1] in ("{", "["):
         return f"a JSON text that begins with {first}. {again}"
     if state := re.match(r'model_checkpoint_path: "([^"]+)"', text):
