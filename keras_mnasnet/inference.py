@@ -16,6 +16,7 @@ from keras_mnasnet.loading import load
 from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.utils.text import Life, header
 from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
+from keras_mnasnet.weights.formats.content import is_tflite
 from keras_mnasnet.weights.registry import source_preprocessing
 
 PREPROCESSINGS = ("google", "timm", "torchvision", "pillow")
@@ -50,9 +51,10 @@ def open_classifier(
     `preprocessing`: a Preprocessing, google, timm, torchvision or pillow (the shorter side to size / 0.875, bilinear, then the
     central crop); a `.tflite` file's own is what its report says, if this package wrote it, else pillow. `tflite_input`
     (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for `.tflite` files. `probabilities` asks a Keras
-    model for probabilities instead of logits, and a file of whole numbers for what they stand for. CheckpointError or ValueError says what is wrong.
+    model for probabilities instead of logits, and a file of whole numbers for what they stand for. CheckpointError or
+    ValueError says what is wrong.
     """
-    if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite"):
+    if is_tflite(model):
         text = os.fspath(model)
         lite = TfliteClassifier(text, size=size, threads=threads, how=tflite_input)
         pixels = _named(preprocessing or lite.file.preprocessing or "pillow", lite.size)
@@ -62,8 +64,15 @@ def open_classifier(
             return lite.real(scores), seconds
 
         return Classifier(
-            text, "tflite", lite.size, lite.classes, pixels, lite.input.text, real if probabilities else lite.run,
-            Origin("tflite", text), lite.labels,
+            text,
+            "tflite",
+            lite.size,
+            lite.classes,
+            pixels,
+            lite.input.text,
+            real if probabilities else lite.run,
+            Origin("tflite", text),
+            lite.labels,
         )
     checkpoint = load(model, size=size)
     if checkpoint.detector is not None or not checkpoint.classes:
@@ -119,6 +128,7 @@ def predict(
     labels: Sequence[str] | None = None,
     size: int | None = None,
     upright: bool = True,
+    tflite_input: str | None = None,
     batch_size: int = BATCH,
     progress: bool = False,
 ) -> list[Prediction]:
@@ -132,6 +142,7 @@ def predict(
         size: input size in pixels; default: the model's own.
         upright: turn photos as their EXIF orientation says, as viewers show them, however the model was trained; False: do
             what the model's preprocessing says.
+        tflite_input: of a `.tflite` file, what becomes of pixels 0..255 (pixels, unit, signed, imagenet); default: as it says.
 
     Returns:
         One Prediction for each photo, in their order; one that cannot be read has an `error` and no classes.
@@ -147,12 +158,18 @@ def predict(
 
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise ValueError(f"`top` must be an integer >= 1. Received: top={top!r}")
-    classifier = open_classifier(model, size=size, probabilities=True)
+    classifier = open_classifier(model, size=size, tflite_input=tflite_input, probabilities=True)
+    if tflite_input is not None and classifier.kind != "tflite":
+        raise ValueError(
+            f"`tflite_input` (--input) is for .tflite files; other models say themselves how they take pixels. Received: "
+            f"tflite_input={tflite_input!r} for {classifier.name}"
+        )
     preprocessing = dataclasses.replace(classifier.preprocessing, upright=upright or classifier.preprocessing.upright)
     names = classifier.labels if labels is None else tuple(labels)
     if names is not None and len(names) != classifier.outputs:
         raise ValueError(
-            f"`labels` must name every class of the model. Received: {len(names)} names for {classifier.outputs} classes"
+            f"`labels` must name every class of the model. Received: {len(names)} names for {classifier.outputs} classes. Give "
+            f"one name a line (--labels), in the order of the model's outputs"
         )
     if names is None:
         logging.warning(
@@ -162,9 +179,12 @@ def predict(
         names = tuple(f"class {number}" for number in range(classifier.outputs))
     files = [os.fspath(photos)] if isinstance(photos, str | os.PathLike) else [os.fspath(photo) for photo in photos]
     header(
-        {"model": classifier.origin, "classes": f"{classifier.outputs}", "photos": f"{len(files)}, {preprocessing}"},
+        {
+            "model": classifier.origin, "classes": f"{classifier.outputs}", "input": classifier.input,
+            "photos": f"{len(files)}, {preprocessing}",
+        },
         shown=progress,
-    )
+    )  # fmt: skip
     images, found = [], {}
     with Life("predict", total=len(files), unit="photo", shown=progress) as life:
         for file in dict.fromkeys(files):

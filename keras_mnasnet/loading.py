@@ -252,8 +252,8 @@ def read_keras(path: Path, model: Any) -> Checkpoint:
     except ValueError as error:
         raise CheckpointError(
             f"A model must be a MnasNet: a checkpoint, a run or a .keras file of this package. Received: {path}, another Keras "
-            f"model ({str(error).partition('Received: ')[2]}). `mnasnet export {path} -o FILE.tflite` takes it, with --quantize int8 too, and predict and bench take "
-            f"that file."
+            f"model ({str(error).partition('Received: ')[2]}). `mnasnet export {path} -o FILE.tflite` takes "
+            f"it, with --quantize int8 too, and predict and bench take that file."
         ) from error
     assumed = ("labels", "preprocessing") if found.classes else ("preprocessing",)
     checkpoint = dataclasses.replace(

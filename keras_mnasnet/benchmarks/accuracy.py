@@ -331,6 +331,7 @@ def label_outputs(
             f"A model must have as many outputs as the data has classes, or one more for a background. "
             f"Received: {name} with {outputs:,} outputs and data with {count:,} classes ({_shown(labels)}). "
             f"Choose a model of these classes, or other data."
+            f"{' End a model of two classes with two outputs, not one.' if outputs == 1 else ''}"
         )
     if offset is None and known and tuple(labels) != tuple(known):
         raise ValueError(

@@ -19,6 +19,7 @@ from keras_mnasnet.benchmarks.timing import Ratio, Times, ratio_of_medians
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.utils.system import core_state, machine
 from keras_mnasnet.utils.text import did_you_mean, header, listed
+from keras_mnasnet.weights.formats.content import HEAD, check_tflite, is_tflite
 
 PRECISIONS = {"float32": "float32", "float16": "float16", "weight-int8": "weight-int8", "int8": "int8-random"}
 SYNTAX = (
@@ -26,7 +27,6 @@ SYNTAX = (
     "text form), the last two with [@SIZE][:PRECISION]"
 )
 NAMED = re.compile(r"(?P<name>.+?)(?:@(?P<size>\d+))?(?::(?P<precision>[\w-]+))?", re.DOTALL)
-IDENTIFIER = b"TFL3"
 HOST_RUNS, HOST_WARMUP = 60, 3
 CPU_CLOCKS = {True: "CPU time of the calling thread, where XNNPACK runs", False: "CPU time of all threads, waiting included"}
 HOST_MEMORY = (
@@ -239,7 +239,7 @@ def parse_target(model: Any, *, size: int | None = None) -> Target:
         return _checkpoint_target(model, None, size, "float32")
     text = os.fspath(model)
     path = Path(text).expanduser()
-    if path.suffix == ".tflite" or (os.path.isfile(path) and text not in FAMILY and _is_tflite(path)):
+    if text not in FAMILY and is_tflite(text):
         return Target(text, path=_checked_file(path, text), size=size)
     if os.path.exists(path) and text not in FAMILY:
         return _checkpoint_target(text, text, size, "float32")
@@ -323,21 +323,12 @@ def _checkpoint_target(source: Any, text: str | None, size: int | None, precisio
     )  # fmt: skip
 
 
-def _is_tflite(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(8)[4:] == IDENTIFIER
-
-
 def _checked_file(path: Path, text: str) -> Path:
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "which does not exist"
         raise ValueError(f"A .tflite file must exist. Received: {text}, {kind}")
-    if not _is_tflite(path):
-        with path.open("rb") as file:
-            raise ValueError(
-                f"A .tflite file has {IDENTIFIER.decode()} at byte 4. Received: {text} ({path.stat().st_size:,} bytes), "
-                f"which begins with {file.read(8)!r}"
-            )
+    with path.open("rb") as file:
+        check_tflite(text, file.read(HEAD), path.stat().st_size)
     return path
 
 

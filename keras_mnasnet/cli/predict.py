@@ -22,6 +22,7 @@ def add_commands(top: Parser) -> None:
     option(command, "--top", "These are the classes to print.")
     option(command, "--labels", "The default is the model's own.")
     option(command, "--size", "The default is the model's own.")
+    option(command, "--input", "It is for .tflite files (default: as the file says).")
     option(command, "--upright", "The default is to turn them; --no-upright does as the model was trained.", default=True)
 
 
@@ -29,7 +30,8 @@ def predict(arguments: argparse.Namespace) -> int:
     """Print the best classes of each photo; one that cannot be read is reported and makes the exit status 1."""
     from keras_mnasnet.inference import predict as predict_photos
 
-    found = predict_photos(arguments.model, arguments.photos, **given(arguments, "top", "labels", "size", "upright"))
+    settings = given(arguments, "top", "labels", "size", "upright", tflite_input="input")
+    found = predict_photos(arguments.model, arguments.photos, **settings)
     if arguments.json:
         print_json(
             [

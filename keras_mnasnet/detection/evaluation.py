@@ -26,6 +26,7 @@ from keras_mnasnet.detection.summary import summary_of_one, summary_of_truth
 from keras_mnasnet.detection.truth import Id, Truth
 from keras_mnasnet.utils.files import write_file
 from keras_mnasnet.utils.text import Life, header
+from keras_mnasnet.weights.formats.content import is_tflite
 
 T = TypeVar("T")
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -146,7 +147,7 @@ def evaluate(
             read_results(text)
             if text.endswith(".json")
             else open_detector(
-                model, settings=settings, labels=labels if text.endswith(".tflite") else None, tflite_input=tflite_input,
+                model, settings=settings, labels=labels if is_tflite(text) else None, tflite_input=tflite_input,
                 threads=threads, batch_size=batch_size,
             )
         )  # fmt: skip

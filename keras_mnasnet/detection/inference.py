@@ -24,6 +24,7 @@ from keras_mnasnet.loading import checkpoint_of, load
 from keras_mnasnet.preprocessing import PIXELS
 from keras_mnasnet.utils.text import Life, header, say
 from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
+from keras_mnasnet.weights.formats.content import is_tflite
 
 OPERATOR = "TFLite_Detection_PostProcess"
 OUTPUT_ORDER = "boxes [1, n, 4], classes [1, n], scores [1, n], count [1]"
@@ -56,7 +57,7 @@ def open_detector(
     `settings` are for Keras models and files with raw outputs; other files select boxes themselves. `labels` (of files that do
     not carry theirs), `tflite_input` (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for files.
     """
-    if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".tflite"):
+    if is_tflite(model):
         return _open_tflite(os.fspath(model), settings or PostProcess(), labels, tflite_input, threads)
     built, origin = detector_model(model)
     name = origin.name

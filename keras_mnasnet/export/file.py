@@ -23,6 +23,7 @@ from keras_mnasnet.export.partitions import Partitions, partitions_of
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
 from keras_mnasnet.utils.reading import LARGEST_MODEL, check_limit, check_names, open_zip, parse_json, read_bytes, record
 from keras_mnasnet.utils.system import available_cores, held_stderr
+from keras_mnasnet.weights.formats.content import HEAD, check_tflite
 
 MINIMUM_BYTES = 64
 MAXIMUM_TEXT = 1 << 24  # bytes of a text file behind a graph
@@ -237,12 +238,10 @@ class TfliteFile:
     def facts(self) -> GraphFacts:
         """Operators, types, inputs, outputs and signatures, from the file's tables."""
         content = self.content
-        if len(content) < MINIMUM_BYTES or content[4:8] != b"TFL3":
-            raise ValueError(
-                f"A .tflite file begins with the mark TFL3 after four bytes. Received: {self.name} ({len(content):,} bytes, "
-                f"{bytes(content[:8])!r})"
-            )
+        check_tflite(self.name, content[:HEAD], len(content))
         try:
+            if len(content) < MINIMUM_BYTES:
+                raise ValueError("it is cut short")
             return _facts(content)
         except DAMAGE as error:
             raise ValueError(
@@ -431,7 +430,12 @@ class TfliteClassifier:
             raise ValueError(
                 f"A classifier must take one image [1, size, size, 3], or a grey one [1, size, size, 1], or one with its "
                 f"channels first, and give [1, classes]. Received: {self.file.name} with the inputs {takes} and the outputs "
-                f"{gives}"
+                f"{gives}. `mnasnet bench latency` takes it"
+            )
+        if found[0].size == 1 and found[0].dtype.kind in "iu" and not self.file.outputs[0]["quantization"][0]:
+            raise ValueError(
+                f"A classifier must give a score for each class. Received: {self.file.name}, which gives the number of one, as "
+                f"{found[0].dtype}. Convert the model without its argmax"
             )
         self.size, self.classes = height, gives[0][-1]
         self.input = self.file.input(how)

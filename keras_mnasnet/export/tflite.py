@@ -439,13 +439,12 @@ def _input_shape(model: Any, size: tuple[int, int] | int | None) -> tuple[int, i
     inputs = getattr(model, "inputs", None)
     if not inputs or len(inputs) != 1 or len(inputs[0].shape) != 4:
         shapes = [tuple(each.shape) for each in inputs or ()]
-        way = "A model of a class of your own becomes one as keras.Model(image, model(image)) of an image = keras.Input([H, W, C])"
+        way = "A model of a class of your own becomes one: image = keras.Input([H, W, C]), keras.Model(image, model(image))"
         if len(shapes) > 1:
             way = "Give the other inputs values of their own: keras.Model(image, model([image, VALUES]))"
         elif shapes and len(shapes[0]) == 3:
-            way = (
-                f"Give it the channel: keras.Model(image, model(image[..., 0])) of an image = keras.Input([*{shapes[0][1:]}, 1])"
-            )
+            grey = [*shapes[0][1:], 1]
+            way = f"Give it the channel: image = keras.Input({grey}), keras.Model(image, model(image[..., 0]))"
         elif shapes:
             way = "Only models of images are exported"
         raise ValueError(

@@ -41,6 +41,7 @@ LARGEST_FILE = LIMITS["study"].most
 LONGEST_VALUE = LIMITS["value"].most
 DEEPEST = 16  # lists and objects within each other
 LATEST = 1e10  # seconds since 1970: the year 2286
+ANOTHER = "Name another --study file, or its backup"
 APPLICATION_ID = 0x4D4E4153  # "MNAS", in the header of the file
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -510,7 +511,7 @@ def translated(path: Path) -> Iterator[None]:
             raise ValueError(
                 f"A study is written by one process at a time. Received: {path}, which is locked ({text})"
             ) from error
-        raise ValueError(f"A study must be a file of `mnasnet search run`. Received: {path} ({text})") from error
+        raise ValueError(f"A study must be a file of `mnasnet search run`. Received: {path} ({text}). {ANOTHER}") from error
 
 
 def connect(place: Path | str) -> sqlite3.Connection:
@@ -559,7 +560,9 @@ def check_kind(path: Path, connection: sqlite3.Connection) -> None:
     schema = connection.execute("PRAGMA user_version").fetchone()[0]
     found = tuple(connection.execute(OUTLINE).fetchmany(100))
     if kind != APPLICATION_ID:
-        raise ValueError(f"A study must be a file of `mnasnet search run`. Received: {path}, which is another SQLite file")
+        raise ValueError(
+            f"A study must be a file of `mnasnet search run`. Received: {path}, which is another SQLite file. {ANOTHER}"
+        )
     if schema != SCHEMA:
         raise ValueError(
             f"A study's schema must be {SCHEMA}. Received: {path} with schema {schema}, of "

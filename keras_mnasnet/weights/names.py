@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from keras_mnasnet.utils.reading import shown
 from keras_mnasnet.utils.text import listed
@@ -144,7 +144,10 @@ def _other_heads(file: TensorFile, tensors: Mapping[str, str]) -> list[str]:
     return [
         name
         for name, shape in file.shapes.items()
-        if name not in taken and len(shape) == 2 and shape[1:] == features and not any(map(NO_WEIGHTS.search, PARTS.findall(name)))
+        if name not in taken
+        and len(shape) == 2
+        and shape[1:] == features
+        and not any(map(NO_WEIGHTS.search, PARTS.findall(name)))
     ]
 
 
@@ -198,6 +201,6 @@ def _unknown(file: TensorFile) -> CheckpointError:
     others = f", beside {listed(file.others, 4)}" if file.others else ""
     return CheckpointError(
         f"A checkpoint must be Google's (TF1 MnasNet), timm's, torchvision's or keras_mnasnet's own. "
-        f"Received: {file.path} with {len(file.shapes)} tensors named {listed(sorted(file.shapes)) or 'none'}{others}. Save the "
-        f"network's own names: torch.save(model.state_dict(), FILE)"
+        f"Received: {file.path} with {len(file.shapes)} tensors named {listed(sorted(file.shapes)) or 'none'}{others}. Save "
+        f"the network's own: torch.save(model.state_dict(), FILE)"
     )

@@ -194,7 +194,7 @@ def test_files_that_are_something_else(tmp_path, tiny):
     garbage = tmp_path / "garbage.tflite"
     for content in (b"", b"PK\3\4", b"garbage" * 100):
         garbage.write_bytes(content)
-        with pytest.raises(ValueError, match="has TFL3 at byte 4. Received: .*garbage.tflite"):
+        with pytest.raises(ValueError, match="the mark TFL3 after four bytes. Received: .*garbage.tflite"):
             latency([garbage])
     with pytest.raises(ValueError, match="custom.tflite: .*unresolved custom op: Mystery"):
         latency([tiny, custom(tmp_path / "custom.tflite", tiny)], runs=1)

@@ -7,6 +7,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from keras_mnasnet import predict
+from keras_mnasnet.cli.main import main
 from keras_mnasnet.export.file import Layout, TfliteClassifier, TfliteFile, grey, input_of, layout_of
 from keras_mnasnet.export.flatbuffer import append_files
 from keras_mnasnet.preprocessing import IMAGENET, SIGNED, Normalization, Preprocessing
@@ -151,6 +153,8 @@ def test_scores_come_in_the_outputs_own_type(tmp_path, write_tiny, dtype, quanti
     assert scores.dtype == dtype
     shift = -128 if dtype == "int8" else 0
     np.testing.assert_allclose(scores, pixels[:, 0, 0] + shift, atol=1e-4)
+    scale, zero = quantization or (1.0, 0)
+    np.testing.assert_allclose(model.real(scores), (scores.astype(np.float32) - zero) * scale)
     assert seconds > 0
 
 
@@ -199,7 +203,30 @@ def test_damaged_files(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"begins with the mark TFL3 .*Received: .*bad.tflite \({len(content)} bytes"):
         TfliteClassifier(path)
+    path.write_bytes(b"PK\3\4" * 30)
+    with pytest.raises(ValueError, match="a zip archive, as PyTorch's and Keras's files are: give it the ending"):
+        TfliteClassifier(path)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 84\n")
+    with pytest.raises(ValueError, match="bad.tflite .*bytes., a Git LFS pointer to a file of 84 bytes.*git lfs pull"):
+        TfliteClassifier(path)
     with pytest.raises(ValueError, match="must exist. Received: .*no.tflite"):
         TfliteClassifier(tmp_path / "no.tflite")
     with pytest.raises(ValueError, match="`threads` must be 1 or more"):
         TfliteClassifier(path, threads=0)
+
+
+def test_predictions_of_files(tmp_path, write_tiny):
+    """Scores are what the whole numbers stand for; the content decides, not the ending; how pixels are taken can be said."""
+    PIL.Image.new("RGB", (8, 8), (64, 128, 192)).save(tmp_path / "a.png")
+    for name in ("tiny.tflite", "tiny.lite", "TINY.TFLITE", "tiny"):
+        path = write_tiny(tmp_path / name, dtype="uint8", quantization=(1 / 128, 128))
+        (found,) = predict(path, tmp_path / "a.png", tflite_input="signed")
+        np.testing.assert_allclose([score for _, score in found.classes], [0.505, 0.004, -0.498], atol=0.01)
+    plain = write_tiny(tmp_path / "plain.tflite")
+    (found,) = predict(plain, tmp_path / "a.png", tflite_input="unit")
+    np.testing.assert_allclose([score for _, score in found.classes], [192 / 255, 128 / 255, 64 / 255], atol=1e-5)
+    with pytest.raises(ValueError, match=r"`tflite_input` \(--input\) is for .tflite files.*for cifar10"):
+        predict("cifar10", tmp_path / "a.png", tflite_input="unit")
+    with pytest.raises(ValueError, match=r"Received: 2 names for 3 classes. Give one name a line"):
+        predict(plain, tmp_path / "a.png", labels=["a", "b"])
+    assert main(["predict", str(plain), str(tmp_path / "a.png"), "--input", "signed"]) == 0

@@ -181,6 +181,21 @@ def test_layers_that_prepare_images_stand_anywhere(nested, tmp_path):
     np.testing.assert_allclose(run(tmp_path / "a.tflite", images), ops.convert_to_numpy(plain(images)), rtol=1e-4, atol=1e-5)
 
 
+def test_inputs_that_are_not_one_image_are_told_what_to_do(tmp_path):
+    a, b, line, clip = (keras.Input(shape) for shape in ((8, 8, 3), (8, 8, 3), (8, 8), (4, 8, 8, 3)))
+    for inputs, way in (
+        ([a, b], "Give the other inputs values of their own"),
+        ([line], r"image = keras.Input\(\[8, 8, 1\]\), keras.Model\(image, model\(image\[..., 0\]\)\)"),
+        ([clip], "Only models of images"),
+    ):
+        model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(layers.Add()(inputs) if inputs[1:] else inputs[0])))
+        with pytest.raises(ValueError, match=f"with one input .B, H, W, C.*{way}"):
+            export_tflite(model, tmp_path / "a.tflite", progress=False)
+    image = keras.Input((8, 8, 1))
+    model = keras.Model(line, layers.Dense(2)(layers.Flatten()(line / 255.0)))
+    export_tflite(keras.Model(image, model(image[..., 0])), tmp_path / "a.tflite", progress=False)
+
+
 def test_other_numbers_of_channels(photos, tmp_path):
     with pytest.raises(ValueError, match=r"must be an array \[N, 8, 8, 2\].*three channels or are made grey"):
         export_tflite(tiny(shape=(8, 8, 2)), tmp_path / "a.tflite", photos=photos, progress=False)

@@ -56,7 +56,7 @@ KINDS = {  # what it is: its content, what is said
     "an LFS pointer": (LFS, "a Git LFS pointer to a file of 8,400,000 bytes, not the file itself. .*`git lfs pull`"),
     "an LFS pointer of Windows": (LFS.replace(b"\n", b"\r\n"), "a Git LFS pointer to a file of 8,400,000 bytes"),
     "an LFS pointer as PowerShell writes it": (LFS.decode().encode("utf-16"), "a Git LFS pointer to a file of 8,400,000 bytes"),
-    "an LFS pointer in another order": (b"size 7\n" + LFS.replace(b"git-lfs", b"hawser"), "a Git LFS pointer to a file of 7 bytes"),
+    "an LFS pointer in another order": (b"size 7\n" + LFS.replace(b"git-lfs", b"hawser"), "a Git LFS pointer to a file of 7 b"),
     "an annex pointer": (b"/annex/objects/SHA256E-s8--aa.pth\n", "git annex get"),
     "an HTML page": (HTML, r"an HTML page \('Sign in - Hub'\), not the file itself"),
     "a long HTML page": (b"\xef\xbb\xbf \n" + HTML.lower() + "é\n".encode() * 9000, r"an HTML page \('sign in - hub'\)"),

@@ -350,5 +350,7 @@ def test_other_files_that_once_failed():
         np.testing.assert_allclose(found.tensors[key], value, rtol=2**-8)
     with pytest.raises(CheckpointError, match="a Git LFS pointer to a file of 8,400,000 bytes.*git lfs pull"):
         load(CASES / "25_lfs_pointer" / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"a \.keras file of this package.*`mnasnet export .*model\.keras -o FILE.tflite` takes it"):
+    with pytest.raises(
+        CheckpointError, match=r"a \.keras file of this package.*`mnasnet export .*model\.keras -o FILE.tflite` takes"
+    ):
         load(CASES / "33_keras_file_for_qat" / "model.keras")

@@ -8,6 +8,7 @@ import struct
 import tarfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 from keras_mnasnet.utils.reading import TAR_DAMAGE, open_regular, open_zip, shown
 from keras_mnasnet.utils.text import listed
@@ -34,6 +35,7 @@ OTHERS = (  # how a file begins: what it is, and the way on
     (b"Rar!", UNPACK.format("unrar x")),
     (b"\x93NUMPY", "a NumPy array without the name of a layer: checkpoints of these kinds are read: " + ", ".join(SUFFIXES)),
 )
+TFLITE_MARK = b"TFL3"
 TFLITE = (
     "a .tflite file, which `mnasnet predict`, `mnasnet bench accuracy` and `mnasnet bench latency` take (of a detector: "
     "`mnasnet detect predict` and `mnasnet detect eval`); it is not read back into a network"
@@ -41,10 +43,35 @@ TFLITE = (
 GRAPH = "{}: a graph whose weights are not read; name the checkpoint that it was made from (PyTorch, TensorFlow 1 or Keras)"
 AGAIN = "Fetch or copy it again"
 SHARDED = (
-    "a part of a checkpoint in several files. Make one file of them in Python, with safetensors.numpy: save_file({k: v for file in "
-    "FILES for k, v in load_file(file).items()}, 'whole.safetensors')"
+    "a part of a checkpoint in several files. Make one file of them in Python, with safetensors.numpy: save_file({k: v for file "
+    "in FILES for k, v in load_file(file).items()}, 'whole.safetensors')"
 )
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+
+
+def is_tflite(model: Any) -> bool:
+    """Whether a model is the name of a .tflite file: by its ending, or by what is in it."""
+    if not isinstance(model, str | os.PathLike):
+        return False
+    path = os.path.expanduser(os.fsdecode(model))
+    if path.endswith(".tflite"):
+        return True
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(8)[4:] == TFLITE_MARK
+
+
+def check_tflite(name: str, head: bytes, size: int) -> None:
+    """ValueError for a file whose first bytes are not a .tflite file's, which says what it is instead."""
+    if head[4:8] != TFLITE_MARK:
+        said = _other(Path(f"{name}.part"), head, size)
+        if head.startswith(b"PK"):
+            said = "a zip archive, as PyTorch's and Keras's files are: give it the ending that is its own"
+        raise ValueError(
+            f"A .tflite file begins with the mark TFL3 after four bytes. Received: {name} ({size:,} bytes), "
+            f"{said or f'which begins with {head[:8]!r}. {AGAIN}'}"
+        )
 
 
 def kind_of(path: Path) -> str:
@@ -125,8 +152,8 @@ def _kind_of_zip(path: Path, head: bytes) -> str | None:
         return "keras"
     if any(name.endswith("/archive_format") for name in names):
         raise CheckpointError(
-            f"A checkpoint must hold the weights of a MnasNet. Received: {path}, a program of torch.export, of which nothing was "
-            f"run. Save its weights alone in PyTorch: torch.save(torch.export.load(FILE).state_dict, NEW)."
+            f"A checkpoint must hold the weights of a MnasNet. Received: {path}, a program of torch.export, of which nothing "
+            f"was run. Save its weights alone in PyTorch: torch.save(torch.export.load(FILE).state_dict, NEW)."
         )
     inside = f"{len(names)} files, {listed(map(shown, names), 3)}"
     if names and all(name.endswith(".npy") for name in names):
@@ -152,7 +179,7 @@ def _other(path: Path, head: bytes, size: int) -> str | None:
             return what
     if said := _text(head, size, again):
         return said
-    if head[4:8] == b"TFL3" or path.suffix == ".tflite":
+    if head[4:8] == TFLITE_MARK or path.suffix == ".tflite":
         return TFLITE
     if path.suffix == ".meta":
         return "the graph of a TF1 checkpoint, without its weights: they are in the files .index and .data-... beside it"
