@@ -43,8 +43,8 @@ TFLITE = (
 GRAPH = "{}: a graph whose weights are not read; name the checkpoint that it was made from (PyTorch, TensorFlow 1 or Keras)"
 AGAIN = "Fetch or copy it again"
 SHARDED = (
-    "a part of a checkpoint in several files. Make one file of them in Python, with safetensors.numpy: save_file({k: v for file "
-    "in FILES for k, v in load_file(file).items()}, 'whole.safetensors')"
+    "a part of a checkpoint in several files. Make one file of them in Python, with safetensors.numpy: save_file({k: v for "
+    "file in FILES for k, v in load_file(file).items()}, 'whole.safetensors')"
 )
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
