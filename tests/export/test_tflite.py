@@ -347,10 +347,10 @@ def test_a_file_that_is_not_the_model_is_no_file(bundled, tmp_path, monkeypatch)
 def test_garbage_is_refused(bundled, tmp_path):
     export_tflite(bundled, tmp_path / "a.tflite", quantize="float16")
     content = (tmp_path / "a.tflite").read_bytes()
-    for wrong in (b"", b"TFL3", b"x" * 5000, content[:50]):
+    for wrong in (b"", b"TFL3", b"x" * 5000):
         with pytest.raises(ValueError, match="begins with the mark TFL3"):
             _ = TfliteFile(wrong).facts
-    for length in (100, 1000, 100_000):
+    for length in (50, 100, 1000, 100_000):
         with pytest.raises(ValueError, match=r"must be whole. Received: cut.tflite"):
             _ = TfliteFile(content[:length], name="cut.tflite").facts
 
