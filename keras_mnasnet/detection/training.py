@@ -318,7 +318,8 @@ class DetectorRun(Run):
         if measured:
             best = max(measured, key=lambda pair: pair[0])
             kept, other, what = (best, measured[-1], "last") if self.keeps_best else (measured[-1], best, "best")
-            ap = f": the model of epoch {kept[1]}, AP {kept[0]:.4f} ({what}: {other[0]:.4f} after epoch {other[1]})"
+            beside = "" if kept is other else f" ({what}: {other[0]:.4f} after epoch {other[1]})"
+            ap = f": the model of epoch {kept[1]}, AP {kept[0]:.4f}{beside}"
         return f"wrote {self.folder}{ap}", f"next: mnasnet detect predict {self.folder} PHOTO -o FOLDER"
 
     def warnings(self, model: keras.Model) -> tuple[str, ...]:

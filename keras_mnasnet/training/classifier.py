@@ -136,10 +136,12 @@ class ClassifierRun(Run):
         last = found[-1]
         best = max(found, key=lambda row: self.score({key: float(row[key]) for key in SCORES}))
         kept, other, what = (best, last, "last") if self.keeps_best else (last, best, "best")
-        why = "" if self.keeps_best or not self.splits.judged_by_test else "; a test split judged, which may not choose"
+        beside = "" if kept is other else f"{what}: {float(other['val_accuracy']):.4f} after epoch {other['epoch']}"
+        why = "" if self.keeps_best or not self.splits.judged_by_test else "a test split judged, which may not choose"
+        more = "; ".join(filter(None, (beside, why)))
         return (
-            f"wrote {self.folder}: the model of epoch {kept['epoch']}, validation accuracy {float(kept['val_accuracy']):.4f} "
-            f"({what}: {float(other['val_accuracy']):.4f} after epoch {other['epoch']}{why})",
+            f"wrote {self.folder}: the model of epoch {kept['epoch']}, validation accuracy {float(kept['val_accuracy']):.4f}"
+            f"{f' ({more})' if more else ''}",
             f"next: mnasnet predict {self.folder} PHOTO, or mnasnet export {self.folder} -o FILE.tflite",
         )
 
