@@ -14,9 +14,9 @@ from absl import logging
 from keras_mnasnet.export.file import TfliteClassifier
 from keras_mnasnet.loading import load
 from keras_mnasnet.preprocessing import Preprocessing
+from keras_mnasnet.utils.reading import is_tflite
 from keras_mnasnet.utils.text import Life, header
 from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
-from keras_mnasnet.weights.formats.content import is_tflite
 from keras_mnasnet.weights.registry import source_preprocessing
 
 PREPROCESSINGS = ("google", "timm", "torchvision", "pillow")

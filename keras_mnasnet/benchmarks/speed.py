@@ -17,9 +17,9 @@ from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_
 from keras_mnasnet.benchmarks.results import SCHEMA
 from keras_mnasnet.benchmarks.timing import Ratio, Times, ratio_of_medians
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
+from keras_mnasnet.utils.reading import TFLITE_MARK, is_tflite
 from keras_mnasnet.utils.system import core_state, machine
 from keras_mnasnet.utils.text import did_you_mean, header, listed
-from keras_mnasnet.weights.formats.content import HEAD, check_tflite, is_tflite
 
 PRECISIONS = {"float32": "float32", "float16": "float16", "weight-int8": "weight-int8", "int8": "int8-random"}
 SYNTAX = (
@@ -328,7 +328,10 @@ def _checked_file(path: Path, text: str) -> Path:
         kind = "a folder" if path.is_dir() else "which does not exist"
         raise ValueError(f"A .tflite file must exist. Received: {text}, {kind}")
     with path.open("rb") as file:
-        check_tflite(text, file.read(HEAD), path.stat().st_size)
+        if (begins := file.read(8))[4:] != TFLITE_MARK:
+            from keras_mnasnet.weights.formats.content import HEAD, check_tflite
+
+            check_tflite(text, begins + file.read(HEAD), path.stat().st_size)
     return path
 
 

@@ -16,7 +16,7 @@ from absl import logging
 
 from keras_mnasnet.data.decode import decode, problem, within_aspect
 from keras_mnasnet.utils.reading import check_names
-from keras_mnasnet.utils.text import Life
+from keras_mnasnet.utils.text import Life, printable
 from keras_mnasnet.weights.registry import spelled_as
 
 CHUNK = 64
@@ -293,7 +293,7 @@ class ImageSet:
             _ = self.label_ids  # ValueError where a label, not an image, is at fault
         refuse_bad(bad, max_bad, self.count, self.problem(np.setdiff1d(np.arange(self.count), good)[0]) if bad else "")
         for path in bad:
-            logging.warning("An image cannot be decoded and is left out: %s", path)
+            logging.warning("An image cannot be decoded and is left out: %s", printable(path))
         return dataclasses.replace(self.subset(good, bad=bad) if bad else self, sizes=sizes)
 
 

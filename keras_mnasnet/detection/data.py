@@ -27,6 +27,7 @@ from keras_mnasnet.detection.photos import Header, PhotoFolder, read_header, rea
 from keras_mnasnet.detection.recipe import BoxAugment
 from keras_mnasnet.detection.truth import MAX_LOST, Id, Truth
 from keras_mnasnet.utils.reading import check_limit, record
+from keras_mnasnet.utils.text import printable
 
 ORDER, CROP, FLIP = range(16, 19)  # streams of random numbers
 ENDLESS = np.iinfo(np.int64).max
@@ -103,7 +104,7 @@ class CocoDataset:
         lost = np.setdiff1d(np.arange(self.count), found)
         bad = tuple(self.where(index) for index in lost)
         for path in bad:
-            logging.warning("A photo cannot be decoded and is left out: %s", path)
+            logging.warning("A photo cannot be decoded and is left out: %s", printable(path))
         refuse_bad(self.bad + bad, max_bad, self.count + len(self.bad))
         return self.subset([int(index) for index in found], bad=bad) if bad else self
 
@@ -281,7 +282,7 @@ def _photos(truth: Truth, folder: Path, max_bad: int) -> tuple[dict[Id, _Photo],
         logging.warning("%s: %d photos have an EXIF orientation and are annotated as they are stored", truth.name, stored)
     bad = tuple(lost.values())
     for path in bad:
-        logging.warning("A photo is not there, or has no size, and is left out: %s", path)
+        logging.warning("A photo is not there, or has no size, and is left out: %s", printable(path))
     refuse_bad(bad, max_bad, len(files))
     return photos, bad
 

@@ -25,8 +25,8 @@ from keras_mnasnet.detection.recipe import DEFAULT_SIZE
 from keras_mnasnet.detection.summary import summary_of_one, summary_of_truth
 from keras_mnasnet.detection.truth import Id, Truth
 from keras_mnasnet.utils.files import write_file
+from keras_mnasnet.utils.reading import is_tflite
 from keras_mnasnet.utils.text import Life, header
-from keras_mnasnet.weights.formats.content import is_tflite
 
 T = TypeVar("T")
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")

@@ -22,9 +22,9 @@ from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.export.file import TfliteFile
 from keras_mnasnet.loading import checkpoint_of, load
 from keras_mnasnet.preprocessing import PIXELS
+from keras_mnasnet.utils.reading import is_tflite
 from keras_mnasnet.utils.text import Life, header, say
 from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
-from keras_mnasnet.weights.formats.content import is_tflite
 
 OPERATOR = "TFLite_Detection_PostProcess"
 OUTPUT_ORDER = "boxes [1, n, 4], classes [1, n], scores [1, n], count [1]"

@@ -21,9 +21,17 @@ import numpy as np
 
 from keras_mnasnet.export.partitions import Partitions, partitions_of
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
-from keras_mnasnet.utils.reading import LARGEST_MODEL, check_limit, check_names, open_zip, parse_json, read_bytes, record
+from keras_mnasnet.utils.reading import (
+    LARGEST_MODEL,
+    TFLITE_MARK,
+    check_limit,
+    check_names,
+    open_zip,
+    parse_json,
+    read_bytes,
+    record,
+)
 from keras_mnasnet.utils.system import available_cores, held_stderr
-from keras_mnasnet.weights.formats.content import HEAD, check_tflite
 
 MINIMUM_BYTES = 64
 MAXIMUM_TEXT = 1 << 24  # bytes of a text file behind a graph
@@ -238,7 +246,10 @@ class TfliteFile:
     def facts(self) -> GraphFacts:
         """Operators, types, inputs, outputs and signatures, from the file's tables."""
         content = self.content
-        check_tflite(self.name, content[:HEAD], len(content))
+        if content[4:8] != TFLITE_MARK:
+            from keras_mnasnet.weights.formats.content import HEAD, check_tflite
+
+            check_tflite(self.name, content[:HEAD], len(content))
         try:
             if len(content) < MINIMUM_BYTES:
                 raise ValueError("it is cut short")

@@ -71,6 +71,7 @@ LONGEST_ANNOTATIONS = LIMITS["annotations"].most
 LARGEST_MODEL = LIMITS["model"].most
 DEEPEST = LIMITS["depth"].most
 SMALL = 16 * MIB  # what is allowed whatever the ratio
+TFLITE_MARK = b"TFL3"
 DECLARED = re.compile(rb"""(?:\xef\xbb\xbf)?\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 OTHER_ENCODING = re.compile(  # those of text that expat does not know
     r"(gb|big-?5|shift|s-?jis|x-sjis|euc|cp-?\d|ms-?\d|windows|ibm|iso-?8859|iso-?2022|koi8|latin|mac|hz|johab|tis)[\w.-]*",
@@ -503,3 +504,19 @@ def run_bounded(command: list[str], what: str, *, timeout: float) -> subprocess.
         raise OSError(f"{what} must write at most {limit.most:,} {limit.what}. Received: more, of {shown(command[1:])}")
     texts = {name: content.decode("utf-8", "replace").replace("\r\n", "\n") for name, content in found.items()}
     return subprocess.CompletedProcess(command, status, texts["stdout"], texts["stderr"])
+
+
+# .tflite
+
+
+def is_tflite(model: Any) -> bool:
+    """Whether a model is the name of a .tflite file: by its ending, or by what is in it."""
+    if not isinstance(model, str | os.PathLike):
+        return False
+    path = os.path.expanduser(os.fsdecode(model))
+    if path.endswith(".tflite"):
+        return True
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(8)[4:] == TFLITE_MARK

@@ -132,7 +132,7 @@ def test_two_threads(tiny):
 
 
 def test_profile():
-    (result,) = latency(["small@32"], runs=6, profile=True, memory=False).results
+    (result,) = latency(["small@32"], runs=24, profile=True, memory=False).results
     assert [stage.stage for stage in result.stages] == ["stem", *(f"block{n}" for n in range(1, 8)), "head", "classifier"]
     assert sum(stage.madds for stage in result.stages) == FAMILY["small"].madds(32, 32)
     assert all(stage.ms > 0 for stage in result.stages)

@@ -8,9 +8,8 @@ import struct
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any
 
-from keras_mnasnet.utils.reading import TAR_DAMAGE, open_regular, open_zip, shown
+from keras_mnasnet.utils.reading import TAR_DAMAGE, TFLITE_MARK, open_regular, open_zip, shown
 from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import CheckpointError
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, PTH_SUFFIXES, SUFFIXES, TAR_SUFFIXES
@@ -35,7 +34,6 @@ OTHERS = (  # how a file begins: what it is, and the way on
     (b"Rar!", UNPACK.format("unrar x")),
     (b"\x93NUMPY", "a NumPy array without the name of a layer: checkpoints of these kinds are read: " + ", ".join(SUFFIXES)),
 )
-TFLITE_MARK = b"TFL3"
 TFLITE = (
     "a .tflite file, which `mnasnet predict`, `mnasnet bench accuracy` and `mnasnet bench latency` take (of a detector: "
     "`mnasnet detect predict` and `mnasnet detect eval`); it is not read back into a network"
@@ -47,19 +45,6 @@ SHARDED = (
     "file in FILES for k, v in load_file(file).items()}, 'whole.safetensors')"
 )
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
-
-
-def is_tflite(model: Any) -> bool:
-    """Whether a model is the name of a .tflite file: by its ending, or by what is in it."""
-    if not isinstance(model, str | os.PathLike):
-        return False
-    path = os.path.expanduser(os.fsdecode(model))
-    if path.endswith(".tflite"):
-        return True
-    if not os.path.isfile(path):
-        return False
-    with open(path, "rb") as file:
-        return file.read(8)[4:] == TFLITE_MARK
 
 
 def check_tflite(name: str, head: bytes, size: int) -> None:
