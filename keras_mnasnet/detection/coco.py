@@ -37,7 +37,7 @@ def read_coco(path: Path) -> Truth:
         raise ValueError(f"An annotation file must hold a JSON object. Received: {path}, a {type(value).__name__}")
     for key in ("images", "categories", "annotations"):
         if not isinstance(value.get(key), list) or not value[key]:
-            is_there = "without" if key not in value else "with an empty" if not value[key] else f"with {_kind(value[key])} as"
+            is_there = "without" if key not in value else "with no" if not value[key] else f"with {_kind(value[key])} as"
             raise ValueError(
                 f"An annotation file must have lists of `images`, `categories` and `annotations`. Received: {path} "
                 f"{is_there} {key}"

@@ -147,7 +147,7 @@ def test_a_background_and_few_classes(capfd):
     assert (result.data, result.split) == ("shapes:60@40", "validation")
     header = capfd.readouterr().err
     assert "model       scripted" in header
-    assert f"data        shapes:60@40: photos validation 20; {classes} classes: checkerboard" in header
+    assert f"data        shapes:60@40: photos 20; {classes} classes: checkerboard" in header
     evaluate(model, "shapes:60@40", limit=20, progress=False)
     assert not capfd.readouterr().err
     assert result.correct1 == 0
@@ -177,7 +177,7 @@ def test_refusals(built):
         open_classifier(checkpoint, preprocessing="slim")
     weights = folder.parent / "x.weights.h5"
     weights.write_bytes(b"x")
-    with pytest.raises(ValueError, match="must be a whole .weights.h5 file"):
+    with pytest.raises(ValueError, match="a text file that begins with 'x'"):
         open_classifier(weights)
 
 

@@ -117,8 +117,8 @@ def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
         (("cifar10", "-o", "{tmp}/file/a.tflite"), "folder that allows it"),
         (("cifar1", "-o", "{tmp}/a.tflite"), "cifar1"),
         (("x.keras", "-o", "{tmp}/a.tflite"), "x.keras, which does not"),
-        (("{tmp}/bad.keras", "-o", "{tmp}/a.tflite"), "bad.keras (5 bytes), which is something else or cut"),
-        (("{tmp}/zip.keras", "-o", "{tmp}/a.tflite"), "must be a whole model of Keras's"),
+        (("{tmp}/bad.keras", "-o", "{tmp}/a.tflite"), "bad.keras, a text file that begins with 'text'"),
+        (("{tmp}/zip.keras", "-o", "{tmp}/a.tflite"), "a zip archive without a checkpoint"),
         (
             ("cifar10", "--calibration-photos", "0", "-o", "{tmp}/a.tflite"),
             "`calibration_count` (--calibration-photos) must be an integer >= 1",

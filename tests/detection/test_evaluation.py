@@ -110,10 +110,13 @@ def test_category_ids_go_by_id_and_name(tmp_path):
     [
         ("{", "An annotation file must be JSON. Received: "),
         ([], "must hold a JSON object. Received: .* a list"),
-        ({**TRUTH, "images": []}, "must have `images`, `categories` and `annotations`. Received: .* without images"),
-        ({**TRUTH, "annotations": []}, "without annotations"),
+        ({**TRUTH, "images": []}, "must have lists of `images`, `categories` and `annotations`. Received: .* with no images"),
+        ({**TRUTH, "annotations": []}, "with no annotations"),
         ({key: TRUTH[key] for key in ("images", "annotations")}, "without categories"),
-        ({**TRUTH, "images": [*TRUTH["images"], TRUTH["images"][0]]}, "The images .* must have different ids"),
+        (
+            {**TRUTH, "images": [*TRUTH["images"], {**IMAGE, "file_name": "x.jpg"}]},
+            r"images\[2\]: the id of another one before.*id 7",
+        ),
         ({**TRUTH, "images": [{**TRUTH["images"][0], "id": float("inf")}]}, r"images\[0\]: cannot convert float infinity"),
         ({**TRUTH, "categories": [{**TRUTH["categories"][0], "name": None}]}, r"categories\[0\]: .* names of one line"),
         ({**TRUTH, "categories": [{"id": n, "name": "one"} for n in (3, 17)]}, "must have different names.*'one' twice.*3, 17"),
