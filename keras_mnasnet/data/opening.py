@@ -410,8 +410,8 @@ def _part(name: str, parts: dict[str, Any], split: str | None) -> Any:
         return parts[wanted]
     if split is None:
         raise ValueError(
-            f"Data with splits must have train, or one must be chosen. Received: {name}, divided into "
-            f"{' and '.join(sorted(parts))}. Name the folder of one of them as the data."
+            f"One split of the data must be chosen: name its folder as the data, or pass split=. A training looks for one "
+            f"called train. Received: {name}, divided into {' and '.join(sorted(parts))}"
         )
     raise ValueError(f"`split` must be one of {', '.join(sorted(parts))} for {name}. Received: split={split!r}")
 

@@ -90,7 +90,7 @@ def test_predict_draws(run, weights, coco, tmp_path):
     status, out, _ = run(*command, "--max-detections", 5, "--json")
     assert status == 1
     good, bad = json.loads(out)
-    assert "cannot be decoded" in bad["error"]
+    assert "which is text, and no picture" in bad["error"]
     assert len(good["objects"]) == 5
     with Image.open(photo) as original, Image.open(good["drawn"]) as drawn:
         assert drawn.size == original.size

@@ -122,7 +122,7 @@ def test_a_folder_alone_in_another_is_named(tmp_path):
         open_splits(tmp_path / "table")
     for name in ("test", "valid"):
         classes(tmp_path / "divided" / name, ["a", "b"])
-    with pytest.raises(ValueError, match="must have train, .*divided into test and validation. Name the folder"):
+    with pytest.raises(ValueError, match="called train. Received: .*divided into test and validation"):
         open_splits(tmp_path / "divided")
 
 

@@ -89,7 +89,7 @@ def test_splits_of_folders(tmp_path):
     folder(tmp_path / "val", {"a": 1, "b": 1})
     assert open_images(tmp_path, split="train").count == 4
     assert open_images(tmp_path, split="validation").count == open_images(tmp_path, split="val").count == 2
-    with pytest.raises(ValueError, match="`split` must be one of train, validation for .*split=None"):
+    with pytest.raises(ValueError, match="One split of the data must be chosen.*divided into train and validation"):
         open_images(tmp_path)
     with pytest.raises(ValueError, match="split='test'"):
         open_images(tmp_path, split="test")
@@ -140,7 +140,7 @@ def test_one_decision_which_images_train_validate_and_test(tmp_path):
     assert (other.train.count, other.validation.count) == (2, 2)
     assert other.origins["validation"] == f"the validation split of {tmp_path / 'three'}"
     folder(tmp_path / "others", {"a": 3, "c": 3})
-    with pytest.raises(ValueError, match="same classes. Received: only in training: b; only in validation: c$"):
+    with pytest.raises(ValueError, match=r"same classes. Received: only in training: b; only in validation: c\. Add"):
         open_splits(undivided, validation=tmp_path / "others")
     with pytest.raises(ValueError, match="must be fewer than the 50 of .*photos. Received: validation=50"):
         open_splits(undivided, validation=50)
@@ -231,7 +231,7 @@ def test_ilsvrc_validation_errors(photos):
     refused("1\n2\n3\n", "`synsets` must be a file", synsets=root / "no.txt")
     with pytest.raises(ValueError, match="`ground_truth` must be a file"):
         open_images(data, ground_truth=root / "no.txt")
-    with pytest.raises(ValueError, match="Pass ground_truth= for the ILSVRC-2012"):
+    with pytest.raises(ValueError, match="pass ground_truth= .* for the ILSVRC-2012"):
         open_images(data)
     with pytest.raises(ValueError, match="`split` needs sub-folders"):
         open_images(root / "ILSVRC2012_img_val.tar", split="train")
@@ -258,7 +258,7 @@ def test_tfrecords_with_labels_beside(tmp_path):
         assert train.where(2) == f"{tmp_path / 'd' / 'train.tfrecord'}#2"
     assert contents(open_images(tmp_path / "d" / "test.tfrecord")) == [(images[3], 1), (images[4], 0)]
     assert open_images(str(tmp_path / "d" / "t*.tfrecord"), split="test").count == 2
-    with pytest.raises(ValueError, match="`split` must be one of test, train for"):
+    with pytest.raises(ValueError, match="One split of the data must be chosen.*divided into test and train"):
         open_images(tmp_path / "d")
     with pytest.raises(ValueError, match="matches none"):
         open_images(str(tmp_path / "d" / "v*.tfrecord"))
@@ -394,7 +394,7 @@ def test_shapes():
     other = open_images("shapes:30@32", split="validation")
     assert (other.source.images != pixels).any(axis=(1, 2, 3)).all()
     with pytest.raises(ValueError, match="`split` must be one of test, train, validation for shapes:30@32"):
-        open_images("shapes:30@32", split="dev")
+        open_images("shapes:30@32", split="nope")
     with pytest.raises(ValueError, match="fit in 1 GiB.*write_folder"):
         open_images("shapes:9999999@64")
     with pytest.raises(ValueError, match="which does not exist"):
