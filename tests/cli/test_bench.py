@@ -67,7 +67,7 @@ def test_failures_are_one_message_and_status_1(mnasnet, folder, tmp_path):
     garbage = tmp_path / "bad.tflite"
     garbage.write_bytes(b"garbage" * 100)
     for model, message in (
-        (str(garbage), "A .tflite file must be one that LiteRT can run"),
+        (str(garbage), "A .tflite file begins with the mark TFL3"),
         ("nothing.tflite", "A .tflite file must exist"),
         ("google/nothing", "which is none of them"),
         (folder, "with model.safetensors"),
