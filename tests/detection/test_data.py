@@ -108,7 +108,7 @@ def test_real_annotations(data):
         ({"categories": [{"id": 5, "name": "cow"}]}, "`category_id` from the annotation file's own list.*4 of 6"),
         ({"annotations": [{"image_id": 99, "category_id": 2, "bbox": [0, 0, 1, 1]}]}, "`image_id` from"),
         ({"annotations": [{"image_id": 10, "category_id": 2, "bbox": [0, 0, 1]}]}, "the bbox"),
-        ({"annotations": [{"image_id": 10, "category_id": 2, "bbox": [70, 0, 9, 9]}]}, "hold boxes of the classes.*1 have no area"),
+        ({"annotations": [{"image_id": 10, "category_id": 2, "bbox": [70, 0, 9, 9]}]}, "hold boxes.*1 have no area"),
         (
             {"annotations": [{"image_id": 10, "category_id": 2, "bbox": [70 * (n > 0), 0, 9, 9]} for n in range(3)]},
             "\\[x, y, width, height\\] in pixels.*2 of 3 boxes",
