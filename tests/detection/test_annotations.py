@@ -532,7 +532,7 @@ CAPTION = {"id": 1, "image_id": 1, "caption": "a box"}
         ("<!DOCTYPE html><html>", "a web page"),
         ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         (b"\xff\xd8\xff\xe0", "a photo. The annotations come first"),
-        ({"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": []}, "with an empty annotations"),
+        ({"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": []}, "with no annotations"),
         ({"images": [{"id": 1}], "categories": {"1": "box"}, "annotations": [1]}, "with an object as categories"),
     ],
     ids=lambda each: str(each)[:20],
