@@ -18,6 +18,7 @@ from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.loading import load, record_of
 from keras_mnasnet.preprocessing import IMAGENET
 from keras_mnasnet.spec import describe
+from keras_mnasnet.utils.reading import texts
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics
 from keras_mnasnet.weights.registry import datasets, imagenet_classes
 
@@ -277,8 +278,9 @@ def MnasNetBackbone(
     )
     known = level_layers(describe(full).architecture)
     layers = {layer.name for layer in full.layers}
+    levels, taps = (texts(value) if isinstance(value, str) else value for value in (levels, taps))
     for argument, value in (("levels", levels), ("taps", taps)):
-        if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
+        if not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
             raise ValueError(f"`{argument}` must be a list of names. Received: {argument}={value!r}")
     wanted = {}
     for level in levels:
@@ -329,9 +331,7 @@ def decode_predictions(preds: Any, top: int = 5, labels: Sequence[str] | None = 
     it is the class index. Equal scores keep the order of the classes.
     """
     scores = np.asarray(keras.ops.convert_to_numpy(preds), np.float64)
-    if isinstance(labels, str):
-        raise ValueError(f"`labels` must be a list of names, one per class. Received: labels={labels!r}")
-    classes = imagenet_classes() if labels is None else [(str(i), label) for i, label in enumerate(labels)]
+    classes = imagenet_classes() if labels is None else [(str(i), label) for i, label in enumerate(texts(labels))]
     if scores.ndim != 2 or scores.shape[1] != len(classes):
         raise ValueError(
             f"`preds` must have the shape [B, {len(classes)}]. Received: shape={scores.shape}. "

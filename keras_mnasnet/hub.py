@@ -20,7 +20,7 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.loading import RUN_MODEL, load, save
 from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, MOST_PIXELS
 from keras_mnasnet.spec import Spec, describe, rebuild
-from keras_mnasnet.utils.reading import check_limit, read_json, record, shown
+from keras_mnasnet.utils.reading import check_limit, read_json, record, shown, texts
 from keras_mnasnet.weights.checkpoint import CheckpointError, DownloadError, assign, expected_shapes, remember
 from keras_mnasnet.weights.fetch import fetch_hub
 
@@ -138,7 +138,7 @@ def _is_line(value: Any) -> bool:
 def _checked_labels(labels: Sequence[str] | None, spec: Spec) -> list[str] | None:
     if labels is None:
         return None
-    labels = [labels] if isinstance(labels, str) else list(labels)
+    labels = list(texts(labels))
     if len(labels) != spec.classes:
         raise ValueError(
             f"`labels` must have one name for each of the model's {spec.classes} classes. Received: {len(labels)} labels"

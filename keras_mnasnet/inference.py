@@ -14,7 +14,7 @@ from absl import logging
 from keras_mnasnet.export.file import TfliteClassifier
 from keras_mnasnet.loading import load
 from keras_mnasnet.preprocessing import Preprocessing
-from keras_mnasnet.utils.reading import is_tflite
+from keras_mnasnet.utils.reading import is_tflite, texts
 from keras_mnasnet.utils.text import Life, header
 from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
 from keras_mnasnet.weights.registry import source_preprocessing
@@ -165,7 +165,7 @@ def predict(
             f"tflite_input={tflite_input!r} for {classifier.name}"
         )
     preprocessing = dataclasses.replace(classifier.preprocessing, upright=upright or classifier.preprocessing.upright)
-    names = classifier.labels if labels is None else tuple(labels)
+    names = classifier.labels if labels is None else texts(labels)
     if names is not None and len(names) != classifier.outputs:
         raise ValueError(
             f"`labels` must name every class of the model. Received: {len(names)} names for {classifier.outputs} classes. Give "

@@ -22,7 +22,7 @@ from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.spec import check_plain, describe
 from keras_mnasnet.utils.locks import sweep_lock
-from keras_mnasnet.utils.reading import shown
+from keras_mnasnet.utils.reading import shown, texts
 from keras_mnasnet.utils.text import did_you_mean
 from keras_mnasnet.weights import registry
 from keras_mnasnet.weights.checkpoint import (
@@ -337,9 +337,7 @@ def save(
     checkpoint = load(model)
     changes: dict[str, Any] = {}
     if labels is not None:
-        if isinstance(labels, str):
-            raise ValueError(f"`labels` must be a list of names, one for each class. Received: labels={labels!r}")
-        changes["labels"] = tuple(map(str, labels))
+        changes["labels"] = tuple(map(str, texts(labels)))
     if preprocessing is not None:
         changes["preprocessing"] = preprocessing
     if changes:

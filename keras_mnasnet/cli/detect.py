@@ -58,8 +58,10 @@ def add_commands(top: Parser) -> None:
     )
     option(data, "--labels", "These are learned (default: all of the annotations').")
     option(
-        data, "--validation", "They are annotations, too (default: the first ANNOTATIONS' own validation split, if any).",
-        metavar="ANNOTATIONS",
+        data, "--validation",
+        "Data are annotations here. The default is the first ANNOTATIONS' own validation split, else a tenth of the photos; 0 "
+        "trains on all of them and measures nothing.",
+        metavar="ANNOTATIONS|SHARE",
     )  # fmt: skip
     own(data, "--validation-folder", "PHOTOS", "Find the photos of --validation in this folder (default: PHOTOS).")
     option(data, "--crowd-as-objects")

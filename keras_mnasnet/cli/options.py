@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.cli.parsing import one_of
@@ -27,6 +28,13 @@ def _switch_or_ratio(text: str) -> bool | float:
 
 
 _switch_or_ratio.__name__ = "on, off or ratio"
+
+
+def _data_or_share(text: str) -> str | float:
+    try:
+        return text if os.path.exists(text) else float(text)
+    except ValueError:
+        return text
 
 
 def _text(metavar: str, help: str) -> dict[str, Any]:
@@ -114,7 +122,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--upright": {
         "action": argparse.BooleanOptionalAction, "help": "Turn photos as their EXIF orientation says, or do not.",
     },
-    "--validation": _text("DATA", "Measure on this after every epoch."),
+    "--validation": {
+        "type": _data_or_share, "metavar": "DATA|SHARE",
+        "help": "Measure on this after every epoch: other data, or a share of the training data, such as 0.2.",
+    },
     "--verification-photos": _count("Verify the file on N photos at most (default: %(default)s).", default=32),
     "--width": {"type": float, "metavar": "X", "help": "Multiply the channels of every layer by X, as 0.75."},
     "-o/--output": _text("FILE", "Write the result here:"),

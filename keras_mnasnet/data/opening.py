@@ -164,11 +164,7 @@ def open_splits(
         judges = checked(open_images(data, split=judge, classes=classes))
         origins["validation"] = f"the data's {judge} split"
     else:
-        share = VALIDATED if validation is None else validation if validation < 1 else validation / images.count
-        if not 0 < share < 1:
-            raise ValueError(
-                f"Images to validate on must be fewer than the {images.count:,} of {name}. Received: validation={validation}"
-            )
+        share = validated_share(validation, images.count, name)
         images, judges = train_validation(images, share, seed)
         origins["validation"] = f"{share:.0%} of every class of the training images"
     if test and free:
@@ -236,14 +232,31 @@ def train_validation(images: ImageSet, fraction: float, seed: int) -> tuple[Imag
     """A split of every class: `fraction` of its images (rounded, at least one of two) for validation, the rest to train."""
     if not 0 < fraction < 1:
         raise ValueError(f"`fraction` must be between 0 and 1, both excluded. Received: fraction={fraction!r}")
-    train, validation = [], []
-    for label in np.unique(images.label_ids):
-        members = np.flatnonzero(images.label_ids == label)
-        members = np.random.default_rng([seed, int(label)]).permutation(members)
+    train, validation = held_out(images.label_ids, fraction, seed)
+    return images.subset(train), images.subset(validation)
+
+
+def held_out(groups: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The indices `[n]` that stay, and those of a `fraction` of every group (rounded, at least one of two), both in order."""
+    kept, taken = [], []
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        members = np.random.default_rng([seed, int(group)]).permutation(members)
         cut = min(max(round(len(members) * fraction), 1), len(members) - 1)
-        validation.append(members[:cut])
-        train.append(members[cut:])
-    return images.subset(np.sort(np.concatenate(train))), images.subset(np.sort(np.concatenate(validation)))
+        taken.append(members[:cut])
+        kept.append(members[cut:])
+    return np.sort(np.concatenate(kept)), np.sort(np.concatenate(taken))
+
+
+def validated_share(validation: float | None, count: int, name: str) -> float:
+    """The share of `count` images that `validation`, a share or a number of them, puts aside; None is a tenth."""
+    share = VALIDATED if validation is None else validation if validation < 1 else validation / count
+    if not 0 < share < 1:
+        raise ValueError(
+            f"Without data of its own, `validation` (--validation) must be a share above 0 and below 1, or fewer images than "
+            f"the {count:,} of {name}. Received: validation={validation}"
+        )
+    return share
 
 
 def splits_of(data: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from keras_mnasnet.detection.annotations import read_truth
 from keras_mnasnet.detection.photos import Header, PhotoFolder, read_header, read_headers, upright_size
 from keras_mnasnet.detection.recipe import BoxAugment
 from keras_mnasnet.detection.truth import MAX_LOST, Id, Truth
-from keras_mnasnet.utils.reading import check_limit, record
+from keras_mnasnet.utils.reading import check_limit, record, texts
 from keras_mnasnet.utils.text import printable
 
 ORDER, CROP, FLIP = range(16, 19)  # streams of random numbers
@@ -388,8 +388,9 @@ def _chosen(
     if classes is None:
         ids = tuple(sorted(truth.categories, key=lambda each: (isinstance(each, str), each)))
         return tuple(truth.categories[number] for number in ids), ids
-    if isinstance(classes, str) or len(set(classes)) != len(classes) or not classes:
-        raise ValueError(f"`classes` must be a list of different names. Received: classes={classes!r}")
+    classes = texts(classes)
+    if len(set(classes)) != len(classes) or not classes:
+        raise ValueError(f"`classes` must be different names. Received: classes={classes!r}")
     by_name = {name: number for number, name in [*truth.roots.items(), *truth.categories.items()]}
     for name in classes:
         if name not in by_name:
@@ -398,7 +399,7 @@ def _chosen(
                 f"Every class must be a category of {truth.name}. Received: {name!r}. "
                 f"Nearest: {', '.join(near or sorted(by_name)[:5])}"
             )
-    return tuple(classes), tuple(by_name[name] for name in classes)
+    return classes, tuple(by_name[name] for name in classes)
 
 
 def _of_classes(truth: Truth, numbers: Mapping[Id, int], photos: Mapping[Id, _Photo]) -> Truth:

@@ -22,7 +22,7 @@ from keras_mnasnet.detection.spec import DetectorSpec
 from keras_mnasnet.export.file import TfliteFile
 from keras_mnasnet.loading import checkpoint_of, load
 from keras_mnasnet.preprocessing import PIXELS
-from keras_mnasnet.utils.reading import is_tflite
+from keras_mnasnet.utils.reading import is_tflite, texts
 from keras_mnasnet.utils.text import Life, header, say
 from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
 
@@ -88,7 +88,7 @@ def _open_tflite(
     name: str, settings: PostProcess, labels: Sequence[str] | None, how: str | None, threads: int | None
 ) -> Detector:
     lite = TfliteDetector(name, settings=settings, threads=threads)
-    known = tuple(labels) if labels is not None else lite.spec.labels if lite.spec else lite.labels
+    known = texts(labels) if labels is not None else lite.spec.labels if lite.spec else lite.labels
     if not known:
         raise ValueError(
             f"A detector must name its classes. Received: {name}, which carries no labels. Pass labels= (--labels), the names "
@@ -121,12 +121,20 @@ class KerasDetector:
         """Detections of images as the network takes them."""
         found: list[Detections] = []
         for start in range(0, len(images), self.batch_size):
-            chunk = np.asarray(images[start : start + self.batch_size], np.float32)
-            spare = np.zeros((self.batch_size - len(chunk), *chunk.shape[1:]), np.float32)
-            outputs = self.model.predict_on_batch(np.concatenate([chunk, spare]))
-            codes, logits = (keras.ops.convert_to_numpy(outputs[name])[: len(chunk)] for name in ("boxes", "scores"))
-            found += detections_of(codes, sigmoid(logits), self.spec, self.settings)
+            found += self.selected(*self.outputs(images[start : start + self.batch_size]))
         return found
+
+    def outputs(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Codes `[n, N, 4]` and logits `[n, N, 1 + classes]` of at most a batch of images as the network takes them."""
+        images = np.asarray(images, np.float32)
+        spare = np.zeros((self.batch_size - len(images), *images.shape[1:]), np.float32)
+        outputs = self.model.predict_on_batch(np.concatenate([images, spare]))
+        codes, logits = (keras.ops.convert_to_numpy(outputs[name])[: len(images)] for name in ("boxes", "scores"))
+        return codes, logits
+
+    def selected(self, codes: np.ndarray, logits: np.ndarray) -> list[Detections]:
+        """The detections of each image by its outputs."""
+        return detections_of(codes, sigmoid(logits), self.spec, self.settings)
 
 
 class TfliteDetector:

@@ -9,8 +9,7 @@ from keras_mnasnet.detection.spec import LOSSES
 from keras_mnasnet.training.recipe import Recipe
 
 UNUSED = (
-    "label_smoothing", "dropout", "frozen_epochs", "frozen_learning_rate", "class_weights", "sampling", "layer_decay",
-    "teacher_weight", "temperature",
+    "label_smoothing", "dropout", "class_weights", "sampling", "layer_decay", "teacher_weight", "temperature",
 )  # fmt: skip
 OF_LOSS = {"focal": ("focal_alpha", "focal_gamma"), "mined": ("negatives_per_positive", "min_negatives", "nms_iou")}
 BETWEEN = (
@@ -51,8 +50,9 @@ class DetectionRecipe(Recipe):
     """A Recipe with what detection adds: the loss and its settings, matching, and `augment` of photos with boxes.
 
     An epoch is `passes` times over the photos: a checkpoint after each pass over a few photos would take longer than the
-    pass. `score_bias` is the scores' first bias. `max_boxes` is the largest number of boxes that count in a photo. The
-    classifier is never trained alone, and there is no dropout: those keys of Recipe have no effect.
+    pass. `score_bias` is the scores' first bias. `max_boxes` is the largest number of boxes that count in a photo.
+    The first `frozen_epochs` (all of them: `epochs`) train extra levels and predictors on a backbone that stays as it is.
+    Keys of Recipe that detection does not use, such as `dropout`, have no effect.
     """
 
     AUGMENT: ClassVar[type] = BoxAugment
@@ -78,11 +78,6 @@ class DetectionRecipe(Recipe):
                 raise ValueError(
                     f"A recipe's `{key}` must be between {low:g} and {high:g}. Received: {key}={getattr(self, key)!r}"
                 )
-        if self.frozen_epochs:
-            raise ValueError(
-                f"A detector is trained whole. Received: frozen_epochs={self.frozen_epochs}. Leave it 0, and start with a "
-                f"warm-up (warmup_epochs)."
-            )
 
     @property
     def idle(self) -> frozenset[str]:
@@ -151,6 +146,7 @@ _ALL = (
         epsilon=1.0,
         weight_decay=4e-5,
         bn_momentum=0.9997,
+        ema=0.9999,
         size=300,
         loss="mined",
         score_bias=0.0,
@@ -170,5 +166,8 @@ DETECTION_SOURCES = {
     },
     "ssdlite-mobilenet-v2": {
         "everything": f"{_CONFIGS}/ssdlite_mobilenet_v2_coco.config: 200,000 steps of 24 photos, decay every 800,720 steps",
+        "ema (the config says nothing of it; those of ssdlite-mobilenet-v3 and ssdlite-mobiledet switch it off)": "tensorflow/"
+        "models research/object_detection/protos/optimizer.proto: use_moving_average is true and moving_average_decay 0.9999 "
+        "by default",
     },
 }

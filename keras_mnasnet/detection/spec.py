@@ -127,9 +127,9 @@ class DetectorSpec:
     padding: str = "same"
 
     def __post_init__(self) -> None:
-        for name in ("labels", "category_ids", "extras"):
+        for name in ("category_ids", "extras"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        check_names(self.labels, "A detector's labels")
+        object.__setattr__(self, "labels", check_names(self.labels, "A detector's labels"))
         if len(self.normalization.mean) == 1:
             mean, std = self.normalization.mean * 3, self.normalization.std * 3
             object.__setattr__(self, "normalization", Normalization(mean, std))

@@ -15,13 +15,14 @@ from keras_mnasnet.detection.spec import AnchorSettings, DetectorSpec, default_c
 from keras_mnasnet.family import FAMILY, as_architecture
 from keras_mnasnet.loading import load
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization
+from keras_mnasnet.utils.reading import texts
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics, assign, expected_shapes
 
 EXTRAS = (512, 256, 256, 128)
 
 
 def SSDLite(
-    backbone: Architecture | str | None = None, classes: int | Sequence[str] = 90,
+    backbone: Architecture | str | None = None, classes: int | str | Sequence[str] = 90,
     weights: str | os.PathLike[str] | Checkpoint | None = None, *, category_ids: Sequence[int] | None = None,
     input_size: int = 320, include_preprocessing: bool = True, normalize: str | Normalization | None = None,
     width_multiplier: float | None = None, depth_multiplier: float | None = None, se: bool | float | None = None,
@@ -72,7 +73,8 @@ def SSDLite(
         if network.stem_stride != 2:
             logging.warning("the stem of %s was trained at stride 1 and is used at stride 2", source.origin.name)
     network = network.with_stem_stride(2)
-    labels, ids = default_classes(classes) if isinstance(classes, int) else (tuple(classes), tuple(range(1, len(classes) + 1)))
+    names = () if isinstance(classes, int) else texts(classes)
+    labels, ids = default_classes(classes) if isinstance(classes, int) else (names, tuple(range(1, len(names) + 1)))
     if extras is None:
         width = width_multiplier or network.blocks[-1].filters / _unscaled(network).blocks[-1].filters
         extras = EXTRAS if width == 1 else tuple(max(16, round_filters(depth, width)) for depth in EXTRAS)

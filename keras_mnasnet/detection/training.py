@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from keras_mnasnet.architecture import Architecture
+from keras_mnasnet.data import held_out, validated_share
 from keras_mnasnet.data.summary import Summary
 from keras_mnasnet.detection.anchors import anchor_boxes, targets_of
 from keras_mnasnet.detection.annotations import judged_split, splits_of
 from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, open_dataset, training_batches
-from keras_mnasnet.detection.evaluation import coco_score, require_pycocotools, results_on
+from keras_mnasnet.detection.evaluation import coco_score, require_pycocotools, results_of
 from keras_mnasnet.detection.inference import KerasDetector
 from keras_mnasnet.detection.losses import loss_of
 from keras_mnasnet.detection.model import build_detector, spec_of
@@ -29,10 +32,11 @@ from keras_mnasnet.detection.summary import origin_of, summary_of
 from keras_mnasnet.loading import checkpoint_of, load, save
 from keras_mnasnet.training.distribution import Cluster
 from keras_mnasnet.training.engine import ALONE, Run, large_photos, parts_of, resume_run, sound, start_run
-from keras_mnasnet.training.job import Facts, Job, RunKind, anchored_path
+from keras_mnasnet.training.job import Facts, Job, RunKind, anchored_path, validation_of
 from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import recipe_of
 from keras_mnasnet.training.run import Training, named_source
+from keras_mnasnet.utils.reading import texts
 from keras_mnasnet.utils.system import environment
 from keras_mnasnet.utils.text import Life
 from keras_mnasnet.weights.checkpoint import OWN_SOURCE, Checkpoint, Origin, assign
@@ -41,7 +45,7 @@ from keras_mnasnet.weights.checkpoint import OWN_SOURCE, Checkpoint, Origin, ass
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DetectionJob(Job):
     """A Job whose `data` and `validation` are annotations of `photos` and `validation_photos` (None: `photos`, or where the
-    annotations say).
+    annotations say). `validation` 0 measures nothing.
 
     `network` None: A1, or the detector's in `from_model`, which fills the backbone; a detector's fill all layers whose shapes
     fit, so that only predictors of other classes start anew. `classes` are the names to learn, None all. With `measure_ap`
@@ -58,16 +62,17 @@ class DetectionJob(Job):
 
     def __post_init__(self) -> None:
         Job.__post_init__(self)
-        if self.recipe.patience and self.validation is None and not self.own_validation:
+        if self.recipe.patience and self.validation == 0:
             raise ValueError(
-                f"Early stopping needs photos to validate on. Received: patience={self.recipe.patience} without validation. "
-                f"Pass validation= (--validation), or set patience=0."
+                f"Early stopping needs photos to validate on. Received: patience={self.recipe.patience} and validation=0. "
+                f"Leave validation= (--validation) out, or set patience=0."
             )
 
     @property
-    def own_validation(self) -> bool:
-        """Whether the data itself says what to validate on."""
-        return {"train", "validation"} <= set(splits_of(self.data))
+    def judges(self) -> str | None:
+        """The annotations that are validated on; None where it is a share of the data, or nothing."""
+        has_own = self.validation is None and {"train", "validation"} <= set(splits_of(self.data))
+        return self.data if has_own else self.validation if isinstance(self.validation, str) else None
 
     def anchored(self) -> DetectionJob:
         """The same job with paths that hold in any working folder."""
@@ -89,14 +94,14 @@ DETECTION = RunKind("detection", DetectionJob, DetectionFacts, DetectionRecipe, 
 def train(
     annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None, output: str | os.PathLike[str], *,
     from_model: str | os.PathLike[str] | Checkpoint | keras.Model | None = None, network: str | Architecture | None = None,
-    recipe: str | os.PathLike[str] | DetectionRecipe = "finetune-detector", classes: Sequence[str] | None = None,
-    validation: str | os.PathLike[str] | None = None, validation_photos: str | os.PathLike[str] | None = None,
+    recipe: str | os.PathLike[str] | DetectionRecipe = "finetune-detector", classes: str | Sequence[str] | None = None,
+    validation: str | os.PathLike[str] | float | None = None, validation_photos: str | os.PathLike[str] | None = None,
     width: float | None = None, depth: float | None = None, se: bool | float | None = None, size: int | None = None,
     epochs: int | None = None, batch_size: int | None = None, learning_rate: float | None = None,
     changes: Mapping[str, Any] | None = None, measure_ap: bool = True, crowd_as_objects: bool = False, max_bad: int = 0,
     check: bool = True,
     checkpoint_steps: int = 1000, mixed_precision: str | None = None, jit_compile: bool | None = None,
-    tensorboard: bool = False, cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True,
+    tensorboard: bool = False, cluster: Cluster = ALONE, devices: Sequence[str] | None = None, progress: bool = True,
 ) -> Training:  # fmt: skip
     """Train a detector, and leave in `output` model.safetensors, labels.txt, log.csv, run.json, checkpoint.safetensors.
 
@@ -112,9 +117,10 @@ def train(
             (pixels; 320 where nothing says it), `epochs`, `batch_size`, `learning_rate` and `changes`, such as
             {"augment.crop": False}, take the place of its values.
         classes: the names to learn; default: all of the annotations.
-        validation: annotations to measure on after every epoch; their photos are in `validation_photos` (default: `photos`).
-            With `measure_ap` COCO's AP is measured, which needs pycocotools, else their loss alone. Default: the validation
-            split of the annotations themselves, where they have one.
+        validation: annotations to measure on after every epoch, whose photos are in `validation_photos` (default: `photos`),
+            or a share (below 1) or number of the photos, which are then not trained on. Default: the validation split of the
+            annotations themselves, else a tenth of the photos; 0 trains on all and measures nothing. With `measure_ap` COCO's
+            AP is measured, which needs pycocotools, else the loss alone.
         crowd_as_objects: take regions that are marked as crowds, and VOC's difficult objects, as objects like the others.
         max_bad: damaged and missing photos to leave out before giving up.
 
@@ -132,7 +138,7 @@ def train(
         ...          "annotations": [{"image_id": 1, "category_id": 1, "bbox": [10, 30, 100, 70]}],
         ...          "categories": [{"id": 1, "name": "ship"}]}
         >>> _ = pathlib.Path("boxes.json").write_text(json.dumps(truth))
-        >>> small = {"width": 0.35, "size": 96, "epochs": 1, "batch_size": 1}
+        >>> small = {"width": 0.35, "size": 96, "epochs": 1, "batch_size": 1, "validation": 0}
         >>> done = detection.train("boxes.json", "weights/demo", "run", network="small", **small, progress=False)
         >>> done.labels, done.load().task
         (('ship',), 'detection')
@@ -141,7 +147,7 @@ def train(
     job = DetectionJob(
         data=os.fspath(annotations), photos=None if photos is None else os.fspath(photos), from_model=source,
         network=None if network is None else str(network), width=width, depth=depth, se=se,
-        classes=None if classes is None else tuple(classes), validation=None if validation is None else os.fspath(validation),
+        classes=None if classes is None else texts(classes), validation=validation_of(validation),
         validation_photos=None if validation_photos is None else os.fspath(validation_photos),
         recipe=recipe_of(
             recipe, changes, kind=DetectionRecipe, size=size, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
@@ -154,7 +160,7 @@ def train(
 
 
 def resume(
-    output: str | os.PathLike[str], *, cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True
+    output: str | os.PathLike[str], *, cluster: Cluster = ALONE, devices: Sequence[str] | None = None, progress: bool = True
 ) -> Training:
     """Go on with the run in a folder from its last checkpoint, as if it had never stopped; example and errors as in `train`."""
     return Training.of(output, resume_run(DetectorRun, output, cluster=cluster, devices=devices, progress=progress), "val_ap")
@@ -176,10 +182,14 @@ class Trainee(keras.Model):
         model.box_loss = keras.metrics.Mean(name="box_loss")
         return model
 
+    def losses_of(self, truth: Any, codes: Any, logits: Any) -> tuple[Any, Any]:
+        """(score loss, box loss) of a batch of outputs."""
+        targets = targets_of(truth["boxes"], truth["labels"], self.anchors, self.variance, threshold=self.recipe.match_iou)
+        return loss_of(self.recipe)(targets, codes, logits, self.anchors, self.variance)
+
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True):
         """Score loss + box loss of a batch; of several replicas, this one's share of their mean."""
-        targets = targets_of(y["boxes"], y["labels"], self.anchors, self.variance, threshold=self.recipe.match_iou)
-        scores, boxes = loss_of(self.recipe)(targets, y_pred["boxes"], y_pred["scores"], self.anchors, self.variance)
+        scores, boxes = self.losses_of(y, y_pred["boxes"], y_pred["scores"])
         images = keras.ops.shape(y["labels"])[0]
         self.score_loss.update_state(scores, sample_weight=images)
         self.box_loss.update_state(boxes, sample_weight=images)
@@ -198,13 +208,13 @@ class DetectorRun(Run):
         "learning_rate", "images_per_second", "seconds",
     )  # fmt: skip
     LOGGED = ("loss", "score_loss", "box_loss")
+    HEAD = re.compile(r"extra\d+_.*|level\d+_.*|boxes|scores")
     SHOWN = ("loss", "score_loss", "box_loss", "val_loss", "val_ap", "val_ap50")
     _finder: KerasDetector | None = None
 
     def open_data(self) -> None:
         job = self.job
-        validation = job.data if job.validation is None and job.own_validation else job.validation
-        if validation is not None and job.measure_ap:
+        if job.validation != 0 and job.measure_ap:
             require_pycocotools("; or measure the loss alone with measure_ap=False (--no-ap)")
         excluded = self.known.excluded if self.known else None
         options: dict[str, Any] = {"crowd_as_objects": job.crowd_as_objects, "max_bad": job.max_bad}
@@ -213,13 +223,31 @@ class DetectorRun(Run):
         self.data = sound(data, job, excluded, self.shown)
         self.validation: CocoDataset | None = None
         self.origins = {"train": origin_of(job.data, "train", self.data)}
-        if validation is not None:
-            folder = job.validation_photos or (None if splits_of(validation) else job.photos)
-            split = judged_split(validation)
-            judges = open_dataset(validation, folder, split=split, classes=self.data.labels, **options)
+        if (source := job.judges) is not None:
+            folder = job.validation_photos or (None if splits_of(source) else job.photos)
+            split = judged_split(source)
+            judges = open_dataset(source, folder, split=split, classes=self.data.labels, **options)
             self.validation = sound(judges, job, excluded, self.shown)
-            self.origins["validation"] = origin_of(validation, split or "validation", self.validation)
+            self.origins["validation"] = origin_of(source, split or "validation", self.validation)
+        elif job.validation != 0:
+            self._hold_out()
         self.labels = self.data.labels
+
+    def _hold_out(self) -> None:
+        """Validate on a share of the photos that have objects, and of those that have none."""
+        data, job = self.data, self.job
+        share = validated_share(job.validation, data.count, data.name)
+        objects = np.array([(data.boxes_of(index)[1] >= 0).any() for index in range(data.count)])
+        kept, taken = held_out(objects, share, self.recipe.seed)
+        if not objects[taken].any():
+            raise ValueError(
+                f"A run needs photos with objects to validate on. Received: {data.count:,} photos in {data.name}, of which "
+                f"{objects.sum():,} have any, too few to put some aside. Name other annotations with validation= "
+                f"(--validation), or train on all photos and measure nothing with validation=0 (--validation 0)."
+            )
+        self.validation = dataclasses.replace(data.subset(taken), notes={})  # what was noted is said of the whole data
+        self.data = data.subset(kept)
+        self.origins["validation"] = f"{share:.0%} of {self.origins['train']}"
 
     def make_model(self) -> keras.Model:
         self.detector = self._resumed() if self.has_state else self._started()
@@ -326,7 +354,7 @@ class DetectorRun(Run):
         return large_photos(self.data.sizes, spec_of(self.detector).input_size)
 
     def compile(self, model: keras.Model, frozen: bool, jit_compile: bool | str) -> None:
-        model.compile(make_optimizer(self.recipe, self.facts.steps_per_epoch), jit_compile=jit_compile)
+        model.compile(make_optimizer(self.recipe, self.facts.steps_per_epoch, frozen=frozen), jit_compile=jit_compile)
 
     def batches(self, first_step: int) -> tf.data.Dataset:
         return training_batches(
@@ -345,16 +373,23 @@ class DetectorRun(Run):
         if data is None:
             return {}
         size, batch = spec_of(self.detector).input_size, min(self.recipe.batch_size, data.count)
+        if self._finder is None:
+            self._finder = KerasDetector(self.detector, batch_size=batch)
+        losses, rows, done = np.zeros(2), [], 0
         batches = evaluation_batches(data, size=size, batch_size=batch, max_boxes=self.recipe.max_boxes)
-        with Life("validation loss", unit="photo", shown=self.shown):
-            found = {f"val_{key}": float(value) for key, value in model.evaluate(batches, verbose=0, return_dict=True).items()}
+        with Life("validation", total=data.count, unit="photo", shown=self.shown) as life:
+            for pixels, truth in batches.as_numpy_iterator():
+                codes, logits = self._finder.outputs(pixels)
+                images = data.image_ids[done : done + len(pixels)]
+                losses += len(images) * np.array([float(value) for value in model.losses_of(truth, codes, logits)])
+                if self.job.measure_ap:
+                    for image, detections in zip(images, self._finder.selected(codes, logits), strict=True):
+                        rows += results_of(detections, data.truth.images[image], data.category_ids)
+                done += len(images)
+                life.step(len(images))
+        score_loss, box_loss = map(float, losses / data.count)
+        found = {"val_loss": score_loss + box_loss, "val_score_loss": score_loss, "val_box_loss": box_loss}
         if self.job.measure_ap:
-            if self._finder is None:
-                self._finder = KerasDetector(self.detector, batch_size=batch)
-            rows, _ = results_on(
-                self._finder, data, data.truth, data.category_ids, size=size, batch_size=batch, name="validation AP",
-                shown=self.shown,
-            )  # fmt: skip
             metrics = coco_score(data.truth, rows, image_ids=data.image_ids).metrics
             found |= {"val_ap": metrics["AP"] or 0.0, "val_ap50": metrics["AP50"] or 0.0}
         return found
@@ -371,6 +406,6 @@ class DetectorRun(Run):
         measured = {key: round(100 * self.found[name], 2) for key, name in figures.items() if name in self.found}
         origin = Origin(
             OWN_SOURCE, path.parent.name, measured=measured,
-            measured_on=f"{self.job.validation or self.origins['validation']}, for validation" if measured else None,
+            measured_on=f"{self.job.judges or self.origins['validation']}, for validation" if measured else None,
         )  # fmt: skip
         save(dataclasses.replace(checkpoint_of(self.detector, checked=False), origin=origin), path)

@@ -26,6 +26,7 @@ from keras_mnasnet.loading import checkpoint_of, load, read_keras
 from keras_mnasnet.model import resolve_input_shape
 from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
 from keras_mnasnet.utils.files import check_writable
+from keras_mnasnet.utils.reading import texts
 from keras_mnasnet.utils.system import held_stderr
 from keras_mnasnet.utils.text import header, listed, say
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Origin, remember
@@ -402,7 +403,8 @@ def check_labels(
     if labels is None:
         return None
     count = shape[-1] if shape is not None and len(shape) > 1 and set(shape[1:-1]) <= {1} else "no"
-    if isinstance(labels, str) or len(labels) != count:
+    labels = texts(labels)
+    if len(labels) != count:
         raise ValueError(
             f"`labels` must be a list of one name per class of the model's one output. Received: {len(labels)} names for "
             f"{count} classes"

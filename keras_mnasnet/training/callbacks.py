@@ -106,8 +106,7 @@ class Averages(keras.callbacks.Callback):
     def _average(self, values: dict[str, np.ndarray], weights: dict[str, np.ndarray], steps: int) -> None:
         kept = np.float32(decay_at(self.decay, self.step) ** steps)
         for name, value in values.items():
-            value *= kept
-            value += (1 - kept) * weights[name]
+            value += (1 - kept) * (weights[name] - value)
 
     @contextlib.contextmanager
     def swapped(self, model: Any) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class ClassifierRun(Run):
     KIND = CLASSIFICATION
     LOGGED = ("loss", "accuracy")
     SHOWN = ("loss", "accuracy", "val_accuracy", "val_top5")
+    HEAD = re.compile(r"predictions|top_dropout")
 
     def open_data(self) -> None:
         excluded = self.known.excluded if self.known else None
@@ -59,18 +61,11 @@ class ClassifierRun(Run):
         return self.job.from_model if self.start is None else self.start
 
     def make_model(self) -> keras.Model:
-        recipe = self.recipe
-        if recipe.frozen_epochs and self._source is None:
-            raise ValueError(
-                f"A recipe that trains the classifier alone at first needs trained weights beneath it. Received: "
-                f"recipe={recipe.name!r} with frozen_epochs={recipe.frozen_epochs} and from_model=None. Pass from_model= "
-                f"(--from imagenet), or set frozen_epochs=0, or take a recipe that trains from scratch, such as cifar10."
-            )
         model = self._network()
         if self.job.teacher is None:
             return model
         self.teacher = Teacher(self.job.teacher, self.labels)
-        return Student.of(model, recipe.teacher_weight, recipe.temperature)
+        return Student.of(model, self.recipe.teacher_weight, self.recipe.temperature)
 
     def _network(self) -> keras.Model:
         job, recipe = self.job, self.recipe
@@ -363,10 +358,11 @@ def train_short(
     The same seed, images and machine give the same result; frozen epochs and early stopping are for `train`. Raises Diverged
     for a loss that is not finite.
     """
-    if recipe.frozen_epochs or recipe.patience:
+    if recipe.freezes or recipe.patience:
         raise ValueError(
             f"A short training starts from fresh weights and runs to its end. Received: recipe={recipe.name!r} with "
-            f"frozen_epochs={recipe.frozen_epochs}, patience={recipe.patience}. Set both to 0."
+            f"frozen_epochs={recipe.frozen_epochs}, frozen_bn={recipe.frozen_bn}, patience={recipe.patience}. Set them to 0, "
+            f"false and 0."
         )
     run = _Candidate(architecture, images, validation, recipe, size, steps)
     (row,) = run.go()

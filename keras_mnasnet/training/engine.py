@@ -10,7 +10,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -34,7 +34,7 @@ from keras_mnasnet.training.job import (
 )  # fmt: skip
 from keras_mnasnet.utils.files import is_empty, sweep, write_file
 from keras_mnasnet.utils.locks import locked
-from keras_mnasnet.utils.reading import parse_json, record
+from keras_mnasnet.utils.reading import parse_json, record, texts
 from keras_mnasnet.utils.text import Life, header, listed, say
 from keras_mnasnet.weights.formats.safetensors import save_tensors
 
@@ -54,7 +54,7 @@ class NotFinite(ArithmeticError):
 
 def start_run(
     kind: type[Run], output: str | os.PathLike[str], job: Any, *,
-    cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True, start: Any = None,
+    cluster: Cluster = ALONE, devices: Sequence[str] | None = None, progress: bool = True, start: Any = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Train into the new or empty folder `output` and return the rows of its log.csv; Raises as `train` does.
 
@@ -88,7 +88,7 @@ def start_run(
 
 def resume_run(
     kind: type[Run], output: str | os.PathLike[str], *,
-    cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True,
+    cluster: Cluster = ALONE, devices: Sequence[str] | None = None, progress: bool = True,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Go on with the run in a folder from its last checkpoint, as if it had never stopped."""
     folder = Path(output).expanduser().absolute()
@@ -166,12 +166,14 @@ class Run(abc.ABC):
     COLUMNS: ClassVar[tuple[str, ...]] = COLUMNS
     LOGGED: ClassVar[tuple[str, ...]]
     SHOWN: ClassVar[tuple[str, ...]]
+    HEAD: ClassVar[re.Pattern[str]]  # names of the layers that `frozen_epochs` train; all others are the backbone
 
     def __init__(
-        self, folder: Path | None, job: Any, facts: Any, cluster: Cluster = ALONE, devices: list[str] | None = None,
+        self, folder: Path | None, job: Any, facts: Any, cluster: Cluster = ALONE, devices: Sequence[str] | None = None,
         progress: bool = False, start: Any = None,
     ) -> None:  # fmt: skip
-        self.folder, self.job, self.cluster, self.devices, self.start = folder, job, cluster, devices, start
+        self.folder, self.job, self.cluster, self.start = folder, job, cluster, start
+        self.devices = None if devices is None else list(texts(devices))
         self.recipe = job.recipe
         self.main = cluster.index == 0
         self.shown = progress and self.main
@@ -197,7 +199,7 @@ class Run(abc.ABC):
 
     @abc.abstractmethod
     def compile(self, model: keras.Model, frozen: bool, jit_compile: bool | str) -> None:
-        """Compile the model for the part that trains the classifier alone, or for the rest."""
+        """Compile the model for the part that trains the head alone, or for the rest."""
 
     @abc.abstractmethod
     def batches(self, first_step: int) -> tf.data.Dataset:
@@ -243,7 +245,7 @@ class Run(abc.ABC):
 
     @property
     def parts(self) -> tuple[int, int]:
-        """How many parts train the classifier alone, and how many there are in all."""
+        """How many parts train the head alone, and how many there are in all."""
         return tuple(epochs * self.facts.parts_per_epoch for epochs in (self.recipe.frozen_epochs, self.recipe.epochs))
 
     @property
@@ -255,6 +257,13 @@ class Run(abc.ABC):
         """Train to the end and return the rows of the log."""
         self._since = time.perf_counter()
         keras.utils.set_random_seed(self.recipe.seed)
+        if self.recipe.freezes and self.job.from_model is None:
+            raise ValueError(
+                f"A recipe that freezes weights needs trained ones to start from. Received: recipe={self.recipe.name!r} with "
+                f"frozen_epochs={self.recipe.frozen_epochs}, frozen_bn={self.recipe.frozen_bn} and from_model=None. Pass "
+                f"from_model= (--from imagenet), or set frozen_epochs=0 and frozen_bn=false (--set), or take a recipe that "
+                f"trains from scratch (`mnasnet recipes`)."
+            )
         self.open_data()
         with _policy(self.job.mixed_precision), replicas(self.cluster, self.recipe.batch_size, self.devices):
             self.model = model = self.make_model()
@@ -283,6 +292,12 @@ class Run(abc.ABC):
             for line in self.ended(rows):
                 say(line)
         return rows
+
+    def _freeze(self, model: keras.Model, frozen: bool) -> None:
+        """Train the head alone, or every layer that the recipe lets train."""
+        for layer in model.layers:
+            still = frozen or (self.recipe.frozen_bn and isinstance(layer, keras.layers.BatchNormalization))
+            layer.trainable = not still or bool(self.HEAD.fullmatch(layer.name))
 
     def _show_header(self, model: keras.Model) -> None:
         recipe, facts = self.recipe, self.facts
@@ -318,7 +333,7 @@ class Run(abc.ABC):
             for is_frozen, first, last in ((True, 0, frozen), (False, frozen, total)):
                 if position.part >= last + (is_open and not restored):
                     continue
-                _freeze(model, frozen=is_frozen)
+                self._freeze(model, is_frozen)
                 self.compile(model, is_frozen, jit_choice(self.job.jit_compile))
                 model.optimizer.build(model.trainable_variables)
                 if self.folder and not restored:
@@ -452,12 +467,6 @@ class Run(abc.ABC):
         )
 
 
-def _freeze(model: keras.Model, *, frozen: bool) -> None:
-    """Train the classifier alone, or every layer."""
-    for layer in model.layers:
-        layer.trainable = not frozen or layer.name in ("predictions", "top_dropout")
-
-
 @contextlib.contextmanager
 def _policy(mixed_precision: str | None) -> Iterator[None]:
     before = keras.config.dtype_policy()
@@ -528,7 +537,7 @@ def read_state(path: Path) -> tuple[dict[str, np.ndarray], Position]:
 def restore_state(path: Path, model: Any, *, with_optimizer: bool) -> tuple[dict[str, np.ndarray], Position]:
     """Put a state into a compiled model with a built optimizer, and return its averages and position.
 
-    `with_optimizer=False` leaves the optimizer as it is, for the first step after the classifier was trained alone.
+    `with_optimizer=False` leaves the optimizer as it is, for the first step after the head was trained alone.
     ValueError if the variables are not the model's.
     """
     arrays, position = read_state(path)

@@ -28,7 +28,7 @@ CLASS_COLUMNS = ("epoch", "class", "images", "answered", "right")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Data, network and recipe of a run; `train` says what the fields mean.
+    """Data, network and recipe of a run; `train` says what the fields mean. `validation` is a path, a share or a number.
 
     `from_model` is a source that `load` takes, or the name of the model that was given as a value. `holdout` is a share (0..1)
     of data without splits that takes no part in the run, so that a test set is left: `data.open_splits` gives it.
@@ -44,7 +44,7 @@ class Job:
     depth: float | None = None
     se: bool | float | None = None
     stem_stride: int | None = None
-    validation: str | None = None
+    validation: str | float | None = None
     holdout: float = 0.0
     max_bad: int = 0
     check: bool = True
@@ -112,6 +112,11 @@ class RunKind:
     command: str
 
 
+def validation_of(given: str | os.PathLike[str] | float | None) -> str | float | None:
+    """What to validate on, as a job keeps it: the path or name of data, a share or number of images, or None."""
+    return given if given is None else float(given) if isinstance(given, int | float) else os.fspath(given)
+
+
 CLASSIFICATION = RunKind("classification", Job, Facts, Recipe, "mnasnet train")
 
 
@@ -119,7 +124,7 @@ def anchored_path(text: Any) -> Any:
     """A path, of what exists, that holds in any working folder; names of data and weights as they are."""
     from keras_mnasnet.weights import registry
 
-    if text is None or NAMED.fullmatch(text) or text in registry.datasets() or text in registry.names():
+    if not isinstance(text, str) or NAMED.fullmatch(text) or text in registry.datasets() or text in registry.names():
         return text
     path = os.path.expanduser(text)
     return os.path.abspath(path) if os.path.exists(path) or (glob.has_magic(path) and glob.glob(path)) else text

@@ -147,7 +147,7 @@ def layer_scales(layers: Sequence[str], decay: float) -> dict[str, float]:
 def make_optimizer(
     recipe: Recipe, steps_per_epoch: int, *, frozen: bool = False, layers: Sequence[str] = ()
 ) -> keras.optimizers.Optimizer:
-    """A fresh optimizer of a recipe; `frozen` is the part that trains the classifier alone, at its constant rate.
+    """A fresh optimizer of a recipe; `frozen` is the part that trains the head alone, at its constant rate.
 
     `layers` that have weights, in the model's order, are for recipes with a `layer_decay`.
     """

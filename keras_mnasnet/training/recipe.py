@@ -29,9 +29,10 @@ class Recipe:
     """How a network is trained. `learning_rate` is for `base_batch` images a step and scales with `batch_size`.
 
     `weight_decay` spares biases and batch norms; it is L2 in the gradient for `rmsprop-tf1` and `sgd`, decoupled for
-    `adamw`. The first `frozen_epochs` train the classifier alone at a constant `frozen_learning_rate`, without the
-    schedule, and batch norms keep their statistics. `ema` 0 means no moving average. `size` None is the network's own. The
-    warm-up starts at `warmup_learning_rate`, which scales with the batch as `learning_rate` does.
+    `adamw`. The first `frozen_epochs` train the classifier (of a detector: all but the backbone) alone at a constant
+    `frozen_learning_rate`, without the schedule, and the frozen batch norms keep their statistics. With `frozen_bn` those of
+    the backbone are frozen in every epoch: statistics, gamma and beta. `ema` 0 means no moving average. `size` None is the
+    network's own. The warm-up starts at `warmup_learning_rate`, which scales with the batch as `learning_rate` does.
 
     For classes of unequal size, `class_weights` "balanced" weighs a class's loss by images / (classes * its images), and
     `sampling` "balanced" draws every class equally often. `keep`: the model file holds the "best" epoch by the validation, or
@@ -65,6 +66,7 @@ class Recipe:
     ema: float = 0.0
     frozen_epochs: int = 0
     frozen_learning_rate: float = 0.0
+    frozen_bn: bool = False
     patience: int = 0
     keep: str = "best"
     class_weights: str = "none"
@@ -104,6 +106,11 @@ class Recipe:
     def first_learning_rate(self) -> float:
         """The rate at which the warm-up starts, at this batch size."""
         return self.warmup_learning_rate * self.batch_size / self.base_batch
+
+    @property
+    def freezes(self) -> bool:
+        """Whether it keeps weights as they were, which makes sense for trained ones alone."""
+        return self.frozen_epochs > 0 or self.frozen_bn
 
     @property
     def idle(self) -> frozenset[str]:

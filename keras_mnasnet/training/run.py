@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.training.distribution import ALONE, Cluster
-from keras_mnasnet.training.job import LABEL_FILE, MODEL_FILE, RUN_FILE, Job, numbers
+from keras_mnasnet.training.job import LABEL_FILE, MODEL_FILE, RUN_FILE, Job, numbers, validation_of
 from keras_mnasnet.training.recipe import Recipe, recipe_of
 from keras_mnasnet.utils.reading import fields_of, read_json, read_text
 from keras_mnasnet.utils.system import held_stderr
@@ -61,9 +61,10 @@ def train(
     size: int | None = None, epochs: int | None = None, batch_size: int | None = None, learning_rate: float | None = None,
     changes: Mapping[str, Any] | None = None, upright: bool | None = None, class_weights: str | None = None,
     sampling: str | None = None, teacher: str | os.PathLike[str] | None = None,
-    validation: str | os.PathLike[str] | None = None, max_bad: int = 0, check: bool = True, checkpoint_steps: int = 1000,
-    mixed_precision: str | None = None, jit_compile: bool | None = None, tensorboard: bool = False, holdout: float = 0.0,
-    cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True,
+    validation: str | os.PathLike[str] | float | None = None, max_bad: int = 0, check: bool = True,
+    checkpoint_steps: int = 1000, mixed_precision: str | None = None, jit_compile: bool | None = None,
+    tensorboard: bool = False, holdout: float = 0.0,
+    cluster: Cluster = ALONE, devices: Sequence[str] | None = None, progress: bool = True,
 ) -> Training:  # fmt: skip
     """Train a classifier of photos, pixels `[B, size, size, 3]`, and leave in `output` model.safetensors, labels.txt,
     log.csv, run.json, checkpoint.safetensors.
@@ -82,7 +83,8 @@ def train(
         teacher: a trained model of the same classes, any source that `load` takes or a .tflite file, for recipes with a
             `teacher_weight`, such as "distill".
         head: "new" trains a classifier for the data's classes, "keep" goes on with the model's own.
-        validation: data to validate on; default: the data's own validation or test split, else a tenth of every class.
+        validation: data to validate on, or a share (below 1) or number of the training images. Default: the data's own
+            validation or test split, else a tenth of every class.
         max_bad: how many damaged photos are left out before the run is refused; `check=False` does not look for them.
         checkpoint_steps: the most steps between two checkpoints; an epoch is cut into equal parts for it.
         mixed_precision: None, "bfloat16" or "float16".
@@ -109,7 +111,7 @@ def train(
     source, start = named_source(from_model, network)
     job = Job(
         data=os.fspath(data), from_model=source, network=None if network is None else str(network), head=head, width=width,
-        depth=depth, se=se, stem_stride=stem_stride, validation=None if validation is None else os.fspath(validation),
+        depth=depth, se=se, stem_stride=stem_stride, validation=validation_of(validation),
         recipe=recipe_of(
             recipe, changes if upright is None else {**(changes or {}), "augment.upright": upright}, size=size, epochs=epochs,
             batch_size=batch_size, learning_rate=learning_rate, class_weights=class_weights, sampling=sampling,
@@ -122,7 +124,7 @@ def train(
 
 
 def run_job(
-    job: Job, output: str | os.PathLike[str], *, cluster: Cluster = ALONE, devices: list[str] | None = None,
+    job: Job, output: str | os.PathLike[str], *, cluster: Cluster = ALONE, devices: Sequence[str] | None = None,
     progress: bool = True, start: Any = None,
 ) -> Training:  # fmt: skip
     """`train` with its arguments in a Job; `start` is the model where the job names one that was given as a value."""
@@ -132,7 +134,7 @@ def run_job(
 
 
 def resume(
-    output: str | os.PathLike[str], *, cluster: Cluster = ALONE, devices: list[str] | None = None, progress: bool = True
+    output: str | os.PathLike[str], *, cluster: Cluster = ALONE, devices: Sequence[str] | None = None, progress: bool = True
 ) -> Training:
     """Go on with the run in a folder from its last checkpoint, as if it had never stopped; example and errors as in `train`."""
     kind, _, resume_run = _loaded(cluster)

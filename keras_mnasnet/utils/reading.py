@@ -108,9 +108,14 @@ def check_growth(name: str, unpacked: int, size: int, what: str) -> None:
         raise ValueError(f"{what} must have at most {limit.most} {limit.what}. Received: {unpacked:,} bytes in {size:,}")
 
 
-def check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
+def texts(value: str | Iterable[str]) -> tuple[str, ...]:
+    """Several texts as a tuple; a text alone is one of them, not its letters."""
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def check_names(names: str | Iterable[str], what: str) -> tuple[str, ...]:
     """Class names that are texts of one line each, not too many nor too long; ValueError that begins with `what`."""
-    found = tuple(names)
+    found = texts(names)
     check_limit("classes", len(found), what)
     for name in found:
         if not isinstance(name, str) or not name.strip() or name.splitlines() != [name]:

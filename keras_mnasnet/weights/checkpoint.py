@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_mnasnet.architecture import Architecture, Layer
 from keras_mnasnet.preprocessing import Preprocessing
-from keras_mnasnet.utils.reading import check_names
+from keras_mnasnet.utils.reading import check_names, texts
 
 if TYPE_CHECKING:
     from keras_mnasnet.detection.spec import DetectorSpec
@@ -114,6 +114,7 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if self.labels is None:
             return
+        object.__setattr__(self, "labels", texts(self.labels))
         if len(self.labels) != self.classes:
             raise CheckpointError(
                 f"{self.origin.name}: there must be one label for each class. Received: {len(self.labels)} labels for "
