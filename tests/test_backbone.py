@@ -37,8 +37,8 @@ def test_taps_and_weights_are_the_classifiers(tmp_path):
 
 
 def test_bad_levels_and_taps():
-    with pytest.raises(ValueError, match="C1, C2, C3, C4, C5. Received"):
-        MnasNetBackbone("small", weights=None, levels=("C6",))
+    with pytest.raises(ValueError, match=r"C1, C2, C3, C4, C5. Received: levels=\('C6',\)"):
+        MnasNetBackbone("small", weights=None, levels="C6")
     with pytest.raises(ValueError, match="'block6a_expand'. Near: block6a_add|block6a"):
         MnasNetBackbone("small", weights=None, taps=("block6a_expand",))
     with pytest.raises(ValueError, match="at least one"):

@@ -7,7 +7,11 @@ import os
 import pytest
 
 from keras_mnasnet.training.recipe import RECIPES, Recipe
-from keras_mnasnet.utils.reading import open_zip, parse_json, read_json, read_text, read_xml, record, unpack_tar
+from keras_mnasnet.utils.reading import check_names, open_zip, parse_json, read_json, read_text, read_xml, record, unpack_tar
+
+
+def test_a_text_is_one_name():
+    assert check_names("cat", "Classes") == check_names(["cat"], "Classes") == ("cat",)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -116,6 +116,9 @@ COMMANDS = {
 }
 
 
+DETECTOR = ("--epochs", "1", "--batch-size", "1", "--size", "96")
+
+
 def rest(command: str, folder: Path, out: Path) -> list[str]:
     """What a command needs besides its model."""
     photos, data, boxes = str(DEMO / "ship.png"), str(folder / "photos"), [str(folder / "boxes.json"), str(folder / "boxes")]
@@ -127,7 +130,7 @@ def rest(command: str, folder: Path, out: Path) -> list[str]:
         "qat": ["--data", data, "-o", f"{out}/x.tflite", "--epochs", "1"],
         "bench accuracy": ["--data", data, "--json"],
         "bench latency": ["--runs", "2", "--json"],
-        "detect train": [*boxes, "-o", f"{out}/detector", "--epochs", "1", "--batch-size", "1", "--size", "96"],
+        "detect train": [*boxes, "-o", f"{out}/detector", "--validation", "0", *DETECTOR],
         "detect eval": ["--annotations", boxes[0], "--photos", boxes[1], "--json"],
         "detect predict": [f"{boxes[1]}/1.png", "--json"],
         "detect export": ["-o", f"{out}/x.tflite", "--json"],
@@ -350,7 +353,7 @@ def call(name: str, door, source, folder: Path, out: Path):
         "export.quantize_aware": lambda: door(source, data, out / "x.tflite", epochs=1, progress=False),
         "export.prune": lambda: door(source, data, out / "x.tflite", epochs=1, sparsity=0.5, progress=False),
         "detection.train": lambda: door(
-            *boxes, out / "detector", from_model=source, size=96, batch_size=1, epochs=1, progress=False
+            *boxes, out / "detector", from_model=source, size=96, batch_size=1, epochs=1, validation=0, progress=False
         ),
         "detection.SSDLite": lambda: door("a1", ["box"], source, input_size=96),
         "detection.predict": lambda: door(source, f"{boxes[1]}/1.png"),

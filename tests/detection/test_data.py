@@ -129,8 +129,9 @@ def test_bad_classes(folder):
     path = write(folder)
     with pytest.raises(ValueError, match="Every class must be a category.*Received: 'dgo'. Nearest: dog"):
         open_dataset(path, folder, classes=["dgo"])
-    with pytest.raises(ValueError, match="list of different names"):
+    with pytest.raises(ValueError, match="must be different names"):
         open_dataset(path, folder, classes=["dog", "dog"])
+    assert open_dataset(path, folder, classes="dog").labels == ("dog",)
 
 
 def test_missing_files(folder):

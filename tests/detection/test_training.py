@@ -11,14 +11,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from models import distinct
 
 from keras_mnasnet import load
 from keras_mnasnet.cli.main import main
 from keras_mnasnet.detection import SSDLite, spec_of
 from keras_mnasnet.detection import resume as resume_detector
+from keras_mnasnet.detection.data import evaluation_batches
+from keras_mnasnet.detection.evaluation import coco_score, results_on
+from keras_mnasnet.detection.inference import KerasDetector
 from keras_mnasnet.detection.losses import FocalLoss, MinedLoss, loss_of
 from keras_mnasnet.detection.recipe import DETECTION_RECIPES, BoxAugment, DetectionRecipe
-from keras_mnasnet.detection.training import DetectorRun, Trainee
+from keras_mnasnet.detection.training import DetectionJob, DetectorRun, Trainee
 from keras_mnasnet.detection.training import train as train_detector
 from keras_mnasnet.training import engine, learning_rate, parse_recipe, recipe_from_json, recipe_to_json, resume, train
 from keras_mnasnet.training.engine import write_state
@@ -55,7 +59,8 @@ def draw(folder, count=6, seed=0, size=128):
 
 
 def fit(folder, annotations, recipe=FAST, **options):
-    return train_detector(annotations, annotations.parent, folder, recipe=recipe, progress=False, **{**NETWORK, **options}).rows
+    options = {**NETWORK, "validation": 0, **options}
+    return train_detector(annotations, annotations.parent, folder, recipe=recipe, progress=False, **options).rows
 
 
 def curve(folder):
@@ -166,6 +171,83 @@ def test_an_epoch_whose_validation_fails_is_not_lost(tmp_path, drawn, monkeypatc
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
 
 
+def test_a_tenth_of_the_photos_is_held_out(tmp_path, drawn, capfd, monkeypatch):
+    """By default, at random but the same in every run; what is kept says which, and a resumed run has the same."""
+    monkeypatch.setattr(DetectorRun, "_train", lambda run, model: [])
+    recipe, folder = FAST.changed(epochs=1), tmp_path / "run"
+    options = {"recipe": recipe, "measure_ap": False, **NETWORK}
+    train_detector(drawn, drawn.parent, folder, **options)
+    shown = capfd.readouterr().err
+    assert "train 5, validation 1" in shown
+    assert f"1 photos: 10% of {drawn}, photos in {drawn.parent}" in shown
+    facts = json.loads((folder / "run.json").read_text("utf-8"))["facts"]
+    assert (facts["train_images"], facts["validation_images"], facts["data"]["boxes"]) == (5, 1, 12)
+    resume_detector(folder, progress=False)
+    one = {"classes": "red", "devices": "CPU:0"}  # a text is one name
+    run = train_detector(drawn, drawn.parent, tmp_path / "half", **options, **one, validation=0.5, progress=False)
+    facts = json.loads((tmp_path / "half" / "run.json").read_text("utf-8"))["facts"]
+    assert (facts["train_images"], facts["validation_images"], run.labels) == (3, 3, ("red",))
+
+
+def test_one_pass_of_a_validation_is_what_two_give(drawn):
+    """The loss of Keras's own evaluation and the AP of `results_on`, with a last batch that is not full."""
+    job = DetectionJob(
+        data=str(drawn), photos=str(drawn.parent), validation=str(drawn), recipe=FAST.changed(batch_size=4), **NETWORK
+    )
+    run = DetectorRun(None, job, None)
+    run.open_data()
+    model = run.make_model()
+    distinct(run.detector, np.concatenate([pixels for pixels, _ in evaluation_batches(run.data, size=96, batch_size=6)]))
+    model.compile(keras.optimizers.SGD(0.0))
+    found = run.measure(model)
+    lost = model.evaluate(evaluation_batches(run.data, size=96, batch_size=4), verbose=0, return_dict=True)
+    for key, value in lost.items():
+        assert found[f"val_{key}"] == pytest.approx(value, rel=1e-5)
+    rows, _ = results_on(
+        KerasDetector(run.detector, batch_size=4), run.data, run.data.truth, run.data.category_ids, size=96, batch_size=4
+    )
+    metrics = coco_score(run.data.truth, rows).metrics
+    assert (found["val_ap"], found["val_ap50"]) == (metrics["AP"], metrics["AP50"])
+    assert metrics["AP50"] > 0
+
+
+def test_frozen_weights_stay_to_the_bit(tmp_path, drawn, finished, monkeypatch):
+    """Two parts train all but the backbone, two more the backbone without its batch norms; cut in the middle of both."""
+    recipe = FAST.changed(epochs=2, frozen_epochs=1, frozen_learning_rate=1e-2, frozen_bn=True)
+    options = {"network": None, "from_model": str(finished), "checkpoint_steps": 2}
+    states = []
+
+    def write(path, arrays, position):
+        write_state(path, arrays, position)
+        states.append((position.part, arrays))
+        if len(states) in (5, 7):  # the first four are of the run that is never cut
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "write_state", write)
+    fit(tmp_path / "whole", drawn, recipe, **options)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "cut", drawn, recipe, **options)
+    with pytest.raises(KeyboardInterrupt):
+        resume_detector(tmp_path / "cut", progress=False)
+    resume_detector(tmp_path / "cut", progress=False)
+    assert [part for part, _ in states] == [1, 2, 3, 4] * 2
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    for name, value in states[3][1].items():
+        np.testing.assert_array_equal(value, states[7][1][name], name)
+    given = load(finished).tensors
+    for part, arrays in states[:4]:
+        moved = set()
+        for kind in ("model", "average"):
+            for name, value in arrays.items():
+                path = name.split(":")[-1]
+                if name.startswith(kind) and path in given and not np.array_equal(value, given[path]):
+                    moved.add(path)
+        backbone = {path for path in moved if not path.startswith(("level", "extra"))}
+        assert {"level1_scores/kernel", "extra1_project_bn/moving_mean", "extra1_project_bn/gamma"} <= moved
+        assert not any("_bn/" in path for path in backbone)
+        assert bool(backbone) == (part > 2)
+
+
 def test_other_classes_on_resume(tmp_path, drawn, finished):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
@@ -247,29 +329,55 @@ def test_the_trainees_loss_is_the_recipes():
     assert found["box_loss"] == 0
 
 
-def test_two_replicas_of_one_machine(tmp_path, drawn):
-    """MirroredStrategy over two logical CPUs: each half is normalized by its own matches, so losses are near, not equal."""
+def test_two_replicas_of_one_machine(tmp_path):
+    """MirroredStrategy over two logical CPUs, stopped and resumed, ends as one device does where both halves are alike."""
+    pytest.importorskip("pycocotools")
+    folder = tmp_path / "photos"
+    path = draw(folder, count=4, size=96)
+    value = json.loads(path.read_text("utf-8"))
+    first = {row["category_id"]: row["bbox"] for row in value["annotations"] if row["image_id"] == 0}
+    for number in range(1, 4):
+        shutil.copy(folder / "0.png", folder / f"{number}.png")
+    for row in value["annotations"]:
+        row["bbox"] = first[row["category_id"]]
+    path.write_text(json.dumps(value), "utf-8")
     code = (
-        "import sys, tensorflow as tf\n"
+        "import json, sys, tensorflow as tf\n"
         "cpu = tf.config.list_physical_devices('CPU')[0]\n"
         "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
-        "from pathlib import Path\n"
-        "from keras_mnasnet.detection import train\n"
-        "path, devices = Path(sys.argv[2]), ['CPU:0', 'CPU:1']\n"
-        "options = {'recipe': sys.argv[3], 'network': sys.argv[4], 'devices': devices, 'progress': False}\n"
-        "run = train(path, path.parent, sys.argv[1], **options)\n"
-        "print(run.rows[-1]['loss'])\n"
+        "from keras_mnasnet.detection import resume, train\n"
+        "from keras_mnasnet.training import engine\n"
+        "out, photos, recipe, network = sys.argv[1:]\n"
+        "def go(name, devices):\n"
+        "    options = {'recipe': recipe, 'network': network, 'devices': devices, 'validation': 0.5, 'progress': False}\n"
+        "    return train(f'{photos}/boxes.json', photos, f'{out}/{name}', **options)\n"
+        "rows = [go('one', 'CPU:0').rows]\n"
+        "own = engine.write_state\n"
+        "def stop(*arguments):\n"
+        "    own(*arguments)\n"
+        "    raise KeyboardInterrupt\n"
+        "engine.write_state = stop\n"
+        "try:\n"
+        "    go('two', ['CPU:0', 'CPU:1'])\n"
+        "except KeyboardInterrupt:\n"
+        "    engine.write_state = own\n"
+        "rows.append(resume(f'{out}/two', devices=['CPU:0', 'CPU:1'], progress=False).rows)\n"
+        "print(json.dumps(rows))\n"
     )
-    recipe = FAST.changed(epochs=1, batch_size=6, base_batch=6)
-    plain = fit(tmp_path / "plain", drawn, recipe)
+    recipe = FAST.changed(epochs=2, **{"augment.crop": False, "augment.flip": False})
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run"), str(drawn), str(recipe), BACKBONE],
+        [sys.executable, "-c", code, str(tmp_path), str(folder), str(recipe), BACKBONE],
         capture_output=True,
         text=True,
         timeout=280,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout.split()[-1]) == pytest.approx(float(plain[-1]["loss"]), rel=0.25)
+    one, two = json.loads(done.stdout.splitlines()[-1])
+    assert len(one) == 2
+    for ours, theirs in zip(two, one, strict=True):
+        assert "val_ap" in ours
+        own, other = ({key: value for key, value in row.items() if key not in TIMES} for row in (ours, theirs))
+        assert own == pytest.approx(other, rel=1e-3)
 
 
 def test_recipes_are_what_the_configs_say():
@@ -284,6 +392,7 @@ def test_recipes_are_what_the_configs_say():
     assert isinstance(loss_of(v3), FocalLoss)
     assert loss_of(v2) == MinedLoss(3.0, 3, 0.99)
     assert (v2.optimizer, v2.epsilon, v2.size, v3.size) == ("rmsprop-tf1", 1.0, 300, 320)
+    assert (v2.ema, v3.ema, mobiledet.ema) == (0.9999, 0, 0)
 
 
 @pytest.mark.parametrize("name", DETECTION_RECIPES)
@@ -300,7 +409,8 @@ def test_recipes_have_text_and_json(name):
         ({"loss": "l1"}, "`loss` must be one of"),
         ({"min_negatives": 5}, "must have an effect. Received: min_negatives"),
         ({"dropout": 0.3}, "must have an effect. Received: dropout"),
-        ({"frozen_epochs": 1, "frozen_learning_rate": 0.1}, "A detector is trained whole. Received: frozen_epochs=1"),
+        ({"frozen_epochs": 1, "frozen_learning_rate": 0.1}, "freezes weights needs trained ones.*Received: .*frozen_epochs=1"),
+        ({"frozen_bn": True}, "freezes weights needs trained ones.*Received: .*frozen_bn=True and from_model=None"),
         ({"augment.crop": 2}, "must be true or false"),
         ({"augment.pad": 2}, "unknown key 'augment.pad'"),
         ({"nms_iou": 0.2, "loss": "mined"}, "`nms_iou` must be between 0.5 and 1"),
@@ -317,6 +427,10 @@ def test_bad_jobs(drawn, tmp_path):
         fit(tmp_path / "run", drawn, FAST.changed(patience=2))
     with pytest.raises(ValueError, match="An epoch needs at least one batch. Received: 6 photos"):
         fit(tmp_path / "run", drawn, FAST.changed(batch_size=64))
+    with pytest.raises(ValueError, match="must be a share above 0 and below 1, or fewer images than the 6 .* validation=6"):
+        fit(tmp_path / "run", drawn, validation=6, measure_ap=False)
+    with pytest.raises(ValueError, match="needs photos with objects to validate on. Received: 1 photos .*validation=0"):
+        fit(tmp_path / "run", draw(tmp_path / "one", count=1), validation=None, measure_ap=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -326,7 +440,7 @@ def command(capfd, *arguments):
 
 def test_the_command(capfd, tmp_path, drawn):
     (tmp_path / "classes.txt").write_text("green\n", "utf-8")
-    settings = ("--network", "small", "--width", 0.35, "--size", 96, "--epochs", 1, "--batch-size", 2)
+    settings = ("--network", "small", "--width", 0.35, "--size", 96, "--epochs", 1, "--batch-size", 2, "--validation", 0)
     options = ("-o", tmp_path / "run", "--labels", tmp_path / "classes.txt", "--set", "augment.crop=false", "--json")
     status, out, err = command(capfd, drawn, drawn.parent, *settings, *options)
     assert status == 0, err

@@ -142,7 +142,7 @@ def test_nan_stops_with_step_and_checkpoint(tmp_path):
 
 def test_frozen_epochs_train_the_classifier_alone(finished, tmp_path):
     recipe = TINY.changed(epochs=2, frozen_epochs=1, frozen_learning_rate=1e-2, ema=0)
-    with pytest.raises(ValueError, match="needs trained weights beneath it. Received: .*frozen_epochs=1 and from_model=None"):
+    with pytest.raises(ValueError, match="freezes weights needs trained ones.*Received: .*frozen_epochs=1, .*from_model=None"):
         train(tmp_path / "bare", job(recipe), progress=False)
     start = finished / "model.safetensors"
     from_start = {"from_model": str(start), "network": None, "width": None, "stem_stride": None, "checkpoint_steps": 100}
