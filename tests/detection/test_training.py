@@ -212,28 +212,28 @@ def test_one_pass_of_a_validation_is_what_two_give(drawn):
 
 
 def test_frozen_weights_stay_to_the_bit(tmp_path, drawn, finished, monkeypatch):
-    """Two parts train all but the backbone, two more the backbone without its batch norms; cut in the middle of both."""
-    recipe = FAST.changed(epochs=2, frozen_epochs=1, frozen_learning_rate=1e-2, frozen_bn=True)
-    options = {"network": None, "from_model": str(finished), "checkpoint_steps": 2}
-    states = []
+    """Two parts train all but the backbone, two more the backbone without its batch norms; resumed in the middle of both."""
+    recipe = FAST.changed(epochs=2, frozen_epochs=1, frozen_learning_rate=1e-2, frozen_bn=True, warmup_epochs=0)
+    whole, states = tmp_path / "whole", []
 
     def write(path, arrays, position):
         write_state(path, arrays, position)
         states.append((position.part, arrays))
-        if len(states) in (5, 7):  # the first four are of the run that is never cut
+        if path.parent == whole and position.part in (1, 3):
+            shutil.copytree(whole, tmp_path / f"cut{position.part}")
+        if path.parent == tmp_path / "cut1":
             raise KeyboardInterrupt
 
     monkeypatch.setattr(engine, "write_state", write)
-    fit(tmp_path / "whole", drawn, recipe, **options)
+    fit(whole, drawn, recipe, network=None, from_model=str(finished), checkpoint_steps=2)
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "cut", drawn, recipe, **options)
-    with pytest.raises(KeyboardInterrupt):
-        resume_detector(tmp_path / "cut", progress=False)
-    resume_detector(tmp_path / "cut", progress=False)
-    assert [part for part, _ in states] == [1, 2, 3, 4] * 2
-    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
-    for name, value in states[3][1].items():
-        np.testing.assert_array_equal(value, states[7][1][name], name)
+        resume_detector(tmp_path / "cut1", progress=False)
+    resume_detector(tmp_path / "cut3", progress=False)
+    assert [part for part, _ in states] == [1, 2, 3, 4, 2, 4]
+    assert curve(tmp_path / "cut3") == curve(whole)
+    for ours, theirs in ((4, 1), (5, 3)):
+        for name, value in states[theirs][1].items():
+            np.testing.assert_array_equal(states[ours][1][name], value, name)
     given = load(finished).tensors
     for part, arrays in states[:4]:
         moved = set()
