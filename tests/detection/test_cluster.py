@@ -44,7 +44,16 @@ def drawn(folder, count):
     return path, folder
 
 
-def start(count, cache, *arguments, code=RUN):
+@pytest.fixture
+def start():
+    """Starts processes, and ends those that a failed test leaves."""
+    started = []
+    yield lambda *arguments, **options: started.extend(found := launched(*arguments, **options)) or found
+    for process in started:
+        process.kill()
+
+
+def launched(count, cache, *arguments, code=RUN):
     environment = {
         **os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -64,7 +73,7 @@ def start(count, cache, *arguments, code=RUN):
 
 def ended(processes):
     for process in processes:
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=600)
         assert process.returncode == 0, err[-3000:]
 
 
@@ -73,15 +82,15 @@ def rows(folder):
         return [{key: float(row[key]) for key in ("loss", "val_loss", "val_ap")} for row in csv.DictReader(file)]
 
 
-def test_two_processes_measure_ap_and_survive_a_kill(tmp_path):
+def test_two_processes_measure_ap_and_survive_a_kill(tmp_path, start):
     pytest.importorskip("pycocotools")
     cache = tmp_path / "cache"
     (train, photos), (val, judges) = drawn(tmp_path / "train", 4), drawn(tmp_path / "val", 2)
     data = (train, photos, *OPTIONS, "--validation", val, "--validation-folder", judges)
     alone = start(1, cache, *data, "-o", tmp_path / "one")
     first, second = start(2, cache, *data, "-o", tmp_path / "two", code=KILLED + RUN)
-    second.communicate(timeout=300)
-    _, err = first.communicate(timeout=300)
+    second.communicate(timeout=600)
+    _, err = first.communicate(timeout=600)
     assert (first.returncode, second.returncode) == (1, -9), err[-3000:]
     assert "must stay alive" in err
     assert len(rows(tmp_path / "two")) == 1

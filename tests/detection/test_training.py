@@ -369,7 +369,7 @@ def test_two_replicas_of_one_machine(tmp_path):
         [sys.executable, "-c", code, str(tmp_path), str(folder), str(recipe), BACKBONE],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = json.loads(done.stdout.splitlines()[-1])
