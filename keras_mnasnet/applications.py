@@ -29,9 +29,9 @@ _ARGUMENTS = """
     Args:
         include_top: whether to end in the classifier.
         weights: None (fresh), "imagenet" (the published checkpoint of this variant, width and nearest resolution),
-            "cifar10" (ships with the package: ten classes, small photos, stem of stride 1), or anything else that
-            `keras_mnasnet.load` takes: a record id (`mnasnet weights list`), a training run's folder, a file, a Hub address, a
-            Checkpoint. Width, batch-norm epsilon, padding and residuals follow the checkpoint.
+            "cifar10" or "trashnet" (ship with the package: ten classes of small photos, six of waste; stem of stride 1), or
+            anything else that `keras_mnasnet.load` takes: a record id (`mnasnet weights list`), a training run's folder, a
+            file, a Hub address, a Checkpoint. Width, batch-norm epsilon, padding and residuals follow the checkpoint.
         input_tensor: a Keras tensor `[B, H, W, C]` to build on, in place of a new input.
         input_shape: (height, width, channels), sizes >= 32 or None. Default: the checkpoint's resolution, else 224
             (D1-320: 320). Other than 3 channels need weights=None and include_preprocessing=False.

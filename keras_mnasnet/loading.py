@@ -40,6 +40,7 @@ from keras_mnasnet.weights.checkpoint import (
     remembered,
 )
 from keras_mnasnet.weights.convert import convert
+from keras_mnasnet.weights.datasets import DATASETS
 from keras_mnasnet.weights.fetch import (
     cache_home,
     check_sha256,
@@ -67,8 +68,8 @@ from keras_mnasnet.weights.formats.tf1 import open_tf1, unpack
 RUN_MODEL = "model.safetensors"
 HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?(?:/(?P<file>.+))?$")
 KINDS = (
-    "'imagenet', 'cifar10', a record's id (`mnasnet weights list`), the folder of a training run, a checkpoint file "
-    f"({', '.join(SUFFIXES)}, a TF1 prefix), or hf://owner/name[@revision][/file]"
+    f"{', '.join(map(repr, DATASETS))}, a record's id (`mnasnet weights list`), the folder of a training run, a checkpoint "
+    f"file ({', '.join(SUFFIXES)}, a TF1 prefix), or hf://owner/name[@revision][/file]"
 )
 
 
@@ -76,9 +77,10 @@ def load(source: Any, *, network: Architecture | str | None = None, size: int | 
     """The checkpoint that a source means: network, tensors, labels, preprocessing and origin as one value.
 
     Args:
-        source: "imagenet" or "cifar10" (of `network`, a1 without it, trained nearest to `size` pixels), a record's id, the
-            folder of a training run (of a detector's too), a file of keras_mnasnet, Google, timm, torchvision or Keras
-            (`.weights.h5`, `.keras`), hf://owner/name[@revision][/file], a Checkpoint, or a Keras model of this process.
+        source: "imagenet", "cifar10" or "trashnet" (of `network`, a1 without it, trained nearest to `size` pixels), a
+            record's id, the folder of a training run (of a detector's too), a file of keras_mnasnet, Google, timm, torchvision
+            or Keras (`.weights.h5`, `.keras`), hf://owner/name[@revision][/file], a Checkpoint, or a Keras model of this
+            process.
         network: of a dataset's name, which member (`b1`, `a1-0.75`); of a file whose strides its tensors do not show, its text.
         size: input size in pixels that a dataset's record should have been trained near.
 

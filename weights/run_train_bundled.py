@@ -1,11 +1,14 @@
-"""Train the bundled CIFAR-10 weights, resume a training that was stopped, and put finished ones into the package.
+"""Train the weights that ship with the package, resume a training that was stopped, and put finished ones into the package.
 
-    python weights/run_train_bundled.py train a1 --data DIR --runs RUNS
-    python weights/run_train_bundled.py pack --data DIR --runs RUNS
+    python weights/run_train_bundled.py train cifar10 a1 --data DIR --runs RUNS
+    python weights/run_train_bundled.py pack --data DIR --runs RUNS --only cifar10
+    python weights/run_train_bundled.py demo --data DIR
 
-DIR holds train.tfrecord, test.tfrecord and labels.txt. A network is trained in stages, from the resolution of the photos up,
-each from the weights of the one before; `train` goes on where an earlier call stopped. `pack` measures the last finished stage
-of every network on the 10,000 test images as `mnasnet bench accuracy` does, and writes the weights and their records.
+For `cifar10` DIR holds train.tfrecord, test.tfrecord and labels.txt; for `trashnet` the folders train, val and test of
+github.com/garythung/trashnet. A network is trained in stages, each from the weights of the one before, into
+RUNS/DATASET-NETWORK-stageN; `train` goes on where an earlier call stopped. `pack` measures the last finished stage of every
+network on the test photos as `mnasnet bench accuracy` does, and writes the weights and their records. `demo` puts a few test
+photos of TrashNet, which the packed network classifies rightly and wrongly, into weights/demo.
 """
 
 from __future__ import annotations
@@ -19,17 +22,41 @@ from typing import Any
 
 from keras_mnasnet.preprocessing import Preprocessing
 
-NETWORKS = {"a1": 0.5, "b1": 0.5, "small": 1.0}
-STAGES = (
-    "cifar10",
-    "cifar10 epochs=15 size=48 learning_rate=0.002 warmup_epochs=1 augment.pad=6 augment.mixup=0.2",
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The networks of a data set with their widths, the recipes of the stages, and what the first one starts from."""
+
+    networks: dict[str, float]
+    stages: tuple[str, ...]
+    start: str | None = None
+
+
+_TRASH = (
+    "finetune frozen_epochs=0 weight_decay=0.05 ema=0.998 augment.area=[0.25,1] augment.randaugment_ops=1 augment.mixup=0.2 "
 )
-BUNDLED = Path(__file__).resolve().parent.parent / "keras_mnasnet" / "weights" / "bundled"
+PLANS = {
+    "cifar10": Plan(
+        {"a1": 0.5, "b1": 0.5, "small": 1.0},
+        ("cifar10", "cifar10 epochs=15 size=48 learning_rate=0.002 warmup_epochs=1 augment.pad=6 augment.mixup=0.2"),
+    ),
+    "trashnet": Plan(
+        {"a1": 0.5},
+        (
+            _TRASH + "epochs=60 size=64 learning_rate=0.002 warmup_epochs=2",
+            _TRASH + "epochs=30 size=112 learning_rate=0.001 warmup_epochs=1",
+        ),
+        start="cifar10",
+    ),
+}
+ROOT = Path(__file__).resolve().parent
+BUNDLED = ROOT.parent / "keras_mnasnet" / "weights" / "bundled"
+DEMO, WRONG = ROOT / "demo", 2
 
 
-def folder_of(runs: Path, network: str, stage: int) -> Path:
+def folder_of(runs: Path, dataset: str, network: str, stage: int) -> Path:
     """The run of one stage of one network."""
-    return runs / (network if stage == 0 else f"{network}-stage{stage + 1}")
+    return runs / f"{dataset}-{network}-stage{stage + 1}"
 
 
 def finished(folder: Path) -> bool:
@@ -47,77 +74,96 @@ def train(arguments: argparse.Namespace) -> None:
     from keras_mnasnet.training import resume
     from keras_mnasnet.training import train as start
 
-    for stage, recipe in enumerate(STAGES):
-        folder = folder_of(arguments.runs, arguments.network, stage)
+    dataset, network = arguments.dataset, arguments.network
+    plan = PLANS[dataset]
+    if network not in plan.networks:
+        raise SystemExit(f"error: The networks of {dataset} are {', '.join(plan.networks)}. Received: {network}")
+    for stage, recipe in enumerate(plan.stages):
+        folder = folder_of(arguments.runs, dataset, network, stage)
         if finished(folder):
             continue
         if (folder / "run.json").is_file():
             resume(folder)
             continue
-        options: dict[str, Any] = {
-            "network": arguments.network, "width": NETWORKS[arguments.network], "stem_stride": 1,
-        }  # fmt: skip
+        options: dict[str, Any] = {"network": network}
         if stage:
-            before = folder_of(arguments.runs, arguments.network, stage - 1)
+            before = folder_of(arguments.runs, dataset, network, stage - 1)
             options = {"from_model": before / "model.safetensors", "head": "keep"}
+        elif plan.start:
+            options["from_model"] = plan.start
+        else:
+            options |= {"width": plan.networks[network], "stem_stride": 1}
         start(arguments.data, folder, recipe=recipe, **options)
 
 
 def pack(arguments: argparse.Namespace) -> None:
     """Measure the finished runs, and write weights and records."""
     from keras_mnasnet.benchmarks.results import write_json
+
+    dataset, plan = arguments.only, PLANS[arguments.only]
+    table = json.loads((BUNDLED / "records.json").read_text("utf-8"))
+    for network, width in plan.networks.items():
+        folders = [folder_of(arguments.runs, dataset, network, stage) for stage in range(len(plan.stages))]
+        done = [folder for folder in folders if finished(folder)]
+        if not done:
+            print(f"{dataset} {network}: no finished stage in {arguments.runs}, not packed")
+            continue
+        entry = _packed(dataset, network, width, done, arguments.data)
+        others = [record for record in table["records"] if (record["dataset"], record["network"]) != (dataset, network)]
+        table["records"] = [*others, entry]
+        print(f"{entry['id']}: top-1 {entry['top1']} %, {entry['size_bytes']:,} bytes")
+    order = [(dataset, network) for dataset, plan in PLANS.items() for network in plan.networks]
+    table["records"].sort(key=lambda record: order.index((record["dataset"], record["network"])))
+    write_json(BUNDLED / "records.json", table)
+
+
+def _packed(dataset: str, network: str, width: float, done: list[Path], data: Path) -> dict[str, Any]:
+    """The record of the last of some finished stages, whose weights are written beside it."""
     from keras_mnasnet.loading import load
     from keras_mnasnet.training import read_log, read_run
     from keras_mnasnet.training.recipe import recipe_to_json
+    from keras_mnasnet.weights.datasets import DATASETS
     from keras_mnasnet.weights.formats.safetensors import write_native
 
-    table = json.loads((BUNDLED / "records.json").read_text("utf-8"))
-    for network, width in NETWORKS.items():
-        done = [folder for stage in range(len(STAGES)) if finished(folder := folder_of(arguments.runs, network, stage))]
-        if not done:
-            print(f"{network}: no finished stage, not packed")
-            continue
-        runs = [(*read_run(folder), read_log(folder / "log.csv")) for folder in done]
-        folder, (_, facts, _) = done[-1], runs[-1]
-        checkpoint = load(folder)
-        filename = f"cifar10-{network}-{width}-{facts.size}.safetensors"
-        write_native(checkpoint, BUNDLED / filename)
-        measured = _measure(BUNDLED / filename, arguments.data)
-        for stale in BUNDLED.glob(f"cifar10-{network}-*.safetensors"):
-            if stale.name != filename:
-                stale.unlink()
-        entry = {
-            "id": f"cifar10/{network}-{width}-{facts.size}",
-            "source": "keras_mnasnet",
-            "dataset": "cifar10",
-            "network": network,
-            "network_version": 1,
-            "width": width,
-            "stem_stride": checkpoint.architecture.stem_stride,
-            "size": facts.size,
-            "classes": checkpoint.classes,
-            "filename": filename,
-            "sha256": hashlib.sha256((BUNDLED / filename).read_bytes()).hexdigest(),
-            "size_bytes": (BUNDLED / filename).stat().st_size,
-            "preprocessing": _preprocessing(checkpoint.preprocessing),
-            **measured,
-            "params": checkpoint.architecture.params(classes=checkpoint.classes),
-            "training": [
-                {
-                    "recipe": recipe_to_json(job.recipe),
-                    "seed": job.recipe.seed,
-                    "train_images": stage.train_images,
-                    "environment": stage.environment,
-                    "seconds": float(rows[-1]["seconds"]),
-                    "curve": [[float(row[key]) for key in ("epoch", "loss", "val_accuracy")] for row in rows],
-                }
-                for job, stage, rows in runs
-            ],
-        }
-        table["records"] = [record for record in table["records"] if record["network"] != network] + [entry]
-        print(f"{entry['id']}: top-1 {entry['top1']} %, {entry['size_bytes']:,} bytes")
-    table["records"].sort(key=lambda record: list(NETWORKS).index(record["network"]))
-    write_json(BUNDLED / "records.json", table)
+    runs = [(*read_run(folder), read_log(folder / "log.csv")) for folder in done]
+    size = runs[-1][1].size
+    checkpoint = load(done[-1])
+    path = BUNDLED / f"{dataset}-{network}-{width}-{size}.safetensors"
+    write_native(checkpoint, path)
+    measured = _measure(path, data)
+    for stale in BUNDLED.glob(f"{dataset}-{network}-*.safetensors"):
+        if stale != path:
+            stale.unlink()
+    return {
+        "id": f"{dataset}/{network}-{width}-{size}",
+        "source": "keras_mnasnet",
+        "dataset": dataset,
+        "network": network,
+        "network_version": 1,
+        "width": width,
+        "stem_stride": checkpoint.architecture.stem_stride,
+        "size": size,
+        "classes": checkpoint.classes,
+        "filename": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "size_bytes": path.stat().st_size,
+        "preprocessing": _preprocessing(checkpoint.preprocessing),
+        **measured,
+        "params": checkpoint.architecture.params(classes=checkpoint.classes),
+        "note": f"photos: {DATASETS[dataset].photos}",
+        "training": [
+            {
+                "start": job.from_model if stage == 0 else "the stage before",
+                "recipe": recipe_to_json(job.recipe),
+                "seed": job.recipe.seed,
+                "train_images": facts.train_images,
+                "environment": facts.environment,
+                "seconds": float(rows[-1]["seconds"]),
+                "curve": [[float(row[key]) for key in ("epoch", "loss", "val_accuracy")] for row in rows],
+            }
+            for stage, (job, facts, rows) in enumerate(runs)
+        ],
+    }
 
 
 def _preprocessing(value: Preprocessing) -> dict[str, Any]:
@@ -132,16 +178,68 @@ def _measure(path: Path, data: Path) -> dict[str, float]:
     return {"top1": round(100 * result.top1, 2), "top5": round(100 * (result.top5 or 0), 2)}
 
 
+def demo(arguments: argparse.Namespace) -> None:
+    """Put test photos of TrashNet into weights/demo: one of each class, two of them wrongly classified."""
+    from keras_mnasnet.inference import predict
+    from keras_mnasnet.utils.files import write_file
+    from keras_mnasnet.weights.datasets import DATASETS
+
+    files = {folder.name: sorted(folder.iterdir()) for folder in sorted((arguments.data / "test").iterdir()) if folder.is_dir()}
+    found = predict("trashnet", [path for paths in files.values() for path in paths], top=1, progress=False)
+    answers = {Path(each.photo): each.classes[0] for each in found}
+    rows: list[str] = []
+    wrong = 0
+    for name, paths in reversed(files.items()):  # the first by name, wrong ones from the last classes that have any
+        missed = [path for path in paths if answers[path][0] != name]
+        hit = [path for path in paths if answers[path][0] == name]
+        chosen = (missed or hit)[0] if wrong < WRONG else (hit or missed)[0]
+        wrong += chosen in missed
+        write_file(DEMO / f"trashnet-{chosen.name}", chosen.read_bytes())
+        label, share = answers[chosen]
+        rows.insert(
+            0, f"| `trashnet-{chosen.name}` | {name} | {label}, {100 * share:.0f} % | {'no' if chosen in missed else 'yes'} |"
+        )
+    license_text = (arguments.data / "LICENSE").read_text("utf-8").strip()
+    write_file(
+        DEMO / "SOURCE.md", SOURCE.format(photos=DATASETS["trashnet"].photos, rows="\n".join(rows), license=license_text)
+    )
+    print("\n".join(rows))
+
+
+SOURCE = """# Where these pictures come from
+
+`ship.png` and `airplane.png` were drawn for this project.
+
+The photos are from the test split of TrashNet ({photos}), here with the shorter side 256 pixels.
+`python weights/run_train_bundled.py demo --data DIR` chose them: the first of each class by name that the network `trashnet`
+classifies rightly, of two classes wrongly.
+
+| photo | class | what `mnasnet predict trashnet` says | right |
+|---|---|---|---|
+{rows}
+
+License of the photos:
+
+```
+{license}
+```
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
-    for name, function in (("train", train), ("pack", pack)):
-        action = actions.add_parser(name)
+    for function in (train, pack, demo):
+        action = actions.add_parser(function.__name__, help=function.__doc__)
         action.set_defaults(function=function)
-        if name == "train":
-            action.add_argument("network", choices=NETWORKS)
-        action.add_argument("--data", type=Path, required=True, help="folder of the CIFAR-10 TFRecords")
-        action.add_argument("--runs", type=Path, required=True, help="folder for the runs, one each")
+        if function is train:
+            action.add_argument("dataset", choices=PLANS)
+            action.add_argument("network")
+        if function is pack:
+            action.add_argument("--only", choices=PLANS, required=True, help="the data set whose networks are packed")
+        action.add_argument("--data", type=Path, required=True, help="folder of the data set")
+        if function is not demo:
+            action.add_argument("--runs", type=Path, required=True, help="folder for the runs, one each")
     arguments = parser.parse_args()
     arguments.function(arguments)
 

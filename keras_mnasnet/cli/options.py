@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.cli.parsing import one_of
+from keras_mnasnet.weights.datasets import NAMES
 
 if TYPE_CHECKING:
     from keras_mnasnet.architecture import Architecture
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 Adds = Any  # a parser or one of its groups: what has `add_argument`
 
 SOURCES = (
-    "a record id (`mnasnet weights list`), imagenet, cifar10, a run's folder, a checkpoint file of any source, a .keras file, "
+    f"a record id (`mnasnet weights list`), {NAMES}, a run's folder, a checkpoint file of any source, a .keras file, "
     "or hf://OWNER/NAME."
 )
 LABELLED = "Photos with labels: a folder of <class>/*.jpg, TFRecords, cifar10, shapes, or tfds:NAME."

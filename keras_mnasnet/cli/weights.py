@@ -9,6 +9,7 @@ import sys
 from keras_mnasnet.cli.options import given, network, network_options, option, output, own
 from keras_mnasnet.cli.output import print_columns, print_json
 from keras_mnasnet.cli.parsing import Parser
+from keras_mnasnet.weights.datasets import NAMES
 
 
 def add_commands(top: Parser) -> None:
@@ -41,7 +42,7 @@ def add_commands(top: Parser) -> None:
     )  # fmt: skip
     option(converted, "MODEL")
     output(converted, "FILE.safetensors", "a file that says network, numerics, labels and preprocessing.")
-    network_options(converted, "which network (of `imagenet`, `cifar10`, and files that do not say it)")
+    network_options(converted, f"which network (of {NAMES}, and files that do not say it)")
 
     pushed = top.add(
         "push", "Upload a model with its labels and a model card to the Hugging Face Hub.", push,
@@ -84,7 +85,9 @@ def list_records(arguments: argparse.Namespace) -> None:
             "cached": lambda each: "yes" if converted_path(each).is_file() else "no",
         },
     )  # fmt: skip
-    return print("\ntop-1 and top-5 are as published by each source; those of cifar10/ were measured, on its test images.")
+    ours = {record.dataset: record.origin.measured_on for record in found if record.bundled}
+    measured = "".join(f" Those of {name}/ were measured on {where}." for name, where in ours.items())
+    return print(f"\ntop-1 and top-5 are as published by each source.{measured}")
 
 
 def fetch(arguments: argparse.Namespace) -> int:

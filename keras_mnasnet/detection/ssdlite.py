@@ -39,9 +39,9 @@ def SSDLite(
         backbone: a family name, an Architecture or its text form, which must end at stride 32. None: the weights' own network,
             a1 without weights.
         classes: their names; or how many, which for 90 means COCO's category ids 1..90 and for 80 COCO's classes.
-        weights: of the backbone: None (fresh), "imagenet", "cifar10", a record id, a file, "hf://..." or a Checkpoint. Its
-            numerics are kept. A stem that was trained at stride 1 (cifar10) is used at stride 2, or every map would be
-            twice as high and wide, at four times the cost.
+        weights: of the backbone: None (fresh), the name of a data set such as "imagenet", a record id, a file, "hf://..." or
+            a Checkpoint. Its numerics are kept. A stem that was trained at stride 1 (cifar10, trashnet) is used at stride 2,
+            or every map would be twice as high and wide, at four times the cost.
         category_ids: of the classes in annotation files; default 1, 2, ..., and COCO's own for 80 and 90 counted classes.
         include_preprocessing: True: the input is RGB pixels 0..255. False: normalized pixels.
         normalize: "signed" (x / 127.5 - 1, the Object Detection API's), "imagenet" (what the classification checkpoints

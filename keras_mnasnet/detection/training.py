@@ -112,7 +112,7 @@ def train(
         from_model: what to start from, any source that `load` takes, a Checkpoint, or a keras.Model: a classifier, for the
             backbone, or a detector, of which all is kept but the predictors of other classes. Without it `network`.
         network: the backbone with fresh weights, with `width`, `depth`, `se`; or which one of
-            `from_model="imagenet"` or `"cifar10"`.
+            `from_model="imagenet"`, `"cifar10"` or `"trashnet"`.
         recipe: a name, a text such as "finetune-detector epochs=10", the path of a .json file, or a DetectionRecipe. `size`
             (pixels; 320 where nothing says it), `epochs`, `batch_size`, `learning_rate` and `changes`, such as
             {"augment.crop": False}, take the place of its values.

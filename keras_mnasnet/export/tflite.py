@@ -80,7 +80,7 @@ def export_tflite(
         input_dtype: "uint8" or "int8" is for int8 files: input and output are then of that type.
         labels, preprocessing, origin: what the file says of itself where the model does not, or in its place.
         size: height and width in pixels, or both; the model's own by default.
-        network: of "imagenet" and "cifar10", which member of the family.
+        network: of the name of a data set, such as "imagenet", which member of the family.
         normalization: what becomes of pixels 0..255 before a model that does not normalize them itself: a Normalization,
             "pixels", "unit", "signed" or "imagenet".
         max_bad: how many damaged photos are passed over.

@@ -74,7 +74,7 @@ def train(
         output: a new or empty folder.
         from_model: what to start from: any source that `load` takes, a Checkpoint, or a keras.Model; without it `network`.
         network: the network to train with fresh weights, with `width`, `depth`, `se`, `stem_stride`; or which
-            one of `from_model="imagenet"` or `"cifar10"`.
+            one of `from_model="imagenet"`, `"cifar10"` or `"trashnet"`.
         recipe: a name, a text such as "finetune epochs=10", the path of a .json file, or a Recipe. `size` (pixels), `epochs`,
             `batch_size` (images a step, over all replicas), `learning_rate` (at the recipe's base batch) and `changes`, such as
             {"augment.flip": False}, take the place of its values.

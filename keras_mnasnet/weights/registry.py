@@ -14,6 +14,7 @@ from keras_mnasnet.family import FAMILY
 from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.utils.text import did_you_mean
 from keras_mnasnet.weights.checkpoint import OWN_SOURCE, CheckpointError, Numerics, Origin
+from keras_mnasnet.weights.datasets import DATASETS
 
 SCHEMA = 1
 
@@ -93,7 +94,7 @@ def source_numerics(source: str) -> Numerics:
 
 
 def records(dataset: str | None = None) -> tuple[Record, ...]:
-    """Every checkpoint, or those of one dataset (`imagenet`, `cifar10`): public ones first, in the order of the tables."""
+    """Every checkpoint, or those of one dataset (a name of DATASETS): public ones first, in the order of the tables."""
     return tuple(record for record in _records() if dataset in (None, record.dataset))
 
 
@@ -115,7 +116,8 @@ def _records() -> tuple[Record, ...]:
     for entry in (entry for table in _tables() for entry in table["records"]):
         source = _sources()[entry["source"]]
         values = {key: value for key, value in entry.items() if key in stated}
-        values |= {key: source[key] for key in ("published_at", "license")}
+        tested_on = DATASETS[entry.get("dataset", "imagenet")].tested_on
+        values |= {"license": source["license"], "published_at": source.get("published_at", f"measured on {tested_on}")}
         values["url"] = source["url"].format(**{key: entry.get(key) or "" for key in ("filename", "repo", "revision")})
         values["numerics"] = Numerics(**{**source["numerics"], **entry.get("overrides", {})})
         values["preprocessing"] = Preprocessing(
@@ -178,10 +180,10 @@ def _preference(record: Record, size: int) -> tuple:
 
 
 def select(network: str, width: float | None, size: int, dataset: str = "imagenet") -> Record:
-    """The record that `weights="imagenet"` or `"cifar10"` means for a network, width multiplier and input size in pixels.
+    """The record that the name of a dataset means for a network, width multiplier and input size in pixels.
 
     ImageNet: None is 1.0; Google's own checkpoints go first (they are the paper's), then the nearest training resolution,
-    then the higher published top-1. CIFAR-10: None is any width. A network without checkpoints raises CheckpointError;
+    then the higher published top-1. Other datasets: None is any width. A network without checkpoints raises CheckpointError;
     nothing falls back to random weights.
     """
     of_dataset = records(dataset)
@@ -190,7 +192,7 @@ def select(network: str, width: float | None, size: int, dataset: str = "imagene
     fitting = [record for record in of_network if wanted in (None, record.width)]
     if fitting:
         return min(fitting, key=lambda record: _preference(record, size))
-    title = {"imagenet": "ImageNet", "cifar10": "CIFAR-10"}.get(dataset, dataset)
+    title = DATASETS[dataset].title
     if not of_network:
         have = {name: sum(record.network == name for record in of_dataset) for name in FAMILY}
         never = "were ever published" if dataset == "imagenet" else "ship with the package"
