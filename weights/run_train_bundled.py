@@ -111,7 +111,6 @@ def pack(arguments: argparse.Namespace) -> None:
         entry = _packed(dataset, network, width, done, arguments.data)
         others = [record for record in table["records"] if (record["dataset"], record["network"]) != (dataset, network)]
         table["records"] = [*others, entry]
-        print(f"{entry['id']}: top-1 {entry['top1']} %, {entry['size_bytes']:,} bytes")
     order = [(dataset, network) for dataset, plan in PLANS.items() for network in plan.networks]
     table["records"].sort(key=lambda record: order.index((record["dataset"], record["network"])))
     write_json(BUNDLED / "records.json", table)
@@ -134,8 +133,12 @@ def _packed(dataset: str, network: str, width: float, done: list[Path], data: Pa
     for stale in BUNDLED.glob(f"{dataset}-{network}-*.safetensors"):
         if stale != path:
             stale.unlink()
+    name, params = f"{dataset}/{network}-{width}-{size}", checkpoint.architecture.params(classes=checkpoint.classes)
+    madds = checkpoint.architecture.madds(size, size, classes=checkpoint.classes)
+    print(f"{path}: {path.stat().st_size:,} bytes. The row of the table in README.md:")
+    print(f"| `{name}` | {network} | {params:,} | {madds / 1e6:.2f} M | {measured['top1']:g} | {measured['top5']:g} |")
     return {
-        "id": f"{dataset}/{network}-{width}-{size}",
+        "id": name,
         "source": "keras_mnasnet",
         "dataset": dataset,
         "network": network,
@@ -149,7 +152,7 @@ def _packed(dataset: str, network: str, width: float, done: list[Path], data: Pa
         "size_bytes": path.stat().st_size,
         "preprocessing": _preprocessing(checkpoint.preprocessing),
         **measured,
-        "params": checkpoint.architecture.params(classes=checkpoint.classes),
+        "params": params,
         "note": f"photos: {DATASETS[dataset].photos}",
         "training": [
             {
