@@ -52,6 +52,7 @@ PLANS = {
 ROOT = Path(__file__).resolve().parent
 BUNDLED = ROOT.parent / "keras_mnasnet" / "weights" / "bundled"
 DEMO, WRONG = ROOT / "demo", 2
+LICENSE = "Apache-2.0"
 
 
 def folder_of(runs: Path, dataset: str, network: str, stage: int) -> Path:
@@ -121,36 +122,37 @@ def _packed(dataset: str, network: str, width: float, done: list[Path], data: Pa
     from keras_mnasnet.loading import load
     from keras_mnasnet.training import read_log, read_run
     from keras_mnasnet.training.recipe import recipe_to_json
+    from keras_mnasnet.weights.checkpoint import OWN_SOURCE, Origin
     from keras_mnasnet.weights.datasets import DATASETS
     from keras_mnasnet.weights.formats.safetensors import write_native
 
     runs = [(*read_run(folder), read_log(folder / "log.csv")) for folder in done]
-    size = runs[-1][1].size
-    checkpoint = load(done[-1])
-    path = BUNDLED / f"{dataset}-{network}-{width}-{size}.safetensors"
-    write_native(checkpoint, path)
-    measured = _measure(path, data)
+    trained, size = load(done[-1]), runs[-1][1].size
+    network_of, classes = trained.architecture, trained.classes
+    params, madds = network_of.params(classes=classes), network_of.madds(size, size, classes=classes)
+    name, path = f"{dataset}/{network}-{width}-{size}", BUNDLED / f"{dataset}-{network}-{width}-{size}.safetensors"
+    measured = _measure(done[-1], data)
+    origin = Origin(OWN_SOURCE, name, record=name, license=LICENSE, measured=measured, measured_on=DATASETS[dataset].tested_on)
+    write_native(dataclasses.replace(trained, origin=origin), path)
     for stale in BUNDLED.glob(f"{dataset}-{network}-*.safetensors"):
         if stale != path:
             stale.unlink()
-    name, params = f"{dataset}/{network}-{width}-{size}", checkpoint.architecture.params(classes=checkpoint.classes)
-    madds = checkpoint.architecture.madds(size, size, classes=checkpoint.classes)
     print(f"{path}: {path.stat().st_size:,} bytes. The row of the table in README.md:")
     print(f"| `{name}` | {network} | {params:,} | {madds / 1e6:.2f} M | {measured['top1']:g} | {measured['top5']:g} |")
     return {
         "id": name,
-        "source": "keras_mnasnet",
+        "source": OWN_SOURCE,
         "dataset": dataset,
         "network": network,
         "network_version": 1,
         "width": width,
-        "stem_stride": checkpoint.architecture.stem_stride,
+        "stem_stride": network_of.stem_stride,
         "size": size,
-        "classes": checkpoint.classes,
+        "classes": classes,
         "filename": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "size_bytes": path.stat().st_size,
-        "preprocessing": _preprocessing(checkpoint.preprocessing),
+        "preprocessing": _preprocessing(trained.preprocessing),
         **measured,
         "params": params,
         "note": f"photos: {DATASETS[dataset].photos}",
@@ -174,10 +176,10 @@ def _preprocessing(value: Preprocessing) -> dict[str, Any]:
     return {key: item for key, item in dataclasses.asdict(value).items() if key in keep and item is not None}
 
 
-def _measure(path: Path, data: Path) -> dict[str, float]:
+def _measure(run: Path, data: Path) -> dict[str, float]:
     from keras_mnasnet.benchmarks import evaluate
 
-    (result,) = evaluate([str(path)], str(data), split="test")
+    (result,) = evaluate([str(run)], str(data), split="test")
     return {"top1": round(100 * result.top1, 2), "top5": round(100 * (result.top5 or 0), 2)}
 
 
@@ -191,17 +193,20 @@ def demo(arguments: argparse.Namespace) -> None:
     found = predict("trashnet", [path for paths in files.values() for path in paths], top=1, progress=False)
     answers = {Path(each.photo): each.classes[0] for each in found}
     rows: list[str] = []
+    kept: set[Path] = set()
     wrong = 0
-    for name, paths in reversed(files.items()):  # the first by name, wrong ones from the last classes that have any
+    for name, paths in reversed(files.items()):
         missed = [path for path in paths if answers[path][0] != name]
-        hit = [path for path in paths if answers[path][0] == name]
+        hit = [path for path in paths if path not in missed]
         chosen = (missed or hit)[0] if wrong < WRONG else (hit or missed)[0]
         wrong += chosen in missed
-        write_file(DEMO / f"trashnet-{chosen.name}", chosen.read_bytes())
+        copy = DEMO / f"trashnet-{chosen.name}"
+        write_file(copy, chosen.read_bytes())
+        kept.add(copy)
         label, share = answers[chosen]
-        rows.insert(
-            0, f"| `trashnet-{chosen.name}` | {name} | {label}, {100 * share:.0f} % | {'no' if chosen in missed else 'yes'} |"
-        )
+        rows.insert(0, f"| `{copy.name}` | {name} | {label}, {100 * share:.0f} % | {'no' if chosen in missed else 'yes'} |")
+    for stale in set(DEMO.glob("trashnet-*")) - kept:
+        stale.unlink()
     license_text = (arguments.data / "LICENSE").read_text("utf-8").strip()
     write_file(
         DEMO / "SOURCE.md", SOURCE.format(photos=DATASETS["trashnet"].photos, rows="\n".join(rows), license=license_text)
@@ -213,9 +218,10 @@ SOURCE = """# Where these pictures come from
 
 `ship.png` and `airplane.png` were drawn for this project.
 
-The photos are from the test split of TrashNet ({photos}), here with the shorter side 256 pixels.
-`python weights/run_train_bundled.py demo --data DIR` chose them: the first of each class by name that the network `trashnet`
-classifies rightly, of two classes wrongly.
+The photos are from the test split of TrashNet ({photos}), here with a shorter side
+of 256 pixels.
+`python weights/run_train_bundled.py demo --data DIR` chose them. It takes the first photo of each class, by name, that the
+network `trashnet` classifies rightly, and of two classes the first one that it classifies wrongly.
 
 | photo | class | what `mnasnet predict trashnet` says | right |
 |---|---|---|---|

@@ -85,8 +85,8 @@ def list_records(arguments: argparse.Namespace) -> None:
             "cached": lambda each: "yes" if converted_path(each).is_file() else "no",
         },
     )  # fmt: skip
-    ours = {record.dataset: record.origin.measured_on for record in found if record.bundled}
-    measured = "".join(f" Those of {name}/ were measured on {where}." for name, where in ours.items())
+    tested = {record.dataset: record.origin.measured_on for record in found if record.bundled}
+    measured = "".join(f" Those of {name}/ were measured on {where}." for name, where in tested.items())
     return print(f"\ntop-1 and top-5 are as published by each source.{measured}")
 
 
