@@ -8,8 +8,8 @@ labels.txt). RUNS keeps a run for each job, the sets that were divided here (lin
 of finished jobs: a call goes on where an earlier one stopped. `--list` shows the jobs and trains nothing.
 
 `finetune` compares ways to fine-tune A1 on the same photos for as many epochs: the recipe as it is (its classifier alone for
-the first epoch), all layers from the start, the same at three times the rate, the classifier alone, the classifier alone for a
-third of the epochs, and lower rates for lower layers. `table` trains A1, B1 and small from fresh weights, from the CIFAR-10
+the first epoch), all layers from the start, the same at three times the rate, the classifier alone, the classifier alone for
+half of the epochs, and lower rates for lower layers. `table` trains A1, B1 and small from fresh weights, from the CIFAR-10
 weights by the same recipe, and from these by `finetune`. `teacher` trains a smaller network with a teacher and without.
 
 The validation split chooses the epoch. Each job is measured once on the test photos, as a float32 model and as an int8 file
@@ -38,7 +38,7 @@ SCHEMA = 1
 WIDTHS = {"a1": 0.5, "b1": 0.5, "small": 1.0}
 SIZES = {"trashnet": 48, "flowers128": 48}
 SUBSETS = (10, 50, 200)
-EPOCHS = {"trashnet": 8, "flowers128": 4, "cifar10-10": 30, "cifar10-50": 15, "cifar10-200": 8}
+EPOCHS = {"trashnet": 6, "flowers128": 3, "cifar10-10": 20, "cifar10-50": 10, "cifar10-200": 6}
 STUDENT, STUDENT_EPOCHS, TEACHER = ("small", 0.35), 20, "trashnet-a1-cifar10-finetune"
 FULL_RATE = " frozen_epochs=0 learning_rate=0.003"
 CIFAR_START = "trashnet-a1-fresh-full-rate3"
@@ -80,7 +80,7 @@ def jobs(seed: int, sections: list[str]) -> list[Job]:
             ("full", " frozen_epochs=0"),
             ("full-rate3", FULL_RATE),
             ("frozen", f" frozen_epochs={EPOCHS[data]}"),
-            ("gradual", f" frozen_epochs={EPOCHS[data] // 3}"),
+            ("gradual", f" frozen_epochs={(EPOCHS[data] + 1) // 2}"),
             *((f"decay{decay:g}", f" layer_decay={decay:g}") for decay in (0.9, 0.8)),
         ):
             add("finetune", data, "a1", start, variant, f"finetune epochs={EPOCHS[data]}{changes}")
@@ -178,7 +178,7 @@ def run(job: Job, root: Path, runs: Path) -> dict[str, Any]:
     row: dict[str, Any] = {
         "sections": job.sections, "job": job.name, "data": job.data, "network": job.network, "width": job.width,
         "start": job.start, "recipe": job.recipe, "teacher": job.teacher,
-        "command": command(data, folder, options), "size": facts.size, "train_images": facts.train_images,
+        "command": command(data, folder, options).replace(str(runs), "RUNS").replace(str(root), "ROOT"), "size": facts.size, "train_images": facts.train_images,
         "validation_images": facts.validation_images, "epochs": len(done.rows), "best_epoch": best + 1,
         "val_accuracy": done.best_accuracy, "curve": [each["val_accuracy"] for each in done.rows],
         "seconds": done.rows[-1]["seconds"], "cpu_s": None if resumed else round(cpu_s, 1),
