@@ -178,7 +178,8 @@ def run(job: Job, root: Path, runs: Path) -> dict[str, Any]:
     row: dict[str, Any] = {
         "sections": job.sections, "job": job.name, "data": job.data, "network": job.network, "width": job.width,
         "start": job.start, "recipe": job.recipe, "teacher": job.teacher,
-        "command": command(data, folder, options).replace(str(runs), "RUNS").replace(str(root), "ROOT"), "size": facts.size, "train_images": facts.train_images,
+        "command": command(data, folder, options).replace(str(runs), "RUNS").replace(str(root), "ROOT"),
+        "size": facts.size, "train_images": facts.train_images,
         "validation_images": facts.validation_images, "epochs": len(done.rows), "best_epoch": best + 1,
         "val_accuracy": done.best_accuracy, "curve": [each["val_accuracy"] for each in done.rows],
         "seconds": done.rows[-1]["seconds"], "cpu_s": None if resumed else round(cpu_s, 1),
