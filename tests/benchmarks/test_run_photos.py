@@ -1,0 +1,49 @@
+"""The jobs of benchmarks/run_photos.py and the sets it divides; nothing is trained."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from keras_mnasnet.training.recipe import parse_recipe
+
+SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "run_photos.py"))
+
+
+@pytest.mark.parametrize("only", [["finetune"], ["table"], ["teacher"], ["finetune", "table", "teacher"]])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_job_comes_after_those_that_it_needs(only, seed):
+    before = set()
+    for job in SCRIPT["jobs"](seed, only):
+        recipe = parse_recipe(job.recipe)
+        assert recipe.seed == seed
+        assert (recipe.teacher_weight > 0) == (job.teacher is not None)
+        assert job.teacher is None or job.teacher in before
+        assert not job.start.startswith("run:") or job.start.removeprefix("run:") in before
+        assert job.name not in before
+        before.add(job.name)
+
+
+def test_one_section_names_its_jobs_and_what_they_need():
+    jobs = SCRIPT["jobs"](0, ["teacher"])
+    assert [job.name for job in jobs] == [
+        "trashnet-a1-cifar10-finetune", "trashnet-small-fresh-distill", "trashnet-small-fresh-alone",
+    ]  # fmt: skip
+    names = [job.name for job in SCRIPT["jobs"](0, ["table"])]
+    assert len(names) == 18
+    assert all(
+        not job.start.startswith("cifar10") or not job.data.startswith("cifar10") for job in SCRIPT["jobs"](0, ["finetune"])
+    )
+
+
+def test_flowers_are_divided_by_name(tmp_path):
+    for label, count in (("rose", 50), ("tulip", 12)):
+        (tmp_path / "flowers128" / label).mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / "flowers128" / label / f"{number:02}.jpg").write_bytes(b"x")
+    folder = SCRIPT["make_data"]("flowers128", tmp_path, tmp_path / "runs")
+    names = {part: sorted(path.name for path in (folder / part / "rose").iterdir()) for part in ("train", "val", "test")}
+    assert names["test"] == ["04.jpg", "09.jpg", "14.jpg", "19.jpg", "24.jpg", "29.jpg", "34.jpg", "39.jpg", "44.jpg", "49.jpg"]
+    assert names["val"] == ["11.jpg", "23.jpg", "36.jpg", "48.jpg"]
+    assert len(names["train"]) == 36
+    assert sorted(sum(names.values(), [])) == [f"{number:02}.jpg" for number in range(50)]
