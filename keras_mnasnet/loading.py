@@ -280,9 +280,11 @@ def checkpoint_of(model: Any, *, checked: bool = True) -> Checkpoint:
             numerics=Numerics(detector.bn_epsilon, detector.padding),
             classes=len(detector.labels),
             tensors=tensors,
-            size=detector.input_size,
+            size=detector.input_size[0],
             labels=detector.labels,
-            preprocessing=Preprocessing(detector.input_size, "bilinear", squash=True, decoder="tensorflow"),
+            preprocessing=Preprocessing(
+                detector.input_size[0], "bilinear", squash=True, decoder="tensorflow", width=detector.input_size[1]
+            ),
             origin=Origin(OWN_SOURCE, model.name),
             detector=detector,
         )

@@ -44,7 +44,8 @@ class Preprocessing:
     `crop_fraction` of the shorter side, then resized (Google). Normalization: (pixel / 255 - mean) / std. `decoder` of
     JPEGs: `pillow` (accurate DCT) or `tensorflow` (its default, up to 6 of 255 away). `offset` of a central crop that leaves
     half a pixel: `round` (to even, as Python, timm and torchvision) or `down`. `squash`: the whole image is resized, whatever
-    its shape, as for detectors. `upright`: a photo is first turned as its EXIF orientation says; timm and torchvision do not.
+    its shape, as for detectors, to `size` rows of `width` pixels (None: `size`). `upright`: a photo is first turned as its EXIF
+    orientation says; timm and torchvision do not.
     """
 
     size: int
@@ -57,9 +58,10 @@ class Preprocessing:
     offset: str = "round"
     squash: bool = False
     upright: bool = False
+    width: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("size", "resize"):
+        for name in ("size", "resize", "width"):
             side = getattr(self, name)
             if (name == "size" or side is not None) and not (_is_whole(side) and 1 <= side <= MOST_PIXELS):
                 raise ValueError(f"`{name}` must be a whole number of pixels, 1 to {MOST_PIXELS:,}. Received: {name}={side!r}")
@@ -74,7 +76,7 @@ class Preprocessing:
     def __str__(self) -> str:
         first = "upright by EXIF, " if self.upright else ""
         if self.squash:
-            return f"{first}resize to {self.size} x {self.size} ({self.interpolation})"
+            return f"{first}resize to {self.size} x {self.width or self.size} ({self.interpolation})"
         if self.resize:
             return f"{first}resize {self.resize} ({self.interpolation}), central crop {self.size}"
         return f"{first}central crop {self.crop_fraction:.3f}, resize {self.size} ({self.interpolation})"

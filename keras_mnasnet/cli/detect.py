@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.cli.export import file_options, print_comparisons, print_outline
-from keras_mnasnet.cli.options import given, network_options, option, options, output, own
+from keras_mnasnet.cli.options import OF_DETECTORS, given, network_options, option, options, output, own
 from keras_mnasnet.cli.output import Column, finish, print_columns, print_json, print_table, rounded
-from keras_mnasnet.cli.parsing import Parser, UsageError
+from keras_mnasnet.cli.parsing import Parser, UsageError, one_of
 from keras_mnasnet.cli.train import drive, training_options
 from keras_mnasnet.utils.system import environment
 from keras_mnasnet.utils.text import say
@@ -28,6 +28,10 @@ SETTINGS = (
 BOXES = {"score": "score_threshold", "iou": "iou_threshold"}
 BESIDE = "A data.yaml, and annotations that lie beside their photos, need none."
 DETECTOR = "A trained detector: a run's folder, its model.safetensors, or hf://OWNER/NAME."
+AUTO = (
+    "Choose the anchors' scales and ratios by the training boxes (default: the usual ones, which `--set anchors.min_scale=0.1` and "
+    "its like change)."
+)
 PRECISIONS = ("float32", "float16", "int8")
 
 
@@ -54,8 +58,11 @@ def add_commands(top: Parser) -> None:
         command, "training from scratch, or which network --from imagenet is", "The default is that of --from.", stem=False
     )
     data = training_options(
-        command, "They are finetune-detector (default), ssdlite-mobilenet-v3, ssdlite-mobiledet, ssdlite-mobilenet-v2."
+        command,
+        "They are finetune-detector (default), ssdlite-mobilenet-v3, ssdlite-mobiledet, ssdlite-mobilenet-v2.",
+        **OF_DETECTORS,
     )
+    own(data, "--anchors", "auto", AUTO, type=one_of("auto"))
     option(data, "--labels", "These are learned (default: all of the annotations').")
     option(
         data, "--validation",
@@ -98,7 +105,9 @@ def add_commands(top: Parser) -> None:
     )  # fmt: skip
     option(command, "--annotations", dest="annotations", positional="ANNOTATIONS")
     option(command, "--photos", BESIDE, dest="photos", nargs="?", positional="PHOTOS")
-    options(command, "--size", "--max-bad", "--crowd-as-objects", "--check")
+    option(command, "--size", "It is for the share of boxes with an anchor (default: 320).", **OF_DETECTORS)
+    own(command, "--anchors", "auto", AUTO, type=one_of("auto"))
+    options(command, "--max-bad", "--crowd-as-objects", "--check")
     command.set_defaults(max_bad=0)
 
     command = detect.add(
@@ -151,7 +160,7 @@ def train(arguments: argparse.Namespace) -> int:
     if (arguments.annotations is None) == (arguments.resume is None):
         raise UsageError("give ANNOTATIONS, PHOTOS and -o RUN, or --resume RUN; received both, or neither")
     own = {"classes": "labels", "validation_photos": "validation_folder", "measure_ap": "ap"}
-    return drive(arguments, "detection", inputs, _report_training, "validation", "crowd_as_objects", **own)
+    return drive(arguments, "detection", inputs, _report_training, "validation", "crowd_as_objects", "anchors", **own)
 
 
 def describe(arguments: argparse.Namespace) -> None:
@@ -160,7 +169,8 @@ def describe(arguments: argparse.Namespace) -> None:
 
     summary = detection.describe(
         arguments.annotations, arguments.photos, check=arguments.check,
-        **{key: value for key, value in given(arguments, "size", "crowd_as_objects", "max_bad").items() if key != "progress"},
+        **{key: value for key, value in given(arguments, "size", "anchors", "crowd_as_objects", "max_bad").items()
+           if key != "progress"},
     )  # fmt: skip
     return print_json(summary.as_json()) if arguments.json else print("\n".join(summary.lines()))
 
@@ -205,10 +215,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _print_evaluation(arguments: argparse.Namespace, results: Sequence[CocoResult]) -> None:
-    from keras_mnasnet.detection.evaluation import evaluator
+    from keras_mnasnet.detection.evaluation import evaluator, past_coco
 
     print(f"{arguments.annotations}: {results[0].images:,} photos, {results[0].categories:,} categories\n")
     _print_results(results)
+    if past := past_coco(results[0].data):
+        print(past)
     if arguments.per_category:
         _print_categories(results)
     print(f"\nevaluator: {evaluator()}")

@@ -78,6 +78,12 @@ def info(arguments: argparse.Namespace) -> None:
     if (arguments.model is None) == (arguments.network is None):
         raise UsageError("give a MODEL or NETWORK, or --network NETWORK; received both, or neither")
     architecture, checkpoint = _named(arguments)
+    detector = checkpoint.detector if checkpoint else None
+    if detector and (arguments.size, arguments.classes) != (None, None):
+        raise ValueError(
+            f"A detector's input and classes are its own. Received: --size {arguments.size} and --classes {arguments.classes} "
+            f"for {arguments.model}. Leave them out."
+        )
     size = arguments.size
     if size is None:
         size = checkpoint.size if checkpoint else default_size(architecture)
@@ -86,19 +92,21 @@ def info(arguments: argparse.Namespace) -> None:
         classes = checkpoint.classes if checkpoint else 1000
     if size < 32 or classes < (0 if checkpoint else 1):
         raise ValueError(f"`--size` must be >= 32 and `--classes` >= 1. Received: --size {size} and --classes {classes}")
-    rows = architecture.layers(size, size, classes=classes)
+    rows = detector.layers() if detector else architecture.layers(size, size, classes=classes)
+    height, width = detector.input_size if detector else (size, size)
     params, madds = sum(row.params for row in rows), sum(row.madds for row in rows)
     if arguments.json:
         return print_json(
             {
                 "name": architecture.name, "provenance": architecture.provenance, "architecture": str(architecture),
-                "size": size, "params": params, "moving_statistics": architecture.moving_statistics(), "madds": madds,
+                "size": [height, width] if detector else size, "params": params,
+                "moving_statistics": sum(2 * row.filters for row in rows if row.bn), "madds": madds,
                 "layers": [row._asdict() for row in rows], "checkpoints": [each.id for each in _records(architecture)],
                 "model": _facts(checkpoint) if checkpoint else None,
             }
         )  # fmt: skip
-    print(f"MnasNet {architecture.name} ({architecture.provenance} layout)")
-    print(f"{params:,} parameters, {madds / 1e6:.2f} M multiply-adds at {size} x {size} x 3, RGB pixels 0..255\n")
+    print(f"{'SSDLite on ' if detector else ''}MnasNet {architecture.name} ({architecture.provenance} layout)")
+    print(f"{params:,} parameters, {madds / 1e6:.2f} M multiply-adds at {height} x {width} x 3, RGB pixels 0..255\n")
     if arguments.layers:
         print_columns(
             rows,
@@ -156,8 +164,9 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
     return {
         "task": checkpoint.task, "origin": origin.name, "source": origin.source, "address": origin.url,
         "license": origin.license, "published": origin.published, "published_at": origin.published_at,
-        "measured": origin.measured, "numerics": dataclasses.asdict(checkpoint.numerics), "trained_at": checkpoint.size,
-        "classes": checkpoint.classes,
+        "measured": origin.measured, "numerics": dataclasses.asdict(checkpoint.numerics),
+        "trained_at": checkpoint.detector.input_size if checkpoint.detector else checkpoint.size,
+        "anchors": str(checkpoint.detector.anchors) if checkpoint.detector else None, "classes": checkpoint.classes,
         "labels": None if checkpoint.labels is None else list(checkpoint.labels),
         "preprocessing": str(checkpoint.preprocessing), "assumed": list(checkpoint.assumed), "notes": list(origin.notes),
     }  # fmt: skip
@@ -174,8 +183,8 @@ def _stage_table(architecture: Architecture, rows: tuple) -> None:
         group = [row for row in rows if re.match(prefix + "(?![0-9])", row.name)]
         return f"{group[-1].height}x{group[-1].width}", sum(r.params for r in group), sum(r.madds for r in group)
 
-    def line(name: str, text: str, kernel: int | None, expand: int | None, filters: int, se: str | None) -> tuple:
-        size, params, madds = totals(name if name in ("stem", "head", "predictions") else f"block{name}")
+    def line(name: str, text: str, kernel: int | None, expand: int | None, filters: int | None, se: str | None) -> tuple:
+        size, params, madds = totals(f"block{name}" if name.isdecimal() else name)
         return name, size, text, kernel, expand, filters, se, params, madds
 
     table = [line("stem", "conv", 3, None, architecture.stem, None)]
@@ -184,5 +193,11 @@ def _stage_table(architecture: Architecture, rows: tuple) -> None:
         text = f"{kind} x{block.repeats}{' pool' if block.pool else ''}"
         table.append(line(str(stage), text, block.kernel, block.expand, block.filters, f"{block.se:g}" if block.se else None))
     table.append(line("head", "conv", 1, None, architecture.head, None))
-    table.append(line("predictions", "dense", None, None, rows[-1].filters, None))
+    if rows[-1].op == "dense":
+        table.append(line("predictions", "dense", None, None, rows[-1].filters, None))
+    for row in rows:  # of a detector
+        if row.name.endswith("_project_conv") and row.name.startswith("extra"):
+            table.append(line(row.name.partition("_")[0], "separable", 3, None, row.filters, None))
+        elif row.name.endswith("_boxes"):
+            table.append(line(row.name.partition("_")[0], "boxes, scores", 3, None, None, None))
     print_table(("stage", "out", "block", "k", "e", "channels", "SE", "params", "MAdds"), table)

@@ -38,6 +38,15 @@ def _data_or_share(text: str) -> str | float:
         return text
 
 
+def _sides(text: str) -> tuple[int, int]:
+    from keras_mnasnet.detection.spec import sides
+
+    try:
+        return sides(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _text(metavar: str, help: str) -> dict[str, Any]:
     return {"metavar": metavar, "help": help}
 
@@ -50,6 +59,10 @@ def _choice(names: tuple[str, ...], help: str) -> dict[str, Any]:
     return {"type": one_of(*names), "metavar": "|".join(names), "help": help}
 
 
+OF_DETECTORS: dict[str, Any] = {
+    "type": _sides, "metavar": "PIXELS|HEIGHTxWIDTH",
+    "help": "Use a square input of so many pixels, or one such as 192x320 (height x width).",
+}  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     "DATA": _text("DATA", LABELLED),
     "MODEL": _text("MODEL", f"A trained model: {SOURCES}"),

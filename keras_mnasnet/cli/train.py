@@ -60,7 +60,7 @@ def add_commands(top: Parser) -> None:
     listed.add_argument("--detection", action="store_true", help="Print the recipes of detectors instead of classifiers'.")
 
 
-def training_options(command: Parser, names: str) -> Any:
+def training_options(command: Parser, names: str, **size: Any) -> Any:
     """What every training can be told; the group of options about data."""
     result = command.add_argument_group("the result")
     output(result, "RUN", "a new folder for checkpoint, log and model.", required=False)
@@ -74,7 +74,7 @@ def training_options(command: Parser, names: str) -> Any:
     option(how, "--epochs", "The default is the recipe's.")
     option(how, "--batch-size", "That is a step, over all devices; the default is the recipe's.")
     option(how, "--learning-rate", "It is for the recipe's base batch and scales with the batch; the default is the recipe's.")
-    option(how, "--size", "The default is the recipe's, else the model's.")
+    option(how, "--size", "The default is the recipe's, else the model's.", **size)
     speed = command.add_argument_group("computing")
     options(speed, "--checkpoint-steps", "--mixed-precision")
     speed.add_argument(

@@ -287,13 +287,14 @@ def prepare(image: Any, preprocessing: Preprocessing) -> Any:
         raise ValueError(f"`offset` must be one of {OFFSETS}. Received: offset={preprocessing.offset!r}")
     image = within_aspect(tf.convert_to_tensor(image))
     size = preprocessing.size
+    width = preprocessing.width or size
     if preprocessing.squash:
-        out = _resize(image, size, size, preprocessing.interpolation)
+        out = _resize(image, size, width, preprocessing.interpolation)
     elif preprocessing.resize:
         out = _crop(_resize_short(image, preprocessing), size, size, preprocessing.offset)
     else:
         out = _resize(central_square(image, preprocessing.crop_fraction or 1.0), size, size, preprocessing.interpolation)
-    return tf.ensure_shape(out, (size, size, 3))
+    return tf.ensure_shape(out, (size, width, 3))
 
 
 def within_aspect(image: Any) -> Any:

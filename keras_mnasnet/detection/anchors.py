@@ -2,58 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 from keras.utils import bounding_boxes
 
-from keras_mnasnet.detection.spec import AnchorSettings, map_sizes, shapes_per_level
+from keras_mnasnet.detection.spec import LEVELS, AnchorSettings, DetectorSpec, map_sizes, shapes_per_level, sides
 
 IOU_SCALE = 1024.0
 PADDING, CROWD = -1, -2  # labels of rows that are no box, and of regions where nothing is asked
 IOU_THRESHOLD = 0.5
 CROWD_THRESHOLD = 0.5
 NO_MATCH = -1
+# Of `chosen_anchors`
+SCALES = tuple(float(f"{scale:.2g}") for scale in np.geomspace(0.03, 1, 16))
+RATIOS = tuple(float(f"{ratio:.2g}") for ratio in np.geomspace(0.2, 5, 15))
+FITTED = 1000
+FULL_GAIN = 0.01
 
 
-def anchor_boxes(size: int = 320, settings: AnchorSettings | None = None) -> np.ndarray:
+def anchor_boxes(
+    size: int | tuple[int, int] = 320, settings: AnchorSettings | None = None, *, levels: int = LEVELS
+) -> np.ndarray:
     """Anchors float32 `[N, 4]` (y center, x center, h, w) as fractions of the image, not clipped to it.
 
-    Order: level, row, column, shape; a cell's center is ((row + 0.5) / map size, (column + 0.5) / map size). 2,034 at 320
-    pixels, 1,917 at 300. Source: object_detection anchor_generators/multiple_grid_anchor_generator.py.
+    `size` is the input's pixels, one number or (height, width). Order: level, row, column, shape; a cell's center is
+    ((row + 0.5) / map height, (column + 0.5) / map width). 2,034 at 320 pixels, 1,917 at 300. On an input that is no square,
+    anchors of ratio 1 are squares of pixels. Source: object_detection anchor_generators/multiple_grid_anchor_generator.py.
     """
-    settings = settings or AnchorSettings()
+    size, settings = sides(size), settings or AnchorSettings()
     parts = []
-    for side, shapes in zip(map_sizes(size, settings.levels), shapes_per_level(settings), strict=True):
-        centers = (np.arange(side) + 0.5) / side
-        grid = np.empty((side, side, len(shapes), 4))
-        grid[..., 0] = centers[:, None, None]
-        grid[..., 1] = centers[None, :, None]
+    for (rows, columns), shapes in zip(map_sizes(size, levels), shapes_per_level(settings, size, levels), strict=True):
+        grid = np.empty((rows, columns, len(shapes), 4))
+        grid[..., 0] = ((np.arange(rows) + 0.5) / rows)[:, None, None]
+        grid[..., 1] = ((np.arange(columns) + 0.5) / columns)[None, :, None]
         grid[..., 2:] = shapes
         parts.append(grid.reshape(-1, 4))
     return np.concatenate(parts).astype(np.float32)
 
 
-def matchable(
-    boxes: np.ndarray, size: int = 320, settings: AnchorSettings | None = None, *, threshold: float = IOU_THRESHOLD
-) -> np.ndarray:
-    """Whether some anchor has IoU `threshold` or more with each box `[R, 4]` (y1, x1, y2, x2, shares of the image): bool `[R]`.
+def anchors_of(spec: DetectorSpec) -> np.ndarray:
+    """The anchors of a detector, as `anchor_boxes` gives them."""
+    return anchor_boxes(spec.input_size, spec.anchors, levels=spec.levels)
+
+
+def best_iou(boxes: np.ndarray, size: tuple[int, int], settings: AnchorSettings, levels: int = LEVELS) -> np.ndarray:
+    """The highest IoU that some anchor has with each box `[R, 4]` (y1, x1, y2, x2, shares of the image): float64 `[R]`.
 
     Of the anchors of one shape the one whose center is nearest overlaps most, so that only that one is asked.
     """
-    settings = settings or AnchorSettings()
+    y1, x1, y2, x2 = np.asarray(boxes, np.float64).reshape(-1, 4).T
+    best = np.zeros(len(y1))
+
+    def nearest(low: np.ndarray, high: np.ndarray, cells: int) -> np.ndarray:
+        return (np.clip(np.floor((low + high) / 2 * cells), 0, cells - 1) + 0.5) / cells
+
+    for (rows, columns), shapes in zip(map_sizes(size, levels), shapes_per_level(settings, size, levels), strict=True):
+        y, x = nearest(y1, y2, rows), nearest(x1, x2, columns)
+        for height, width in shapes:
+            tall = np.minimum(y2, y + height / 2) - np.maximum(y1, y - height / 2)
+            wide = np.minimum(x2, x + width / 2) - np.maximum(x1, x - width / 2)
+            common = np.maximum(tall, 0) * np.maximum(wide, 0)
+            best = np.maximum(best, common / np.maximum((y2 - y1) * (x2 - x1) + height * width - common, 1e-12))
+    return best
+
+
+def chosen_anchors(
+    boxes: np.ndarray, size: tuple[int, int], *, levels: int = LEVELS, threshold: float = IOU_THRESHOLD
+) -> AnchorSettings:
+    """The settings whose anchors match the largest share of boxes `[R, 4]` (y1, x1, y2, x2, shares of the image), with an IoU
+    of `threshold` or more; of equal ones, those with the higher mean of the boxes' best IoU.
+
+    First the usual scales and every pair of SCALES are tried as `min_scale` and `max_scale`, with three anchors a cell on the
+    first level and with all of them, which are taken where they match FULL_GAIN more. Then the aspect ratio whose exchange for
+    one of RATIOS gains most is exchanged, until none gains. FITTED boxes at most, spread evenly, are asked; nothing is random.
+    """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    center, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    best = np.zeros(len(boxes))
-    for side, shapes in zip(map_sizes(size, settings.levels), shapes_per_level(settings), strict=True):
-        nearest = (np.clip(np.floor(center * side), 0, side - 1) + 0.5) / side
-        for shape in np.array(shapes):
-            low, high = np.maximum(boxes[:, :2], nearest - shape / 2), np.minimum(boxes[:, 2:], nearest + shape / 2)
-            common = np.maximum(high - low, 0).prod(axis=1)
-            best = np.maximum(best, common / np.maximum(sides.prod(axis=1) + shape.prod() - common, 1e-12))
-    return best >= threshold
+    boxes = boxes[np.unique(np.linspace(0, len(boxes) - 1, min(len(boxes), FITTED)).round().astype(int))]
+
+    def gain(settings: AnchorSettings) -> tuple[float, float]:
+        found = best_iou(boxes, size, settings, levels)
+        return float((found >= threshold).mean()), float(found.mean())
+
+    def better(candidates: Iterable[AnchorSettings]) -> tuple[tuple[float, float], AnchorSettings]:
+        return max(((gain(each), each) for each in candidates), key=lambda pair: pair[0])  # the first of equal ones
+
+    reduced, full = (
+        better(AnchorSettings(low, high, reduced_first=few) for low, high in ((0.2, 0.95), *itertools.combinations(SCALES, 2)))
+        for few in (True, False)
+    )
+    best, settings = full if full[0][0] >= reduced[0][0] + FULL_GAIN else reduced
+    while True:
+        ratios = settings.aspect_ratios
+        found, changed = better(
+            dataclasses.replace(settings, aspect_ratios=(*ratios[:at], ratio, *ratios[at + 1 :]))
+            for at in range(len(ratios))
+            for ratio in RATIOS
+        )
+        if found <= best:
+            return settings
+        best, settings = found, changed
 
 
 def encode_boxes(boxes: Any, anchors: Any, variance: Sequence[float] = (0.1, 0.1, 0.2, 0.2)) -> Any:

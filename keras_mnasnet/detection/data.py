@@ -68,6 +68,21 @@ class CocoDataset:
         """How many photos."""
         return len(self.image_ids)
 
+    @property
+    def objects(self) -> np.ndarray:
+        """The boxes `[R, 4]` that are no crowd regions."""
+        return self.boxes[self.classes >= 0]
+
+    @property
+    def most_boxes(self) -> int:
+        """How many boxes the photo with most of them has, crowd regions included; at least 1."""
+        return max(1, int(np.diff(self.splits).max(initial=0)))
+
+    def photos_past(self, limit: int) -> tuple[int, int]:
+        """How many photos have more than `limit` boxes, and how many boxes they have beyond it."""
+        past = np.maximum(np.diff(self.splits) - limit, 0)
+        return int((past > 0).sum()), int(past.sum())
+
     def where(self, index: int) -> str:
         """The file of photo `index`."""
         return self.images.where(index)
@@ -437,10 +452,13 @@ def _refuse_corners(truth: Truth, photos: Mapping[Id, _Photo], by_image: Mapping
         )
 
 
-def resize_photo(pixels: Any, size: int) -> Any:
-    """A photo `[H, W, 3]` as float32 `[size, size, 3]`, 0..255: squashed, bilinear with antialiasing."""
-    out = tf.image.resize(pixels, (size, size), method="bilinear", antialias=True)
-    return tf.ensure_shape(out, (size, size, 3))
+def resize_photo(pixels: Any, size: tuple[int, int]) -> Any:
+    """A photo `[H, W, 3]` as float32 `[*size, 3]`, 0..255: squashed, bilinear with antialiasing.
+
+    The Object Detection API's fixed_shape_resizer (core/preprocessor.py, resize_image) does the same.
+    """
+    out = tf.image.resize(pixels, size, method="bilinear", antialias=True)
+    return tf.ensure_shape(out, (*size, 3))
 
 
 def _labeled(dataset: CocoDataset, index: Any) -> tuple[Any, Any]:
@@ -514,16 +532,18 @@ def flip(pixels: Any, boxes: Any, seed: Any) -> tuple[Any, Any]:
 
 
 def training_batches(
-    dataset: CocoDataset, *, size: int, batch_size: int, augment: BoxAugment, seed: int, max_boxes: int = 100,
+    dataset: CocoDataset, *, size: tuple[int, int], batch_size: int, augment: BoxAugment, seed: int, max_boxes: int = 1000,
     first_step: int = 0, shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:  # fmt: skip
-    """Endless (pixels float32 `[b, size, size, 3]` 0..255, {"boxes" `[b, max_boxes, 4]`, "labels" `[b, max_boxes]`}).
+    """Endless (pixels float32 `[b, *size, 3]` 0..255, {"boxes" `[b, n, 4]`, "labels" `[b, n]`}).
 
-    The batch of a global step does not depend on `first_step`; `b` is a shard's part of `batch_size`. Of JPEGs only the
-    crop is decoded.
+    `n` is the number of boxes of the photo with most, at most `max_boxes`: of photos with more the first ones count.
+    The batch of a global step does not depend on `first_step`; `b` is a shard's part of `batch_size`. Of JPEGs only the crop
+    is decoded.
     """
     share = shard_size(batch_size, shard)
     dataset.images.steps_per_epoch(batch_size)
+    rows = min(max_boxes, dataset.most_boxes)
     seeds = {stream: stream_seed(seed, stream) for stream in (ORDER, CROP, FLIP)}
 
     def example(ordinal: Any) -> tuple[Any, dict[str, Any]]:
@@ -540,7 +560,7 @@ def training_batches(
         pixels = resize_photo(pixels, size)
         if augment.flip:
             pixels, boxes = flip(pixels, boxes, tf.stack([seeds[FLIP], position]))
-        return pixels, _padded(boxes, labels, max_boxes)
+        return pixels, _padded(boxes, labels, rows)
 
     batches = tf.data.Dataset.range(first_step * share, ENDLESS)
     batches = batches.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -569,15 +589,16 @@ def _cropped(encoded: Any, turn: Any, boxes: Any, labels: Any, seed: Any, augmen
 
 
 def evaluation_batches(
-    dataset: CocoDataset, *, size: int, batch_size: int, max_boxes: int = 100, shard: tuple[int, int] = (0, 1)
+    dataset: CocoDataset, *, size: tuple[int, int], batch_size: int, max_boxes: int = 1000, shard: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
     """One pass in order over whole photos, like `training_batches`; the last batch may be smaller."""
     share = shard_size(batch_size, shard)
+    rows = min(max_boxes, dataset.most_boxes)
 
     def example(item: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         boxes, labels = _labeled(dataset, item["index"])
         turn = None if dataset.turns is None else dataset.turns[item["index"]]
-        return resize_photo(_decoded(item["image"], turn), size), _padded(boxes, labels, max_boxes)
+        return resize_photo(_decoded(item["image"], turn), size), _padded(boxes, labels, rows)
 
     examples = dataset.images.examples(batch=batch_size, shard=shard)
     batches = examples.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(share)

@@ -22,7 +22,8 @@ from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, open_d
 from keras_mnasnet.detection.inference import Detector, open_detector
 from keras_mnasnet.detection.postprocess import Detections, PostProcess
 from keras_mnasnet.detection.recipe import DEFAULT_SIZE
-from keras_mnasnet.detection.summary import summary_of_one, summary_of_truth
+from keras_mnasnet.detection.spec import pixels_text
+from keras_mnasnet.detection.summary import COCO_MOST, PAST_COCO, summary_of_one, summary_of_truth
 from keras_mnasnet.detection.truth import Id, Truth
 from keras_mnasnet.utils.files import write_file
 from keras_mnasnet.utils.reading import is_tflite
@@ -95,6 +96,14 @@ def evaluator() -> str:
     )
 
 
+def past_coco(data: Summary) -> str | None:
+    """What to say where photos hold more boxes than COCO's numbers count detections."""
+    photos = data.facts.get(PAST_COCO)
+    if not photos:
+        return None
+    return f"{photos:,} photos hold more than {COCO_MOST} boxes: COCO counts the best {COCO_MOST} detections of a photo alone"
+
+
 def evaluate(
     models: Any, annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None = None, *,
     split: str | None = None, crowd_as_objects: bool = False, score: float = 1e-8, iou: float = 0.6,
@@ -162,14 +171,16 @@ def evaluate(
     chosen = dataset.image_ids if dataset is not None else _spread(list(truth.images), limit)
     summary = summary_of_truth(truth)
     if dataset is not None:
-        size = next((each.size for each in opened if isinstance(each, Detector)), DEFAULT_SIZE)
-        summary = summary_of_one(annotations, dataset, size, options["split"])
+        first = next((each for each in opened if isinstance(each, Detector)), None)
+        size, spec = ((DEFAULT_SIZE, DEFAULT_SIZE), None) if first is None else (first.size, first.spec)
+        summary = summary_of_one(annotations, dataset, size, spec=spec, split=options["split"])
     header(
         {
             **{f"model {number}": _line(name, each) for number, (name, each) in enumerate(zip(names, opened, strict=True), 1)},
             **summary.rows(),
             "photos": f"{len(chosen):,}",
             "evaluator": evaluator(),
+            "more boxes": past_coco(summary),
             "results": results,
         },
         shown=progress,
@@ -181,7 +192,7 @@ def evaluate(
             found.append(_result(name, coco_score(truth, each, image_ids=chosen), summary, known))
         elif dataset is not None:
             ids = category_map(each.labels, each.category_ids, truth, name)
-            each.run(np.zeros((1, each.size, each.size, 3), np.float32))
+            each.run(np.zeros((1, *each.size, 3), np.float32))
             rows, seconds = results_on(
                 each.run, dataset, truth, ids, size=each.size, batch_size=batch_size, name=name, shown=progress
             )
@@ -197,7 +208,7 @@ def _line(name: str, model: Detector | list[Result]) -> str:
     """A model in the header."""
     if not isinstance(model, Detector):
         return f"{name}, {len(model):,} detections"
-    return f"{name}, {model.kind}, {model.size} pixels, {len(model.labels)} classes; boxes: {model.suppression}"
+    return f"{name}, {model.kind}, {pixels_text(model.size)}, {len(model.labels)} classes; boxes: {model.suppression}"
 
 
 def _result(
@@ -248,7 +259,7 @@ def category_map(labels: Sequence[str], category_ids: Sequence[Id] | None, truth
 
 def results_on(
     run: Callable[[np.ndarray], list[Detections]], dataset: CocoDataset, truth: Truth, category_ids: Sequence[Id | None], *,
-    size: int, batch_size: int = 8, name: str = "detector", shown: bool = False,
+    size: tuple[int, int], batch_size: int = 8, name: str = "detector", shown: bool = False,
 ) -> tuple[list[Result], float]:  # fmt: skip
     """COCO results of a detector on every photo of `dataset`, and the seconds that it took, without reading photos.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 
 from keras_mnasnet.data import chosen_photos, missing, read_image, refuse_bad
 from keras_mnasnet.data.decode import decode
@@ -18,7 +19,7 @@ from keras_mnasnet.detection.data import resize_photo
 from keras_mnasnet.detection.drawing import draw, write_png
 from keras_mnasnet.detection.model import spec_of
 from keras_mnasnet.detection.postprocess import Detections, PostProcess, detections_of, sigmoid
-from keras_mnasnet.detection.spec import DetectorSpec
+from keras_mnasnet.detection.spec import DetectorSpec, pixels_text
 from keras_mnasnet.export.file import TfliteFile
 from keras_mnasnet.loading import checkpoint_of, load
 from keras_mnasnet.preprocessing import PIXELS
@@ -33,18 +34,21 @@ SLACK = 1e-6
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Detector:
-    """A detector ready to run: `run(pixels [b, size, size, 3] 0..255)` gives the detections of each image.
+    """A detector ready to run: `run(pixels [b, *size, 3] 0..255)` gives the detections of each image.
 
-    `category_ids` are None for a file that does not say them; `suppression` says who selects boxes, and how.
+    `size` is (height, width). `category_ids` are None for a file that does not say them, `spec` for one of another tool;
+    `suppression` says who selects boxes, and how, and `most` how many of an image are given at most.
     """
 
     name: str
     kind: str
-    size: int
+    size: tuple[int, int]
     labels: tuple[str, ...]
     category_ids: tuple[int, ...] | None
     input: str
     suppression: str
+    most: int
+    spec: DetectorSpec | None
     run: Callable[[np.ndarray], list[Detections]] = dataclasses.field(repr=False)
 
 
@@ -66,7 +70,8 @@ def open_detector(
     run = KerasDetector(built, settings, batch_size=batch_size)
     return Detector(
         name=name, kind="keras", size=run.spec.input_size, labels=run.spec.labels, category_ids=run.spec.category_ids,
-        input="float32 pixels 0..255, normalized as its spec says", suppression=str(run.settings), run=run,
+        input="float32 pixels 0..255, normalized as its spec says", suppression=str(run.settings), most=run.settings.total,
+        spec=run.spec, run=run,
     )  # fmt: skip
 
 
@@ -101,13 +106,13 @@ def _open_tflite(
     ids = lite.spec.category_ids if lite.spec is not None and known == lite.spec.labels else None
     return Detector(
         name=name, kind="tflite", size=lite.size, labels=known, category_ids=ids, input=convert.text,
-        suppression=str(settings) if lite.raw else "in the file",
-        run=lambda pixels: [lite.run(convert(image[None])) for image in pixels],
+        suppression=str(settings) if lite.raw else "in the file", most=settings.total if lite.raw else lite.most,
+        spec=lite.spec, run=lambda pixels: [lite.run(convert(image[None])) for image in pixels],
     )  # fmt: skip
 
 
 class KerasDetector:
-    """A Keras detector on pixels 0..255 `[n, S, S, 3]`, in batches of one size, so that it is traced once."""
+    """A Keras detector on pixels 0..255 `[n, H, W, 3]`, in batches of one size, so that it is traced once."""
 
     def __init__(self, model: Any, settings: PostProcess | None = None, *, batch_size: int = 8) -> None:
         self.model, self.spec, self.batch_size = model, spec_of(model), batch_size
@@ -163,10 +168,13 @@ class TfliteDetector:
         inputs, outputs = (
             [[int(side) for side in each["shape"]] for each in ports] for ports in (self.file.inputs, self.file.outputs)
         )
-        if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0] != [1, inputs[0][1], inputs[0][1], 3]:
-            raise ValueError(f"A detector takes one image [1, size, size, 3]. Received: {self.name} with the input {inputs[0]}")
-        self.size = inputs[0][1]
+        if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0] != [1, *inputs[0][1:3], 3]:
+            raise ValueError(
+                f"A detector takes one image [1, height, width, 3]. Received: {self.name} with the input {inputs[0]}"
+            )
+        self.size = (inputs[0][1], inputs[0][2])
         self.raw = self._is_raw(outputs)
+        self.most = outputs[0][1]
 
     def _is_raw(self, shapes: list[list[int]]) -> bool:
         if len(shapes) == 4 and len(shapes[0]) == 3:
@@ -186,11 +194,11 @@ class TfliteDetector:
         )
 
     def __call__(self, images: np.ndarray) -> list[Detections]:
-        """Detections of float images `[n, S, S, 3]`, as the network takes them."""
+        """Detections of float images `[n, H, W, 3]`, as the network takes them."""
         return [self.run(self.file.quantized(image[None])) for image in images]
 
     def run(self, tensor: np.ndarray) -> Detections:
-        """Detections of one image `[1, S, S, 3]` in the input's own type."""
+        """Detections of one image `[1, H, W, 3]` in the input's own type."""
         found = self.file.run(tensor)
         if self.raw and self.spec is not None:
             return detections_of(found[0], found[1], self.spec, self.settings)[0]
@@ -233,7 +241,7 @@ def as_network_takes(pixels: np.ndarray, spec: DetectorSpec) -> np.ndarray:
 def sample_inputs(
     data: str | os.PathLike[str], spec: DetectorSpec, count: int, *, seed: int = 0, max_bad: int = 0
 ) -> np.ndarray:
-    """`count` photos of `data` (a folder, TFRecords, tfds:NAME), a seeded choice, as the network takes them `[n, S, S, 3]`."""
+    """`count` photos of `data` (a folder, TFRecords, tfds:NAME), a seeded choice, as the network takes them `[n, H, W, 3]`."""
     images = chosen_photos(data, count, seed=seed)
     whole = images.decodable()
     refuse_bad(missing(images, whole), max_bad, images.count)
@@ -309,7 +317,7 @@ def predict(
     )  # fmt: skip
     header(
         {
-            "model": f"{detector.name}, {detector.kind}, {detector.size} pixels, {len(detector.labels)} classes",
+            "model": f"{detector.name}, {detector.kind}, {pixels_text(detector.size)}, {len(detector.labels)} classes",
             "photos": f"{len(files)}",
             "boxes": f"scores of {score:g} or more",
             "output": output,
@@ -331,6 +339,12 @@ def predict(
                 drawn = str(targets[file]) if file in targets else None
                 found[file] = PhotoObjects(file, _objects(best, detector.labels, photo.shape[:2]), drawn)
             life.step()
+    if full := sum(len(each.objects) >= detector.most for each in found.values()):
+        logging.warning(
+            "%d of %d photos have %d objects, the most that this detector gives, and may have more. They are found with a "
+            "larger max_detections (--max-detections), which a .tflite file is given when it is exported",
+            full, len(files), detector.most,
+        )  # fmt: skip
     if progress and output is not None:
         say(f"drew {sum(each.drawn is not None for each in found.values()):,} photos into {output}")
     return [found[file] for file in files]

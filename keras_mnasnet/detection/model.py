@@ -22,8 +22,8 @@ def build_detector(
     spec: DetectorSpec, *, bn_momentum: float = 0.99, score_bias: float = SCORE_BIAS, name: str | None = None
 ) -> keras.Model:
     """The model of a spec with fresh weights, as `SSDLite` describes it; `spec_of` gives the spec back."""
-    network, size = spec.architecture, spec.input_size
-    inputs = keras.Input((size, size, 3), name="image")
+    network = spec.architecture
+    inputs = keras.Input((*spec.input_size, 3), name="image")
     x = inputs
     if spec.include_preprocessing:
         x = normalization(keras.layers, spec.normalization.mean, spec.normalization.std, "pixel_normalization")(x)
@@ -44,12 +44,12 @@ def detection_heads(
     Of the spec extras, anchors and classes are taken.
     """
     maps = list(taps)
-    sides, channels = [tap.shape[1] for tap in maps], [tap.shape[-1] for tap in maps]
+    sizes, channels = [tuple(tap.shape[1:3]) for tap in maps], [tap.shape[-1] for tap in maps]
     for _ in spec.extras:
-        sides.append(-(-sides[-1] // 2))
+        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
     layers = {
         layer.name: layer
-        for layer in head_layers((*channels, *spec.extras), tuple(sides), spec.anchors_per_cell(), spec.classes + 1)
+        for layer in head_layers((*channels, *spec.extras), tuple(sizes), spec.anchors_per_cell(), spec.classes + 1)
     }
     outputs = {}
     with keras.StatelessScope():

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_mnasnet.detection.spec import DetectorSpec
+from keras_mnasnet.detection.spec import DetectorSpec, pixels_text
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,14 +70,14 @@ def detections_of(
     import keras
     import tensorflow as tf
 
-    from keras_mnasnet.detection.anchors import anchor_boxes, decode_boxes
+    from keras_mnasnet.detection.anchors import anchors_of, decode_boxes
 
     settings = settings or PostProcess()
-    placed = anchor_boxes(spec.input_size, spec.anchors)
+    placed = anchors_of(spec)
     if codes.shape[1:] != (len(placed), 4) or scores.shape[1:] != (len(placed), spec.classes + 1):
         raise ValueError(
-            f"A detector of {spec.input_size} pixels and {spec.classes} classes gives codes [B, {len(placed)}, 4] and scores "
-            f"[B, {len(placed)}, {spec.classes + 1}]. Received: {list(codes.shape)} and {list(scores.shape)}"
+            f"A detector of {pixels_text(spec.input_size)} and {spec.classes} classes gives codes [B, {len(placed)}, 4] and "
+            f"scores [B, {len(placed)}, {spec.classes + 1}]. Received: {list(codes.shape)} and {list(scores.shape)}"
         )
     boxes = decode_boxes(keras.ops.convert_to_tensor(codes, "float32"), placed, spec.anchors.variance)
     found = tf.image.combined_non_max_suppression(

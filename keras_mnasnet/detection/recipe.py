@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from keras_mnasnet.detection.spec import LOSSES
+from keras_mnasnet.detection.spec import LOSSES, AnchorSettings, check_extras, sides
 from keras_mnasnet.training.recipe import Recipe
+from keras_mnasnet.utils.reading import shown
 
 UNUSED = (
     "label_smoothing", "dropout", "class_weights", "sampling", "layer_decay", "teacher_weight", "temperature",
@@ -45,19 +46,36 @@ class BoxAugment:
             raise ValueError(f"`augment.area` must be at most 1, the whole photo. Received: area={self.area}")
 
 
+def as_anchors(value: Any) -> AnchorSettings | str | None:
+    """AnchorSettings, "auto" or None; ValueError for anything else."""
+    if value is None or value == "auto" or isinstance(value, AnchorSettings):
+        return value
+    raise ValueError(
+        f"`anchors` must be auto, AnchorSettings, or left out for the usual ones; anchors.min_scale and its like change one of "
+        f"them. Received: anchors={shown(value)}"
+    )
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class DetectionRecipe(Recipe):
     """A Recipe with what detection adds: the loss and its settings, matching, and `augment` of photos with boxes.
 
+    `size` is the input's pixels, one number for a square or (height, width). `anchors` None are a detector's own, of a new one
+    the Object Detection API's; "auto" chooses them by the training boxes (`anchors.chosen_anchors`). `extras` are the channels
+    of the levels after the first two; None: a detector's own, of a new one 512, 256, 256, 128 at the backbone's width.
+
     An epoch is `passes` times over the photos: a checkpoint after each pass over a few photos would take longer than the
-    pass. `score_bias` is the scores' first bias. `max_boxes` is the largest number of boxes that count in a photo.
+    pass. `score_bias` is the scores' first bias. Of a photo `max_boxes` boxes count, the first ones.
     The first `frozen_epochs` (all of them: `epochs`) train extra levels and predictors on a backbone that stays as it is.
     Keys of Recipe that detection does not use, such as `dropout`, have no effect.
     """
 
-    AUGMENT: ClassVar[type] = BoxAugment
+    GROUPS: ClassVar[dict[str, type]] = {"augment": BoxAugment, "anchors": AnchorSettings}
 
+    size: Any = None
     augment: Any = dataclasses.field(default_factory=BoxAugment)
+    anchors: Any = None
+    extras: Any = None
     loss: str = "focal"
     focal_alpha: float = 0.75
     focal_gamma: float = 2.0
@@ -65,11 +83,16 @@ class DetectionRecipe(Recipe):
     min_negatives: int = 3
     nms_iou: float = 0.99
     score_bias: float = -4.6
-    max_boxes: int = 100
+    max_boxes: int = 1000
     match_iou: float = 0.5
     passes: int = 1
 
     def __post_init__(self) -> None:
+        if self.size is not None:
+            height, width = sides(self.size)
+            object.__setattr__(self, "size", height if height == width else (height, width))
+        object.__setattr__(self, "anchors", as_anchors(self.anchors))
+        object.__setattr__(self, "extras", None if self.extras is None else check_extras(self.extras))
         Recipe.__post_init__(self)
         if self.loss not in LOSSES:
             raise ValueError(f"A recipe's `loss` must be one of {LOSSES}. Received: loss={self.loss!r}")
@@ -113,6 +136,7 @@ _V3 = DetectionRecipe(
     weight_decay=4e-5,
     bn_momentum=0.97,
     size=320,
+    max_boxes=100,
 )
 _ALL = (
     DetectionRecipe(
@@ -148,6 +172,7 @@ _ALL = (
         bn_momentum=0.9997,
         ema=0.9999,
         size=300,
+        max_boxes=100,
         loss="mined",
         score_bias=0.0,
     ),

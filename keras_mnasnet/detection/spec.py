@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,9 @@ from keras_mnasnet.architecture import Architecture, Layer, Unit
 from keras_mnasnet.preprocessing import SIGNED, Normalization
 from keras_mnasnet.utils.reading import check_names, parse_json, record, shown
 
-SCHEMA = 1
+SCHEMA = 2
 MIN_SIZE, MAX_SIZE = 96, 4096
+LEVELS = 6
 MAX_LEVELS, MAX_RATIOS, MAX_DEPTH = 12, 100, 100_000
 LOSSES = ("focal", "mined")
 
@@ -33,60 +35,119 @@ COCO_IDS = tuple(number for number in range(1, 91) if number not in COCO_GAPS)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AnchorSettings:
-    """Anchor shapes of every level: scales from `min_scale` to `max_scale` in equal steps, each with `aspect_ratios`.
+    """Shapes of the anchors of every level: its scale, with each of `aspect_ratios` (width / height).
 
-    A level has one more square of the geometric mean of its scale and the next (the last level's next is 1). With
-    `reduced_first` the first level has three anchors only: a square of 0.1, and ratios 2 and 1/2 of its scale. Defaults:
-    samples/configs/ssdlite_mobilenet_v2_coco.config; `variance` (y, x, h, w) is the inverse of its coder's 10, 10, 5, 5.
+    A scale is a share of the input's shorter side. They go from `min_scale` to `max_scale` in equal steps, or are `scales`, one
+    for each level, finest first. A level has one more square of the geometric mean of its scale and the next (the last level's
+    next is 1). With `reduced_first` the first level has three anchors only: a square of 0.1, and ratios 2 and 1/2 of its scale.
+    `variance` (y, x, h, w) is the inverse of the box coder's 10, 10, 5, 5. Defaults:
+    samples/configs/ssdlite_mobilenet_v2_coco.config.
     """
 
-    levels: int = 6
     min_scale: float = 0.2
     max_scale: float = 0.95
     aspect_ratios: tuple[float, ...] = (1.0, 2.0, 0.5, 3.0, 0.3333)
     reduced_first: bool = True
     variance: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    scales: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("aspect_ratios", "variance"):
-            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+        for name in ("aspect_ratios", "variance", "scales"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple | list) or not all(_is_positive(value) for value in values):
+                raise ValueError(f"`anchors.{name}` must be a list of numbers above 0. Received: {name}={values!r}")
+            object.__setattr__(self, name, tuple(map(float, values)))
+        if not isinstance(self.reduced_first, bool):
+            raise ValueError(f"`anchors.reduced_first` must be true or false. Received: reduced_first={self.reduced_first!r}")
+        if not all(map(_is_positive, (self.min_scale, self.max_scale))) or not self.min_scale < self.max_scale <= 1:
+            raise ValueError(
+                f"The scales of anchors must be 0 < min_scale < max_scale <= 1. "
+                f"Received: min_scale={self.min_scale!r}, max_scale={self.max_scale!r}"
+            )
         if (
-            not 2 <= self.levels <= MAX_LEVELS
-            or len(self.aspect_ratios) > MAX_RATIOS
-            or not 0 < self.min_scale < self.max_scale <= 1
+            not 1 <= len(self.aspect_ratios) <= MAX_RATIOS
+            or not 0.01 <= min(self.aspect_ratios) <= max(self.aspect_ratios) <= 100
         ):
             raise ValueError(
-                f"Anchors need 2 to {MAX_LEVELS} levels, at most {MAX_RATIOS} aspect ratios, and scales with "
-                f"0 < min_scale < max_scale <= 1. Received: levels={self.levels}, {len(self.aspect_ratios)} aspect ratios, "
-                f"min_scale={self.min_scale}, max_scale={self.max_scale}"
+                f"`anchors.aspect_ratios` must be 1 to {MAX_RATIOS} numbers, 0.01 to 100. "
+                f"Received: aspect_ratios={self.aspect_ratios[:10]}"
             )
-        if not self.aspect_ratios or min(self.aspect_ratios) <= 0 or len(self.variance) != 4 or min(self.variance) <= 0:
+        if len(self.variance) != 4:
+            raise ValueError(f"`anchors.variance` must be four numbers: y, x, h, w. Received: variance={self.variance[:10]}")
+        usual = type(self).__dataclass_fields__
+        if self.scales and (self.min_scale, self.max_scale) != (usual["min_scale"].default, usual["max_scale"].default):
             raise ValueError(
-                f"`aspect_ratios` must be positive, and `variance` four positive numbers. "
-                f"Received: aspect_ratios={self.aspect_ratios}, variance={self.variance}"
+                f"`anchors.scales` take the place of `min_scale` and `max_scale`. Received: scales={self.scales[:12]}, "
+                f"min_scale={self.min_scale:g}, max_scale={self.max_scale:g}. Leave one or the other out."
+            )
+        if self.scales and (max(self.scales) > 1 or not 2 <= len(self.scales) <= MAX_LEVELS):
+            raise ValueError(
+                f"`anchors.scales` must be 2 to {MAX_LEVELS} numbers, one for each level, above 0 and at most 1. "
+                f"Received: scales={self.scales[:20]}"
             )
 
+    def __str__(self) -> str:
+        """The shapes in words, as headers say them."""
+        scales = ", ".join(f"{scale:g}" for scale in self.scales) or f"{self.min_scale:g} to {self.max_scale:g}"
+        few = ", three a cell on the first level" if self.reduced_first else ""
+        return f"scales {scales}, ratios {', '.join(f'{ratio:g}' for ratio in self.aspect_ratios)}{few}"
 
-def shapes_per_level(settings: AnchorSettings) -> tuple[tuple[tuple[float, float], ...], ...]:
-    """((h, w), ...) of every level's anchors in one cell, as fractions of the image: h = s / sqrt(ar), w = s * sqrt(ar)."""
-    step = (settings.max_scale - settings.min_scale) / (settings.levels - 1)
-    scales = [settings.min_scale + step * level for level in range(settings.levels)] + [1.0]
-    levels = []
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def shapes_per_level(
+    settings: AnchorSettings, size: tuple[int, int] = (1, 1), levels: int = LEVELS
+) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """((h, w), ...) of every level's anchors in one cell, as fractions of an image of `size` (height, width).
+
+    h = s / sqrt(ar) * min(H, W) / H, w = s * sqrt(ar) * min(H, W) / W: an anchor of ratio 1 is a square of pixels on any input
+    (object_detection anchor_generators/multiple_grid_anchor_generator.py, `base_anchor_size` and `create_ssd_anchors`).
+    """
+    step = (settings.max_scale - settings.min_scale) / (levels - 1)
+    scales = [*(settings.scales or (settings.min_scale + step * level for level in range(levels))), 1.0]
+    tall, wide = (min(size) / side for side in size)
+    found = []
     for level, scale in enumerate(scales[:-1]):
         if level == 0 and settings.reduced_first:
             chosen = [(0.1, 1.0), (scale, 2.0), (scale, 0.5)]
         else:
             chosen = [(scale, ratio) for ratio in settings.aspect_ratios] + [(math.sqrt(scale * scales[level + 1]), 1.0)]
-        levels.append(tuple((s / math.sqrt(ratio), s * math.sqrt(ratio)) for s, ratio in chosen))
-    return tuple(levels)
+        found.append(tuple((s / math.sqrt(ratio) * tall, s * math.sqrt(ratio) * wide) for s, ratio in chosen))
+    return tuple(found)
 
 
-def map_sizes(size: int, levels: int = 6) -> tuple[int, ...]:
-    """Height (and width) of every level's map at an input of `size` pixels: stride 16, then halves, rounded up."""
-    sizes = [-(-size // 16)]
+def map_sizes(size: tuple[int, int], levels: int = LEVELS) -> tuple[tuple[int, int], ...]:
+    """(height, width) of every level's map at an input of `size` pixels: stride 16, then halves, rounded up."""
+    sizes = [(-(-size[0] // 16), -(-size[1] // 16))]
     while len(sizes) < levels:
-        sizes.append(-(-sizes[-1] // 2))
+        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
     return tuple(sizes)
+
+
+def sides(size: Any) -> tuple[int, int]:
+    """(height, width) of an input that is said as one number of pixels, as a pair, or as a text such as "320" or "192x320".
+
+    ValueError for anything else, and for sides that no detector has.
+    """
+    found = size
+    if isinstance(size, str) and re.fullmatch(r"\d{1,5}(x\d{1,5})?", size):
+        found = tuple(map(int, size.split("x")))
+    elif isinstance(size, int):
+        found = (size,)
+    pair = tuple(found) * (2 if len(found) == 1 else 1) if isinstance(found, tuple | list) else ()
+    if len(pair) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or not MIN_SIZE <= s <= MAX_SIZE for s in pair):
+        raise ValueError(
+            f"A detector's input size must be one whole number of pixels, or height x width such as 192x320, each from "
+            f"{MIN_SIZE} to {MAX_SIZE} pixels: below, its last maps repeat one cell. Received: {shown(size)}"
+        )
+    return pair[0], pair[1]
+
+
+def pixels_text(size: tuple[int, int]) -> str:
+    """A size in words: `320 pixels`, `192x320 pixels (height x width)`."""
+    return f"{size[0]} pixels" if size[0] == size[1] else f"{size[0]}x{size[1]} pixels (height x width)"
 
 
 def default_classes(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -108,6 +169,8 @@ def default_classes(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
 class DetectorSpec:
     """A detector: network, classes, anchors, input and outputs.
 
+    `input_size` is (height, width) in pixels; in Python one number stands for a square. `extras` are the channels of the levels
+    after the first two, which are the backbone's.
     Class `c` (from 0) has the name `labels[c]`, the category id `category_ids[c]` in annotation files, and slot `c + 1` of
     the scores; slot 0 is the background, as in the Object Detection API. Scores are logits of independent sigmoids. With
     `include_preprocessing` the input is RGB pixels 0..255, else what `normalization` (three means, three deviations) makes of
@@ -115,7 +178,7 @@ class DetectorSpec:
     """
 
     backbone: str
-    input_size: int
+    input_size: tuple[int, int]
     labels: tuple[str, ...]
     category_ids: tuple[int, ...]
     extras: tuple[int, ...] = (512, 256, 256, 128)
@@ -133,24 +196,18 @@ class DetectorSpec:
         if len(self.normalization.mean) == 1:
             mean, std = self.normalization.mean * 3, self.normalization.std * 3
             object.__setattr__(self, "normalization", Normalization(mean, std))
-        size = self.input_size
-        if isinstance(size, bool) or not isinstance(size, int) or not MIN_SIZE <= size <= MAX_SIZE:
-            raise ValueError(
-                f"A detector's `input_size` must be an integer from {MIN_SIZE} to {MAX_SIZE} pixels: below, its last maps "
-                f"repeat one cell. Received: input_size={size!r}"
-            )
+        object.__setattr__(self, "input_size", sides(self.input_size))
         if not self.labels or len(self.labels) != len(self.category_ids) or len(set(self.category_ids)) != len(self.labels):
             raise ValueError(
                 f"A detector needs one name and one category id of its own for every class. "
                 f"Received: {len(self.labels)} labels, {len(self.category_ids)} ids, "
                 f"{len(set(self.category_ids))} of them different"
             )
-        if len(self.extras) != self.anchors.levels - 2 or any(
-            isinstance(d, bool) or not isinstance(d, int) or not 2 <= d <= MAX_DEPTH for d in self.extras
-        ):
+        check_extras(self.extras)
+        if self.anchors.scales and len(self.anchors.scales) != self.levels:
             raise ValueError(
-                f"`extras` must be the channels of the {self.anchors.levels - 2} levels after the first two. "
-                f"Received: extras={self.extras}"
+                f"`anchors.scales` must be one for each level: two of the backbone, and one for each of `extras`. "
+                f"Received: {len(self.anchors.scales)} scales for {self.levels} levels, extras={self.extras}"
             )
         if self.loss not in LOSSES:
             raise ValueError(f"`loss` must be one of {LOSSES}. Received: loss={self.loss!r}")
@@ -170,6 +227,11 @@ class DetectorSpec:
     def classes(self) -> int:
         """Number of classes, without the background."""
         return len(self.labels)
+
+    @property
+    def levels(self) -> int:
+        """Number of levels: two of the backbone and the extras."""
+        return 2 + len(self.extras)
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as a JSON object, with the schema's version."""
@@ -197,16 +259,15 @@ class DetectorSpec:
 
     def anchors_per_cell(self) -> tuple[int, ...]:
         """Anchors in one cell of every level."""
-        return tuple(map(len, shapes_per_level(self.anchors)))
+        return tuple(map(len, shapes_per_level(self.anchors, levels=self.levels)))
 
     def layers(self) -> tuple[Layer, ...]:
         """The layer table: backbone to the head convolution, extras, predictors."""
-        network, size = self.architecture, self.input_size
-        sides = map_sizes(size, self.anchors.levels)
+        network = self.architecture
         channels = (tap_unit(network).expanded, network.head, *self.extras)
         return (
-            *network.layers(size, size, classes=0),
-            *head_layers(channels, sides, self.anchors_per_cell(), self.classes + 1),
+            *network.layers(*self.input_size, classes=0),
+            *head_layers(channels, map_sizes(self.input_size, self.levels), self.anchors_per_cell(), self.classes + 1),
         )
 
     def params(self) -> int:
@@ -216,6 +277,18 @@ class DetectorSpec:
     def madds(self) -> int:
         """Multiply-adds per image of all convolutions and squeeze-and-excite layers."""
         return sum(layer.madds for layer in self.layers())
+
+
+def check_extras(extras: Any) -> tuple[int, ...]:
+    """The channels of extra levels as a tuple; ValueError for anything else."""
+    if not isinstance(extras, tuple | list) or len(extras) > MAX_LEVELS - 2 or any(
+        isinstance(depth, bool) or not isinstance(depth, int) or not 2 <= depth <= MAX_DEPTH for depth in extras
+    ):  # fmt: skip
+        raise ValueError(
+            f"`extras` must be the channels of the levels after the first two, at most {MAX_LEVELS - 2} whole numbers from 2 "
+            f"to {MAX_DEPTH:,}. Received: extras={shown(extras)}"
+        )
+    return tuple(extras)
 
 
 def tap_unit(network: Architecture) -> Unit:
@@ -239,28 +312,30 @@ def tap_unit(network: Architecture) -> Unit:
 
 
 def head_layers(
-    channels: tuple[int, ...], sides: tuple[int, ...], anchors_per_cell: tuple[int, ...], slots: int
+    channels: tuple[int, ...], sizes: tuple[tuple[int, int], ...], anchors_per_cell: tuple[int, ...], slots: int
 ) -> Iterator[Layer]:
-    """Extras and predictors of maps with `channels` and `sides`, of which the first two are the backbone's.
+    """Extras and predictors of maps with `channels` and `sizes` (height, width), of which the first two are the backbone's.
 
     Extra of depth d: 1x1 to d / 2, depthwise 3x3 of stride 2, 1x1 to d. Predictors of boxes and of scores, at every level:
     depthwise 3x3, then 1x1 with bias. Every convolution but the predictors' last has batch norm and ReLU6.
     """
 
-    def conv(name: str, op: str, kernel: int, stride: int, cin: int, cout: int, side: int, bias: bool = False) -> Layer:
+    def conv(
+        name: str, op: str, kernel: int, stride: int, cin: int, cout: int, at: tuple[int, int], bias: bool = False
+    ) -> Layer:
         weights = kernel * kernel * (cin if op == "depthwise" else cin * cout)
         bn, added = (None, cout) if bias else (f"{name}_bn", 2 * cout)
         full = name if bias else f"{name}_conv"
-        return Layer(full, op, kernel, stride, cin, cout, side, side, bn, weights + added, weights * side * side)
+        return Layer(full, op, kernel, stride, cin, cout, *at, bn, weights + added, weights * at[0] * at[1])
 
     for level in range(2, len(channels)):
         name, depth = f"extra{level - 1}", channels[level]
-        half, before, side = depth // 2, sides[level - 1], sides[level]
+        half, before, after = depth // 2, sizes[level - 1], sizes[level]
         yield conv(f"{name}_reduce", "conv", 1, 1, channels[level - 1], half, before)
-        yield conv(f"{name}_depthwise", "depthwise", 3, 2, half, half, side)
-        yield conv(f"{name}_project", "conv", 1, 1, half, depth, side)
-    for level, (depth, side, count) in enumerate(zip(channels, sides, anchors_per_cell, strict=True)):
+        yield conv(f"{name}_depthwise", "depthwise", 3, 2, half, half, after)
+        yield conv(f"{name}_project", "conv", 1, 1, half, depth, after)
+    for level, (depth, size, count) in enumerate(zip(channels, sizes, anchors_per_cell, strict=True)):
         for kind, width in (("boxes", 4), ("scores", slots)):
             name = f"level{level}_{kind}"
-            yield conv(f"{name}_depthwise", "depthwise", 3, 1, depth, depth, side)
-            yield conv(name, "conv", 1, 1, depth, count * width, side, bias=True)
+            yield conv(f"{name}_depthwise", "depthwise", 3, 1, depth, depth, size)
+            yield conv(name, "conv", 1, 1, depth, count * width, size, bias=True)

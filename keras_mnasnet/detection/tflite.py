@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_mnasnet import __version__
-from keras_mnasnet.detection.anchors import anchor_boxes
+from keras_mnasnet.detection.anchors import anchors_of
 from keras_mnasnet.detection.annotations import judged_split
 from keras_mnasnet.detection.data import CocoDataset, open_dataset
 from keras_mnasnet.detection.evaluation import category_map, coco_score, results_on
@@ -28,7 +28,7 @@ from keras_mnasnet.detection.inference import (
 )
 from keras_mnasnet.detection.model import spec_of
 from keras_mnasnet.detection.postprocess import Detections, PostProcess
-from keras_mnasnet.detection.spec import DetectorSpec
+from keras_mnasnet.detection.spec import DetectorSpec, pixels_text
 from keras_mnasnet.detection.summary import summary_of_one
 from keras_mnasnet.export.calibration import Calibration, calibration_images
 from keras_mnasnet.export.converter import convert_function, convert_model
@@ -153,7 +153,7 @@ def export(
         quantize: None or "float32", float16, or int8, whose network computes in integers throughout and whose sigmoid and
             post-processing compute in float32.
         representative_data: photos for int8's ranges: a folder, TFRecords, tfds:NAME, or images as the model takes them.
-        photos: what the file is verified on: a folder, or images `[N, S, S, 3]` as the model takes them. Default: the first
+        photos: what the file is verified on: a folder, or images `[N, H, W, 3]` as the model takes them. Default: the first
             calibration images, else drawn ones.
         annotations: COCO's (or VOC's) of the folder `photos`, to measure what AP loses.
         postprocess: operator (TFLite_Detection_PostProcess) or builtin (LiteRT's own NMS), both with the outputs boxes,
@@ -203,9 +203,9 @@ def export(
     if annotations is not None:
         evaluation = open_dataset(annotations, photos, split=judged_split(annotations), max_bad=max_bad)
         evaluation = evaluation.checked(max_bad, progress=progress)
-        summary = summary_of_one(annotations, evaluation, spec.input_size)
+        summary = summary_of_one(annotations, evaluation, spec.input_size, spec=spec)
     calibrated, calibration = None, None
-    shape = (spec.input_size, spec.input_size, 3)
+    shape = (*spec.input_size, 3)
     if quantize == "int8":
         if isinstance(representative_data, str | os.PathLike):
             representative_data = sample_inputs(representative_data, spec, calibration_count, seed=seed, max_bad=max_bad)
@@ -218,18 +218,19 @@ def export(
     images, on = _verification_images(photos, calibrated, spec)
     header(
         {
-            "model": f"{origin}, {spec.input_size} pixels, {spec.classes} classes",
+            "model": f"{origin}, {pixels_text(spec.input_size)}, {spec.classes} classes",
             "precision": quantize or "float32",
             "post-processing": f"{postprocess}: {settings}",
             "calibrated on": None if calibration is None else f"{calibration.images:,} photos",
             "verified on": on,
             **({} if summary is None else summary.rows()),
+            "more boxes": _past(evaluation, max_detections),
             "AP measured on": None if evaluation is None else f"{evaluation.count:,} photos of {annotations}",
             "output": path,
         },
         shown=progress,
     )
-    name = f"{model.name}_{spec.input_size}"
+    name = f"{model.name}_{'x'.join(map(str, dict.fromkeys(spec.input_size)))}"
     description = f"{name}, {quantize or 'float32'}, made by keras_mnasnet {__version__}"
     with Life("export", total=3, unit="step", shown=progress) as life:
         content = convert_model(
@@ -270,8 +271,14 @@ def export(
     return report
 
 
+def _past(evaluation: CocoDataset | None, most: int) -> str | None:
+    """What to say where photos hold more boxes than the file gives."""
+    photos = 0 if evaluation is None else evaluation.photos_past(most)[0]
+    return f"{photos:,} photos hold more than {most} boxes, the most that the file gives (--max-detections)" if photos else None
+
+
 def _verification_images(given: Any, calibrated: np.ndarray | None, spec: DetectorSpec) -> tuple[np.ndarray, str]:
-    shape = (spec.input_size, spec.input_size, 3)
+    shape = (*spec.input_size, 3)
     if given is None and calibrated is None:
         return as_network_takes(drawn_images(8, *shape), spec), "8 drawn images"
     if given is not None:
@@ -433,7 +440,7 @@ def judge_detections(compared: Agreement, limits: Limits) -> None:
 
 def _tail_start(spec: DetectorSpec) -> tuple[ModelWriter, dict[str, int], int]:
     writer = ModelWriter()
-    count, classes = len(anchor_boxes(spec.input_size, spec.anchors)), spec.classes
+    count, classes = len(anchors_of(spec)), spec.classes
     inputs = {"codes": writer.tensor("codes", (1, count, 4)), "logits": writer.tensor("logits", (1, count, classes + 1))}
     scores = writer.tensor("probabilities", (1, count, classes + 1))
     writer.operator("LOGISTIC", [inputs["logits"]], [scores])
@@ -451,7 +458,7 @@ def operator_tail(spec: DetectorSpec, settings: PostProcess) -> bytes:
     from flatbuffers import flexbuffers
 
     writer, inputs, scores = _tail_start(spec)
-    anchors = anchor_boxes(spec.input_size, spec.anchors)
+    anchors = anchors_of(spec)
     constant = writer.tensor("anchors", anchors.shape, data=anchors)
     shapes = ((1, settings.total, 4), (1, settings.total), (1, settings.total), (1,))
     outputs = {name: writer.tensor(name, shape) for name, shape in zip(OUTPUTS, shapes, strict=True)}
@@ -486,7 +493,7 @@ def builtin_tail(spec: DetectorSpec, settings: PostProcess) -> bytes:
         )
     import tensorflow as tf
 
-    anchors = anchor_boxes(spec.input_size, spec.anchors)
+    anchors = anchors_of(spec)
     count, classes, total = len(anchors), spec.classes, settings.total
     side = int(np.ceil(np.sqrt(classes)))
     cells = np.stack([np.arange(classes) // side, np.arange(classes) % side], axis=1).astype(np.float32) * CELL

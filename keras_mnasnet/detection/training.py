@@ -18,7 +18,7 @@ from absl import logging
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.data import held_out, validated_share
 from keras_mnasnet.data.summary import Summary
-from keras_mnasnet.detection.anchors import anchor_boxes, targets_of
+from keras_mnasnet.detection.anchors import anchors_of, chosen_anchors, targets_of
 from keras_mnasnet.detection.annotations import judged_split, splits_of
 from keras_mnasnet.detection.data import CocoDataset, evaluation_batches, open_dataset, training_batches
 from keras_mnasnet.detection.evaluation import coco_score, require_pycocotools, results_of
@@ -26,7 +26,7 @@ from keras_mnasnet.detection.inference import KerasDetector
 from keras_mnasnet.detection.losses import loss_of
 from keras_mnasnet.detection.model import build_detector, spec_of
 from keras_mnasnet.detection.recipe import DEFAULT_SIZE, DetectionRecipe
-from keras_mnasnet.detection.spec import DetectorSpec
+from keras_mnasnet.detection.spec import LEVELS, AnchorSettings, DetectorSpec, pixels_text, sides
 from keras_mnasnet.detection.ssdlite import SSDLite
 from keras_mnasnet.detection.summary import origin_of, summary_of
 from keras_mnasnet.loading import checkpoint_of, load, save
@@ -84,6 +84,7 @@ class DetectionJob(Job):
 class DetectionFacts(Facts):
     """What a detector's run found at its start and must find again when it is resumed; `detector` is its spec."""
 
+    size: tuple[int, int]  # type: ignore[assignment]
     detector: str
     train_boxes: int
 
@@ -96,7 +97,8 @@ def train(
     from_model: str | os.PathLike[str] | Checkpoint | keras.Model | None = None, network: str | Architecture | None = None,
     recipe: str | os.PathLike[str] | DetectionRecipe = "finetune-detector", classes: str | Sequence[str] | None = None,
     validation: str | os.PathLike[str] | float | None = None, validation_photos: str | os.PathLike[str] | None = None,
-    width: float | None = None, depth: float | None = None, se: bool | float | None = None, size: int | None = None,
+    width: float | None = None, depth: float | None = None, se: bool | float | None = None,
+    size: int | str | tuple[int, int] | None = None, anchors: AnchorSettings | str | None = None,
     epochs: int | None = None, batch_size: int | None = None, learning_rate: float | None = None,
     changes: Mapping[str, Any] | None = None, measure_ap: bool = True, crowd_as_objects: bool = False, max_bad: int = 0,
     check: bool = True,
@@ -114,7 +116,8 @@ def train(
         network: the backbone with fresh weights, with `width`, `depth`, `se`; or which one of
             `from_model="imagenet"`, `"cifar10"` or `"trashnet"`.
         recipe: a name, a text such as "finetune-detector epochs=10", the path of a .json file, or a DetectionRecipe. `size`
-            (pixels; 320 where nothing says it), `epochs`, `batch_size`, `learning_rate` and `changes`, such as
+            (pixels of a square, or (height, width); 320 where nothing says it), `anchors` (AnchorSettings, or "auto" for those
+            that match the most training boxes), `epochs`, `batch_size`, `learning_rate` and `changes`, such as
             {"augment.crop": False}, take the place of its values.
         classes: the names to learn; default: all of the annotations.
         validation: annotations to measure on after every epoch, whose photos are in `validation_photos` (default: `photos`),
@@ -150,7 +153,8 @@ def train(
         classes=None if classes is None else texts(classes), validation=validation_of(validation),
         validation_photos=None if validation_photos is None else os.fspath(validation_photos),
         recipe=recipe_of(
-            recipe, changes, kind=DetectionRecipe, size=size, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+            recipe, changes, kind=DetectionRecipe, size=size, anchors=anchors, epochs=epochs, batch_size=batch_size,
+            learning_rate=learning_rate,
         ),
         measure_ap=measure_ap, crowd_as_objects=crowd_as_objects, max_bad=max_bad, check=check,
         checkpoint_steps=checkpoint_steps, mixed_precision=mixed_precision, jit_compile=jit_compile, tensorboard=tensorboard,
@@ -175,7 +179,7 @@ class Trainee(keras.Model):
         """The trainee of a detector made by SSDLite."""
         spec = spec_of(detector)
         model = cls(detector.inputs, detector.output, name=detector.name)
-        model.anchors = anchor_boxes(spec.input_size, spec.anchors)
+        model.anchors = anchors_of(spec)
         model.variance = spec.anchors.variance
         model.recipe = recipe
         model.score_loss = keras.metrics.Mean(name="score_loss")
@@ -261,11 +265,12 @@ class DetectorRun(Run):
 
     def _started(self) -> keras.Model:
         job, recipe = self.job, self.recipe
+        size = sides(recipe.size or DEFAULT_SIZE)
         scales = {"network": job.network, "width": job.width, "depth": job.depth, "se": job.se}
         given = [name for name, value in scales.items() if value is not None]
         weights: Any = job.from_model if self.start is None else self.start
         if weights is not None:
-            found = load(weights, network=job.network, size=recipe.size or DEFAULT_SIZE)
+            found = load(weights, network=job.network, size=min(size))
             if found.detector is not None:
                 return self._continued(found, found.detector, given)
             weights = weights if given else found
@@ -274,7 +279,9 @@ class DetectorRun(Run):
             self.data.labels,
             weights,
             category_ids=self.data.whole_ids,
-            input_size=recipe.size or DEFAULT_SIZE,
+            input_size=size,
+            anchors=self._anchors(size, LEVELS if recipe.extras is None else 2 + len(recipe.extras)),
+            extras=recipe.extras,
             width_multiplier=job.width,
             depth_multiplier=job.depth,
             se=job.se,
@@ -282,6 +289,12 @@ class DetectorRun(Run):
             bn_momentum=recipe.bn_momentum,
             score_bias=recipe.score_bias,
         )
+
+    def _anchors(self, size: tuple[int, int], levels: int) -> AnchorSettings | None:
+        """The anchors that the recipe asks for, None where it leaves them as they are."""
+        if self.recipe.anchors == "auto":
+            return chosen_anchors(self.data.objects, size, levels=levels, threshold=self.recipe.match_iou)
+        return self.recipe.anchors
 
     def _continued(self, start: Checkpoint, spec: DetectorSpec, given: list[str]) -> keras.Model:
         """A trained detector for this run's classes; score predictors of other classes start anew."""
@@ -291,12 +304,22 @@ class DetectorRun(Run):
                 f"A detector's file says which network it is. Received: {', '.join(given)} with from_model={name!r}. "
                 f"Leave them out."
             )
+        if recipe.extras not in (None, spec.extras):
+            raise ValueError(
+                f"A detector's extra levels stay as they are. Received: extras={recipe.extras} with from_model={name!r}, which "
+                f"has {spec.extras}. Leave `extras` out, or start from a classifier."
+            )
+        size = spec.input_size if recipe.size is None else sides(recipe.size)
         found = dataclasses.replace(
-            spec, labels=self.data.labels, category_ids=self.data.whole_ids, loss=recipe.loss,
-            input_size=recipe.size or spec.input_size,
+            spec, anchors=self._anchors(size, spec.levels) or spec.anchors,
+            labels=self.data.labels, category_ids=self.data.whole_ids, loss=recipe.loss,
+            input_size=size,
         )  # fmt: skip
         model = build_detector(found, bn_momentum=recipe.bn_momentum, score_bias=recipe.score_bias)
         kept = list(start.tensors)
+        if spec.anchors != found.anchors:
+            logging.warning("%s has other anchors than are asked for: its predictors of boxes and scores start anew", name)
+            kept = [tensor for tensor in kept if not tensor.rpartition("/")[0].endswith(("_boxes", "_scores"))]
         if spec.labels != self.data.labels:
             logging.warning("%s has other classes than the data: its score predictors start anew", name)
             kept = [tensor for tensor in kept if not tensor.rpartition("/")[0].endswith("_scores")]
@@ -326,7 +349,8 @@ class DetectorRun(Run):
         spec, job = spec_of(self.detector), self.job
         goal = "highest AP" if job.measure_ap else "lowest loss"
         return {
-            "detector": f"SSDLite on {spec.architecture.name}, {spec.input_size} pixels, {spec.params() / 1e6:.2f}M parameters",
+            "detector": f"SSDLite on {spec.architecture.name}, {pixels_text(spec.input_size)}, "
+            f"{spec.params() / 1e6:.2f}M parameters",
             "from": f"{self.folder} (resumed)" if self.has_state else job.from_model or "fresh weights",
             **self.summary.rows(),
             **({} if self.validation else {"validation": "none"}),
@@ -337,8 +361,10 @@ class DetectorRun(Run):
     def summary(self) -> Summary:
         """What was read."""
         sets = {"train": self.data} | ({} if self.validation is None else {"validation": self.validation})
-        size = spec_of(self.detector).input_size
-        return summary_of(self.job.data, sets, self.origins, size, threshold=self.recipe.match_iou)
+        spec = spec_of(self.detector)
+        return summary_of(
+            self.job.data, sets, self.origins, spec.input_size, spec.anchors, spec.levels, threshold=self.recipe.match_iou
+        )
 
     def ended(self, rows: list[dict[str, Any]]) -> tuple[str, ...]:
         measured = [(float(row["val_ap"]), row["epoch"]) for row in rows if row.get("val_ap")]
@@ -351,7 +377,13 @@ class DetectorRun(Run):
         return f"wrote {self.folder}{ap}", f"next: mnasnet detect predict {self.folder} PHOTO -o FOLDER"
 
     def warnings(self, model: keras.Model) -> tuple[str, ...]:
-        return large_photos(self.data.sizes, spec_of(self.detector).input_size)
+        most = self.recipe.max_boxes
+        photos, boxes = self.data.photos_past(most)
+        cut = (
+            f"{photos:,} photos hold more than {most:,} boxes: {boxes:,} boxes are not learned. Learn all of them with --set "
+            f"max_boxes={self.data.most_boxes}",
+        )
+        return (*(cut if photos else ()), *large_photos(self.data.sizes, max(spec_of(self.detector).input_size)))
 
     def compile(self, model: keras.Model, frozen: bool, jit_compile: bool | str) -> None:
         model.compile(make_optimizer(self.recipe, self.facts.steps_per_epoch, frozen=frozen), jit_compile=jit_compile)

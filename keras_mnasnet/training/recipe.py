@@ -41,7 +41,7 @@ class Recipe:
     loss that a teacher gives (distillation), at this `temperature`.
     """
 
-    AUGMENT: ClassVar[type] = Augment
+    GROUPS: ClassVar[dict[str, type]] = {"augment": Augment}  # fields whose own fields are keys, as augment.flip
 
     name: str
     epochs: int
@@ -80,11 +80,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            hint = self.AUGMENT if field.name == "augment" else field.type
+            hint = self.GROUPS["augment"] if field.name == "augment" else field.type
             object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), hint))
         for key, low, high in RANGES:
             value = getattr(self, key)
-            if value is not None and not low <= value <= high:
+            if isinstance(value, int | float) and not low <= value <= high:
                 raise ValueError(f"A recipe's `{key}` must be between {low:g} and {high:g}. Received: {key}={value!r}")
         for key, choices in CHOICES:
             if getattr(self, key) not in choices:
@@ -123,18 +123,29 @@ class Recipe:
         return RECIPES
 
     def changed(self, **values: Any) -> Self:
-        """The recipe with other values; a key that starts with `augment.` changes the augmentation.
+        """The recipe with other values; a key such as `augment.flip` changes one of a group.
 
         ValueError for a key that has no effect with the recipe's optimizer or schedule.
         """
         own: dict[str, Any] = {}
-        augment: dict[str, Any] = {}
+        grouped: dict[str, dict[str, Any]] = {}
         for key, value in values.items():
-            (augment if key.startswith("augment.") else own)[key.removeprefix("augment.")] = value
+            group, dot, name = key.partition(".")
+            if dot and group in self.GROUPS:
+                grouped.setdefault(group, {})[name] = value
+            else:
+                own[key] = value
         _check_keys(own, type(self))
-        _check_keys(augment, self.AUGMENT, "augment.")
-        if augment:
-            own["augment"] = dataclasses.replace(own.get("augment", self.augment), **augment)
+        for group, changes in grouped.items():
+            kind = self.GROUPS[group]
+            _check_keys(changes, kind, f"{group}.")
+            base = own.get(group, getattr(self, group))
+            if base is not None and not isinstance(base, kind):
+                raise ValueError(
+                    f"A recipe's `{group}` must be left out where its parts are given. Received: {group}={shown(base)} and "
+                    f"{', '.join(f'{group}.{name}' for name in changes)}. Leave one or the other out."
+                )
+            own[group] = kind(**changes) if base is None else dataclasses.replace(base, **changes)  # type: ignore[type-var]
         recipe = dataclasses.replace(self, **own)
         without_effect = sorted(recipe.idle & own.keys())
         if without_effect:
@@ -148,12 +159,18 @@ class Recipe:
         """`name key=value ...`, as `parse_recipe` reads it: what differs from the named recipe, or from the defaults."""
         parts = [self.name]
         named = self.named().get(self.name)
-        for prefix, value, base in (("", self, named), ("augment.", self.augment, named.augment if named else None)):
-            for field in dataclasses.fields(value):
-                own = getattr(value, field.name)
-                usual = getattr(base, field.name) if base else field.default
-                if field.name not in ("name", "augment") and own != usual:
-                    parts.append(f"{prefix}{field.name}={json.dumps(own, separators=(',', ':'))}")
+        for field in dataclasses.fields(self):
+            own, usual = getattr(self, field.name), getattr(named, field.name) if named else field.default
+            kind = self.GROUPS.get(field.name)
+            if kind is not None and isinstance(own, kind):
+                base = usual if isinstance(usual, kind) else kind()
+                inner = [each.name for each in dataclasses.fields(kind)]
+                differing = [name for name in inner if getattr(own, name) != getattr(base, name)]
+                if usual is None and not differing:
+                    differing = inner[:1]  # the group is said, by whichever of its values
+                parts += [f"{field.name}.{name}={_as_text(getattr(own, name))}" for name in differing]
+            elif field.name != "name" and own != usual:
+                parts.append(f"{field.name}={_as_text(own)}")
         return " ".join(parts)
 
 
@@ -175,8 +192,14 @@ RANGES = (
 )  # fmt: skip
 
 
+def _as_text(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
 def _typed(key: str, value: Any, hint: Any) -> Any:
     """The value as the field's type; an int is a float too, nothing else is converted."""
+    if hint == "Any":  # checked by its own recipe
+        return value
     if isinstance(hint, type):
         fits, hint = isinstance(value, hint), hint.__name__
     elif hint == "bool":
@@ -219,11 +242,12 @@ def recipe_from_json(value: Any, kind: Any = Recipe) -> Any:
         raise ValueError(f"A recipe is a JSON object with schema {SCHEMA}. Received: schema={shown(found)}")
     values = {key: item for key, item in value.items() if key != "schema"}
     _check_keys(values, kind)
-    augment = values.get("augment", {})
-    if not isinstance(augment, dict):
-        raise ValueError(f"A recipe's `augment` is a JSON object. Received: augment={shown(augment)}")
-    _check_keys(augment, kind.AUGMENT, "augment.")
-    values["augment"] = record(augment, kind.AUGMENT, "A recipe's `augment`")
+    if not isinstance(values.setdefault("augment", {}), dict):
+        raise ValueError(f"A recipe's `augment` is a JSON object. Received: augment={shown(values['augment'])}")
+    for group, type_ in kind.GROUPS.items():
+        if isinstance(inner := values.get(group), dict):
+            _check_keys(inner, type_, f"{group}.")
+            values[group] = record(inner, type_, f"A recipe's `{group}`")
     return _complete(values, kind)
 
 
@@ -261,10 +285,10 @@ def parse_recipe(text: str, kind: Any = Recipe) -> Any:
             f"A recipe is one of {', '.join(named)}, a .json file, or a new name with all its values. Received: {name!r}."
             f"{did_you_mean(name, named, most=1)}"
         )
-    own = {key: value for key, value in values.items() if not key.startswith("augment.")}
+    own = {key: value for key, value in values.items() if key.partition(".")[0] not in kind.GROUPS or "." not in key}
     _check_keys(own, kind)
-    augment = {key: value for key, value in values.items() if key not in own}
-    return _complete({"name": name, **own}, kind).changed(**augment)
+    grouped = {key: value for key, value in values.items() if key not in own}
+    return _complete({"name": name, **own}, kind).changed(**grouped)
 
 
 def recipe_of(

@@ -89,7 +89,8 @@ class Checkpoint:
 
     `tensors` are float32 arrays under the package's own names in Keras's layout, `size` is the input size in pixels that they
     were trained at, `preprocessing` what is done to a photo at that size. `assumed` names what the source did not say. Of a
-    detector (`detector` is its spec) the tensors include the heads, and `architecture` is the backbone.
+    detector (`detector` is its spec) `size` is the input's height, the tensors include the heads, and `architecture` is the
+    backbone.
 
     Example:
         >>> from keras_mnasnet import load

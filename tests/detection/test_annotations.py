@@ -11,7 +11,7 @@ from PIL import Image
 
 from keras_mnasnet.cli.main import main
 from keras_mnasnet.detection import describe
-from keras_mnasnet.detection.anchors import anchor_boxes, corners, matchable, pairwise_iou
+from keras_mnasnet.detection.anchors import anchor_boxes, best_iou, corners, pairwise_iou
 from keras_mnasnet.detection.annotations import read_results, read_truth, splits_of
 from keras_mnasnet.detection.coco import _mask_bounds, _unpacked
 from keras_mnasnet.detection.data import evaluation_batches, open_dataset, training_batches
@@ -729,7 +729,7 @@ def test_the_share_of_boxes_with_an_anchor():
     boxes = np.concatenate([low, low + (1 - low) * rng.random((300, 2)) ** 2], axis=1)
     best = np.asarray(pairwise_iou(boxes.astype(np.float32), corners(anchor_boxes(224)))).max(axis=1)
     clear = abs(best - 0.5) > 1e-4
-    np.testing.assert_array_equal(matchable(boxes, 224)[clear], (best >= 0.5)[clear])
+    np.testing.assert_array_equal(best_iou(boxes, (224, 224), AnchorSettings())[clear] >= 0.5, (best >= 0.5)[clear])
 
 
 def test_what_was_read(tmp_path, photos):

@@ -141,7 +141,7 @@ def described(file: TensorFile, tensors_of: Callable[[Iterable[str]], dict[str, 
             assumed=header.assumed,
             detector=spec,
         )
-        if spec and (spec.architecture, spec.labels, spec.input_size) != (architecture, header.labels, header.size):
+        if spec and (spec.architecture, spec.labels, spec.input_size[0]) != (architecture, header.labels, header.size):
             raise ValueError("a detector of another network, other classes or another size than its description")
         expected = layer_shapes(spec.layers()) if spec else expected_shapes(architecture, classes)
     except ValueError as error:
