@@ -29,8 +29,8 @@ BOXES = {"score": "score_threshold", "iou": "iou_threshold"}
 BESIDE = "A data.yaml, and annotations that lie beside their photos, need none."
 DETECTOR = "A trained detector: a run's folder, its model.safetensors, or hf://OWNER/NAME."
 AUTO = (
-    "Choose the anchors' scales and ratios by the training boxes (default: the usual ones, which `--set anchors.min_scale=0.1` and "
-    "its like change)."
+    "Choose the anchors' scales and ratios by the training boxes (default: the usual ones, which `--set "
+    "anchors.min_scale=0.1` and its like change)."
 )
 PRECISIONS = ("float32", "float16", "int8")
 

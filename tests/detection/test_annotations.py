@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from keras_mnasnet.cli.main import main
-from keras_mnasnet.detection import describe
+from keras_mnasnet.detection import AnchorSettings, describe
 from keras_mnasnet.detection.anchors import anchor_boxes, best_iou, corners, pairwise_iou
 from keras_mnasnet.detection.annotations import read_results, read_truth, splits_of
 from keras_mnasnet.detection.coco import _mask_bounds, _unpacked
@@ -386,8 +386,8 @@ def test_photos_are_seen_upright(tmp_path):
     found = open_dataset(path, tmp_path).checked()
     assert found.orientations.tolist() == turns
     assert found.sizes.tolist() == [[80, 120]] * 8
-    (whole,) = evaluation_batches(found, size=96, batch_size=8).as_numpy_iterator()
-    training = training_batches(found, size=96, batch_size=8, augment=BoxAugment(), seed=1).take(2).as_numpy_iterator()
+    (whole,) = evaluation_batches(found, size=(96, 96), batch_size=8).as_numpy_iterator()
+    training = training_batches(found, size=(96, 96), batch_size=8, augment=BoxAugment(), seed=1).take(2).as_numpy_iterator()
     for pixels, truth in [whole, *training]:
         for image, boxes, labels in zip(pixels, truth["boxes"], truth["labels"], strict=True):
             rows, columns = np.nonzero(image[:, :, 0] - image[:, :, 1] > 100)

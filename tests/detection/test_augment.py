@@ -105,7 +105,7 @@ def test_batches_keep_boxes_on_their_rectangles(tmp_path, format):
     }
     (tmp_path / "a.json").write_text(json.dumps(value), "utf-8")
     dataset = open_dataset(tmp_path / "a.json", tmp_path)
-    batches = training_batches(dataset, size=128, batch_size=1, augment=BoxAugment(), seed=5, max_boxes=4)
+    batches = training_batches(dataset, size=(128, 128), batch_size=1, augment=BoxAugment(), seed=5, max_boxes=4)
     checked = 0
     for photos, truth in batches.take(40):
         assert photos.shape == (1, 128, 128, 3)

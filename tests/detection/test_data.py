@@ -69,7 +69,7 @@ def test_some_classes_in_their_own_order(folder):
 
 def test_batches(folder):
     data = open_dataset(write(folder), folder)
-    found = list(evaluation_batches(data, size=96, batch_size=3, max_boxes=2).as_numpy_iterator())
+    found = list(evaluation_batches(data, size=(96, 96), batch_size=3, max_boxes=2).as_numpy_iterator())
     assert [pixels.shape for pixels, _ in found] == [(3, 96, 96, 3), (1, 96, 96, 3)]
     labels = np.concatenate([truth["labels"] for _, truth in found])
     assert labels.tolist() == [[2, CROWD], [1, -1], [0, -1], [-1, -1]]
@@ -78,7 +78,7 @@ def test_batches(folder):
 
 def test_training_batches_are_the_same_from_any_step_and_in_shards(folder):
     data = open_dataset(write(folder), folder)
-    options = {"size": 96, "batch_size": 2, "augment": BoxAugment(), "seed": 3, "max_boxes": 3}
+    options = {"size": (96, 96), "batch_size": 2, "augment": BoxAugment(), "seed": 3, "max_boxes": 3}
     whole = list(training_batches(data, **options).take(6).as_numpy_iterator())
     later = list(training_batches(data, **options, first_step=4).take(2).as_numpy_iterator())
     for (pixels, truth), (again, same) in zip(whole[4:], later, strict=True):
