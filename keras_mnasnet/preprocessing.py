@@ -83,8 +83,10 @@ class Preprocessing:
 
     def at(self, size: int) -> Preprocessing:
         """The same preprocessing down to another size, its crop in proportion."""
-        if size == self.size or self.squash:
-            return dataclasses.replace(self, size=size)
+        if size == self.size:
+            return self
+        if self.squash:
+            return dataclasses.replace(self, size=size, width=None)
         if self.resize:
             return dataclasses.replace(self, size=size, resize=round(size * self.resize / self.size))
         return dataclasses.replace(self, size=size, crop_fraction=size / (size + 32))
