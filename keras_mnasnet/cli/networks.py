@@ -165,7 +165,7 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
         "task": checkpoint.task, "origin": origin.name, "source": origin.source, "address": origin.url,
         "license": origin.license, "published": origin.published, "published_at": origin.published_at,
         "measured": origin.measured, "numerics": dataclasses.asdict(checkpoint.numerics),
-        "trained_at": checkpoint.detector.input_size if checkpoint.detector else checkpoint.size,
+        "trained_at": list(checkpoint.detector.input_size) if checkpoint.detector else checkpoint.size,
         "anchors": str(checkpoint.detector.anchors) if checkpoint.detector else None, "classes": checkpoint.classes,
         "labels": None if checkpoint.labels is None else list(checkpoint.labels),
         "preprocessing": str(checkpoint.preprocessing), "assumed": list(checkpoint.assumed), "notes": list(origin.notes),
@@ -175,7 +175,7 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
-    return listed(value) if isinstance(value, list) else str(value)
+    return listed(list(map(str, value))) if isinstance(value, list) else str(value)
 
 
 def _stage_table(architecture: Architecture, rows: tuple) -> None:
