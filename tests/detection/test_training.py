@@ -197,14 +197,14 @@ def test_one_pass_of_a_validation_is_what_two_give(drawn):
     run = DetectorRun(None, job, None)
     run.open_data()
     model = run.make_model()
-    distinct(run.detector, np.concatenate([pixels for pixels, _ in evaluation_batches(run.data, size=96, batch_size=6)]))
+    distinct(run.detector, np.concatenate([pixels for pixels, _ in evaluation_batches(run.data, size=(96, 96), batch_size=6)]))
     model.compile(keras.optimizers.SGD(0.0))
     found = run.measure(model)
-    lost = model.evaluate(evaluation_batches(run.data, size=96, batch_size=4), verbose=0, return_dict=True)
+    lost = model.evaluate(evaluation_batches(run.data, size=(96, 96), batch_size=4), verbose=0, return_dict=True)
     for key, value in lost.items():
         assert found[f"val_{key}"] == pytest.approx(value, rel=1e-5)
     rows, _ = results_on(
-        KerasDetector(run.detector, batch_size=4), run.data, run.data.truth, run.data.category_ids, size=96, batch_size=4
+        KerasDetector(run.detector, batch_size=4), run.data, run.data.truth, run.data.category_ids, size=(96, 96), batch_size=4
     )
     metrics = coco_score(run.data.truth, rows).metrics
     assert (found["val_ap"], found["val_ap50"]) == (metrics["AP"], metrics["AP50"])
