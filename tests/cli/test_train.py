@@ -5,24 +5,12 @@ import subprocess
 import sys
 
 import pytest
+from models import SMALLEST
 
 from keras_mnasnet import load
 from keras_mnasnet.data import write_folder
 
-TINY = (
-    "--network",
-    "small",
-    "--width",
-    "0.35",
-    "--stem-stride",
-    "1",
-    "--recipe",
-    "proxy-5-epochs",
-    "--epochs",
-    "1",
-    "--batch-size",
-    "16",
-)
+TINY = ("--network", SMALLEST, "--recipe", "proxy-5-epochs", "--epochs", "1", "--batch-size", "16")
 A1 = ("--network", "a1")
 
 

@@ -5,6 +5,7 @@ import csv
 import keras
 import numpy as np
 import pytest
+from models import SMALLEST
 
 from keras_mnasnet import load
 from keras_mnasnet.data import open_splits
@@ -17,7 +18,7 @@ from keras_mnasnet.training.optimizers import LayerwiseAdamW, layer_scales, make
 from keras_mnasnet.training.recipe import parse_recipe
 
 TINY = RECIPES["cifar10"].changed(epochs=3, batch_size=16, base_batch=16, learning_rate=2e-3, warmup_epochs=0.5, ema=0)
-NETWORK = {"network": "small", "width": 0.35, "stem_stride": 1}
+NETWORK = {"network": SMALLEST}
 
 
 def unequal(counts):

@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from models import SMALLEST
 
-from keras_mnasnet import MnasNetSmall, detection
+from keras_mnasnet import MnasNet, detection
 from keras_mnasnet.data import open_images, summarize, write_folder
 from keras_mnasnet.data.pipeline import decoded
 from keras_mnasnet.training import RECIPES, Training, recipe_of, resume, train
@@ -20,7 +21,7 @@ from keras_mnasnet.training.engine import read_state
 from keras_mnasnet.training.job import STATE_FILE, read_run
 from keras_mnasnet.utils import text as texts
 
-NETWORK = {"network": "stem8 r1_k3_s11_e1_i8_o8_noskip r1_k3_s22_e2_i8_o16_se0.25 head32"}
+NETWORK = {"network": SMALLEST}
 SHORT = "cifar10 epochs=1 batch_size=32 base_batch=32 ema=0"
 NOISE = re.compile(r"^(\d{4}-\d\d-\d\d |[IWEF]\d{4} |[IWEF]0000|WARNING:)|rendezvous|oneDNN|cuda|CUDA|InitializeLog")
 CODE = """
@@ -74,7 +75,7 @@ def test_silence_of_ten_seconds_is_the_longest(tmp_path, capfd, monkeypatch):
 
 
 def test_a_model_given_as_a_value_is_named_and_survives_a_kill(tmp_path, monkeypatch):
-    start = MnasNetSmall(weights=None, classes=10, input_shape=(32, 32, 3), width_multiplier=0.35, stem_stride=1)
+    start = MnasNet(SMALLEST, weights=None, classes=10, input_shape=(32, 32, 3))
     still = SHORT + " learning_rate=0.0 weight_decay=0.0 bn_momentum=0.0"
 
     class Killed(Exception):

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from models import SMALLEST
 
 from keras_mnasnet import load
 from keras_mnasnet.data import open_images, write_folder
@@ -19,7 +20,7 @@ from keras_mnasnet.training.classifier import ClassifierRun
 from keras_mnasnet.training.engine import NotFinite, finite_state, read_state, restore_state, write_state
 
 TINY = RECIPES["cifar10"].changed(epochs=2, batch_size=32, base_batch=32, learning_rate=2e-3, warmup_epochs=0.5, ema=0.9)
-NETWORK = {"network": "small", "width": 0.35, "stem_stride": 1}
+NETWORK = {"network": SMALLEST}
 
 
 def job(data="shapes:96@32", recipe=TINY, **options):

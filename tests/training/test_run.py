@@ -14,11 +14,12 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
+from models import SMALLEST
 
 from keras_mnasnet import MnasNet, load
+from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.benchmarks import evaluate as measured
 from keras_mnasnet.data import open_images
-from keras_mnasnet.family import FAMILY
 from keras_mnasnet.training import RECIPES, Diverged, Job, resume, run_job
 from keras_mnasnet.training.callbacks import decay_at
 from keras_mnasnet.training.classifier import evaluate, open_run
@@ -30,7 +31,7 @@ from keras_mnasnet.utils.locks import BusyError, locked
 TINY = RECIPES["cifar10"].changed(
     epochs=3, batch_size=32, base_batch=32, learning_rate=2e-3, warmup_epochs=0.5, ema=0.9, keep="last"
 )
-NETWORK = {"network": "small", "width": 0.35, "stem_stride": 1}
+NETWORK = {"network": SMALLEST}
 TIMES = ("images_per_second", "seconds")
 
 
@@ -105,7 +106,7 @@ def test_killed_and_resumed_gives_the_same_curve_to_the_digit(finished, tmp_path
     folder = tmp_path / "run"
     text = str(TINY).split()
     process = command(
-        "train", "shapes:160@32", "-o", folder, "--network", "small", "--width", 0.35, "--stem-stride", 1,
+        "train", "shapes:160@32", "-o", folder, "--network", SMALLEST,
         "--recipe", text[0], *(part for pair in text[1:] for part in ("--set", pair)), "--checkpoint-steps", 3,
     )  # fmt: skip
     deadline = time.monotonic() + 900
@@ -175,13 +176,13 @@ def test_two_replicas_of_one_machine(tmp_path):
         "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
         "from pathlib import Path\n"
         "from keras_mnasnet.training import train\n"
-        "network = {'network': 'small', 'width': 0.35, 'stem_stride': 1, 'recipe': sys.argv[2]}\n"
+        "network = {'network': sys.argv[3], 'recipe': sys.argv[2]}\n"
         "done = train('shapes:96@32', sys.argv[1], **network, devices=['CPU:0', 'CPU:1'], progress=False)\n"
         "print(done.rows[-1]['val_loss'])\n"
     )
     recipe = str(TINY.changed(epochs=1, warmup_epochs=0, learning_rate=1e-3))
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run"), recipe], capture_output=True, text=True, timeout=280
+        [sys.executable, "-c", code, str(tmp_path / "run"), recipe, SMALLEST], capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert 1.5 < float(done.stdout.split()[-1]) < 4
@@ -207,7 +208,7 @@ def test_refusals(finished, tmp_path):
     with pytest.raises(ValueError, match="head='keep' needs a checkpoint with the classes of the data. Received: 10 classes"):
         train(tmp_path / "b", kept, progress=False)
     with pytest.raises(ValueError, match="checkpoint's classes, in its order. Received: class 0 is .* 'airplane' in the"):
-        train(tmp_path / "b", job(from_model="cifar10", head="keep", network="a1", width=None), progress=False)
+        train(tmp_path / "b", job(from_model="cifar10", head="keep", network="a1"), progress=False)
     blocked = tmp_path / "file"
     blocked.write_text("x", "utf-8")
     with pytest.raises((ValueError, OSError), match="file"):
@@ -235,7 +236,7 @@ def test_resume_refuses_another_network_or_data(finished, tmp_path):
     run = json.loads((folder / "run.json").read_text("utf-8"))
     changed = json.loads(json.dumps(run))
     changed["job"]["recipe"]["epochs"] = 4
-    changed["facts"]["architecture"] = str(FAMILY["small"].scaled(0.5).with_stem_stride(1))
+    changed["facts"]["architecture"] = str(Architecture.parse(SMALLEST.replace("head64", "head32")))
     (folder / "run.json").write_text(json.dumps(changed), "utf-8")
     with pytest.raises(ValueError, match="must hold the variables of this run's network and optimizer. Received: 'model:"):
         resume(folder, progress=False)
@@ -304,8 +305,7 @@ def test_a_finished_run_makes_a_lost_model_again(tmp_path, finished):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_keeps_float32_weights(tmp_path, precision):
-    network = "stem8 r1_k3_s11_e1_i8_o8_noskip r1_k3_s22_e2_i8_o16_se0.25 head32"
-    start = dataclasses.replace(job(TINY.changed(epochs=1), data="shapes:64@32"), network=network, width=None)
+    start = job(TINY.changed(epochs=1), data="shapes:64@32")
     train(tmp_path / "run", dataclasses.replace(start, mixed_precision=precision), progress=False)
     assert keras.config.dtype_policy().name == "float32"
     tensors = load(tmp_path / "run" / "model.safetensors").tensors

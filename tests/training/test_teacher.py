@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from models import SMALLEST
 
 from keras_mnasnet import load
 from keras_mnasnet.export import export_tflite
@@ -13,7 +14,7 @@ from keras_mnasnet.training import RECIPES, Job, train
 from keras_mnasnet.training.classifier import starting_model
 from keras_mnasnet.training.teacher import Student, Teacher, distillation_loss, log_probabilities
 
-NETWORK = {"network": "small", "width": 0.35, "stem_stride": 1}
+NETWORK = {"network": SMALLEST}
 DISTILL = RECIPES["distill"].changed(epochs=1, batch_size=16, base_batch=16, warmup_epochs=0.5)
 
 
@@ -50,7 +51,7 @@ def test_a_teacher_speaks_of_the_datas_classes():
 
 
 def test_a_student_trains_saves_and_evaluates_as_its_network():
-    network = starting_model("small", 3, width_multiplier=0.35, stem_stride=1, size=32)
+    network = starting_model(SMALLEST, 3, size=32)
     student = Student.of(network, 0.75, 2.0)
     student.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), weighted_metrics=["accuracy"])
     pixels = np.zeros((4, 32, 32, 3), np.float32)
