@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test nightly lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/mnasnet networks
@@ -15,6 +15,9 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+nightly: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n auto --dist load -m nightly
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -98,6 +98,7 @@ class ClassifierRun(Run):
             train_images=self.images.count,
             validation_images=self.validation.count,
             excluded=self.excluded,
+            teacher_sha256="" if self.job.teacher is None else self.teacher.sha256,
             data=self.splits.summary().as_json(),
             environment={**environment(), "devices": [str(device) for device in keras.distribution.list_devices()]},
             **parts,

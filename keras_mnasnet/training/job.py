@@ -92,6 +92,7 @@ class Facts:
     steps_per_part: int
     parts_per_epoch: int
     excluded: tuple[str, ...] = ()
+    teacher_sha256: str = ""
     data: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
     environment: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,6 +13,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_mnasnet.inference import open_classifier
+from keras_mnasnet.loading import load
+from keras_mnasnet.utils.reading import is_tflite
+from keras_mnasnet.weights.fetch import file_sha256
 
 TINY = 1e-7
 
@@ -18,11 +23,12 @@ TINY = 1e-7
 class Teacher:
     """What a trained classifier says of training batches, for the classes of the data, in their order.
 
-    ValueError for a classifier that does not know every class of the data.
+    `sha256` is of its weights, or of its file. ValueError for a classifier that does not know every class of the data.
     """
 
-    def __init__(self, source: Any, labels: Sequence[str]) -> None:
+    def __init__(self, source: str, labels: Sequence[str]) -> None:
         self.classifier = open_classifier(source)
+        self.sha256 = file_sha256(Path(source).expanduser()) if is_tflite(source) else _sha256(load(source).tensors)
         known = self.classifier.labels
         if known is not None and set(labels) <= set(known):
             self.columns = np.array([known.index(label) for label in labels])
@@ -46,6 +52,13 @@ class Teacher:
     def _said(self, pixels: np.ndarray) -> np.ndarray:
         scores, _ = self.classifier.run(pixels, len(pixels))
         return log_probabilities(np.asarray(scores, np.float64))[:, self.columns].astype(np.float32)
+
+
+def _sha256(tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
 
 
 def log_probabilities(scores: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ TINY = ("--network", SMALLEST, "--recipe", "proxy-5-epochs", "--epochs", "1", "-
 A1 = ("--network", "a1")
 
 
+@pytest.mark.nightly
 def test_fine_tuning_the_bundled_weights_on_a_folder(tmp_path):
     """From a new process: 1,200 drawn pictures of ten classes, at least 80 % of the held-out tenth; then a prediction."""
     write_folder(tmp_path / "shapes", 1200, size=32, seed=0)

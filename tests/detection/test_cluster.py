@@ -13,9 +13,11 @@ from PIL import Image
 
 from keras_mnasnet.training.job import LOG_FILE
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs the extra [jax]")
+pytestmark = [
+    pytest.mark.nightly, pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs the extra [jax]"),
+]  # fmt: skip
 NETWORK = "stem8_s22 r1_k3_s22_e1_i8_o8_noskip r1_k3_s22_e2_i8_o16 r1_k3_s22_e2_i16_o16 r1_k3_s22_e2_i16_o16 head16"
-OPTIONS = ("--network", NETWORK, "--size", "96", "--epochs", "2", "--batch-size", "4", "--set", "ema=0")
+OPTIONS = ("--network", NETWORK, "--size", "96", "--epochs", "2", "--batch-size", "4", "--set", "ema=0", "--set", "extras=[]")
 RUN = "import sys; from keras_mnasnet.cli.main import main; sys.exit(main())"
 KILLED = """
 import os, signal

@@ -10,7 +10,7 @@ from models import SMALLEST
 
 from keras_mnasnet import load
 from keras_mnasnet.export import export_tflite
-from keras_mnasnet.training import RECIPES, Job, train
+from keras_mnasnet.training import RECIPES, Job, resume, train
 from keras_mnasnet.training.classifier import starting_model
 from keras_mnasnet.training.teacher import Student, Teacher, distillation_loss, log_probabilities
 
@@ -79,6 +79,9 @@ def test_a_file_teaches(tmp_path, capsys):
     assert np.isfinite(done.rows[0]["loss"])
     assert re.search(rf"^teacher +{teacher}$", capsys.readouterr().err, re.MULTILINE)
     assert done.load().labels == ("airplane", "cat", "ship")
+    export_tflite("cifar10/small-1.0-32", teacher)
+    with pytest.raises(ValueError, match="is resumed with the data and network it was started with. Received: teacher_sha256="):
+        resume(tmp_path / "run")
     with pytest.raises(
         ValueError, match=r"belong together.*Received: teacher='cifar10', recipe='finetune' with teacher_weight=0"
     ):
