@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from models import SMALLEST
 
-from keras_mnasnet import load
+from keras_mnasnet import MnasNet, load, save
 from keras_mnasnet.data import open_images, write_folder
 from keras_mnasnet.training import RECIPES, Averages, Diverged, Job, resume, run_job
 from keras_mnasnet.training import engine as runs
@@ -66,7 +66,8 @@ def test_an_epoch_whose_validation_fails_is_not_lost(tmp_path, monkeypatch, froz
     """The state is written first: what is resumed begins with the validation, and nothing is trained twice."""
     whole_run, cut = tmp_path / "whole" / "run", tmp_path / "cut" / "run"  # a model is named for its folder
     recipe = TINY.changed(frozen_epochs=frozen, frozen_learning_rate=1e-2)
-    fine_tuned = Job(data="shapes:96@32", recipe=recipe, from_model="cifar10/small-1.0-32")
+    save(MnasNet(SMALLEST, weights=None, classes=10, input_shape=(32, 32, 3)), tmp_path / "start.safetensors")
+    fine_tuned = Job(data="shapes:96@32", recipe=recipe, from_model=str(tmp_path / "start.safetensors"))
     whole = train(whole_run, fine_tuned, progress=False)
     own, own_fit, measured, fitted = ClassifierRun.measure, runs.Run._fit, [], []
 
