@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_mnasnet.detection.coco import MAKER, ROBOFLOW, read_coco, rows_of
 from keras_mnasnet.detection.truth import Id, Truth, as_objects, box_of, check_crowds, finite, identity, known_as
-from keras_mnasnet.detection.voc import files_below, read_voc
+from keras_mnasnet.detection.voc import files_below, lists_of_voc, read_voc, read_voc_list
 from keras_mnasnet.detection.yolo import YAML, is_yolo, read_yolo, split_named, splits_of_yolo
 from keras_mnasnet.utils.reading import LONGEST_ANNOTATIONS, open_regular, read_json, shown
 
@@ -42,7 +42,7 @@ def read_truth(
 
 
 def splits_of(annotations: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Those of train, validation and test that a source has by itself: YOLO's data, or Roboflow's folders; else none."""
+    """Those of train, validation and test that a source has by itself: YOLO's data, Roboflow's folders, VOC's own lists."""
     source = Path(annotations).expanduser()
     if not source.exists() or (source.is_file() and source.suffix.lower() not in YAML):
         return ()
@@ -59,20 +59,21 @@ def judged_split(annotations: str | os.PathLike[str]) -> str | None:
 
 
 def _divided(folder: Path) -> dict[str, Path]:
-    """Sub-folders of a split each, with their annotations beside the photos, as Roboflow exports COCO and VOC."""
+    """Of each split a sub-folder with annotations beside the photos, as Roboflow exports COCO and VOC; or VOC's own list."""
     parts = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and ((entry / ROBOFLOW).is_file() or _is_voc(entry))]
-    return {split: entry for entry in parts if (split := split_named(entry.name))}
+    return {split: entry for entry in parts if (split := split_named(entry.name))} or lists_of_voc(folder)
 
 
 def _is_voc(folder: Path) -> bool:
-    return folder.is_dir() and any(
-        entry.name.lower().endswith(".xml") and not entry.name.startswith(".") for entry in os.scandir(folder)
-    )
+    places = filter(Path.is_dir, (folder, folder / "Annotations"))
+    entries = (entry for place in places for entry in os.scandir(place))
+    return any(entry.name.lower().endswith(".xml") and not entry.name.startswith(".") for entry in entries)
 
 
 def _read(source: Path, photos: Path | None, split: str | None) -> Truth:
     if source.is_dir():
-        return _read_folder(_divided(source).get(split or "", source), photos, split)
+        place = _divided(source).get(split or "", source)
+        return _read_folder(place, photos, split) if place.is_dir() else read_voc_list(source, place)
     if source.suffix.lower() in YAML:
         return read_yolo(source, photos, split)
     with open_regular(source, "An annotation file") as file:

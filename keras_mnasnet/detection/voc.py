@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.detection.truth import Truth, check_pixels, finite, name_of
-from keras_mnasnet.utils.reading import check_limit, read_xml, shown
+from keras_mnasnet.utils.reading import check_limit, read_text, read_xml, shown
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 NAMED = ("filename", "path")  # elements that say which photo it is
 TRUE = ("1", "true", "yes")
+LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}  # in ImageSets/Main, beside Annotations
 
 
 def files_below(folder: Path, ending: str) -> list[Path]:
@@ -36,13 +38,34 @@ def _ends(name: str, ending: str) -> bool:
     return name.lower().endswith(ending) and not name.startswith(".")
 
 
-def read_voc(folder: Path) -> Truth:
-    """A folder of VOC .xml files as COCO annotations; ValueError names a file that is none.
+def lists_of_voc(folder: Path) -> dict[str, Path]:
+    """The lists of photos, by split, in VOC's own layout: Annotations, JPEGImages, ImageSets/Main; empty ones are left out."""
+    lists = {split: folder / "ImageSets" / "Main" / name for split, name in LISTS.items()}
+    return {split: path for split, path in lists.items() if path.is_file() and path.stat().st_size}
+
+
+def read_voc_list(folder: Path, photos: Path) -> Truth:
+    """The annotations of the photos in one list of VOC's own layout; ValueError for a photo without."""
+    names = dict.fromkeys(filter(None, map(str.strip, read_text(photos, "A list of photos").splitlines())))
+    inside = folder / "Annotations"
+    files = {path.relative_to(inside).with_suffix("").as_posix(): path for path in files_below(inside, ".xml")}
+    if lost := [name for name in names if name not in files]:
+        raise ValueError(
+            f"Photos in a list of VOC must have an .xml file in Annotations. Received: {photos}, where {len(lost):,} of "
+            f"{len(names):,} have none, the first is {shown(lost[0])}. Correct the list, or name {inside} itself, which takes "
+            f"all of its files."
+        )
+    truth = read_voc(inside, [files[name] for name in names])
+    return dataclasses.replace(truth, name=str(folder), folder=folder / "JPEGImages")
+
+
+def read_voc(folder: Path, files: Sequence[Path] | None = None) -> Truth:
+    """A folder of VOC .xml files, or `files` of it, as COCO annotations; ValueError names a file that is none.
 
     Categories are the names found, numbered from 1 in alphabetical order. VOC counts pixels from 1 and includes the last, so
     that a box's width is xmax - xmin + 1. Objects marked `difficult` become crowd regions: nothing is asked of them.
     """
-    files = files_below(folder, ".xml")
+    files = files_below(folder, ".xml") if files is None else files
     if not files:
         raise ValueError(f"A folder of VOC annotations holds .xml files. Received: {folder}, without one")
     images: dict[int | str, dict[str, Any]] = {}

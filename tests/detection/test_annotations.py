@@ -490,6 +490,33 @@ def test_voc_beside_its_photos(tmp_path):
     assert open_dataset(tmp_path / "xml", tmp_path / "xml").count == 1
 
 
+def test_vocs_own_layout(tmp_path):
+    """Annotations, JPEGImages and the lists of ImageSets/Main; other lists there, and empty ones, are no splits."""
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    voc(tmp_path, name="").rename(tmp_path / "Annotations")
+    text = (tmp_path / "Annotations" / "0.xml").read_text()
+    for name in ("1", "a.b"):
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(text)
+    for name in ("0", "1", "a.b"):
+        photo(tmp_path / "JPEGImages" / f"{name}.jpg")
+    (lists / "box_train.txt").write_text("0  1\n")
+    assert splits_of(tmp_path) == ()
+    assert open_dataset(tmp_path).count == 3
+    (lists / "train.txt").write_bytes(b"1\r\n\r\n0\r\n")
+    (lists / "val.txt").write_text("")
+    (lists / "test.txt").write_text("a.b\n")
+    assert splits_of(tmp_path) == ("train", "test")
+    train = open_dataset(tmp_path, split="train")
+    assert [os.path.basename(train.where(n)) for n in range(train.count)] == ["1.jpg", "0.jpg"]
+    test = open_dataset(tmp_path, split="test")
+    assert [os.path.basename(test.where(n)) for n in range(test.count)] == ["a.b.jpg"]
+    assert describe(tmp_path).as_json()["splits"]["test"]["photos"] == 1
+    (lists / "test.txt").write_text("0\n2\n")
+    with pytest.raises(ValueError, match="test.txt, where 1 of 2 have none, the first is .2.. Correct the list, or name"):
+        open_dataset(tmp_path, split="test")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
