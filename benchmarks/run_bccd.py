@@ -130,9 +130,8 @@ def curves(networks: Sequence[dict[str, Any]]) -> bytes:
     from keras_mnasnet.search.charts import Chart, Dots, Layer, Line, png
 
     charts = []
-    for key, title in (
-        ("val_ap50", "validation AP50"), ("val_ap", "validation AP"), ("val_loss", "validation loss"), ("loss", "training loss"),
-    ):  # fmt: skip
+    titles = {"val_ap50": "validation AP50", "val_ap": "validation AP", "val_loss": "validation loss", "loss": "training loss"}
+    for key, title in titles.items():
         layers, xs, ys = list[Layer](), [0.0], [0.0]
         for row, style in zip(networks, ("value", "best"), strict=False):
             points = [(each["epoch"], each[key]) for each in row["curve"]]
