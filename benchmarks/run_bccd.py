@@ -17,6 +17,7 @@ import datetime
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,11 +44,11 @@ SHOWN, QUALITY, PICTURES = 0.4, 85, 3
 
 def command(name: str) -> str:
     """What trains a network on the command line, as `trained` does."""
-    options = " ".join(f"--{key} {value}" for key, value in NETWORKS[name].items())
-    changes = " ".join(f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in CHANGES.items())
+    network = " ".join(f"--{key} {value}" for key, value in NETWORKS[name].items())
+    changes = (f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in CHANGES.items())
     return (
-        f"mnasnet detect train BCCD_Dataset/BCCD --from {START} {options} --size {SIZE} --epochs {EPOCHS} --batch-size {BATCH} "
-        f"--learning-rate {RATE:g} {' '.join(f'--set {each}' for each in changes.split())} -o runs/bccd/{name}"
+        f"mnasnet detect train BCCD_Dataset/BCCD --from {START} {network} --size {SIZE} --epochs {EPOCHS} --batch-size {BATCH} "
+        f"--learning-rate {RATE:g} {' '.join(f'--set {shlex.quote(each)}' for each in changes)} -o runs/bccd/{name}"
     )
 
 
