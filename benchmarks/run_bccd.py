@@ -29,7 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 SCHEMA = 1
 SOURCE = {"source": "https://github.com/Shenggan/BCCD_Dataset", "license": "MIT"}
 NETWORKS: dict[str, dict[str, Any]] = {"small": {"network": "small"}, "a1-0.5": {"network": "a1", "width": 0.5}}
-START, SIZE, EPOCHS, BATCH, RATE = "cifar10", 320, 20, 8, 1e-3
+START, SIZE, ANCHORS, EPOCHS, BATCH, RATE = "cifar10", "240x320", "auto", 20, 8, 1e-3
 CHANGES = {
     "base_batch": BATCH, "passes": 3, "warmup_epochs": 1, "match_iou": 0.4, "augment.area": (0.5, 1.0),
     "augment.aspect": (0.8, 1.25),
@@ -47,8 +47,8 @@ def command(name: str) -> str:
     network = " ".join(f"--{key} {value}" for key, value in NETWORKS[name].items())
     changes = (f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in CHANGES.items())
     return (
-        f"mnasnet detect train BCCD_Dataset/BCCD --from {START} {network} --size {SIZE} --epochs {EPOCHS} --batch-size {BATCH} "
-        f"--learning-rate {RATE:g} {' '.join(f'--set {shlex.quote(each)}' for each in changes)} -o runs/bccd/{name}"
+        f"mnasnet detect train BCCD_Dataset/BCCD --from {START} {network} --size {SIZE} --anchors {ANCHORS} --epochs {EPOCHS} "
+        f"--batch-size {BATCH} --learning-rate {RATE:g} {' '.join(f'--set {shlex.quote(each)}' for each in changes)} -o runs/bccd/{name}"
     )
 
 
@@ -59,13 +59,13 @@ def trained(name: str, data: Path, folder: Path) -> Any:
     if (folder / "run.json").is_file():
         return detection.resume(folder)
     return detection.train(
-        data, None, folder, from_model=START, **NETWORKS[name], size=SIZE, epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE,
-        changes=CHANGES,
+        data, None, folder, from_model=START, **NETWORKS[name], size=SIZE, anchors=ANCHORS, epochs=EPOCHS, batch_size=BATCH,
+        learning_rate=RATE, changes=CHANGES,
     )  # fmt: skip
 
 
-def photos_of(data: Path, split: str, size: int) -> np.ndarray:
-    """All photos of a split as a detector takes them: pixels float32 `[N, size, size, 3]`, 0..255."""
+def photos_of(data: Path, split: str, size: tuple[int, int]) -> np.ndarray:
+    """All photos of a split as a detector takes them: pixels float32 `[N, *size, 3]`, 0..255."""
     from keras_mnasnet.detection.data import evaluation_batches, open_dataset
 
     batches = evaluation_batches(open_dataset(data, split=split), size=size, batch_size=BATCH)
@@ -119,6 +119,7 @@ def described(name: str, run: Any) -> dict[str, Any]:
     job = json.loads((run.folder / "run.json").read_text("utf-8"))["job"]
     return {
         "network": name, "command": command(name), "recipe": job["recipe"], "parameters": spec.params(), "madds": spec.madds(),
+        "anchors": str(spec.anchors),
         "steps": run.rows[-1]["step"], "seconds": run.rows[-1]["seconds"], "load_average": os.getloadavg(),
         "chosen_epoch": best["epoch"],
         "validation": {"AP": best["val_ap"], "AP50": best["val_ap50"]},

@@ -48,9 +48,9 @@ def test_results_are_whole(path, script):
         expected |= {(precision, "none", each["score"], each["iou"]) for each in script.SELECTIONS}
     for network in report["networks"]:
         assert network["command"] == script.command(network["network"])
-        assert {key: network["recipe"][key] for key in ("size", "epochs", "batch_size")} == {
-            "size": script.SIZE, "epochs": script.EPOCHS, "batch_size": script.BATCH,
-        }  # fmt: skip
+        recipe = network["recipe"]
+        assert "x".join(map(str, recipe["size"])) == script.SIZE
+        assert (recipe["anchors"], recipe["epochs"], recipe["batch_size"]) == (script.ANCHORS, script.EPOCHS, script.BATCH)
         assert [row["epoch"] for row in network["curve"]] == list(range(1, script.EPOCHS + 1))
         assert network["validation"]["AP"] == max(row["val_ap"] for row in network["curve"])
         assert {(row["precision"], row["boxes"], row["score"], row["iou"]) for row in network["test"]} == expected
