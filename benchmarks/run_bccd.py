@@ -48,7 +48,8 @@ def command(name: str) -> str:
     changes = (f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in CHANGES.items())
     return (
         f"mnasnet detect train BCCD_Dataset/BCCD --from {START} {network} --size {SIZE} --anchors {ANCHORS} --epochs {EPOCHS} "
-        f"--batch-size {BATCH} --learning-rate {RATE:g} {' '.join(f'--set {shlex.quote(each)}' for each in changes)} -o runs/bccd/{name}"
+        f"--batch-size {BATCH} --learning-rate {RATE:g} {' '.join(f'--set {shlex.quote(each)}' for each in changes)} "
+        f"-o runs/bccd/{name}"
     )
 
 
