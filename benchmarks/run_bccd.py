@@ -83,7 +83,7 @@ def exported(run: Any, data: Path, folder: Path) -> dict[tuple[str, str], str]:
     for precision in PRECISIONS:
         for tail in TAILS:
             path = folder / f"{precision}_{tail}.tflite"
-            integer = {"representative_data": photos, "input_dtype": "uint8"} if precision == "int8" else {}
+            integer: dict[str, Any] = {"representative_data": photos, "input_dtype": "uint8"} if precision == "int8" else {}
             export(model, path, quantize=precision, postprocess=tail, photos=photos[:VERIFIED], **integer)
             files[precision, tail] = str(path)
     return files
@@ -95,7 +95,7 @@ def tested(run: Any, data: Path) -> dict[str, Any]:
 
     rows = []
 
-    def measure(models: dict[tuple[str, str], str], **settings: float) -> None:
+    def measure(models: dict[tuple[str, str], str], **settings: Any) -> None:
         results = evaluate(list(models.values()), data, split="test", **settings)
         for (precision, tail), found in zip(models, results, strict=True):
             classes = {each.name: {"AP": each.ap, "AP50": each.ap50} for each in found.per_category}
