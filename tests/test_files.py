@@ -223,6 +223,8 @@ OTHERS = {
     "weights/fetch.py": "the part of a download, which is kept so that the next attempt goes on from it",
     "export/qat_worker.py": "a child's results, in its parent's temporary folder",
     "export/qat.py": "a child's orders, in a temporary folder",
+    "detection/qat_worker.py": "a child's results, in its parent's temporary folder",
+    "detection/qat.py": "a child's orders, in a temporary folder",
     "export/converter.py": "what another process reads, in a temporary folder",
     "search/tables.py": "rows to measure, in a temporary folder",
     "benchmarks/speed.py": "files to measure, in a temporary folder",

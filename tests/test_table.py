@@ -134,6 +134,7 @@ def rest(command: str, folder: Path, out: Path) -> list[str]:
         "detect eval": ["--annotations", boxes[0], "--photos", boxes[1], "--json"],
         "detect predict": [f"{boxes[1]}/1.png", "--json"],
         "detect export": ["-o", f"{out}/x.tflite", "--json"],
+        "detect qat": ["--annotations", boxes[0], "--photos", boxes[1], "-o", f"{out}/x.tflite", "--batch-size", "1"],
         "weights convert": ["-o", f"{out}/x.safetensors", "--json"],
         "push": ["me/tiny", "--json"],
     }[command]
@@ -162,7 +163,8 @@ def stopped(monkeypatch):
         monkeypatch.setattr(target, stop)
 
     at("keras_mnasnet.training.engine.Run._train", lambda self, model: model)
-    at("keras_mnasnet.export.qat._work", lambda job, *rest, **options: load(json.loads(job.read_text())["checkpoint"]))
+    for room in ("export", "detection"):
+        at(f"keras_mnasnet.{room}.qat.work", lambda worker, job, *rest: load(json.loads(job.read_text())["checkpoint"]))
     at("keras_mnasnet.hub._upload", lambda folder, *args: load(folder))
     return seen
 
@@ -241,7 +243,7 @@ def reference(place):
     return place
 
 
-CLASSIFY = [command for command in COMMANDS if command not in ("detect eval", "detect predict", "detect export")]
+CLASSIFY = [command for command in COMMANDS if command not in ("detect eval", "detect predict", "detect export", "detect qat")]
 
 
 @pytest.mark.parametrize("kind", SAME)
@@ -257,10 +259,10 @@ def test_a_source_gives_what_the_record_gives(command, kind, place, reference, s
     check(command, source, status, stdout, tmp_path, stopped.get("given"), reference)
 
 
-DETECT = ["info", "detect eval", "detect predict", "detect export", "weights convert", "detect train"]
+DETECT = ["info", "detect eval", "detect predict", "detect export", "detect qat", "weights convert", "detect train"]
 
 
-HEAVY = ("detect export", "detect eval", "detect train")
+HEAVY = ("detect export", "detect qat", "detect eval", "detect train")
 OF_DETECTOR = [
     (command, kind) for kind in DETECTORS for command in COMMANDS if kind == "a detector's run" or command not in HEAVY
 ]
@@ -359,6 +361,7 @@ def call(name: str, door, source, folder: Path, out: Path):
         "detection.predict": lambda: door(source, f"{boxes[1]}/1.png"),
         "detection.evaluate": lambda: door(source, *boxes, progress=False),
         "detection.export": lambda: door(source, out / "x.tflite", progress=False),
+        "detection.quantize_aware": lambda: door(source, boxes[0], out / "x.tflite", photos=boxes[1], progress=False),
     }
     builders = {name for name in keras_mnasnet.__all__ if name.startswith("MnasNet")}
     if name in builders:
@@ -368,7 +371,7 @@ def call(name: str, door, source, folder: Path, out: Path):
 
 
 DOORS = dict(doors())
-OF_DETECTORS = {"detection.predict", "detection.evaluate", "detection.export", "detection.spec_of"}
+OF_DETECTORS = {"detection.predict", "detection.evaluate", "detection.export", "detection.quantize_aware", "detection.spec_of"}
 OTHER_NETWORKS = {"MnasNetA2", "MnasNetA3", "MnasNetB1", "MnasNetSmall", "MnasNetD1", "MnasNetD1_320"}
 
 

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_mnasnet.cli.export import file_options, print_comparisons, print_outline
+from keras_mnasnet.cli.export import FILE, accepting_option, file_options, print_comparisons, print_outline
 from keras_mnasnet.cli.options import OF_DETECTORS, given, network_options, option, options, output, own
 from keras_mnasnet.cli.output import Column, finish, print_columns, print_json, print_table, rounded
 from keras_mnasnet.cli.parsing import Parser, UsageError, one_of
@@ -36,7 +36,7 @@ PRECISIONS = ("float32", "float16", "int8")
 
 
 def add_commands(top: Parser) -> None:
-    """`detect train`, `eval`, `predict` and `export`."""
+    """`detect train`, `eval`, `data`, `predict`, `export` and `qat`."""
     detect = top.add(
         "detect", "Object detection: train, evaluate, use and export SSDLite detectors. Training and evaluation need the extra "
         "[detection].", example="mnasnet detect predict runs/mine kitchen.jpg -o drawn",
@@ -64,18 +64,7 @@ def add_commands(top: Parser) -> None:
     )
     own(data, "--anchors", "auto", AUTO, type=one_of("auto"))
     option(data, "--labels", "These are learned (default: all of the annotations').")
-    option(
-        data, "--validation",
-        "Data are annotations here. The default is the first ANNOTATIONS' own validation split, else a tenth of the photos; 0 "
-        "trains on all of them and measures nothing.",
-        metavar="ANNOTATIONS|SHARE",
-    )  # fmt: skip
-    own(data, "--validation-folder", "PHOTOS", "Find the photos of --validation in this folder (default: PHOTOS).")
-    option(data, "--crowd-as-objects")
-    data.add_argument(
-        "--no-ap", dest="ap", action="store_false",
-        help="Measure the validation photos' loss alone, not COCO's AP (pycocotools).",
-    )  # fmt: skip
+    _validation(data)
 
     command = detect.add(
         "eval", "COCO's twelve numbers of detectors, .tflite files and result files, side by side.", evaluate,
@@ -131,6 +120,52 @@ def add_commands(top: Parser) -> None:
     option(command, "MODEL", help=DETECTOR)
     file_options(command, PRECISIONS, "int8 is the fastest.")
     option(command, "--annotations", "What AP loses on --photos is measured by them.")
+    _tail(command)
+
+    command = detect.add(
+        "qat", "Fine-tune a detector with quantization in the loop, and write the int8 .tflite file. Needs the extra [qat].",
+        qat, usage="MODEL --annotations FILE [--photos FOLDER] -o FILE.tflite [options]",
+        example="mnasnet detect qat runs/mine --annotations boxes.json --photos photos -o mine_qat.tflite",
+        needs=("MODEL", "--annotations FILE", "-o FILE.tflite"),
+    )  # fmt: skip
+    option(command, "MODEL", help=DETECTOR)
+    data = command.add_argument_group("data")
+    option(data, "--annotations", "They must have the detector's classes.", required=True)
+    option(data, "--photos", f"They are the annotations'. {BESIDE}", metavar="FOLDER")
+    _validation(data)
+    options(data, "--max-bad")
+    how = command.add_argument_group("training")
+    option(how, "--epochs", "The default is %(default)s.", default=3)
+    own(how, "--steps-per-epoch", "N", "Take N steps an epoch at most (default: all photos).")
+    option(how, "--batch-size", "That is a step (default: %(default)s).", default=16)
+    option(how, "--learning-rate", "A cosine starts there (default: 1e-4).")
+    options(how, "--seed")
+    result = command.add_argument_group("the file")
+    output(result, "FILE.tflite", FILE)
+    option(result, "--input-dtype", default="float32")
+    accepting_option(result)
+    _tail(command)
+    command.set_defaults(seed=0, max_bad=0)
+
+
+def _validation(data: Any) -> None:
+    """What a detector is measured on after every epoch."""
+    option(
+        data, "--validation",
+        "Data are annotations here. The default is the first ANNOTATIONS' own validation split, else a tenth of the photos; 0 "
+        "trains on all of them and measures nothing.",
+        metavar="ANNOTATIONS|SHARE",
+    )  # fmt: skip
+    own(data, "--validation-folder", "PHOTOS", "Find the photos of --validation in this folder (default: PHOTOS).")
+    option(data, "--crowd-as-objects")
+    data.add_argument(
+        "--no-ap", dest="ap", action="store_false",
+        help="Measure the validation photos' loss alone, not COCO's AP (pycocotools).",
+    )  # fmt: skip
+
+
+def _tail(command: Parser) -> None:
+    """What follows the network in a file."""
     _selection(command, 0.01, "They do not leave the file.")
     tail = command.add_argument_group("what follows the network (default: the operator TFLite_Detection_PostProcess)")
     one = tail.add_mutually_exclusive_group()
@@ -283,13 +318,16 @@ def _print_objects(photo: PhotoObjects) -> None:
     return None if photo.objects else print("  nothing")
 
 
+def _postprocess(arguments: argparse.Namespace) -> str:
+    return "none" if arguments.no_postprocess else "builtin" if arguments.builtin_nms else "operator"
+
+
 def export(arguments: argparse.Namespace) -> None:
     """Write the file and its report, and print what was measured."""
     from keras_mnasnet import detection
 
     report = detection.export(
-        arguments.model, arguments.output,
-        postprocess="none" if arguments.no_postprocess else "builtin" if arguments.builtin_nms else "operator",
+        arguments.model, arguments.output, postprocess=_postprocess(arguments),
         **given(
             arguments, "quantize", "photos", "annotations", "input_dtype", "seed", "max_bad", "max_detections",
             "accept_changed", representative_data="calibrate", calibration_count="calibration_photos",
@@ -298,6 +336,30 @@ def export(arguments: argparse.Namespace) -> None:
         ),
     )  # fmt: skip
     return print_json(report.as_json()) if arguments.json else _print_file(report)
+
+
+def qat(arguments: argparse.Namespace) -> None:
+    """Train, write the file and its report, and print what was measured."""
+    from keras_mnasnet import detection
+
+    report = detection.quantize_aware(
+        arguments.model, arguments.annotations, arguments.output, postprocess=_postprocess(arguments),
+        **given(
+            arguments, "photos", "validation", "epochs", "steps_per_epoch", "batch_size", "learning_rate", "seed", "max_bad",
+            "crowd_as_objects", "input_dtype", "max_detections", "accept_changed", validation_photos="validation_folder",
+            measure_ap="ap", **BOXES,
+        ),
+    )  # fmt: skip
+    if arguments.json:
+        return print_json(report.as_json())
+    _print_file(report.export)
+    print_table(
+        ("epoch", "loss", "validation loss"),
+        ((int(row["epoch"]), *(rounded(row.get(key)) for key in ("loss", "val_loss"))) for row in report.epochs),
+    )
+    if report.float_loss is not None and report.start_loss is not None:
+        print(f"validation loss: float {report.float_loss:.4f}, quantized before training {report.start_loss:.4f}")
+    return print(f"trained in {report.seconds:.0f} s")
 
 
 def _print_file(report: DetectorReport) -> None:

@@ -3,6 +3,8 @@ from .evaluation import evaluate as evaluate
 from .inference import predict as predict
 from .model import build_detector as build_detector
 from .model import spec_of as spec_of
+from .qat import DetectorTrainingReport as DetectorTrainingReport
+from .qat import quantize_aware as quantize_aware
 from .recipe import BoxAugment as BoxAugment
 from .recipe import DetectionRecipe as DetectionRecipe
 from .spec import AnchorSettings as AnchorSettings

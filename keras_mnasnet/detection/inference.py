@@ -25,7 +25,7 @@ from keras_mnasnet.loading import checkpoint_of, load
 from keras_mnasnet.preprocessing import PIXELS
 from keras_mnasnet.utils.reading import is_tflite, texts
 from keras_mnasnet.utils.text import Life, header, say
-from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
+from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Origin
 
 OPERATOR = "TFLite_Detection_PostProcess"
 OUTPUT_ORDER = "boxes [1, n, 4], classes [1, n], scores [1, n], count [1]"
@@ -80,13 +80,19 @@ def detector_model(model: Any) -> tuple[keras.Model, Origin]:
     if isinstance(model, keras.Model):
         spec_of(model)
         return model, checkpoint_of(model).origin
+    checkpoint = detector_checkpoint(model)
+    return checkpoint.model(), checkpoint.origin
+
+
+def detector_checkpoint(model: Any) -> Checkpoint:
+    """`load`, and CheckpointError for a classifier."""
     checkpoint = load(model)
     if checkpoint.detector is None:
         raise CheckpointError(
             f"A detector is needed here. Received: {checkpoint.origin.name}, which classifies. `mnasnet predict` and `mnasnet "
             f"bench accuracy` take it; `mnasnet detect train --from` makes a detector of it."
         )
-    return checkpoint.model(), checkpoint.origin
+    return checkpoint
 
 
 def _open_tflite(

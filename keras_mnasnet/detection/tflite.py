@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_mnasnet import __version__
@@ -27,7 +26,7 @@ from keras_mnasnet.detection.inference import (
     sample_inputs,
 )
 from keras_mnasnet.detection.model import spec_of
-from keras_mnasnet.detection.postprocess import Detections, PostProcess
+from keras_mnasnet.detection.postprocess import Detections, PostProcess, detections_of, sigmoid
 from keras_mnasnet.detection.spec import DetectorSpec, pixels_text
 from keras_mnasnet.detection.summary import summary_of_one
 from keras_mnasnet.export.calibration import Calibration, calibration_images
@@ -37,7 +36,7 @@ from keras_mnasnet.export.flatbuffer import METADATA_NAME, ModelWriter, detector
 from keras_mnasnet.export.layers import NORMALIZED
 from keras_mnasnet.export.layers import PIXELS as TAKES_PIXELS
 from keras_mnasnet.export.partitions import Partitions
-from keras_mnasnet.export.report import stamped, write_export
+from keras_mnasnet.export.report import Oracle, stamped, write_export
 from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.tflite import check_options, check_target, with_extremes
 from keras_mnasnet.export.verify import (
@@ -187,8 +186,7 @@ def export(
     check_options(quantize, input_dtype, 1, representative_data)
     precision = quantize or "float32"
     limits = accepting(precision, accept_changed)
-    if postprocess not in TAILS:
-        raise ValueError(f"`postprocess` must be one of {tuple(TAILS)}. Received: postprocess={postprocess!r}")
+    check_postprocess(postprocess)
     if annotations is not None and not isinstance(photos, str | os.PathLike):
         raise ValueError(f"`annotations` need `photos` (--photos), the folder of their photos. Received: photos={photos!r}")
     model, origin = detector_model(model)
@@ -230,44 +228,66 @@ def export(
         },
         shown=progress,
     )
-    name = f"{model.name}_{'x'.join(map(str, dict.fromkeys(spec.input_size)))}"
-    description = f"{name}, {quantize or 'float32'}, made by keras_mnasnet {__version__}"
-    with Life("export", total=3, unit="step", shown=progress) as life:
-        content = convert_model(
-            model, (1, *shape), quantize=quantize, input_dtype=input_dtype, output_dtype="float32", progress=False,
-            images=with_extremes(calibrated) if calibrated is not None and spec.include_preprocessing else calibrated,
+    content = convert_model(
+        model, (1, *shape), quantize=quantize, input_dtype=input_dtype, output_dtype="float32", progress=progress,
+        images=with_extremes(calibrated) if calibrated is not None and spec.include_preprocessing else calibrated,
+    )  # fmt: skip
+    return published(
+        content, path, spec, _outputs_of(model), images, name=model.name, quantize=quantize, precision=precision,
+        limits=limits, postprocess=postprocess, settings=settings, started=started, origin=origin,
+        against=f"Keras {model.name}", on=on, calibration=calibration, progress=progress,
+        data=None if summary is None else summary.as_json(),
+        measure=lambda written: measured_drop(model, written, settings, evaluation, progress),
+    )  # fmt: skip
+
+
+def check_postprocess(postprocess: str) -> None:
+    """ValueError for a selection of boxes that does not exist."""
+    if postprocess not in TAILS:
+        raise ValueError(f"`postprocess` must be one of {tuple(TAILS)}. Received: postprocess={postprocess!r}")
+
+
+def published(
+    content: bytes, path: Path, spec: DetectorSpec, outputs: Oracle, images: np.ndarray, *, name: str,
+    quantize: str | None, precision: str, limits: Limits, postprocess: str, settings: PostProcess, started: float,
+    origin: Origin, against: str, on: str, calibration: Calibration | None, data: dict[str, Any] | None,
+    measure: Callable[[bytes], MeasuredDrop | None], progress: bool,
+) -> DetectorReport:  # fmt: skip
+    """A converted network, with the selection of boxes behind it: verified against `outputs` on `images`, and written.
+
+    `outputs` gives {"codes", "logits"} of images as the network takes them. `precision` is one of LIMITS.
+    """
+    name = f"{name}_{'x'.join(map(str, dict.fromkeys(spec.input_size)))}"
+    description = f"{name}, {precision}, made by keras_mnasnet {__version__}"
+    body, silent = rewritten(
+        content, input_names=["image"], output_names=["codes", "logits"], description=description, metadata={}
+    )
+    network = TfliteFile(body, name="the exported network")
+    check_promise(network.facts, quantize)
+    comparisons = compare(network, outputs, images, precision=precision, progress=progress)
+    judge(comparisons, precision, limits)
+    metadata = {}
+    if postprocess != "none":
+        metadata[METADATA_NAME] = detector_metadata(
+            name=name, description=description, license=origin.license or "not stated", input_name="image",
+            normalization=PIXELS if spec.include_preprocessing else spec.normalization,
+            size=spec.input_size,
         )  # fmt: skip
-        life.step(note="converted")
-        body, silent = rewritten(
-            content, input_names=["image"], output_names=["codes", "logits"], description=description, metadata={}
-        )
-        network = TfliteFile(body, name="the exported network")
-        check_promise(network.facts, quantize)
-        comparisons = compare(network, _raw_oracle(model), images, precision=precision)
-        judge(comparisons, precision, limits)
-        life.step(note="outputs compared")
-        metadata = {}
-        if postprocess != "none":
-            metadata[METADATA_NAME] = detector_metadata(
-                name=name, description=description, license=origin.license or "not stated", input_name="image",
-                normalization=PIXELS if spec.include_preprocessing else spec.normalization, size=shape[:2],
-            )  # fmt: skip
-        content = joined(body, TAILS[postprocess](spec, settings), description=description, metadata=metadata)
-        seconds = time.perf_counter() - started
-        facts, agreed = verify_detector(content, model, images, limits=limits, postprocess=postprocess, settings=settings)
-        life.step(note="detections compared")
+    content = joined(body, TAILS[postprocess](spec, settings), description=description, metadata=metadata)
+    seconds = time.perf_counter() - started
+    with Life("compare detections", shown=progress):
+        facts, agreed = _verified(content, spec, outputs, images, limits, postprocess, settings)
     file = TfliteFile(content, name="the exported file", threads=1)
     report = DetectorReport(
         path=str(path), quantize=quantize, postprocess=postprocess, settings=settings, seconds=round(seconds, 3), sha256="",
         facts=facts, partitions=file.partitions(), network_partitions=file.partitions(until=SUPPRESSION[postprocess]),
-        comparisons=comparisons, limits=limits, agreement=agreed,
-        evaluation=_measured(model, content, settings, evaluation, progress), verified_against=f"Keras {model.name}",
+        comparisons=comparisons, limits=limits, agreement=agreed, evaluation=measure(content), verified_against=against,
         verified_on=on, calibration=calibration, origin=origin, description=description, detector=spec,
-        silent_layers=tuple(silent), data=None if summary is None else summary.as_json(),
+        silent_layers=tuple(silent), data=data,
     )  # fmt: skip
     report = write_export(content, path, report, spec.labels)
     if progress:
-        say(f"wrote {path} ({len(content):,} bytes) and {path}.json. Next: mnasnet detect eval {path}")
+        say(f"wrote {path} ({report.facts.bytes:,} bytes) and {path}.json. Next: mnasnet detect eval {path}")
     return report
 
 
@@ -298,20 +318,23 @@ def _verification_images(given: Any, calibrated: np.ndarray | None, spec: Detect
     return np.concatenate([values, as_network_takes(drawn_images(missing, *shape), spec)]), f"{name} and {missing} drawn ones"
 
 
-def _raw_oracle(model: Any) -> Any:
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        found = model(images, training=False)
-        return {
-            "codes": keras.ops.convert_to_numpy(found["boxes"]),
-            "logits": keras.ops.convert_to_numpy(found["scores"]),
-        }
+def _outputs_of(model: Any) -> Oracle:
+    """A Keras detector's raw outputs for any number of images as it takes them."""
+    detector = KerasDetector(model)
 
-    return run
+    def outputs(images: np.ndarray) -> dict[str, np.ndarray]:
+        step = detector.batch_size
+        parts = [detector.outputs(images[start : start + step]) for start in range(0, len(images), step)]
+        codes, logits = map(np.concatenate, zip(*parts, strict=True))
+        return {"codes": codes, "logits": logits}
+
+    return outputs
 
 
-def _measured(
+def measured_drop(
     model: Any, content: bytes, settings: PostProcess, evaluation: CocoDataset | None, progress: bool
 ) -> MeasuredDrop | None:
+    """COCO's numbers of a Keras detector and of a file that takes what `spec_of(model)` says; None without photos."""
     if evaluation is None:
         return None
     truth, spec = evaluation.truth, spec_of(model)
@@ -339,7 +362,13 @@ def verify_detector(
     ExportError for a graph without its weights, outputs in another order or with other names, and detections that are not
     the model's.
     """
-    spec = spec_of(model)
+    return _verified(content, spec_of(model), _outputs_of(model), images, limits, postprocess, settings)
+
+
+def _verified(
+    content: bytes, spec: DetectorSpec, outputs: Oracle, images: np.ndarray, limits: Limits, postprocess: str,
+    settings: PostProcess,
+) -> tuple[GraphFacts, Agreement]:  # fmt: skip
     facts = TfliteFile(content, name="the exported file").facts
     check_promise(facts, None, allowed_custom=(f"CUSTOM:{OPERATOR}",) if postprocess == "operator" else ())
     expected = ["boxes", "scores"] if postprocess == "none" else list(OUTPUTS)
@@ -354,7 +383,8 @@ def verify_detector(
         found = TfliteDetector(content, spec=spec, settings=settings)(images)
     except ValueError as error:
         raise ExportError(str(error)) from error
-    compared = agreement(KerasDetector(model, settings).of_input(images), found)
+    wanted = outputs(images)
+    compared = agreement(detections_of(wanted["codes"], sigmoid(wanted["logits"]), spec, settings), found)
     judge_detections(compared, limits)
     return facts, compared
 

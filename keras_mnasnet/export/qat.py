@@ -144,7 +144,12 @@ class _Job:
         sparsity: float | None, progress: bool, accept_changed: float | None = None,
     ) -> TrainingReport:  # fmt: skip
         """Train in a child process, then verify and write."""
-        self._check()
+        check_training(
+            self.path, self.learning_rate, epochs=self.epochs, batch_size=self.batch_size, seed=self.seed,
+            max_bad=self.max_bad, steps_per_epoch=self.steps_per_epoch,
+        )  # fmt: skip
+        if self.size is not None:
+            resolve_input_shape((self.size, self.size, 3))
         checkpoint = classifier(model, network=network, size=self.size)
         known = checkpoint.labels
         names = check_labels(known if labels is None else labels, (None, checkpoint.classes), own=known)
@@ -190,7 +195,7 @@ class _Job:
         own: dict[str, Any] = {}
         if dense is not None:
             own = {
-                "dense_path": str(beside), "sparsity": events["done"]["sparsity"], "dense_bytes": len(dense),
+                "dense_path": str(beside), "sparsity": events["pruned"]["sparsity"], "dense_bytes": len(dense),
                 "compressed_bytes": len(zlib.compress(content)), "dense_compressed_bytes": len(zlib.compress(dense)),
             }  # fmt: skip
         if progress:
@@ -214,39 +219,43 @@ class _Job:
             "prune": sparsity, "input_dtype": input_dtype, **{key: str(folder / name) for key, name in files.items()},
         }  # fmt: skip
         (folder / "job.json").write_text(json.dumps(job), "utf-8")
-        return _work(folder / "job.json", self.epochs, self.batch_size, progress)
-
-    def _check(self) -> None:
-        for key, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("max_bad", 0)):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"`{key}` must be an integer >= {least}. Received: {key}={value!r}")
-        steps = self.steps_per_epoch
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ValueError(
-                f"`steps_per_epoch` must be an integer >= 1, or None for all images. Received: steps_per_epoch={steps!r}"
-            )
-        if self.size is not None:
-            resolve_input_shape((self.size, self.size, 3))
-        if not 0 < self.learning_rate < 1:
-            raise ValueError(f"`learning_rate` must be between 0 and 1. Received: learning_rate={self.learning_rate!r}")
-        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ImportError(
-                f"Quantization-aware training and pruning need {' and '.join(missing)}, not installed here. "
-                f"Run: pip install 'keras_mnasnet[qat]'"
-            )
-        check_target(self.path)
+        return work(WORKER, folder / "job.json", self.epochs, self.batch_size, progress)
 
 
-def _work(job: Path, epochs: int, batch: int, progress: bool) -> dict[str, Any]:
-    """Run the worker and gather its events; ChildProcessError, with its last lines, where it dies."""
+def check_training(
+    path: str | os.PathLike[str], learning_rate: float, *, epochs: int, batch_size: int, seed: int, max_bad: int,
+    steps_per_epoch: int | None,
+) -> None:  # fmt: skip
+    """ValueError, OSError or ImportError, before any work, for what no training in a child process can do."""
+    for key, value, least in (
+        ("epochs", epochs, 1), ("batch_size", batch_size, 1), ("seed", seed, 0), ("max_bad", max_bad, 0),
+    ):  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"`{key}` must be an integer >= {least}. Received: {key}={value!r}")
+    steps = steps_per_epoch
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise ValueError(
+            f"`steps_per_epoch` must be an integer >= 1, or None for all images. Received: steps_per_epoch={steps!r}"
+        )
+    if not 0 < learning_rate < 1:
+        raise ValueError(f"`learning_rate` must be between 0 and 1. Received: learning_rate={learning_rate!r}")
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"Quantization-aware training and pruning need {' and '.join(missing)}, not installed here. "
+            f"Run: pip install 'keras_mnasnet[qat]'"
+        )
+    check_target(path)
+
+
+def work(worker: str, job: Path, epochs: int, batch: int, progress: bool) -> dict[str, Any]:
+    """Run the module `worker` and gather its events; ChildProcessError, with its last lines, where it dies."""
     environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     found: dict[str, Any] = {"epochs": []}
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(
-            [sys.executable, "-m", WORKER, str(job)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+            [sys.executable, "-m", worker, str(job)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
             env=environment, text=True,
         ) as child,
     ):  # fmt: skip
@@ -285,8 +294,8 @@ def _gathered(lines: Any, found: dict[str, Any], epochs: int, progress: bool) ->
         if kind == "epoch":
             found["epochs"].append({key: value for key, value in event.items() if key != "event"})
             if progress:
-                accuracies = f"accuracy {event['accuracy']:.4f}, validation accuracy {event['val_accuracy']:.4f}"
-                say(f"epoch {event['epoch']}/{epochs}: loss {event['loss']:.4f}, {accuracies}")
+                figures = [f"{key} {event[key]:.4f}" for key in event if key not in ("event", "epoch")]
+                say(f"epoch {event['epoch']}/{epochs}: {', '.join(figures).replace('val_', 'validation ')}")
         elif kind != "step":
             found[kind] = event
         if kind == "data":

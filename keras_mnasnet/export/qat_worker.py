@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,15 @@ quantizers = tfmot.quantization.keras.quantizers
 class PixelNormalization(tf_keras.layers.Layer):
     """(pixel - mean) / std, every step rounded to its exact range in 8 bits, as an int8 graph computes it."""
 
+    def __init__(self, mean: Sequence[float] = IMAGENET.mean, std: Sequence[float] = IMAGENET.std, **options: Any) -> None:
+        super().__init__(**options)
+        self.values = {"mean": list(mean), "std": list(std)}
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self.values}
+
     def call(self, image: Any) -> Any:
-        mean, std = (np.array(values, np.float32) for values in (IMAGENET.mean, IMAGENET.std))
+        mean, std = (np.array(values, np.float32) for values in self.values.values())
         pixels = _rounded(image, np.zeros(1), np.full(1, 255.0))
         centred = _rounded(pixels - mean, -mean, 255 - mean)
         return _rounded(centred * (1 / std), -mean / std, (255 - mean) / std)
@@ -86,7 +93,22 @@ class _GateConfig(_OutputConfig):
         return quantizers.FixedQuantizer(num_bits=8, init_min=0.0, init_max=255 / 256, narrow_range=False)
 
 
-CONFIGS = {config.__name__: config for config in (_OutputConfig, _GateConfig)}
+class _PartConfig(_OutputConfig):
+    """A convolution whose output is a part of a concatenation: all parts must have the scale of the whole, which the
+    concatenation sets, or each would cost a QUANTIZE."""
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
+        registry = tfmot.quantization.keras.default_8bit.Default8BitQuantizeRegistry()
+        return registry.get_quantize_config(layer).get_weights_and_quantizers(layer)
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: Any) -> None:
+        (layer.kernel,) = quantize_weights
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        return []
+
+
+CONFIGS = {config.__name__: config for config in (_OutputConfig, _GateConfig, _PartConfig)}
 
 
 def twin(checkpoint: Checkpoint, size: int, *, padding: str, activation: str | None) -> Any:
@@ -99,8 +121,11 @@ def twin(checkpoint: Checkpoint, size: int, *, padding: str, activation: str | N
     )  # fmt: skip
 
 
-def quantized(model: Any) -> Any:
-    """The model with fake quantization: per-channel weights, 8-bit activations, gates included; batch norms frozen."""
+def quantized(model: Any, parts: Collection[str] = ()) -> Any:
+    """The model with fake quantization: per-channel weights, 8-bit activations, gates included; batch norms frozen.
+
+    `parts` are the names of the convolutions whose outputs are concatenated and do nothing else.
+    """
     annotate = tfmot.quantization.keras.quantize_annotate_layer
 
     def annotated(layer: Any) -> Any:
@@ -110,6 +135,8 @@ def quantized(model: Any) -> Any:
             return annotate(layer, _OutputConfig())
         if isinstance(layer, tf_keras.layers.Activation):
             return annotate(layer, _GateConfig())
+        if layer.name in parts:
+            return annotate(layer, _PartConfig())
         return annotate(layer)
 
     with tf_keras.utils.custom_object_scope({**CONFIGS, "PixelNormalization": PixelNormalization}):
@@ -145,8 +172,8 @@ def set_ranges(made: Any, float_model: Any, batches: list[np.ndarray]) -> None:
     made(batches[0][:1], training=True)  # the ranges of the kernels are set by a training step's forward pass
 
 
-def main() -> int:
-    """Do the job of the file that is named: `quantize` or `prune`."""
+def serve(work: Callable[[dict[str, Any], Send], None]) -> int:
+    """Do the job of the file that is named; what it sends goes to the process that waits for it, line by line."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not come between the events
 
@@ -157,14 +184,19 @@ def main() -> int:
     job = read_json(sys.argv[1], "The job")
     try:
         tf_keras.utils.set_random_seed(job["seed"])
-        checkpoint = load(job["checkpoint"])
-        data = _Data(job, checkpoint)
-        send("data", rows=data.rows, read=data.read)
-        (_prune if job["prune"] else _quantize)(job, checkpoint, data, send)
+        work(job, send)
     except (ValueError, OSError, tf.errors.OpError) as error:
         send("refused", message=str(error).splitlines()[0] if isinstance(error, tf.errors.OpError) else str(error))
         return 1
+    send("done")
     return 0
+
+
+def _classifier(job: dict[str, Any], send: Send) -> None:
+    checkpoint = load(job["checkpoint"])
+    data = _Data(job, checkpoint)
+    send("data", rows=data.rows, read=data.read)
+    (_prune if job["prune"] else _quantize)(job, checkpoint, data, send)
 
 
 class _Data:
@@ -210,13 +242,19 @@ class _Data:
         return [pixels for pixels, _ in self.evaluation(self.images.subset(chosen)).as_numpy_iterator()]
 
 
+def optimizer(job: dict[str, Any], steps: int) -> Any:
+    """Adam, whose rate falls from the job's along a cosine."""
+    return tf_keras.optimizers.Adam(tf_keras.optimizers.schedules.CosineDecay(job["learning_rate"], max(steps, 1)))
+
+
 def _compile(model: Any, job: dict[str, Any], steps: int) -> None:
-    rate = tf_keras.optimizers.schedules.CosineDecay(job["learning_rate"], max(steps, 1))
     loss = tf_keras.losses.CategoricalCrossentropy(label_smoothing=LABEL_SMOOTHING)
-    model.compile(tf_keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+    model.compile(optimizer(job, steps), loss, metrics=["accuracy"])
 
 
-def _fit(model: Any, job: dict[str, Any], data: _Data, send: Send, *further: Any) -> None:
+def fit(model: Any, job: dict[str, Any], send: Send, training: Any, steps: int, validation: Any, *further: Any) -> None:
+    """Train for the job's epochs of so many steps, and send every step and epoch; `further` are callbacks."""
+
     def ended(epoch: int, logs: dict[str, float]) -> None:
         send("epoch", epoch=epoch + 1, **{key: float(value) for key, value in logs.items()})
 
@@ -228,9 +266,8 @@ def _fit(model: Any, job: dict[str, Any], data: _Data, send: Send, *further: Any
         *further,
     ]  # fmt: skip
     fitted = model.fit(
-        data.training(), epochs=job["epochs"], steps_per_epoch=data.steps, validation_data=data.evaluation(), verbose=0,
-        callbacks=callbacks,
-    )  # fmt: skip
+        training, epochs=job["epochs"], steps_per_epoch=steps, validation_data=validation, verbose=0, callbacks=callbacks
+    )
     if not np.isfinite(fitted.history["loss"]).all():
         raise ValueError(f"The loss must stay finite. Received: {fitted.history['loss'][-1]}. Use a lower learning rate")
 
@@ -257,11 +294,9 @@ def _quantize(job: dict[str, Any], checkpoint: Checkpoint, data: _Data, send: Se
     set_ranges(made, twin(checkpoint, job["size"], padding=padding, activation=None), data.calibration())
     _compile(made, job, job["epochs"] * data.steps)
     send("ready", accuracy=_accuracy(made, data))
-    _fit(made, job, data, send)
+    fit(made, job, send, data.training(), data.steps, data.evaluation())
     _save_expected(made, job, data)
-    content = _converted(made, job, [tf.lite.Optimize.DEFAULT], job["input_dtype"])
-    Path(job["output"]).write_bytes(content)
-    send("done")
+    Path(job["output"]).write_bytes(converted(made, [tf.lite.Optimize.DEFAULT], job["input_dtype"], job["input_dtype"]))
 
 
 def _prune(job: dict[str, Any], checkpoint: Checkpoint, data: _Data, send: Send) -> None:
@@ -281,29 +316,30 @@ def _prune(job: dict[str, Any], checkpoint: Checkpoint, data: _Data, send: Send)
     pruned = tf_keras.models.clone_model(model, clone_function=wrapped)
     _compile(pruned, job, total)
     send("ready", accuracy=_accuracy(pruned, data))
-    _fit(pruned, job, data, send, tfmot.sparsity.keras.UpdatePruningStep())
+    fit(pruned, job, send, data.training(), data.steps, data.evaluation(), tfmot.sparsity.keras.UpdatePruningStep())
     stripped = tfmot.sparsity.keras.strip_pruning(pruned)
     kernels = [layer.get_weights()[0] for layer in stripped.layers if _is_pruned(layer)]
     zeros = sum(int((kernel == 0).sum()) for kernel in kernels)
     _save_expected(stripped, job, data)
-    Path(job["dense"]).write_bytes(_converted(stripped, job, [], "float32"))
-    Path(job["output"]).write_bytes(_converted(stripped, job, [tf.lite.Optimize.EXPERIMENTAL_SPARSITY], "float32"))
-    send("done", sparsity=zeros / sum(kernel.size for kernel in kernels))
+    Path(job["dense"]).write_bytes(converted(stripped, []))
+    Path(job["output"]).write_bytes(converted(stripped, [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]))
+    send("pruned", sparsity=zeros / sum(kernel.size for kernel in kernels))
 
 
 def _is_pruned(layer: Any) -> bool:
     return type(layer) is tf_keras.layers.Conv2D and layer.kernel_size == (1, 1) and layer.name.endswith("_conv")
 
 
-def _converted(model: Any, job: dict[str, Any], optimizations: list[Any], input_dtype: str) -> bytes:
-    specification = tf.TensorSpec((1, job["size"], job["size"], 3), tf.float32, name="image")
+def converted(model: Any, optimizations: list[Any], input_dtype: str = "float32", output_dtype: str = "float32") -> bytes:
+    """The model as a `.tflite` for one image; outputs with names stand in their alphabetical order."""
+    specification = tf.TensorSpec((1, *model.input.shape[1:]), tf.float32, name="image")
     function = tf.function(lambda image: model(image, training=False), input_signature=[specification])
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], model)
     converter.optimizations = optimizations
     if input_dtype != "float32":
-        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(input_dtype)
+        converter.inference_input_type, converter.inference_output_type = tf.as_dtype(input_dtype), tf.as_dtype(output_dtype)
     return converter.convert()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(_classifier))

@@ -361,8 +361,8 @@ def classifier(model: Any, *, network: Architecture | str | None = None, size: i
     checkpoint = load(model, network=network, size=size)
     if checkpoint.detector is not None:
         raise ValueError(
-            f"`model` must be a classifier. Received: {checkpoint.origin.name}, a detector: `mnasnet detect export` "
-            f"(keras_mnasnet.detection.export) takes it"
+            f"`model` must be a classifier. Received: {checkpoint.origin.name}, a detector: `mnasnet detect export` and "
+            f"`mnasnet detect qat` (keras_mnasnet.detection.export, quantize_aware) take it"
         )
     if not checkpoint.classes:
         raise ValueError(f"`model` must have a classifier. Received: {checkpoint.origin.name}, which has none")

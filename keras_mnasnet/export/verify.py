@@ -75,7 +75,7 @@ LIMITS = {
     "weight-int8": Limits(spread=0.2, level=0.03, margin=0.15, changed=0.03, variation=0.45),
     "dynamic": Limits(spread=0.2, level=0.03, margin=0.15, changed=0.03),
     "int8": Limits(spread=0.45, level=0.03, margin=0.2, changed=0.05, scores=0.7, detections=0.2, eight_bits=True),
-    "QAT int8": Limits(spread=0.3, level=0.03, margin=0.1, changed=0.05, eight_bits=True),
+    "QAT int8": Limits(spread=0.3, level=0.03, margin=0.1, changed=0.05, detections=0.2, eight_bits=True),
 }
 WORST_CLASS = 1.6
 QUANTIZED = ("weight-int8", "dynamic", "int8", "QAT int8")
@@ -352,10 +352,13 @@ def _way_out(precision: str) -> str:
     if precision == "int8":
         return (
             "Ways out: calibrate on a hundred photos or more of the kind that the model will see, prepared as it expects them; "
-            "train with quantization (mnasnet qat); or write quantize='weight-int8'."
+            "train with quantization (mnasnet qat, mnasnet detect qat); or write quantize='weight-int8'."
         )
     if precision == "QAT int8":
-        return "Ways out: train longer, or at a lower learning rate; or write quantize='weight-int8' (mnasnet export)."
+        return (
+            "Ways out: train longer, or at a lower learning rate; or write another precision (mnasnet export, mnasnet detect "
+            "export)."
+        )
     if precision in ("dynamic", "weight-int8"):
         return "8 bits are too few for some weights: write quantize='float16'."
     return "The weights are not the model's, or LiteRT computes a layer in another way."
