@@ -334,7 +334,9 @@ def converted(model: Any, optimizations: list[Any], input_dtype: str = "float32"
     """The model as a `.tflite` for one image; outputs with names stand in their alphabetical order."""
     specification = tf.TensorSpec((1, *model.input.shape[1:]), tf.float32, name="image")
     function = tf.function(lambda image: model(image, training=False), input_signature=[specification])
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], model)
+    holder = tf.Module()  # the converter saves it; to save the model itself would trace every layer once more
+    holder.weights = model.weights
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], holder)
     converter.optimizations = optimizations
     if input_dtype != "float32":
         converter.inference_input_type, converter.inference_output_type = tf.as_dtype(input_dtype), tf.as_dtype(output_dtype)
