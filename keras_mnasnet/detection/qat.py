@@ -71,7 +71,7 @@ def quantize_aware(
         measure_ap: measure COCO's AP of the detector and of the file on the validation photos, which needs pycocotools.
         input_dtype, postprocess, score, iou, max_detections, accept_changed: as in `export`.
 
-    The file is verified against the fake-quantized network, on validation photos (without any, on those for training).
+    The file is verified against the fake-quantized network, on validation photos (with `validation=0` on those for training).
     Raises ValueError for bad arguments, ImportError without the extra `[qat]`, ChildProcessError where the training dies,
     ExportError where the file is not the network.
 

@@ -270,8 +270,7 @@ def published(
     if postprocess != "none":
         metadata[METADATA_NAME] = detector_metadata(
             name=name, description=description, license=origin.license or "not stated", input_name="image",
-            normalization=PIXELS if spec.include_preprocessing else spec.normalization,
-            size=spec.input_size,
+            normalization=PIXELS if spec.include_preprocessing else spec.normalization, size=spec.input_size,
         )  # fmt: skip
     content = joined(body, TAILS[postprocess](spec, settings), description=description, metadata=metadata)
     seconds = time.perf_counter() - started
