@@ -9,6 +9,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/mnasnet networks
 	$(BIN)/mnasnet info a1
 	$(BIN)/mnasnet predict cifar10 weights/demo/ship.png weights/demo/airplane.png --top 3
+	$(BIN)/mnasnet predict trashnet weights/demo/trashnet-*.jpg --top 2
 	$(BIN)/mnasnet export cifar10 -o $(VENV)/a1.tflite
 	$(BIN)/mnasnet export cifar10 --quantize int8 --calibrate shapes:200@32 -o $(VENV)/a1_int8.tflite
 	$(BIN)/python benchmarks/run_peers.py

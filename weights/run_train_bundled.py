@@ -42,10 +42,7 @@ PLANS = {
     ),
     "trashnet": Plan(
         {"a1": 0.5},
-        (
-            _TRASH + "epochs=60 size=64 learning_rate=0.002 warmup_epochs=2",
-            _TRASH + "epochs=30 size=112 learning_rate=0.001 warmup_epochs=1",
-        ),
+        (_TRASH + "epochs=60 size=64 learning_rate=0.002 warmup_epochs=2",),
         start="cifar10",
     ),
 }

@@ -126,7 +126,7 @@ def test_a_run_folder(finished, drawn):
     assert (run["facts"]["train_images"], run["facts"]["train_boxes"]) == (6, 12)
     assert (finished / "labels.txt").read_text("utf-8").split() == ["red", "green"]
     spec = spec_of(load(finished).model())
-    assert (spec.labels, spec.category_ids, spec.input_size) == (("red", "green"), (4, 9), 96)
+    assert (spec.labels, spec.category_ids, spec.input_size) == (("red", "green"), (4, 9), (96, 96))
 
 
 def test_a_resumed_run_ends_like_a_whole_one(tmp_path, drawn, finished, monkeypatch):
