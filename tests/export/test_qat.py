@@ -11,9 +11,10 @@ import time
 
 import PIL.Image
 import pytest
+from models import SMALLEST
 from mutants import CHANGES, mutant
 
-from keras_mnasnet import load
+from keras_mnasnet import MnasNet, load
 from keras_mnasnet.export import ExportError, TfliteFile, export_tflite, prune, quantize_aware
 from keras_mnasnet.export import qat as room
 from keras_mnasnet.export.verify import LIMITS, comparisons, judge
@@ -97,9 +98,9 @@ def test_this_process_never_loads_keras_2():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_pruning(checkpoint, tmp_path):
-    path = tmp_path / "sparse.tflite"
-    report = prune(checkpoint, SHAPES, path, sparsity=0.5, epochs=1, batch_size=16, steps_per_epoch=6)
+def test_pruning(tmp_path):
+    path, network = tmp_path / "sparse.tflite", MnasNet(SMALLEST, weights=None, classes=10, input_shape=(32, 32, 3))
+    report = prune(network, SHAPES, path, sparsity=0.5, epochs=1, batch_size=16, steps_per_epoch=6)
     assert report.sparsity == pytest.approx(0.5, abs=0.01)
     assert "DENSIFY" in report.export.facts.operators
     assert report.export.facts.bytes < report.dense_bytes
