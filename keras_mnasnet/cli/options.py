@@ -61,7 +61,7 @@ def _choice(names: tuple[str, ...], help: str) -> dict[str, Any]:
 
 OF_DETECTORS: dict[str, Any] = {
     "type": _sides, "metavar": "PIXELS|HEIGHTxWIDTH",
-    "help": "Use a square input of so many pixels, or one such as 192x320 (height x width).",
+    "help": "Use an input of this height and width in pixels, or of two, such as 192x320 (height x width).",
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     "DATA": _text("DATA", LABELLED),

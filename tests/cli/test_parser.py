@@ -9,7 +9,7 @@ from collections import defaultdict
 import pytest
 
 from keras_mnasnet.cli.main import parser
-from keras_mnasnet.cli.options import OPTIONS
+from keras_mnasnet.cli.options import OF_DETECTORS, OPTIONS
 from keras_mnasnet.cli.parsing import Parser
 
 
@@ -80,7 +80,8 @@ def test_one_option_has_one_meaning():
         meaning = shared[option]["help"].partition(" (default")[0].rstrip(".:")
         for action in found:
             assert action.help.startswith(meaning), (option, action.help)
-            assert action.type == shared[option].get("type")
+            of_detectors = option == "--size" and action.type is OF_DETECTORS["type"]
+            assert of_detectors or action.type == shared[option].get("type")
             assert action.nargs == (0 if shared[option].get("action") == "store_true" else None)
 
 
