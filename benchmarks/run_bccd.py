@@ -219,7 +219,7 @@ def main() -> None:
         sha256 = hashlib.sha256(run.model.read_bytes()).hexdigest()
         if rows.get(name, {}).get("sha256") != sha256:
             rows[name] = {**described(name, run), "sha256": sha256, **tested(run, arguments.data)}
-        report = {
+        report: dict[str, Any] = {
             "schema": SCHEMA, "benchmark": "bccd", "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "environment": environment(), "evaluator": evaluator(), "data": {**SOURCE, **counts},
             "networks": [rows[each] for each in NETWORKS if each in rows],
