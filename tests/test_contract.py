@@ -18,7 +18,12 @@ BUILDERS = {
     "d1": keras_mnasnet.MnasNetD1,
     "d1-320": keras_mnasnet.MnasNetD1_320,
 }
+LIKE_ANOTHER = ("a2", "a3", "d1-320")  # of the same layers as A1 and D1
 builders = pytest.mark.parametrize(("name", "builder"), BUILDERS.items(), ids=list(BUILDERS))
+kinds = pytest.mark.parametrize(
+    ("name", "builder"),
+    [pytest.param(*each, marks=[pytest.mark.nightly] * (each[0] in LIKE_ANOTHER), id=each[0]) for each in BUILDERS.items()],
+)
 WIDTH = 0.35
 RNG = np.random.default_rng(0)
 
@@ -59,14 +64,14 @@ def test_no_top_any_size(name, builder):
         assert out.shape == (1, -(-height // 32), -(-width // 32), 1280)
 
 
-@builders
+@kinds
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_pooling(name, builder, pooling):
     model = builder(include_top=False, weights=None, pooling=pooling, input_shape=(64, 64, 3), width_multiplier=WIDTH)
     assert model.output_shape == (None, 1280)
 
 
-@builders
+@kinds
 @pytest.mark.parametrize("channels", [1, 4])
 def test_other_channels(name, builder, channels):
     model = builder(
@@ -77,7 +82,7 @@ def test_other_channels(name, builder, channels):
     np.testing.assert_allclose(out.sum(1), 1, rtol=1e-5)
 
 
-@builders
+@kinds
 def test_input_tensor(name, builder):
     image = keras.Input((64, 48, 3), name="photo")
     model = builder(weights=None, input_tensor=image, classes=3, width_multiplier=WIDTH, name="mine")
@@ -87,7 +92,7 @@ def test_input_tensor(name, builder):
     assert builder(weights=None, input_tensor=flipped, classes=3, width_multiplier=WIDTH).inputs[0] is image
 
 
-@builders
+@kinds
 def test_save_load_clone_give_the_same_outputs(name, builder, tmp_path):
     model = builder(weights=None, input_shape=(64, 64, 3), classes=7, width_multiplier=WIDTH, classifier_activation=None)
     randomise(model)
@@ -106,7 +111,7 @@ def test_save_load_clone_give_the_same_outputs(name, builder, tmp_path):
         np.testing.assert_array_equal(np.asarray(again(x)), expected)
 
 
-@builders
+@kinds
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
 def test_dtype_policies(name, builder, policy):
     before = keras.config.dtype_policy()
@@ -121,7 +126,7 @@ def test_dtype_policies(name, builder, policy):
     assert np.isfinite(np.asarray(out, np.float32)).all()
 
 
-@builders
+@kinds
 def test_symmetric_padding_and_same_agree_on_odd_sizes_only(name, builder):
     models = [
         builder(include_top=False, weights=None, pooling="avg", input_shape=(None, None, 3), width_multiplier=WIDTH, padding=p)

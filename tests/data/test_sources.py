@@ -142,7 +142,7 @@ def test_one_decision_which_images_train_validate_and_test(tmp_path):
     folder(tmp_path / "others", {"a": 3, "c": 3})
     with pytest.raises(ValueError, match=r"same classes. Received: only in training: b; only in validation: c\. Add"):
         open_splits(undivided, validation=tmp_path / "others")
-    with pytest.raises(ValueError, match="must be fewer than the 50 of .*photos. Received: validation=50"):
+    with pytest.raises(ValueError, match="or fewer images than the 50 of .*photos. Received: validation=50"):
         open_splits(undivided, validation=50)
 
 

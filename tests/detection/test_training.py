@@ -332,6 +332,7 @@ def test_the_trainees_loss_is_the_recipes():
     assert found["box_loss"] == 0
 
 
+@pytest.mark.nightly
 def test_two_replicas_of_one_machine(tmp_path):
     """MirroredStrategy over two logical CPUs, stopped and resumed, ends as one device does where both halves are alike."""
     pytest.importorskip("pycocotools")
