@@ -11,7 +11,7 @@ from keras_mnasnet import load
 from keras_mnasnet.data import write_folder
 
 TINY = ("--network", SMALLEST, "--recipe", "proxy-5-epochs", "--epochs", "1", "--batch-size", "16")
-A1 = ("--network", "a1")
+A1 = ("--network", "a1", "--recipe", "cifar10")
 
 
 @pytest.mark.nightly
