@@ -32,6 +32,8 @@ _switch_or_ratio.__name__ = "on, off or ratio"
 
 
 def _data_or_share(text: str) -> str | float:
+    if not text:
+        raise argparse.ArgumentTypeError("it must be data, or a share such as 0.2. Received: an empty text")
     try:
         return text if os.path.exists(text) else float(text)
     except ValueError:
@@ -61,7 +63,7 @@ def _choice(names: tuple[str, ...], help: str) -> dict[str, Any]:
 
 OF_DETECTORS: dict[str, Any] = {
     "type": _sides, "metavar": "PIXELS|HEIGHTxWIDTH",
-    "help": "Use an input of this height and width in pixels, or of two, such as 192x320 (height x width).",
+    "help": "Use an input of this height and width in pixels; 192x320 is one of 192 rows and 320 columns.",
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     "DATA": _text("DATA", LABELLED),
@@ -138,7 +140,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--validation": {
         "type": _data_or_share, "metavar": "DATA|SHARE",
-        "help": "Measure on this after every epoch: other data, or a share of the training data, such as 0.2.",
+        "help": "Measure on this after every epoch: other data, or a share or number of the training images, such as 0.2.",
     },
     "--verification-photos": _count("Verify the file on N photos at most (default: %(default)s).", default=32),
     "--width": {"type": float, "metavar": "X", "help": "Multiply the channels of every layer by X, as 0.75."},

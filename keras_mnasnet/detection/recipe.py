@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from keras_mnasnet.detection.spec import LOSSES, AnchorSettings, check_extras, sides
+from keras_mnasnet.detection.spec import LOSSES, AnchorSettings, check_extras, is_positive, sides
 from keras_mnasnet.training.recipe import Recipe
 from keras_mnasnet.utils.reading import shown
 
@@ -39,7 +39,12 @@ class BoxAugment:
                 raise ValueError(f"`augment.{name}` must be true or false. Received: {name}={getattr(self, name)!r}")
         for name in ("aspect", "area"):
             value = getattr(self, name)
-            if not isinstance(value, tuple) or len(value) != 2 or not 0 < value[0] <= value[1]:
+            if (
+                not isinstance(value, tuple | list)
+                or len(value) != 2
+                or not all(map(is_positive, value))
+                or value[0] > value[1]
+            ):
                 raise ValueError(f"`augment.{name}` must be two numbers, low and high, above 0. Received: {name}={value!r}")
             object.__setattr__(self, name, tuple(map(float, value)))
         if self.area[1] > 1:

@@ -30,6 +30,7 @@ _COCO = (
     "teddy bear,hair drier,toothbrush"
 )
 COCO_LABELS = tuple(_COCO.split(","))
+SMALLEST = 0.001  # of scales and variances: what is smaller makes numbers that no training can use
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 COCO_IDS = tuple(number for number in range(1, 91) if number not in COCO_GAPS)
 
@@ -55,14 +56,14 @@ class AnchorSettings:
     def __post_init__(self) -> None:
         for name in ("aspect_ratios", "variance", "scales"):
             values = getattr(self, name)
-            if not isinstance(values, tuple | list) or not all(_is_positive(value) for value in values):
+            if not isinstance(values, tuple | list) or not all(is_positive(value) for value in values):
                 raise ValueError(f"`anchors.{name}` must be a list of numbers above 0. Received: {name}={values!r}")
             object.__setattr__(self, name, tuple(map(float, values)))
         if not isinstance(self.reduced_first, bool):
             raise ValueError(f"`anchors.reduced_first` must be true or false. Received: reduced_first={self.reduced_first!r}")
-        if not all(map(_is_positive, (self.min_scale, self.max_scale))) or not self.min_scale < self.max_scale <= 1:
+        if not all(map(is_positive, (self.min_scale, self.max_scale))) or not SMALLEST <= self.min_scale < self.max_scale <= 1:
             raise ValueError(
-                f"The scales of anchors must be 0 < min_scale < max_scale <= 1. "
+                f"The scales of anchors must be {SMALLEST} <= min_scale < max_scale <= 1. "
                 f"Received: min_scale={self.min_scale!r}, max_scale={self.max_scale!r}"
             )
         if (
@@ -73,17 +74,22 @@ class AnchorSettings:
                 f"`anchors.aspect_ratios` must be 1 to {MAX_RATIOS} numbers, 0.01 to 100. "
                 f"Received: aspect_ratios={self.aspect_ratios[:10]}"
             )
-        if len(self.variance) != 4:
-            raise ValueError(f"`anchors.variance` must be four numbers: y, x, h, w. Received: variance={self.variance[:10]}")
+        if len(self.variance) != 4 or not SMALLEST <= min(self.variance) <= max(self.variance) <= 1 / SMALLEST:
+            raise ValueError(
+                f"`anchors.variance` must be four numbers (y, x, h, w), {SMALLEST} to {1 / SMALLEST:g}. "
+                f"Received: variance={self.variance[:10]}"
+            )
         usual = type(self).__dataclass_fields__
         if self.scales and (self.min_scale, self.max_scale) != (usual["min_scale"].default, usual["max_scale"].default):
             raise ValueError(
                 f"`anchors.scales` take the place of `min_scale` and `max_scale`. Received: scales={self.scales[:12]}, "
                 f"min_scale={self.min_scale:g}, max_scale={self.max_scale:g}. Leave one or the other out."
             )
-        if self.scales and (max(self.scales) > 1 or not 2 <= len(self.scales) <= MAX_LEVELS):
+        if self.scales and (
+            not SMALLEST <= min(self.scales) <= max(self.scales) <= 1 or not 2 <= len(self.scales) <= MAX_LEVELS
+        ):
             raise ValueError(
-                f"`anchors.scales` must be 2 to {MAX_LEVELS} numbers, one for each level, above 0 and at most 1. "
+                f"`anchors.scales` must be 2 to {MAX_LEVELS} numbers, one for each level, {SMALLEST} to 1. "
                 f"Received: scales={self.scales[:20]}"
             )
 
@@ -94,7 +100,8 @@ class AnchorSettings:
         return f"scales {scales}, ratios {', '.join(f'{ratio:g}' for ratio in self.aspect_ratios)}{few}"
 
 
-def _is_positive(value: Any) -> bool:
+def is_positive(value: Any) -> bool:
+    """Whether a value is a number above 0 that a float holds."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
 
 
@@ -133,7 +140,7 @@ def sides(size: Any) -> tuple[int, int]:
     ValueError for anything else, and for sides that no detector has.
     """
     found = size
-    if isinstance(size, str) and re.fullmatch(r"\d{1,5}(x\d{1,5})?", size):
+    if isinstance(size, str) and re.fullmatch("[0-9]{1,5}(x[0-9]{1,5})?", size):
         found = tuple(map(int, size.split("x")))
     elif isinstance(size, int):
         found = (size,)
@@ -205,6 +212,8 @@ class DetectorSpec:
                 f"{len(set(self.category_ids))} of them different"
             )
         check_extras(self.extras)
+        if not isinstance(self.anchors, AnchorSettings):
+            raise ValueError(f"A detector's `anchors` must be AnchorSettings. Received: anchors={shown(self.anchors)}")
         if self.anchors.scales and len(self.anchors.scales) != self.levels:
             raise ValueError(
                 f"`anchors.scales` must be one for each level: two of the backbone, and one for each of `extras`. "

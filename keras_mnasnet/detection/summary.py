@@ -84,6 +84,8 @@ def summary_of(
         return round(float((best_iou(objects, size, settings, levels) >= threshold).mean()), 4) if len(objects) else None
 
     other = {} if anchors == USUAL else {"share_with_the_usual_anchors": matched(USUAL)}
+    paths = collections.Counter(each.where(index) for each in datasets.values() for index in range(each.count))
+    leaked = sum(count > 1 for count in paths.values())
     return Summary(
         source=source,
         parts=tuple(Part(name, origins[name], each.count, _counts(each)) for name, each in datasets.items()),
@@ -94,6 +96,7 @@ def summary_of(
         sizes=Sizes.of(np.concatenate([each.sizes for each in datasets.values()])),
         facts={
             **notes,
+            **({"photos_that_are_in_several_splits": leaked} if leaked else {}),
             "photos_turned_by_exif": sum(int((each.orientations != 1).sum()) for each in datasets.values()),
             "most_boxes_of_a_photo": max(each.most_boxes for each in datasets.values()),
             PAST_COCO: sum(each.photos_past(COCO_MOST)[0] for each in datasets.values()),

@@ -47,12 +47,17 @@ def lists_of_voc(folder: Path) -> dict[str, Path]:
 def read_voc_list(folder: Path, photos: Path) -> Truth:
     """The annotations of the photos in one list of VOC's own layout; ValueError for a photo without."""
     names = dict.fromkeys(filter(None, map(str.strip, read_text(photos, "A list of photos").splitlines())))
+    if not names:
+        raise ValueError(
+            f"A list of VOC must name photos, one a line, without their ending. Received: {photos}, which names none"
+        )
     inside = folder / "Annotations"
     files = {path.relative_to(inside).with_suffix("").as_posix(): path for path in files_below(inside, ".xml")}
     if lost := [name for name in names if name not in files]:
         raise ValueError(
             f"Photos in a list of VOC must have an .xml file in Annotations. Received: {photos}, where {len(lost):,} of "
-            f"{len(names):,} have none, the first is {shown(lost[0])}. Correct the list, or name {inside} itself, which takes "
+            f"{len(names):,} have none, the first is {shown(lost[0])}. A list has names without "
+            f"their ending, one a line; correct it, or name {inside} itself, which takes "
             f"all of its files."
         )
     truth = read_voc(inside, [files[name] for name in names])

@@ -7,12 +7,13 @@ import dataclasses
 import glob
 import os
 import re
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from keras_mnasnet.training.recipe import Recipe, recipe_from_json, recipe_to_json
 from keras_mnasnet.utils.files import replaced, write_file
-from keras_mnasnet.utils.reading import check_names, fields_of, read_json, read_text, record
+from keras_mnasnet.utils.reading import check_names, fields_of, read_json, read_text, record, shown
 from keras_mnasnet.utils.text import json_text
 
 SCHEMA = 1
@@ -115,7 +116,13 @@ class RunKind:
 
 def validation_of(given: str | os.PathLike[str] | float | None) -> str | float | None:
     """What to validate on, as a job keeps it: the path or name of data, a share or number of images, or None."""
-    return given if given is None else float(given) if isinstance(given, int | float) else os.fspath(given)
+    if given is None or isinstance(given, str | os.PathLike):
+        return None if given is None else os.fspath(given)
+    if isinstance(given, bool) or not isinstance(given, Real):
+        raise ValueError(
+            f"`validation` must be data, a share below 1, a number of images, or None. Received: validation={shown(given)}"
+        )
+    return float(given)
 
 
 CLASSIFICATION = RunKind("classification", Job, Facts, Recipe, "mnasnet train")

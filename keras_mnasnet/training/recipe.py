@@ -300,7 +300,7 @@ def recipe_of(
     found = recipe if isinstance(recipe, Recipe) else parse_recipe(os.fspath(recipe), kind)
     if not isinstance(found, kind):
         raise ValueError(f"A recipe of kind {kind.__name__} is needed. Received: {type(found).__name__} {found.name!r}")
-    return found.changed(**(changes or {})).changed(**{key: value for key, value in values.items() if value is not None})
+    return found.changed(**{**(changes or {}), **{key: value for key, value in values.items() if value is not None}})
 
 
 def parse_values(pairs: list[str]) -> dict[str, Any]:

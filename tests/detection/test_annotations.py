@@ -512,8 +512,16 @@ def test_vocs_own_layout(tmp_path):
     test = open_dataset(tmp_path, split="test")
     assert [os.path.basename(test.where(n)) for n in range(test.count)] == ["a.b.jpg"]
     assert describe(tmp_path).as_json()["splits"]["test"]["photos"] == 1
+    assert "photos_that_are_in_several_splits" not in describe(tmp_path).facts
+    (lists / "test.txt").write_text("a.b\n0\n")
+    assert describe(tmp_path).facts["photos_that_are_in_several_splits"] == 1
+    (lists / "test.txt").write_text("\n\n")
+    with pytest.raises(
+        ValueError, match="must name photos, one a line, without their ending. Received: .*test.txt, which names"
+    ):
+        open_dataset(tmp_path, split="test")
     (lists / "test.txt").write_text("0\n2\n")
-    with pytest.raises(ValueError, match="test.txt, where 1 of 2 have none, the first is .2.. Correct the list, or name"):
+    with pytest.raises(ValueError, match="test.txt, where 1 of 2 have none, the first is .2.. A list has names without"):
         open_dataset(tmp_path, split="test")
 
 

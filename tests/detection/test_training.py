@@ -416,6 +416,8 @@ def test_recipes_have_text_and_json(name):
         ({"frozen_epochs": 1, "frozen_learning_rate": 0.1}, "freezes weights needs trained ones.*Received: .*frozen_epochs=1"),
         ({"frozen_bn": True}, "freezes weights needs trained ones.*Received: .*frozen_bn=True and from_model=None"),
         ({"augment.crop": 2}, "must be true or false"),
+        ({"augment.aspect": (True, True)}, "must be two numbers"),
+        ({"augment.area": [0.5, 0.1]}, "must be two numbers"),
         ({"augment.pad": 2}, "unknown key 'augment.pad'"),
         ({"nms_iou": 0.2, "loss": "mined"}, "`nms_iou` must be between 0.5 and 1"),
         ({"size": 64}, "from 96 to 4096"),
@@ -433,6 +435,10 @@ def test_bad_jobs(drawn, tmp_path):
         fit(tmp_path / "run", drawn, FAST.changed(batch_size=64))
     with pytest.raises(ValueError, match="must be a share above 0 and below 1, or fewer images than the 6 .* validation=6"):
         fit(tmp_path / "run", drawn, validation=6, measure_ap=False)
+    with pytest.raises(
+        ValueError, match="must be data, a share below 1, a number of .*Received: validation=True"
+    ):
+        fit(tmp_path / "run", drawn, validation=True)
     with pytest.raises(ValueError, match="needs photos with objects to validate on. Received: 1 photos .*validation=0"):
         fit(tmp_path / "run", draw(tmp_path / "one", count=1), validation=None, measure_ap=False)
     assert not (tmp_path / "run").exists()

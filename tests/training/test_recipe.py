@@ -7,7 +7,15 @@ import sys
 
 import pytest
 
-from keras_mnasnet.training import RECIPES, SOURCES, parse_recipe, parse_values, recipe_from_json, recipe_to_json
+from keras_mnasnet.training import (
+    RECIPES,
+    SOURCES,
+    parse_recipe,
+    parse_values,
+    recipe_from_json,
+    recipe_of,
+    recipe_to_json,
+)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -108,3 +116,11 @@ def test_recipes_load_nothing():
         "loaded = {'tensorflow', 'keras', 'numpy', 'absl'} & set(sys.modules); assert not loaded, loaded\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_changes_and_named_values_are_one_change():
+    """What is valid together is taken together, whichever argument says it; what is not is refused."""
+    changes = {"frozen_epochs": 80, "frozen_learning_rate": 1e-3}
+    assert recipe_of("finetune", changes, epochs=100).frozen_epochs == 80
+    with pytest.raises(ValueError, match="Received: frozen_epochs=80, epochs=70"):
+        recipe_of("finetune", changes, epochs=70)
