@@ -121,7 +121,7 @@ def info(arguments: argparse.Namespace) -> None:
     if checkpoint:
         for name, value in _facts(checkpoint).items():
             if value not in (None, {}, []):
-                print(f"{name.replace('_', ' ')}: {_shown(value)}")
+                print(f"{name.replace('_', ' ')}: {_shown(value, ' %' if name in ('published', 'measured') else '')}")
         return None
     for record in (fitting := _records(architecture)):
         print(f"checkpoint {record.origin}: {record.preprocessing}")
@@ -165,16 +165,16 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
         "task": checkpoint.task, "origin": origin.name, "source": origin.source, "address": origin.url,
         "license": origin.license, "published": origin.published, "published_at": origin.published_at,
         "measured": origin.measured, "numerics": dataclasses.asdict(checkpoint.numerics),
-        "trained_at": list(checkpoint.detector.input_size) if checkpoint.detector else checkpoint.size,
+        "trained_at": "x".join(map(str, checkpoint.detector.input_size)) if checkpoint.detector else checkpoint.size,
         "anchors": str(checkpoint.detector.anchors) if checkpoint.detector else None, "classes": checkpoint.classes,
         "labels": None if checkpoint.labels is None else list(checkpoint.labels),
         "preprocessing": str(checkpoint.preprocessing), "assumed": list(checkpoint.assumed), "notes": list(origin.notes),
     }  # fmt: skip
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, unit: str) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
+        return ", ".join(f"{key} {item}{unit}" for key, item in value.items() if item is not None)
     return listed(list(map(str, value))) if isinstance(value, list) else str(value)
 
 

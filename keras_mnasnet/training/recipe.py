@@ -151,7 +151,8 @@ class Recipe:
         if without_effect:
             raise ValueError(
                 f"A recipe's values must have an effect. Received: {', '.join(without_effect)} with "
-                f"optimizer={recipe.optimizer!r}, schedule={recipe.schedule!r}, which do not use them"
+                f"optimizer={recipe.optimizer!r}, schedule={recipe.schedule!r} in a {type(self).__name__}, which does not use "
+                f"them"
             )
         return recipe
 

@@ -205,7 +205,7 @@ def test_info_of_a_model(mnasnet):
         "MnasNet a1-0.5-stem1", "813,816 parameters, 8.39 M multiply-adds at 32 x 32 x 3", "task: classification",
         "origin: cifar10/a1-0.5-32", "license: Apache-2.0", "classes: 10", "labels: airplane, automobile, bird",
         "preprocessing: resize 32 (bicubic), central crop 32", "numerics: bn_epsilon 0.001, padding same",
-        "measured: top1 85.36",
+        "measured: top1 85.36 %",
     ):  # fmt: skip
         assert line in out
     status, out, _ = mnasnet("info", "cifar10/b1-0.5-32", "--json")

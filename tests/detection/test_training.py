@@ -435,9 +435,7 @@ def test_bad_jobs(drawn, tmp_path):
         fit(tmp_path / "run", drawn, FAST.changed(batch_size=64))
     with pytest.raises(ValueError, match="must be a share above 0 and below 1, or fewer images than the 6 .* validation=6"):
         fit(tmp_path / "run", drawn, validation=6, measure_ap=False)
-    with pytest.raises(
-        ValueError, match="must be data, a share below 1, a number of .*Received: validation=True"
-    ):
+    with pytest.raises(ValueError, match="must be data, a share below 1, a number of .*Received: validation=True"):
         fit(tmp_path / "run", drawn, validation=True)
     with pytest.raises(ValueError, match="needs photos with objects to validate on. Received: 1 photos .*validation=0"):
         fit(tmp_path / "run", draw(tmp_path / "one", count=1), validation=None, measure_ap=False)
