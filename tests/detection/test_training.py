@@ -149,6 +149,7 @@ def test_a_resumed_run_ends_like_a_whole_one(tmp_path, drawn, finished, monkeypa
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.nightly
 def test_an_epoch_whose_validation_fails_is_not_lost(tmp_path, drawn, monkeypatch):
     options = {"validation": str(drawn), "measure_ap": False}
     recipe = FAST.changed(epochs=2)
@@ -282,6 +283,7 @@ def test_validation_with_the_mined_loss(tmp_path, drawn):
     assert found["val_score_loss"] > 4 * np.log(2)  # a positive and at least three negatives for each, of three slots
 
 
+@pytest.mark.nightly
 def test_early_stopping_keeps_the_best_epoch(tmp_path, drawn, monkeypatch):
     """Losses of 3, 2, 2.5, 2.6: the second epoch is the best, and with a patience of two the fourth is the last."""
     measured, saved = iter((3.0, 2.0, 2.5, 2.6, 2.7)), []

@@ -48,6 +48,7 @@ def test_a_few_folders_named_by_wnids_are_these_classes(checkpoint, tmp_path):
         quantize_aware(checkpoint, tmp_path / "data", tmp_path / "x.tflite", epochs=1, batch_size=1)
 
 
+@pytest.mark.nightly
 def test_a_trained_file(checkpoint, bundled, pictures, tmp_path, monkeypatch):
     """It has the operators of post-training quantization; before the first step it is as good as the float network.
 
