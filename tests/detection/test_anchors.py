@@ -54,7 +54,7 @@ def test_settings():
     every = shapes_per_level(AnchorSettings(reduced_first=False))
     assert [len(level) for level in every] == [6] * 6  # torchvision's ssdlite320: 6 everywhere, 3,234 at 320
     assert len(anchor_boxes(320, AnchorSettings(reduced_first=False))) == 3234
-    with pytest.raises(ValueError, match="0 < min_scale < max_scale <= 1. Received: min_scale=0.9, max_scale=0.5"):
+    with pytest.raises(ValueError, match="0.001 <= min_scale < max_scale <= 1. Received: min_scale=0.9, max_scale=0.5"):
         AnchorSettings(min_scale=0.9, max_scale=0.5)
     with pytest.raises(ValueError, match="1 to 100 numbers, 0.01 to 100. Received: aspect_ratios=\\(\\)"):
         AnchorSettings(aspect_ratios=())

@@ -107,7 +107,7 @@ def test_parts_of_the_data_do_not_overlap(tmp_path):
     assert (divided.test_is, divided.holdout) == ("the data's test split", 0.0)
     with pytest.raises(ValueError, match="`images` must be at most the 161 to train on. Received: images=500"):
         open_search_images(str(tmp_path / "photos"), images=500)
-    with pytest.raises(ValueError, match="must be fewer than the 178 of"):
+    with pytest.raises(ValueError, match="or fewer images than the 178 of"):
         open_search_images(str(tmp_path / "photos"), validation_images=178)
 
 
