@@ -6,7 +6,8 @@
 
 For `cifar10` DIR holds train.tfrecord, test.tfrecord and labels.txt; for `trashnet` the folders train, val and test of
 github.com/garythung/trashnet. A network is trained in stages, each from the weights of the one before, into
-RUNS/DATASET-NETWORK-stageN; `train` goes on where an earlier call stopped. `pack` measures the last finished stage of every
+RUNS/DATASET-NETWORK-stageN; `train` goes on where an earlier call stopped. A stage whose run is not there, but which the
+package's weights have gone through by the same recipe, is taken from these. `pack` measures the last finished stage of every
 network on the test photos as `mnasnet bench accuracy` does, and writes the weights and their records. `demo` puts a few test
 photos of TrashNet, which the packed network classifies rightly and wrongly, into weights/demo.
 """
@@ -42,7 +43,10 @@ PLANS = {
     ),
     "trashnet": Plan(
         {"a1": 0.5},
-        (_TRASH + "epochs=60 size=64 learning_rate=0.002 warmup_epochs=2",),
+        (
+            _TRASH + "epochs=60 size=64 learning_rate=0.002 warmup_epochs=2",
+            _TRASH + "epochs=15 size=96 learning_rate=0.0005 warmup_epochs=1 augment.area=[0.35,1]",
+        ),
         start="cifar10",
     ),
 }
@@ -67,6 +71,21 @@ def finished(folder: Path) -> bool:
     return bool(rows) and float(rows[-1]["epoch"]) == read_run(folder)[0].recipe.epochs
 
 
+def packed(dataset: str, network: str) -> dict[str, Any]:
+    """What the package's table says of a network; empty where it has none."""
+    records = json.loads((BUNDLED / "records.json").read_text("utf-8"))["records"]
+    return next((record for record in records if (record["dataset"], record["network"]) == (dataset, network)), {})
+
+
+def is_packed(dataset: str, network: str, stage: int) -> bool:
+    """Whether the package's weights of a network come from this very stage, by its recipe."""
+    from keras_mnasnet.training.recipe import parse_recipe, recipe_to_json
+
+    trained = packed(dataset, network).get("training", [])
+    recipe = recipe_to_json(parse_recipe(PLANS[dataset].stages[stage]))
+    return len(trained) == stage + 1 and json.loads(json.dumps(recipe)) == trained[stage]["recipe"]
+
+
 def train(arguments: argparse.Namespace) -> None:
     """Train one network through all stages, or resume it."""
     from keras_mnasnet.training import resume
@@ -83,10 +102,13 @@ def train(arguments: argparse.Namespace) -> None:
         if (folder / "run.json").is_file():
             resume(folder)
             continue
+        if is_packed(dataset, network, stage):
+            continue
         options: dict[str, Any] = {"network": network}
         if stage:
             before = folder_of(arguments.runs, dataset, network, stage - 1)
-            options = {"from_model": before / "model.safetensors", "head": "keep"}
+            weights = before / "model.safetensors" if finished(before) else BUNDLED / packed(dataset, network)["filename"]
+            options = {"from_model": weights, "head": "keep"}
         elif plan.start:
             options["from_model"] = plan.start
         else:
@@ -124,6 +146,19 @@ def _packed(dataset: str, network: str, width: float, done: list[Path], data: Pa
     from keras_mnasnet.weights.formats.safetensors import write_native
 
     runs = [(*read_run(folder), read_log(folder / "log.csv")) for folder in done]
+    kept = packed(dataset, network).get("training", [])[: int(done[0].name.rpartition("stage")[2]) - 1]
+    made = [
+        {
+            "start": job.from_model if stage == 0 and not kept else "the stage before",
+            "recipe": recipe_to_json(job.recipe),
+            "seed": job.recipe.seed,
+            "train_images": facts.train_images,
+            "environment": facts.environment,
+            "seconds": float(rows[-1]["seconds"]),
+            "curve": [[float(row[key]) for key in ("epoch", "loss", "val_accuracy")] for row in rows],
+        }
+        for stage, (job, facts, rows) in enumerate(runs)
+    ]
     trained, size = load(done[-1]), runs[-1][1].size
     network_of, classes = trained.architecture, trained.classes
     params, madds = network_of.params(classes=classes), network_of.madds(size, size, classes=classes)
@@ -153,18 +188,7 @@ def _packed(dataset: str, network: str, width: float, done: list[Path], data: Pa
         **measured,
         "params": params,
         "note": f"photos: {DATASETS[dataset].photos}",
-        "training": [
-            {
-                "start": job.from_model if stage == 0 else "the stage before",
-                "recipe": recipe_to_json(job.recipe),
-                "seed": job.recipe.seed,
-                "train_images": facts.train_images,
-                "environment": facts.environment,
-                "seconds": float(rows[-1]["seconds"]),
-                "curve": [[float(row[key]) for key in ("epoch", "loss", "val_accuracy")] for row in rows],
-            }
-            for stage, (job, facts, rows) in enumerate(runs)
-        ],
+        "training": kept + made,
     }
 
 
