@@ -7,10 +7,10 @@ ROOT holds the folders trashnet (train, val, test), flowers128 (classes only) an
 labels.txt). RUNS keeps a run for each job, the sets that were divided here (links, and CIFAR-10's own JPEG bytes), and the rows
 of finished jobs: a call goes on where an earlier one stopped. `--list` shows the jobs and trains nothing.
 
-`finetune` compares ways to fine-tune A1 on the same photos for as many epochs: the recipe as it is (its classifier alone for
-the first epoch), all layers from the start, the same at three times the rate, the classifier alone, the classifier alone for
-half of the epochs, and lower rates for lower layers. `table` trains A1, B1 and small from fresh weights, from the CIFAR-10
-weights by the same recipe, and from these by `finetune`. `teacher` trains a smaller network with a teacher and without.
+`finetune` compares ways to fine-tune A1 on the same photos for as many epochs: the classifier alone for the first epoch, then
+all layers; all layers from the start; the classifier alone for all epochs, or for half of them; and lower rates for lower
+layers; some of them at three times the rate, too. `table` trains A1, B1 and small from fresh weights and in two ways from the
+CIFAR-10 weights. `teacher` trains a smaller network with a teacher and without.
 
 The validation split chooses the epoch. Each job is measured once on the test photos, as a float32 model and as an int8 file
 that is calibrated on training photos; the jobs of `table` also after quantization-aware training (QAT).
@@ -30,7 +30,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,9 @@ WIDTHS = {"a1": 0.5, "b1": 0.5, "small": 1.0}
 SIZES = {"trashnet": 48, "flowers128": 48}
 SUBSETS = (10, 50, 200)
 EPOCHS = {"trashnet": 6, "flowers128": 3, "cifar10-10": 20, "cifar10-50": 10, "cifar10-200": 6}
-STUDENT, STUDENT_EPOCHS, TEACHER = ("small", 0.35), 20, "trashnet-a1-cifar10-finetune"
-FULL_RATE = " frozen_epochs=0 learning_rate=0.003"
+STUDENT, STUDENT_EPOCHS, TEACHER = ("small", 0.35), 20, "trashnet-a1-cifar10-head-first"
+RATES = {"": 0.001, "-rate3": 0.003}
+TABLE = (("fresh", "full-rate3"), ("cifar10", "full-rate3"), ("cifar10", "head-first"))
 CIFAR_START = "trashnet-a1-fresh-full-rate3"
 QAT_EPOCHS = 1
 SECTIONS = ("finetune", "table", "teacher")
@@ -60,43 +61,51 @@ class Job:
     teacher: str | None
 
 
+def variants(epochs: int) -> dict[str, str]:
+    """The ways to fine-tune for so many epochs, as changes of the recipe `finetune`, each with all that decides."""
+    found = {}
+    for name, frozen, decay, rates in (
+        ("head-first", 1, 1, ("", "-rate3")),
+        ("full", 0, 1, ("", "-rate3")),
+        ("frozen", epochs, 1, ("",)),
+        ("gradual", (epochs + 1) // 2, 1, ("",)),
+        ("decay0.8", 1, 0.8, ("", "-rate3")),
+    ):
+        for rate in rates:
+            found[name + rate] = f"frozen_epochs={frozen} layer_decay={decay} learning_rate={RATES[rate]:g}"
+    return found
+
+
 def jobs(seed: int, sections: list[str]) -> list[Job]:
     """The jobs of some sections in order, with those that they start from or learn from before them."""
     mark = f"-seed{seed}" if seed else ""
     found: dict[str, Job] = {}
 
     def add(
-        section: str, data: str, network: str, start: str, variant: str, recipe: str, *, width: float | None = None,
-        teacher: str | None = None,
+        section: str, data: str, network: str, start: str, variant: str, changes: str, *, recipe: str = "finetune",
+        epochs: int | None = None, width: float | None = None, teacher: str | None = None,
     ) -> None:  # fmt: skip
         name = "-".join((data, network, start.removeprefix("run:").partition("-")[0], variant)) + mark
-        text = f"{recipe} size={SIZES.get(data, 32)}{f' seed={seed}' if seed else ''}"
+        text = f"{recipe} epochs={epochs or EPOCHS[data]} {changes} size={SIZES.get(data, 32)}{f' seed={seed}' if seed else ''}"
         job = Job((section,), name, data, network, width or WIDTHS[network], start, text, teacher)
         found[name] = dataclasses.replace(job, sections=(*found[name].sections, section)) if name in found else job
 
     def finetune(data: str, start: str) -> None:
-        for variant, changes in (
-            ("finetune", ""),
-            ("full", " frozen_epochs=0"),
-            ("full-rate3", FULL_RATE),
-            ("frozen", f" frozen_epochs={EPOCHS[data]}"),
-            ("gradual", f" frozen_epochs={(EPOCHS[data] + 1) // 2}"),
-            *((f"decay{decay:g}", f" layer_decay={decay:g}") for decay in (0.9, 0.8)),
-        ):
-            add("finetune", data, "a1", start, variant, f"finetune epochs={EPOCHS[data]}{changes}")
+        for variant, changes in variants(EPOCHS[data]).items():
+            add("finetune", data, "a1", start, variant, changes)
 
     for data in SIZES:
         finetune(data, "cifar10")
     for data in SIZES:
         for network in WIDTHS:
-            for start, variant, changes in (
-                ("fresh", "full-rate3", FULL_RATE), ("cifar10", "full-rate3", FULL_RATE), ("cifar10", "finetune", ""),
-            ):  # fmt: skip
-                add("table", data, network, start, variant, f"finetune epochs={EPOCHS[data]}{changes}")
+            for start, variant in TABLE:
+                add("table", data, network, start, variant, variants(EPOCHS[data])[variant])
     student, width = STUDENT
-    for variant, teacher, changes in (("distill", TEACHER + mark, ""), ("alone", None, " teacher_weight=0")):
-        recipe = f"distill epochs={STUDENT_EPOCHS}{changes}"
-        add("teacher", "trashnet", student, "fresh", variant, recipe, width=width, teacher=teacher)
+    for variant, teacher, changes in (("distill", TEACHER + mark, "teacher_weight=0.7"), ("alone", None, "teacher_weight=0")):
+        add(
+            "teacher", "trashnet", student, "fresh", variant, changes, recipe="distill", epochs=STUDENT_EPOCHS, width=width,
+            teacher=teacher,
+        )  # fmt: skip
     for count in SUBSETS:
         finetune(f"cifar10-{count}", f"run:{CIFAR_START}{mark}")
 
@@ -154,7 +163,7 @@ def run(job: Job, root: Path, runs: Path) -> dict[str, Any]:
     import keras
 
     from keras_mnasnet.benchmarks import evaluate
-    from keras_mnasnet.export import export_tflite, quantize_aware
+    from keras_mnasnet.export import export_tflite
     from keras_mnasnet.training import read_run, resume, train
 
     data, folder = make_data(job.data, root, runs), runs / job.name
@@ -185,16 +194,23 @@ def run(job: Job, root: Path, runs: Path) -> dict[str, Any]:
         "seconds": done.rows[-1]["seconds"], "cpu_s": None if resumed else round(cpu_s, 1),
         "images_per_second": done.rows[-1]["images_per_second"],
     }  # fmt: skip
-    files = {"float32": folder, "int8": runs / f"{job.name}-int8.tflite"}
-    export_tflite(folder, files["int8"], quantize="int8", representative_data=str(data), calibration_count=300)
-    if "table" in job.sections:
-        files["int8_qat"] = runs / f"{job.name}-qat.tflite"
-        quantize_aware(folder, data, files["int8_qat"], epochs=QAT_EPOCHS, batch_size=32)
-        row["qat_epochs"] = QAT_EPOCHS
-    for key, result in zip(files, evaluate(list(map(str, files.values())), data, split="test", threads=1), strict=True):
-        row |= {f"test_{key}": result.top1, "test_images": result.images}
+    file = runs / f"{job.name}-int8.tflite"
+    export_tflite(folder, file, quantize="int8", representative_data=str(data), calibration_count=300)
+    float32, int8 = evaluate([str(folder), str(file)], data, split="test", threads=1)
+    row |= {"test_float32": float32.top1, "test_int8": int8.top1, "test_images": float32.images}
     keras.backend.clear_session()
     return row
+
+
+def quantized(job: Job, root: Path, runs: Path) -> dict[str, Any]:
+    """What quantization-aware training of a finished job makes, on the test photos."""
+    from keras_mnasnet.benchmarks import evaluate
+    from keras_mnasnet.export import quantize_aware
+
+    data, file = make_data(job.data, root, runs), runs / f"{job.name}-qat.tflite"
+    quantize_aware(runs / job.name, data, file, epochs=QAT_EPOCHS, batch_size=32)
+    (result,) = evaluate([str(file)], data, split="test", threads=1)
+    return {"qat_epochs": QAT_EPOCHS, "test_int8_qat": result.top1}
 
 
 def command(data: Path, folder: Path, options: dict[str, Any]) -> str:
@@ -203,6 +219,41 @@ def command(data: Path, folder: Path, options: dict[str, Any]) -> str:
     for name, value in options.items():
         words += [{"from_model": "--from"}.get(name, f"--{name.replace('_', '-')}"), str(value)]
     return shlex.join([*words, "-o", str(folder)])
+
+
+def tables(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown, in %: ways to fine-tune, starts of three networks, and the teacher."""
+
+    def percent(row: dict[str, Any] | None, *keys: str) -> str:
+        return " / ".join(f"{100 * row[key]:.1f}" if key in row else "-" for key in keys) if row else "-"
+
+    def table(first: str, heads: Sequence[str], lines: dict[str, list[str]]) -> list[str]:
+        head = [f"| {' | '.join([first, *heads])} |", f"| --- |{' --- |' * len(heads)}"]
+        return [*head, *(f"| {' | '.join([name, *cells])} |" for name, cells in lines.items()), ""]
+
+    found = {row["job"]: row for row in rows}
+    starts = {**dict.fromkeys(SIZES, "cifar10"), **{f"cifar10-{count}": "trashnet" for count in SUBSETS}}
+    ways = {
+        way: [percent(found.get(f"{data}-a1-{start}-{way}"), "val_accuracy", "test_float32") for data, start in starts.items()]
+        for way in variants(1)
+    }
+    networks = {
+        f"{network}, {start}, {way}": [
+            percent(found.get(f"{data}-{network}-{start}-{way}"), "val_accuracy", "test_float32", "test_int8", "test_int8_qat")
+            for data in SIZES
+        ]
+        for network in WIDTHS
+        for start, way in TABLE
+    }
+    taught = {
+        name: [percent(found.get(f"trashnet-small-fresh-{name}"), "val_accuracy", "test_float32", "test_int8")]
+        for name in ("distill", "alone")
+    }
+    return "\n".join(
+        table("A1, validation / test", list(starts), ways)
+        + table("validation / test float32 / int8 / QAT", list(SIZES), networks)
+        + table("validation / test float32 / int8", ["trashnet"], taught)
+    )
 
 
 def main() -> None:

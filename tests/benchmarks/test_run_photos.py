@@ -27,7 +27,7 @@ def test_a_job_comes_after_those_that_it_needs(only, seed):
 def test_one_section_names_its_jobs_and_what_they_need():
     jobs = SCRIPT["jobs"](0, ["teacher"])
     assert [job.name for job in jobs] == [
-        "trashnet-a1-cifar10-finetune", "trashnet-small-fresh-distill", "trashnet-small-fresh-alone",
+        "trashnet-a1-cifar10-head-first", "trashnet-small-fresh-distill", "trashnet-small-fresh-alone",
     ]  # fmt: skip
     names = [job.name for job in SCRIPT["jobs"](0, ["table"])]
     assert len(names) == 18
@@ -46,3 +46,17 @@ def test_flowers_are_divided_by_name(tmp_path):
     assert names["val"] == ["11.jpg", "23.jpg", "36.jpg", "48.jpg"]
     assert len(names["train"]) == 36
     assert sorted(name for part in names.values() for name in part) == [f"{number:02}.jpg" for number in range(50)]
+
+
+def test_tables_say_what_was_measured_and_what_is_missing():
+    row = {"val_accuracy": 0.5, "test_float32": 0.25, "test_int8": 0.125}
+    rows = [
+        {"job": "flowers128-a1-cifar10-full", **row},
+        {"job": "trashnet-b1-fresh-full-rate3", **row, "test_int8_qat": 1.0},
+        {"job": "trashnet-small-fresh-alone", **row},
+    ]
+    lines = SCRIPT["tables"](rows).splitlines()
+    assert "| full | - | 50.0 / 25.0 | - | - | - |" in lines
+    assert "| b1, fresh, full-rate3 | 50.0 / 25.0 / 12.5 / 100.0 | - |" in lines
+    assert "| alone | 50.0 / 25.0 / 12.5 |" in lines
+    assert len(lines) == 3 * 2 + len(SCRIPT["variants"](1)) + 9 + 2 + 2
