@@ -124,11 +124,21 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         super().__init__(learning_rate, weight_decay=0.0, name=name, **options)
         self.decay, self.scales = weight_decay, dict(scales or {})
 
+    def build(self, variables: Any) -> None:
+        """Keras's; ValueError for a variable of a layer without a scale. In TensorFlow's `fit` a variable has lost its layer's
+        name by the time of `update_step`, so the scales are looked up here."""
+        super().build(variables)
+        self.rates = []
+        for variable in variables:
+            layer = _names(variable)[0]
+            if layer not in self.scales:
+                raise ValueError(f"`scales` must name every layer that is trained. Received: none for {variable.path}")
+            self.rates.append(self.scales[layer])
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Keras's, at the layer's rate."""
-        layer, kind = _names(variable)
-        rate = ops.cast(learning_rate, variable.dtype) * self.scales.get(layer, 1.0)
-        if kind not in SPARED:
+        rate = ops.cast(learning_rate, variable.dtype) * self.rates[self._get_variable_index(variable)]
+        if _names(variable)[1] not in SPARED:
             variable.assign(variable - variable * (self.decay * rate))
         super().update_step(gradient, variable, rate)
 

@@ -124,6 +124,22 @@ def test_rates_fall_layer_by_layer():
         RECIPES["paper-imagenet"].changed(layer_decay=0.8)
 
 
+@pytest.mark.parametrize("jit", [False, True])
+def test_rates_fall_in_fit(jit):
+    """There variables come to the optimizer by another way, on which TensorFlow's lose their layers' names."""
+    stem = keras.layers.Dense(1, name="stem_conv", use_bias=False, kernel_initializer="ones")
+    end = keras.layers.Dense(1, name="predictions", use_bias=False, kernel_initializer="ones")
+    image = keras.Input((1,))
+    model = keras.Model(image, end(stem(image)))
+    optimizer = LayerwiseAdamW(0.1, weight_decay=0.0, scales={"stem_conv": 0.25, "predictions": 1.0}, epsilon=1e-12)
+    model.compile(optimizer, loss="mse", jit_compile=jit)
+    model.fit(np.ones((4, 1)), np.zeros((4, 1)), batch_size=4, verbose=0)
+    assert [layer.get_weights()[0].item() for layer in (stem, end)] == pytest.approx([1 - 0.025, 1 - 0.1])
+    optimizer = LayerwiseAdamW(0.1, scales={"predictions": 1.0})
+    with pytest.raises(ValueError, match="none for stem_conv/kernel"):
+        optimizer.build(model.trainable_variables)
+
+
 def photos(folder, counts, size=32):
     for number, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True)
