@@ -205,14 +205,22 @@ def main() -> None:
 
     from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.detection import describe
+    from keras_mnasnet.detection.annotations import splits_of
     from keras_mnasnet.detection.evaluation import evaluator
     from keras_mnasnet.utils.files import write_file
     from keras_mnasnet.utils.system import environment
 
+    if len(splits_of(arguments.data)) < 3:
+        parser.error(
+            f"--data must be BCCD's folder with train.txt, val.txt and test.txt in ImageSets/Main. Received: {arguments.data}"
+        )
+    try:
+        splits = describe(arguments.data).as_json()["splits"]
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     stem = arguments.output / "bccd"
     known = json.loads(stem.with_suffix(".json").read_text("utf-8"))["networks"] if stem.with_suffix(".json").exists() else []
     rows = {row["network"]: row for row in known}
-    splits = describe(arguments.data).as_json()["splits"]
     counts = {split: {"photos": part["photos"], "boxes": part["classes"]} for split, part in splits.items()}
     for name in arguments.only:
         run = trained(name, arguments.data, arguments.runs / name)

@@ -135,6 +135,10 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="PNGs of the photos with boxes, one for each run")
     parser.add_argument("--runs", type=int, default=len(RUNS), help="only so many of the runs (default %(default)s)")
     arguments = parser.parse_args()
+    if not Path(arguments.annotations).is_file() or not Path(arguments.photos).is_dir():
+        parser.error(
+            f"--annotations must be a COCO file, and --photos a folder. Received: {arguments.annotations}, {arguments.photos}"
+        )
 
     from keras_mnasnet.detection.data import open_dataset
 

@@ -258,8 +258,8 @@ def tables(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT")
-    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--data", type=Path, metavar="ROOT", help="the photos; not needed for --list")
+    parser.add_argument("--runs", type=Path, help="what is kept of every job; not needed for --list")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of every training; default %(default)s")
@@ -269,15 +269,23 @@ def main() -> None:
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = str(arguments.threads)  # before TensorFlow is loaded
 
+    found = jobs(arguments.seed, arguments.only)
+    if arguments.list:
+        for job in found:
+            print(f"{', '.join(job.sections):16} {job.name:40} {job.recipe}")
+        return
+    if arguments.data is None or arguments.runs is None:
+        parser.error("--data ROOT and --runs RUNS must say what to train on and where runs are kept. --list needs neither")
+    root, runs = arguments.data.absolute(), arguments.runs.absolute()
+    todo = [job for job in found if not (runs / "rows" / f"{job.name}.json").is_file()]
+    if lost := sorted({name for job in todo if not (root / (name := job.data.partition("-")[0])).is_dir()}):
+        parser.error(f"--data must be a folder with {', '.join(lost)} in it. Received: {root}, without")
+
     from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.utils.system import environment
 
-    root, runs = arguments.data.absolute(), arguments.runs.absolute()
     rows: list[dict[str, Any]] = []
-    for job in jobs(arguments.seed, arguments.only):
-        if arguments.list:
-            print(f"{', '.join(job.sections):16} {job.name:40} {job.recipe}")
-            continue
+    for job in found:
         kept = runs / "rows" / f"{job.name}.json"
         if not kept.is_file():
             write_json(kept, {**run(job, root, runs), "environment": environment(), "threads": arguments.threads})

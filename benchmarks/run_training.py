@@ -100,6 +100,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of each pipeline")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
+    if not Path(arguments.data).is_dir():
+        parser.error(f"--data must be a folder of <class>/*.jpg. Received: {arguments.data}")
+
     from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.utils.system import environment
 

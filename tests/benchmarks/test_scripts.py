@@ -19,6 +19,34 @@ def test_help(script):
     assert "usage: " in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run_bccd", "--data", "none", "--runs", "runs", "--output", "out"), "--data must be BCCD's folder with train.txt"),
+        (("run_photos", "--data", "none", "--runs", "runs"), "--data must be a folder with cifar10, flowers128"),
+        (("run_photos", "--data", "none"), "--data ROOT and --runs RUNS must say what to train on"),
+        (("run_training", "--data", "none"), "--data must be a folder of <class>/*.jpg. Received: none"),
+        (("run_detection", "--annotations", "none", "--photos", ".", "--output", "out"), "--annotations must be a COCO file"),
+    ],
+)
+def test_wrong_data_is_one_line(arguments, message, tmp_path):
+    name, *rest = arguments
+    command = [sys.executable, ROOT / "benchmarks" / f"{name}.py", *rest]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"\n{name}.py: error: {message}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_jobs_are_shown_without_data(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "run_photos.py", "--list", "--only", "teacher"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    first, *rest = done.stdout.splitlines()
+    assert first.split() == ["finetune,", "table", "trashnet-a1-cifar10-finetune", "finetune", "epochs=6", "size=48"]
+    assert len(rest) == 2
+
+
 def test_two_checkouts_in_turns(tmp_path):
     output = tmp_path / "new" / "startup.json"
     subprocess.run(
