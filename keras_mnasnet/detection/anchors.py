@@ -36,7 +36,7 @@ def anchor_boxes(
     """
     size, settings = sides(size), settings or AnchorSettings()
     parts = []
-    for (rows, columns), shapes in zip(map_sizes(size, levels), shapes_per_level(settings, size, levels), strict=True):
+    for shapes, (rows, columns) in zip(shapes_per_level(settings, size, levels), map_sizes(size, levels), strict=True):
         grid = np.empty((rows, columns, len(shapes), 4))
         grid[..., 0] = ((np.arange(rows) + 0.5) / rows)[:, None, None]
         grid[..., 1] = ((np.arange(columns) + 0.5) / columns)[None, :, None]
@@ -61,7 +61,7 @@ def best_iou(boxes: np.ndarray, size: tuple[int, int], settings: AnchorSettings,
     def nearest(low: np.ndarray, high: np.ndarray, cells: int) -> np.ndarray:
         return (np.clip(np.floor((low + high) / 2 * cells), 0, cells - 1) + 0.5) / cells
 
-    for (rows, columns), shapes in zip(map_sizes(size, levels), shapes_per_level(settings, size, levels), strict=True):
+    for shapes, (rows, columns) in zip(shapes_per_level(settings, size, levels), map_sizes(size, levels), strict=True):
         y, x = nearest(y1, y2, rows), nearest(x1, x2, columns)
         for height, width in shapes:
             tall = np.minimum(y2, y + height / 2) - np.maximum(y1, y - height / 2)

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from keras_mnasnet.architecture import Architecture, Layer, Unit
@@ -112,7 +112,19 @@ def shapes_per_level(
 
     h = s / sqrt(ar) * min(H, W) / H, w = s * sqrt(ar) * min(H, W) / W: an anchor of ratio 1 is a square of pixels on any input
     (object_detection anchor_generators/multiple_grid_anchor_generator.py, `base_anchor_size` and `create_ssd_anchors`).
+    ValueError for other values than AnchorSettings, for levels that no detector has, and for `scales` of other levels.
     """
+    if not isinstance(settings, AnchorSettings):
+        raise ValueError(f"`anchors` must be AnchorSettings. Received: anchors={shown(settings)}")
+    if isinstance(levels, bool) or not isinstance(levels, int) or not 2 <= levels <= MAX_LEVELS:
+        raise ValueError(
+            f"`levels` must be a whole number from 2, the backbone's, to {MAX_LEVELS}. Received: levels={shown(levels)}"
+        )
+    if settings.scales and len(settings.scales) != levels:
+        raise ValueError(
+            f"`anchors.scales` must be one for each level: two of the backbone, and one for each of `extras`. "
+            f"Received: {len(settings.scales)} scales for {levels} levels"
+        )
     step = (settings.max_scale - settings.min_scale) / (levels - 1)
     scales = [*(settings.scales or (settings.min_scale + step * level for level in range(levels))), 1.0]
     tall, wide = (min(size) / side for side in size)
@@ -198,9 +210,11 @@ class DetectorSpec:
     padding: str = "same"
 
     def __post_init__(self) -> None:
-        for name in ("category_ids", "extras"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "category_ids", _check_ids(self.category_ids))
+        object.__setattr__(self, "extras", check_extras(self.extras))
         object.__setattr__(self, "labels", check_names(self.labels, "A detector's labels"))
+        if not isinstance(self.normalization, Normalization):
+            raise ValueError(f"`normalization` must be a Normalization. Received: normalization={shown(self.normalization)}")
         if len(self.normalization.mean) == 1:
             mean, std = self.normalization.mean * 3, self.normalization.std * 3
             object.__setattr__(self, "normalization", Normalization(mean, std))
@@ -211,17 +225,10 @@ class DetectorSpec:
                 f"Received: {len(self.labels)} labels, {len(self.category_ids)} ids, "
                 f"{len(set(self.category_ids))} of them different"
             )
-        check_extras(self.extras)
-        if not isinstance(self.anchors, AnchorSettings):
-            raise ValueError(f"A detector's `anchors` must be AnchorSettings. Received: anchors={shown(self.anchors)}")
-        if self.anchors.scales and len(self.anchors.scales) != self.levels:
-            raise ValueError(
-                f"`anchors.scales` must be one for each level: two of the backbone, and one for each of `extras`. "
-                f"Received: {len(self.anchors.scales)} scales for {self.levels} levels, extras={self.extras}"
-            )
+        self.anchors_per_cell()
         if self.loss not in LOSSES:
             raise ValueError(f"`loss` must be one of {LOSSES}. Received: loss={self.loss!r}")
-        if self.padding not in ("same", "symmetric") or not 0 < self.bn_epsilon < 1:
+        if self.padding not in ("same", "symmetric") or not is_positive(self.bn_epsilon) or self.bn_epsilon >= 1:
             raise ValueError(
                 f"`padding` must be same or symmetric, `bn_epsilon` in (0, 1). Received: padding={self.padding!r}, "
                 f"bn_epsilon={self.bn_epsilon!r}"
@@ -287,6 +294,16 @@ class DetectorSpec:
     def madds(self) -> int:
         """Multiply-adds per image of all convolutions and squeeze-and-excite layers."""
         return sum(layer.madds for layer in self.layers())
+
+
+def _check_ids(ids: Any) -> tuple[int, ...]:
+    """Category ids as a tuple; ValueError for anything but a list of whole numbers."""
+    whole = isinstance(ids, Sequence) and all(isinstance(each, int) and not isinstance(each, bool) for each in ids)
+    if not whole:
+        raise ValueError(
+            f"`category_ids` must be a list of whole numbers, one for each class. Received: category_ids={shown(ids)}"
+        )
+    return tuple(ids)
 
 
 def check_extras(extras: Any) -> tuple[int, ...]:

@@ -85,8 +85,8 @@ def SSDLite(
         backbone=str(network),
         input_size=size,
         labels=labels,
-        category_ids=ids if category_ids is None else tuple(category_ids),
-        extras=tuple(extras),
+        category_ids=ids if category_ids is None else category_ids,  # type: ignore[arg-type]
+        extras=extras,  # type: ignore[arg-type]
         anchors=anchors or AnchorSettings(),
         normalization=_normalization(normalize, weights is not None),
         include_preprocessing=include_preprocessing,

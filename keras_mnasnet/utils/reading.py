@@ -109,7 +109,9 @@ def check_growth(name: str, unpacked: int, size: int, what: str) -> None:
 
 
 def texts(value: str | Iterable[str]) -> tuple[str, ...]:
-    """Several texts as a tuple; a text alone is one of them, not its letters."""
+    """Several texts as a tuple; a text alone is one of them, not its letters. ValueError for what are no texts."""
+    if not isinstance(value, Iterable):
+        raise ValueError(f"Names must be a text, or a list of texts. Received: {shown(value)}")
     return (value,) if isinstance(value, str) else tuple(value)
 
 

@@ -1,11 +1,12 @@
 """Anchors: counts, order and hand-computed boxes."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 
-from keras_mnasnet.detection.anchors import anchor_boxes
+from keras_mnasnet.detection.anchors import anchor_boxes, chosen_anchors
 from keras_mnasnet.detection.spec import AnchorSettings, map_sizes, shapes_per_level
 
 
@@ -58,3 +59,18 @@ def test_settings():
         AnchorSettings(min_scale=0.9, max_scale=0.5)
     with pytest.raises(ValueError, match="1 to 100 numbers, 0.01 to 100. Received: aspect_ratios=\\(\\)"):
         AnchorSettings(aspect_ratios=())
+
+
+@pytest.mark.parametrize("levels", [1, 0, -1, 13, 2.5, True, "six", None])
+def test_levels_that_no_detector_has(levels):
+    message = re.escape(f"`levels` must be a whole number from 2, the backbone's, to 12. Received: levels={levels!r}")
+    with pytest.raises(ValueError, match=message):
+        anchor_boxes(320, levels=levels)
+    with pytest.raises(ValueError, match=message):
+        chosen_anchors(np.array([[0, 0, 1, 1]]), (320, 320), levels=levels)
+
+
+@pytest.mark.parametrize("settings", [5, "auto", {"min_scale": 0.1}])
+def test_settings_that_are_none(settings):
+    with pytest.raises(ValueError, match="`anchors` must be AnchorSettings. Received: anchors="):
+        anchor_boxes(320, settings)
