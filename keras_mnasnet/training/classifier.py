@@ -23,7 +23,7 @@ from keras_mnasnet.model import build
 from keras_mnasnet.preprocessing import Augment, Preprocessing
 from keras_mnasnet.spec import describe
 from keras_mnasnet.training.balance import PerClass, WeightedCrossentropy, class_weights
-from keras_mnasnet.training.engine import Run, jit_choice, large_photos, parts_of, sound
+from keras_mnasnet.training.engine import Run, jit_choice, large_photos, parts_of, photos_sha256, sound
 from keras_mnasnet.training.job import CLASS_FILE, CLASSIFICATION, Facts, Job, write_classes
 from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import Recipe
@@ -99,6 +99,7 @@ class ClassifierRun(Run):
             validation_images=self.validation.count,
             excluded=self.excluded,
             teacher_sha256="" if self.job.teacher is None else self.teacher.sha256,
+            photos_sha256=photos_sha256((self.images, self.validation)),
             data=self.splits.summary().as_json(),
             environment={**environment(), "devices": [str(device) for device in keras.distribution.list_devices()]},
             **parts,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -18,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_mnasnet.data import ImageSet
 from keras_mnasnet.training.callbacks import Averages, NanStop, Pace, rate_text, summary_writer
 from keras_mnasnet.training.distribution import ALONE, Cluster, LostProcess, accelerators, replicas
 from keras_mnasnet.training.job import (
@@ -122,6 +124,21 @@ def parts_of(count: int, batch_size: int, checkpoint_steps: int, what: str = "im
         )
     parts = math.ceil(steps / checkpoint_steps)
     return {"steps_per_part": steps // parts, "parts_per_epoch": parts}
+
+
+def photos_sha256(sets: Iterable[ImageSet], *values: np.ndarray) -> str:
+    """Which photos a run has, in order: a hash of their names below the folder that holds all of a set, of the bytes that each
+    has inside a larger file, and of further `values`."""
+    digest = hashlib.sha256()
+    for images in sets:
+        names = [images.where(index) for index in range(images.count)]
+        above = os.path.commonpath({os.path.dirname(name) for name in names} or {""})
+        digest.update(b"\0".join([str(images.count).encode(), *(os.fsencode(name[len(above) :]) for name in names)]))
+        sizes = getattr(images.source, "sizes", None)
+        values += () if sizes is None else (sizes if images.picked is None else sizes[images.picked],)
+    for each in values:
+        digest.update(each.tobytes())
+    return digest.hexdigest()
 
 
 def large_photos(sizes: np.ndarray | None, size: int) -> tuple[str, ...]:
@@ -268,8 +285,8 @@ class Run(abc.ABC):
         with _policy(self.job.mixed_precision), replicas(self.cluster, self.recipe.batch_size, self.devices):
             self.model = model = self.make_model()
             self.facts = self.make_facts(model)
-            if self.known and self.known != self.facts:
-                _refuse_change(self.folder, self.known, self.facts)
+            if self.known:
+                _check_unchanged(self.folder, self.known, self.facts)
             self._show_header(model)
             if self.main and self.folder:
                 write_run(self.folder, self.job, self.known or self.facts, self.KIND)
@@ -478,16 +495,23 @@ def _policy(mixed_precision: str | None) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _refuse_change(folder: Path | None, known: Any, now: Any) -> None:
+def _check_unchanged(folder: Path | None, known: Any, now: Any) -> None:
+    """ValueError where a resumed run does not find what it was started with."""
     changed = [
         field.name
         for field in dataclasses.fields(known)
-        if field.compare and getattr(known, field.name) != getattr(now, field.name)
+        if field.compare and field.name != "photos_sha256" and getattr(known, field.name) != getattr(now, field.name)
     ]
-    key = changed[0]
+    if changed:
+        key = changed[0]
+        what = f"{key}={str(getattr(now, key))[:200]!r}, {folder} has {str(getattr(known, key))[:200]!r}"
+    elif known.photos_sha256 in ("", now.photos_sha256):  # empty of a run that is older than this fact
+        return
+    else:
+        what = f"as many photos as in {folder}, but other ones, or in another order, or with other boxes"
     raise ValueError(
-        f"A run is resumed with the data and network it was started with. Received: {key}={str(getattr(now, key))[:200]!r}, "
-        f"{folder} has {str(getattr(known, key))[:200]!r}. Restore the data, or train into a new folder."
+        f"A run is resumed with the data and network it was started with. Received: {what}. Restore the data, or train into a "
+        f"new folder."
     )
 
 

@@ -81,7 +81,8 @@ class Job:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a run found at its start and must find again when it is resumed; `data` is what was read, as a Summary's JSON."""
+    """What a run found at its start and must find again when it is resumed; `photos_sha256` says which photos, in which order
+    and with which boxes. `data` is what was read, as a Summary's JSON."""
 
     architecture: str
     size: int
@@ -94,6 +95,7 @@ class Facts:
     parts_per_epoch: int
     excluded: tuple[str, ...] = ()
     teacher_sha256: str = ""
+    photos_sha256: str = ""
     data: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
     environment: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
@@ -168,6 +170,13 @@ def read_run(folder: Path, kind: RunKind = CLASSIFICATION) -> tuple[Any, Any]:
         return job, facts
     except ValueError as error:
         raise ValueError(f"{path} must be a run of keras_mnasnet. Received: {error}") from error
+
+
+def run_of(source: str) -> Path | None:
+    """The folder of the run that a source names, itself or by its model file; None for any other source."""
+    path = Path(source).expanduser()
+    folder = path.parent if path.name == MODEL_FILE else path
+    return folder if (folder / RUN_FILE).is_file() else None
 
 
 def read_log(path: Path, expected: tuple[str, ...] = COLUMNS) -> list[dict[str, str]]:

@@ -19,11 +19,12 @@ from models import SMALLEST
 from keras_mnasnet import MnasNet, load
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.benchmarks import evaluate as measured
-from keras_mnasnet.data import open_images
+from keras_mnasnet.data import ImageSet, open_images
+from keras_mnasnet.data.sources import Files, Segments
 from keras_mnasnet.training import RECIPES, Diverged, Job, resume, run_job
 from keras_mnasnet.training.callbacks import decay_at
 from keras_mnasnet.training.classifier import evaluate, open_run
-from keras_mnasnet.training.engine import read_state
+from keras_mnasnet.training.engine import photos_sha256, read_state
 from keras_mnasnet.training.job import STATE_FILE
 from keras_mnasnet.utils.files import TEMPORARY
 from keras_mnasnet.utils.locks import BusyError, locked
@@ -226,6 +227,30 @@ def test_damaged_photos_are_named(tmp_path):
     assert [path.rpartition("/")[2] for path in run["facts"]["excluded"]] == ["3.png", "7.png"]
     assert run["facts"]["train_images"] + run["facts"]["validation_images"] == 78
     resume(tmp_path / "b", progress=False)
+    (tmp_path / "photos" / "dog" / "0.png").rename(tmp_path / "photos" / "dog" / "other.png")
+    with pytest.raises(ValueError, match="started with. Received: as many photos as .*, but other ones, .*Restore the data"):
+        resume(tmp_path / "b", progress=False)
+    del run["facts"]["photos_sha256"]  # as in a run that was started before it was kept
+    (tmp_path / "b" / "run.json").write_text(json.dumps(run), "utf-8")
+    resume(tmp_path / "b", progress=False)
+
+
+def test_which_photos_a_run_has():
+    """Names below the folder that holds all of a set, in order; of photos in a larger file also how long each is."""
+
+    def sha256(*names, values=()):
+        return photos_sha256([ImageSet("x", ("a",), Files(names, np.zeros(len(names))))], *values)
+
+    first = sha256("/a/x/1.jpg", "/a/y/2.jpg")
+    assert first == sha256("/b/c/x/1.jpg", "/b/c/y/2.jpg")
+    others = [("/a/y/2.jpg", "/a/x/1.jpg"), ("/a/x/1.jpg", "/a/x/2.jpg"), ("/a/x/1.jpg",), ("/a/x/1.jp", "g/a/y/2.jpg"), ()]
+    found = {first, sha256("/a/x/1.jpg", "/a/y/2.jpg", values=[np.ones(1)]), *(sha256(*names) for names in others)}
+    assert len(found) == 2 + len(others)
+    assert sha256("/a/1.jpg") != sha256("/a/2.jpg")
+    tars = (Segments(["a.tar"], *np.array([[0, 0], [0, 9], [9, last]]), ("x", "y"), np.zeros(2)) for last in (5, 6))
+    short, long = (ImageSet("x", ("a",), tar) for tar in tars)
+    assert photos_sha256([short]) != photos_sha256([long])
+    assert photos_sha256([short.subset([0])]) == photos_sha256([long.subset([0])])
 
 
 def test_resume_refuses_another_network_or_data(finished, tmp_path):
