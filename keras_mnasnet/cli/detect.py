@@ -32,6 +32,8 @@ AUTO = (
     "Choose the anchors' scales and ratios by the training boxes (default: the usual ones, which `--set "
     "anchors.min_scale=0.1` and its like change)."
 )
+RECIPES = "They are finetune-detector (default), ssdlite-mobilenet-v3, ssdlite-mobiledet, ssdlite-mobilenet-v2."
+LEARNED = "These are learned (default: all of the annotations')."
 PRECISIONS = ("float32", "float16", "int8")
 
 
@@ -57,14 +59,11 @@ def add_commands(top: Parser) -> None:
     network_options(
         command, "training from scratch, or which network --from imagenet is", "The default is that of --from.", stem=False
     )
-    data = training_options(
-        command,
-        "They are finetune-detector (default), ssdlite-mobilenet-v3, ssdlite-mobiledet, ssdlite-mobilenet-v2.",
-        **OF_DETECTORS,
-    )
+    data = training_options(command, RECIPES, **OF_DETECTORS)
     own(data, "--anchors", "auto", AUTO, type=one_of("auto"))
-    option(data, "--labels", "These are learned (default: all of the annotations').")
+    option(data, "--labels", LEARNED)
     _validation(data)
+    _no_ap(data)
 
     command = detect.add(
         "eval", "COCO's twelve numbers of detectors, .tflite files and result files, side by side.", evaluate,
@@ -90,13 +89,19 @@ def add_commands(top: Parser) -> None:
 
     command = detect.add(
         "data", "Say what a detector would be trained on, and do nothing else.", describe,
-        usage="ANNOTATIONS [PHOTOS] [options]", example="mnasnet detect data boxes.json photos", needs=("ANNOTATIONS",),
+        usage="ANNOTATIONS [PHOTOS] [options]", example="mnasnet detect data boxes.json photos --anchors auto",
+        needs=("ANNOTATIONS",),
     )  # fmt: skip
     option(command, "--annotations", dest="annotations", positional="ANNOTATIONS")
     option(command, "--photos", BESIDE, dest="photos", nargs="?", positional="PHOTOS")
-    option(command, "--size", "It is for the share of boxes with an anchor (default: 320).", **OF_DETECTORS)
-    own(command, "--anchors", "auto", AUTO, type=one_of("auto"))
-    options(command, "--max-bad", "--crowd-as-objects", "--check")
+    option(command, "--labels", LEARNED)
+    _validation(command)
+    options(command, "--max-bad", "--check")
+    anchors = command.add_argument_group("the anchors, as `detect train` has them with the same options")
+    option(anchors, "--recipe", RECIPES)
+    option(anchors, "--set", "match_iou, extras and anchors.scales and its like decide here.")
+    option(anchors, "--size", "The default is the recipe's, else 320.", **OF_DETECTORS)
+    own(anchors, "--anchors", "auto", AUTO, type=one_of("auto"))
     command.set_defaults(max_bad=0)
 
     command = detect.add(
@@ -133,6 +138,7 @@ def add_commands(top: Parser) -> None:
     option(data, "--annotations", "They must have the detector's classes.", required=True)
     option(data, "--photos", f"They are the annotations'. {BESIDE}", metavar="FOLDER")
     _validation(data)
+    _no_ap(data)
     options(data, "--max-bad")
     how = command.add_argument_group("training")
     option(how, "--epochs", "The default is %(default)s.", default=3)
@@ -158,6 +164,9 @@ def _validation(data: Any) -> None:
     )  # fmt: skip
     own(data, "--validation-folder", "PHOTOS", "Find the photos of --validation in this folder (default: PHOTOS).")
     option(data, "--crowd-as-objects")
+
+
+def _no_ap(data: Any) -> None:
     data.add_argument(
         "--no-ap", dest="ap", action="store_false",
         help="Measure the validation photos' loss alone, not COCO's AP (pycocotools).",
@@ -203,9 +212,11 @@ def describe(arguments: argparse.Namespace) -> None:
     from keras_mnasnet import detection
 
     summary = detection.describe(
-        arguments.annotations, arguments.photos, check=arguments.check,
-        **{key: value for key, value in given(arguments, "size", "anchors", "crowd_as_objects", "max_bad").items()
-           if key != "progress"},
+        arguments.annotations, arguments.photos,
+        **given(
+            arguments, "recipe", "size", "anchors", "validation", "crowd_as_objects", "max_bad", "check", classes="labels",
+            changes="set", validation_photos="validation_folder",
+        ),
     )  # fmt: skip
     return print_json(summary.as_json()) if arguments.json else print("\n".join(summary.lines()))
 

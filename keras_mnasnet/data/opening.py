@@ -178,7 +178,7 @@ def open_splits(
         )
     for what, others in (("validation", judges), ("test", rest)):
         if others is not None and others.labels != images.labels:
-            shown = _difference(images.labels, others.labels, what)
+            shown = difference(images.labels, others.labels, what)
             raise ValueError(
                 f"Training and {what} images must have the same classes. Received: {shown}. Add photos of each to both, or "
                 f"move such folders out; with the folder of the training images alone as the data a tenth of it is held out"
@@ -186,7 +186,7 @@ def open_splits(
     return Splits(name, images, judges, rest, origins, tuple(free), judge == "test")
 
 
-def _difference(ours: Sequence[str], theirs: Sequence[str], what: str) -> str:
+def difference(ours: Sequence[str], theirs: Sequence[str], what: str) -> str:
     """What two lists of classes do not share: `only in training: fox; only in validation: cat, dog`."""
     only = {
         "training": [name for name in ours if name not in set(theirs)], what: [name for name in theirs if name not in set(ours)]

@@ -44,7 +44,9 @@ class Sizes:
 
     def __str__(self) -> str:
         smallest, median, largest = (f"{width} x {height}" for height, width in dataclasses.astuple(self))
-        return smallest if smallest == largest else f"{smallest} to {largest} pixels, half of them above {median}"
+        if smallest == largest:
+            return f"{smallest} pixels (width x height)"
+        return f"{smallest} to {largest} pixels (width x height), half of them above {median}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from .recipe import DetectionRecipe as DetectionRecipe
 from .spec import AnchorSettings as AnchorSettings
 from .spec import DetectorSpec as DetectorSpec
 from .ssdlite import SSDLite as SSDLite
-from .summary import describe as describe
 from .tflite import export as export
+from .training import describe as describe
 from .training import resume as resume
 from .training import train as train

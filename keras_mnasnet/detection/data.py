@@ -20,6 +20,7 @@ from absl import logging
 from keras_mnasnet.data import ImageSet, refuse_bad
 from keras_mnasnet.data.augment import stream_seed
 from keras_mnasnet.data.decode import decode, upright
+from keras_mnasnet.data.opening import difference
 from keras_mnasnet.data.sources import Files, shard_size
 from keras_mnasnet.detection.anchors import CROWD, PADDING
 from keras_mnasnet.detection.annotations import read_truth
@@ -45,7 +46,7 @@ class CocoDataset:
     Photo `i` has the rows `splits[i]:splits[i + 1]` of `boxes` float32 `[R, 4]` (y1, x1, y2, x2 as shares of the photo) and
     `classes` int32 `[R]`, CROWD for regions that hold many objects. `sizes` int32 `[N, 2]` are height and width as annotated,
     and `orientations` int32 `[N]` the EXIF orientations by which stored photos become so. `notes` counts what reading changed:
-    `clipped` and `dropped` boxes, `photos_without_boxes`. `truth` is the file as it was read, of these classes, for COCO's
+    `boxes_clipped`, `boxes_dropped`, `photos_without_boxes`. `truth` is the file as it was read, of these classes, for COCO's
     evaluation.
     """
 
@@ -73,6 +74,11 @@ class CocoDataset:
         """The boxes `[R, 4]` that are no crowd regions."""
         return self.boxes[self.classes >= 0]
 
+    def counts(self) -> dict[str, int]:
+        """How many boxes each class has, crowd regions not counted."""
+        found = np.bincount(self.classes[self.classes >= 0], minlength=len(self.labels))
+        return dict(zip(self.labels, map(int, found), strict=True))
+
     @property
     def most_boxes(self) -> int:
         """How many boxes the photo with most of them has, crowd regions included; at least 1."""
@@ -92,7 +98,7 @@ class CocoDataset:
         rows = slice(*self.splits[index : index + 2])
         return self.boxes[rows], self.classes[rows]
 
-    def subset(self, indices: Sequence[int], *, bad: tuple[str, ...] = ()) -> CocoDataset:
+    def subset(self, indices: Sequence[int] | np.ndarray, *, bad: tuple[str, ...] = ()) -> CocoDataset:
         """The photos of these indices, in that order."""
         indices = [int(index) for index in indices]
         rows = [np.arange(self.splits[index], self.splits[index + 1]) for index in indices]
@@ -158,21 +164,24 @@ def open_dataset(
     *,
     split: str | None = None,
     classes: Sequence[str] | None = None,
-    category_ids: Sequence[Id] | None = None,
+    exactly: bool = False,
     crowd_as_objects: bool = False,
     max_bad: int = 0,
 ) -> CocoDataset:
     """A COCO annotation file, a folder of VOC's .xml files or YOLO's labels, and the folder of the photos.
 
     `images` may be left out where the annotations say where their photos are; `split` is one of `splits_of`. `classes` names
-    the classes to keep, in their order (default: the file's, by id); `category_ids` names them by id instead. Boxes past the
-    photo's edge are clipped, those without area (then) are dropped, both counted; photos without boxes stay, and up to
-    `max_bad` that are not there are left out. ValueError for annotations that cannot be used, OSError for missing files.
+    the classes to keep, in their order (default: the file's, by id); `exactly` says that they are those of a training, and that
+    boxes of others are refused. Boxes past the photo's edge are clipped, those without area (then) are dropped, both counted;
+    photos without boxes stay, and up to `max_bad` that are not there are left out. ValueError for annotations that cannot be
+    used, OSError for missing files.
     """
     source = Path(annotations).expanduser()
     truth = read_truth(source, images, split=split, crowd_as_objects=crowd_as_objects)
     folder = _folder(truth, images)
-    names, ids = _chosen(truth, classes, category_ids)
+    if exactly:
+        _check_classes(truth, classes or (), split or "validation")
+    names, ids = _chosen(truth, classes)
     numbers = {category: number for number, category in enumerate(ids)}
     photos, bad = _photos(truth, folder, max_bad)
     by_image: dict[Id, list[Any]] = {image: [] for image in photos}
@@ -213,7 +222,7 @@ def open_dataset(
         )
     for line in truth.said:
         logging.warning("%s", line)
-    notes = {"boxes": len(boxes), "clipped": clipped, "dropped": dropped, "crowds": found.count(CROWD)}
+    notes = {"boxes": len(boxes), "boxes_clipped": clipped, "boxes_dropped": dropped, "crowd_regions": found.count(CROWD)}
     paths = [photo.path for photo in photos.values()]
     return CocoDataset(
         name=str(source),
@@ -388,18 +397,21 @@ def _turned(given: tuple[int, int] | None, header: Header) -> tuple[tuple[int, i
     return given or upright, header.orientation
 
 
-def _chosen(
-    truth: Truth, classes: Sequence[str] | None, category_ids: Sequence[Id] | None
-) -> tuple[tuple[str, ...], tuple[Id, ...]]:
-    """Names and category ids of the classes, in class order."""
+def _check_classes(truth: Truth, classes: Sequence[str], what: str) -> None:
+    """ValueError where a split lacks a category of the training, or has boxes of one that the training lacks."""
     known = {**truth.roots, **truth.categories}
-    if category_ids is not None:
-        unknown = [number for number in category_ids if number not in known]
-        if unknown:
-            raise ValueError(
-                f"Category ids must be in {truth.name}. Received: {unknown[:5]}, not among its {len(truth.categories)}"
-            )
-        return tuple(known[number] for number in category_ids), tuple(category_ids)
+    used = {row["category_id"] for row in truth.annotations if not row["iscrowd"]}
+    theirs = [name for number, name in known.items() if name in classes or number in used]
+    if set(theirs) != set(classes):
+        raise ValueError(
+            f"Training and {what} annotations must have the same classes. Received: {difference(classes, theirs, what)}, of "
+            f"{truth.name}. Correct the names, annotate photos of each in both, or name the classes to learn, those of both, "
+            f"with classes= (--labels)."
+        )
+
+
+def _chosen(truth: Truth, classes: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[Id, ...]]:
+    """Names and category ids of the classes, in class order."""
     if classes is None:
         ids = tuple(sorted(truth.categories, key=lambda each: (isinstance(each, str), each)))
         return tuple(truth.categories[number] for number in ids), ids

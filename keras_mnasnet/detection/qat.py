@@ -14,19 +14,20 @@ import numpy as np
 
 from keras_mnasnet.detection.inference import detector_checkpoint
 from keras_mnasnet.detection.postprocess import PostProcess
-from keras_mnasnet.detection.recipe import DetectionRecipe
+from keras_mnasnet.detection.recipe import DETECTION_RECIPES, OF_LOSS
 from keras_mnasnet.detection.spec import DetectorSpec, pixels_text
 from keras_mnasnet.detection.tflite import EXPORT_SETTINGS, DetectorReport, check_postprocess, measured_drop, published
-from keras_mnasnet.detection.training import DetectionJob, DetectorRun
+from keras_mnasnet.detection.training import DETECTION, DetectionJob, DetectorRun
 from keras_mnasnet.export.qat import QAT, check_training, work
 from keras_mnasnet.export.tflite import check_options
 from keras_mnasnet.export.verify import accepting
 from keras_mnasnet.loading import save
-from keras_mnasnet.training.job import validation_of
-from keras_mnasnet.training.recipe import recipe_of, recipe_to_json
+from keras_mnasnet.training.job import read_run, run_of, validation_of
+from keras_mnasnet.training.recipe import recipe_to_json
 from keras_mnasnet.utils.text import header
 
 WORKER = "keras_mnasnet.detection.qat_worker"
+TAUGHT = ("augment", "match_iou", "max_boxes", *OF_LOSS["focal"], *OF_LOSS["mined"])  # by the recipe of the detector's run
 FILES = {"checkpoint": "start.safetensors", "expected": "expected.npz", "output": "out.tflite"}
 
 
@@ -63,8 +64,8 @@ def quantize_aware(
     Args:
         model: a detector: anything that `load` takes, or a Keras model of SSDLite. The file takes pixels 0..255.
         annotations: boxes of the detector's classes; these, `photos`, `validation`, `validation_photos` and
-            `crowd_as_objects` as in `train` (without a validation split a tenth of the photos is held out), whose recipe
-            finetune-detector says how photos are augmented.
+            `crowd_as_objects` as in `train` (without a validation split a tenth of the photos is held out). Of a training
+            run, its recipe says how photos are augmented and boxes matched; of any other model, finetune-detector.
         path: the .tflite file to write; its report is written beside it, as `path`.json.
         learning_rate: a cosine starts there.
         steps_per_epoch: at most so many; `max_bad` damaged photos are left out.
@@ -90,9 +91,11 @@ def quantize_aware(
     checkpoint = detector_checkpoint(model)
     spec: DetectorSpec = dataclasses.replace(checkpoint.detector, include_preprocessing=True)  # type: ignore
     checkpoint = dataclasses.replace(checkpoint, detector=spec)
-    recipe = recipe_of(
-        "finetune-detector", {"loss": spec.loss, "seed": seed}, kind=DetectionRecipe, epochs=epochs, batch_size=batch_size
-    )
+    folder, taught = run_of(checkpoint.origin.name), dataclasses.replace(DETECTION_RECIPES["finetune-detector"], loss=spec.loss)
+    if folder is not None:
+        own = read_run(folder, DETECTION)[0].recipe
+        taught = dataclasses.replace(taught, **{key: getattr(own, key) for key in TAUGHT})
+    recipe = dataclasses.replace(taught, epochs=epochs, batch_size=batch_size, seed=seed)
     job = DetectionJob(
         data=os.fspath(annotations), photos=_text(photos), validation=validation_of(validation),
         validation_photos=_text(validation_photos), recipe=recipe, classes=spec.labels, measure_ap=measure_ap,
@@ -108,6 +111,8 @@ def quantize_aware(
             "model": f"{checkpoint.origin}, {pixels_text(spec.input_size)}, {spec.classes} classes",
             "training": f"int8, quantization-aware training; {epochs} epochs, batches of {batch_size}, learning rate "
             f"{learning_rate:g}",
+            "recipe": f"{taught}; augmentation, matching and loss are those of "
+            f"{f'the run {folder}' if folder else 'this recipe'}",
             **run.summary.rows(),
             **({} if run.validation else {"validation": "none"}),
             "post-processing": f"{postprocess}: {settings}",

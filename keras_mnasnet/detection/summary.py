@@ -1,66 +1,26 @@
-"""What was read of annotations and their photos, as one value: `describe`, and what commands show before their work."""
+"""What was read of annotations and their photos, as one value that commands show before their work."""
 
 from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from keras_mnasnet.data.folders import is_image
 from keras_mnasnet.data.summary import Part, Sizes, Summary
-from keras_mnasnet.detection.anchors import IOU_THRESHOLD, best_iou, chosen_anchors
+from keras_mnasnet.detection.anchors import IOU_THRESHOLD, best_iou
 from keras_mnasnet.detection.annotations import judged_split, splits_of
-from keras_mnasnet.detection.data import CocoDataset, open_dataset
-from keras_mnasnet.detection.recipe import DEFAULT_SIZE, as_anchors
-from keras_mnasnet.detection.spec import LEVELS, AnchorSettings, DetectorSpec, pixels_text, sides
+from keras_mnasnet.detection.data import CocoDataset
+from keras_mnasnet.detection.spec import LEVELS, AnchorSettings, DetectorSpec, pixels_text
 from keras_mnasnet.detection.truth import Truth
 
 COCO_MOST = 100  # detections of a photo that COCO's numbers count
 PAST_COCO = f"photos_of_more_than_{COCO_MOST}_boxes"
 USUAL = AnchorSettings()
 ANNOTATIONS = (".json", ".xml", ".txt", ".yaml", ".yml", ".names")
-
-
-def describe(
-    annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None = None, *,
-    size: int | str | tuple[int, int] = DEFAULT_SIZE, anchors: AnchorSettings | str | None = None,
-    crowd_as_objects: bool = False, max_bad: int = 0, check: bool = False,
-) -> Summary:  # fmt: skip
-    """What a detector would be trained and measured on, of all splits that the annotations have.
-
-    Args:
-        annotations: a COCO file, a folder of VOC's .xml files, or YOLO's labels.
-        photos: the folder of their photos, where they do not say it themselves.
-        size: pixels of a detector's input, of a square or (height, width), for the share of boxes that some anchor matches.
-        anchors: of such a detector: AnchorSettings, or "auto" for those that `train` would choose.
-        crowd_as_objects, max_bad: as in `train`.
-        check: decode every photo once, which `train` does, and which finds damaged ones and sizes other than annotated.
-
-    Raises ValueError for annotations that would be refused, OSError for missing files.
-
-    Example:
-        >>> import json, pathlib
-        >>> from keras_mnasnet.detection import describe
-        >>> truth = {"images": [{"id": 1, "file_name": "ship.png", "width": 128, "height": 128}],
-        ...          "annotations": [{"image_id": 1, "category_id": 1, "bbox": [10, 30, 100, 70]}],
-        ...          "categories": [{"id": 1, "name": "ship"}]}
-        >>> _ = pathlib.Path("boxes.json").write_text(json.dumps(truth))
-        >>> describe("boxes.json", "weights/demo").classes
-        ('ship',)
-    """
-    known: Sequence[str | None] = splits_of(annotations) or (None,)
-    options: dict[str, Any] = {"crowd_as_objects": crowd_as_objects, "max_bad": max_bad}
-    opened = {split or "all": open_dataset(annotations, photos, split=split, **options) for split in known}
-    if check:
-        opened = {split: each.checked(max_bad) for split, each in opened.items()}
-    pixels, settings = sides(size), as_anchors(anchors) or USUAL
-    if isinstance(settings, str):
-        settings = chosen_anchors(next(iter(opened.values())).objects, pixels)
-    origins = {name: origin_of(annotations, name, each) for name, each in opened.items()}
-    return summary_of(str(annotations), opened, origins, pixels, settings)
 
 
 def origin_of(source: str | os.PathLike[str], split: str, dataset: CocoDataset) -> str:
@@ -73,36 +33,41 @@ def summary_of(
     source: str, datasets: Mapping[str, CocoDataset], origins: Mapping[str, str], size: tuple[int, int],
     anchors: AnchorSettings = USUAL, levels: int = LEVELS, *, threshold: float = IOU_THRESHOLD,
 ) -> Summary:  # fmt: skip
-    """The summary of a run's data sets by the names of their splits, and of the anchors of a detector of `size`."""
-    first = next(iter(datasets.values()))
+    """The summary of a run's data sets by the names of their splits, and of the anchors of a detector of `size`, which are
+    said of the first one's boxes alone: it trains, and by them anchors are chosen."""
+    split, first = next(iter(datasets.items()))
     notes: collections.Counter[str] = collections.Counter()
     for each in datasets.values():
         notes.update(each.notes)
-    objects = np.concatenate([each.objects for each in datasets.values()])
 
     def matched(settings: AnchorSettings) -> float | None:
-        return round(float((best_iou(objects, size, settings, levels) >= threshold).mean()), 4) if len(objects) else None
+        found = best_iou(first.objects, size, settings, levels)
+        return round(float((found >= threshold).mean()), 4) if len(found) else None
 
-    other = {} if anchors == USUAL else {"share_with_the_usual_anchors": matched(USUAL)}
+    is_usual = anchors == USUAL
+    unused = [name for name in splits_of(source) if name not in datasets]
     paths = collections.Counter(each.where(index) for each in datasets.values() for index in range(each.count))
     leaked = sum(count > 1 for count in paths.values())
     return Summary(
         source=source,
-        parts=tuple(Part(name, origins[name], each.count, _counts(each)) for name, each in datasets.items()),
+        parts=tuple(Part(name, origins[name], each.count, each.counts()) for name, each in datasets.items()),
         classes=first.labels,
         counted="boxes",
-        passed_over=_passed_over(datasets.values()),
+        passed_over=_passed_over(datasets.values(), bool(unused)),
         left_out=tuple(dict.fromkeys(path for each in datasets.values() for path in each.bad)),
         sizes=Sizes.of(np.concatenate([each.sizes for each in datasets.values()])),
         facts={
+            **({"not_used": f"the data's {' and '.join(unused)} split{'s' * (len(unused) > 1)}"} if unused else {}),
             **notes,
             **({"photos_that_are_in_several_splits": leaked} if leaked else {}),
             "photos_turned_by_exif": sum(int((each.orientations != 1).sum()) for each in datasets.values()),
             "most_boxes_of_a_photo": max(each.most_boxes for each in datasets.values()),
             PAST_COCO: sum(each.photos_past(COCO_MOST)[0] for each in datasets.values()),
+            "anchors": f"{anchors}{' (the usual ones)' if is_usual else ''}",
+            "boxes_with_an_anchor": f"those{'' if split == 'all' else f' of {split}'} that one overlaps by an IoU of "
+            f"{threshold:g} or more, at {pixels_text(size)}",
             "share_of_boxes_with_an_anchor": matched(anchors),
-            **other,
-            "anchors": f"IoU {threshold:g} or more at {pixels_text(size)}{f'; {anchors}' if other else ''}",
+            **({} if is_usual else {"share_with_the_usual_anchors": matched(USUAL)}),
         },
     )
 
@@ -129,7 +94,7 @@ def summary_of_truth(truth: Truth) -> Summary:
     past = sum(count > COCO_MOST for count in collections.Counter(row["image_id"] for row in truth.annotations).values())
     facts = {
         "boxes": len(truth.annotations),
-        "crowds": crowds,
+        "crowd_regions": crowds,
         PAST_COCO: past,
         **{key: count for key, count in truth.notes.items() if count},
     }
@@ -137,17 +102,15 @@ def summary_of_truth(truth: Truth) -> Summary:
     return Summary(source=truth.name, parts=(part,), classes=tuple(truth.categories.values()), counted="boxes", facts=facts)
 
 
-def _counts(dataset: CocoDataset) -> dict[str, int]:
-    found = np.bincount(dataset.classes[dataset.classes >= 0], minlength=len(dataset.labels))
-    return dict(zip(dataset.labels, map(int, found), strict=True))
-
-
-def _passed_over(datasets: Any) -> dict[str, int]:
-    """Endings of the files that lie beside the photos and are neither of them nor annotations, how many of each."""
+def _passed_over(datasets: Iterable[CocoDataset], others: bool) -> dict[str, int]:
+    """Endings of the files that lie beside the photos and are neither of them nor annotations, how many of each; without
+    photos, where there may be those of `others`, splits that are not used."""
     used = {dataset.where(index) for dataset in datasets for index in range(dataset.count)}
     found: collections.Counter[str] = collections.Counter()
     for folder in sorted({os.path.dirname(path) for path in used}):
         for entry in os.scandir(folder or "."):
-            if not entry.name.startswith(".") and os.path.join(folder, entry.name) not in used and entry.is_file():
+            if entry.name.startswith(".") or (others and is_image(entry.name)):
+                continue
+            if os.path.join(folder, entry.name) not in used and entry.is_file():
                 found[Path(entry.name).suffix.lower() or "no ending"] += 1
     return {ending: count for ending, count in found.items() if ending not in ANNOTATIONS}

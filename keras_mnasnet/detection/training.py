@@ -31,14 +31,14 @@ from keras_mnasnet.detection.ssdlite import SSDLite
 from keras_mnasnet.detection.summary import origin_of, summary_of
 from keras_mnasnet.loading import checkpoint_of, load, save
 from keras_mnasnet.training.distribution import Cluster
-from keras_mnasnet.training.engine import ALONE, Run, large_photos, parts_of, resume_run, sound, start_run
+from keras_mnasnet.training.engine import ALONE, Run, large_photos, parts_of, photos_sha256, resume_run, sound, start_run
 from keras_mnasnet.training.job import Facts, Job, RunKind, anchored_path, validation_of
 from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import recipe_of
 from keras_mnasnet.training.run import Training, named_source
 from keras_mnasnet.utils.reading import texts
 from keras_mnasnet.utils.system import environment
-from keras_mnasnet.utils.text import Life
+from keras_mnasnet.utils.text import Life, listed
 from keras_mnasnet.weights.checkpoint import OWN_SOURCE, Checkpoint, Origin, assign
 
 
@@ -163,6 +163,52 @@ def train(
     return Training.of(output, rows, "val_ap")
 
 
+def describe(
+    annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None = None, *,
+    recipe: str | os.PathLike[str] | DetectionRecipe = "finetune-detector", size: int | str | tuple[int, int] | None = None,
+    anchors: AnchorSettings | str | None = None, changes: Mapping[str, Any] | None = None,
+    classes: str | Sequence[str] | None = None, validation: str | os.PathLike[str] | float | None = None,
+    validation_photos: str | os.PathLike[str] | None = None, crowd_as_objects: bool = False, max_bad: int = 0,
+    check: bool = False, progress: bool = True,
+) -> Summary:  # fmt: skip
+    """What `train` would train and validate a new detector on, with the anchors that it would have; and the test split.
+
+    Args:
+        annotations: COCO's instances (.json), a folder of VOC's .xml files, or YOLO's data.yaml or folder of labels.
+        check: decode every photo once, which `train` does, and which finds damaged ones and sizes other than annotated;
+            `progress` shows how far it is.
+
+    The others are those of `train`.
+
+    Raises ValueError for annotations that would be refused, OSError for missing files.
+
+    Example:
+        >>> import json, pathlib
+        >>> from keras_mnasnet.detection import describe
+        >>> truth = {"images": [{"id": 1, "file_name": "ship.png", "width": 128, "height": 128}],
+        ...          "annotations": [{"image_id": 1, "category_id": 1, "bbox": [10, 30, 100, 70]}],
+        ...          "categories": [{"id": 1, "name": "ship"}]}
+        >>> _ = pathlib.Path("boxes.json").write_text(json.dumps(truth))
+        >>> describe("boxes.json", "weights/demo", validation=0).classes
+        ('ship',)
+    """
+    job = DetectionJob(
+        data=os.fspath(annotations), photos=None if photos is None else os.fspath(photos),
+        classes=None if classes is None else texts(classes), validation=validation_of(validation),
+        validation_photos=None if validation_photos is None else os.fspath(validation_photos), measure_ap=False, check=check,
+        recipe=recipe_of(recipe, changes, kind=DetectionRecipe, size=size, anchors=anchors),
+        crowd_as_objects=crowd_as_objects, max_bad=max_bad,
+    )  # fmt: skip
+    run = DetectorRun(None, job, None, progress=progress)
+    run.open_data()
+    more = {}
+    if "test" in splits_of(annotations):
+        more["test"] = run.opened(annotations, photos, "test", classes=job.classes)
+        run.origins["test"] = origin_of(annotations, "test", more["test"])
+        run.warn_of_unlearned("test", more["test"])
+    return run.summarized(*run.planned(), more)
+
+
 def resume(
     output: str | os.PathLike[str], *, cluster: Cluster = ALONE, devices: Sequence[str] | None = None, progress: bool = True
 ) -> Training:
@@ -220,22 +266,44 @@ class DetectorRun(Run):
         job = self.job
         if job.validation != 0 and job.measure_ap:
             require_pycocotools("; or measure the loss alone with measure_ap=False (--no-ap)")
-        excluded = self.known.excluded if self.known else None
-        options: dict[str, Any] = {"crowd_as_objects": job.crowd_as_objects, "max_bad": job.max_bad}
         own = splits_of(job.data)
-        data = open_dataset(job.data, job.photos, split="train" if own else None, classes=job.classes, **options)
-        self.data = sound(data, job, excluded, self.shown)
+        if own and "train" not in own:
+            raise ValueError(
+                f"Annotations that have splits must have one to train on. Received: {job.data} with {listed(own)} alone. Put "
+                f"the train split where it is looked for, or name the annotations of one split by themselves."
+            )
+        self.data = self.opened(job.data, job.photos, "train" if own else None, classes=job.classes)
         self.validation: CocoDataset | None = None
         self.origins = {"train": origin_of(job.data, "train", self.data)}
         if (source := job.judges) is not None:
             folder = job.validation_photos or (None if splits_of(source) else job.photos)
             split = judged_split(source)
-            judges = open_dataset(source, folder, split=split, classes=self.data.labels, **options)
-            self.validation = sound(judges, job, excluded, self.shown)
+            same = {"classes": self.data.labels, "exactly": job.classes is None}
+            self.validation = self.opened(source, folder, split, **same)
             self.origins["validation"] = origin_of(source, split or "validation", self.validation)
         elif job.validation != 0:
             self._hold_out()
         self.labels = self.data.labels
+        if self.validation is not None:
+            self.warn_of_unlearned("validation", self.validation)
+
+    def opened(
+        self, source: str | os.PathLike[str], photos: str | os.PathLike[str] | None, split: str | None, **classes: Any
+    ) -> CocoDataset:
+        """A split of annotations as the job says, without damaged photos."""
+        job = self.job
+        data = open_dataset(
+            source, photos, split=split, crowd_as_objects=job.crowd_as_objects, max_bad=job.max_bad, **classes
+        )  # fmt: skip
+        return sound(data, job, self.known.excluded if self.known else None, self.shown)
+
+    def warn_of_unlearned(self, split: str, data: CocoDataset) -> None:
+        """Say which classes have boxes in a split and none to train on."""
+        ours = self.data.counts()
+        if lost := [name for name, count in data.counts().items() if count and not ours.get(name)]:
+            logging.warning(
+                "no photo to train on has a box of %s, which %s photos have: it is not learned", listed(lost, 10), split
+            )
 
     def _hold_out(self) -> None:
         """Validate on a share of the photos that have objects, and of those that have none."""
@@ -280,7 +348,7 @@ class DetectorRun(Run):
             weights,
             category_ids=self.data.whole_ids,
             input_size=size,
-            anchors=self._anchors(size, LEVELS if recipe.extras is None else 2 + len(recipe.extras)),
+            anchors=self.planned()[1],
             extras=recipe.extras,
             width_multiplier=job.width,
             depth_multiplier=job.depth,
@@ -289,6 +357,12 @@ class DetectorRun(Run):
             bn_momentum=recipe.bn_momentum,
             score_bias=recipe.score_bias,
         )
+
+    def planned(self) -> tuple[tuple[int, int], AnchorSettings, int]:
+        """Input size, anchors and number of levels of a new detector, by the recipe and the training boxes."""
+        size, extras = sides(self.recipe.size or DEFAULT_SIZE), self.recipe.extras
+        levels = LEVELS if extras is None else 2 + len(extras)
+        return size, self._anchors(size, levels) or AnchorSettings(), levels
 
     def _anchors(self, size: tuple[int, int], levels: int) -> AnchorSettings | None:
         """The anchors that the recipe asks for, None where it leaves them as they are."""
@@ -338,12 +412,18 @@ class DetectorRun(Run):
             labels=self.data.labels,
             train_images=self.data.count,
             train_boxes=len(self.data.boxes),
+            photos_sha256=self._photos_sha256(),
             data=self.summary.as_json(),
             validation_images=self.validation.count if self.validation else 0,
             excluded=tuple(sorted(set(excluded))),
             environment={**environment(), "devices": [str(device) for device in keras.distribution.list_devices()]},
             **parts_of(self.data.count * self.recipe.passes, self.recipe.batch_size, self.job.checkpoint_steps, "photos"),
         )
+
+    def _photos_sha256(self) -> str:
+        sets = [self.data] if self.validation is None else [self.data, self.validation]
+        values = [value for each in sets for value in (each.sizes, each.boxes, each.classes, each.splits)]
+        return photos_sha256([each.images for each in sets], *values)
 
     def about(self, model: keras.Model) -> dict[str, object]:
         spec, job = spec_of(self.detector), self.job
@@ -360,11 +440,15 @@ class DetectorRun(Run):
     @functools.cached_property
     def summary(self) -> Summary:
         """What was read."""
-        sets = {"train": self.data} | ({} if self.validation is None else {"validation": self.validation})
         spec = spec_of(self.detector)
-        return summary_of(
-            self.job.data, sets, self.origins, spec.input_size, spec.anchors, spec.levels, threshold=self.recipe.match_iou
-        )
+        return self.summarized(spec.input_size, spec.anchors, spec.levels)
+
+    def summarized(
+        self, size: tuple[int, int], anchors: AnchorSettings, levels: int, more: Mapping[str, CocoDataset] | None = None
+    ) -> Summary:
+        """What was read, with the anchors of a detector, and with `more` splits that take no part in the training."""
+        sets = {"train": self.data, **({} if self.validation is None else {"validation": self.validation}), **(more or {})}
+        return summary_of(self.job.data, sets, self.origins, size, anchors, levels, threshold=self.recipe.match_iou)
 
     def ended(self, rows: list[dict[str, Any]]) -> tuple[str, ...]:
         measured = [(float(row["val_ap"]), row["epoch"]) for row in rows if row.get("val_ap")]

@@ -108,4 +108,4 @@ def as_objects(truth: Truth) -> Truth:
     """The truth with crowd regions, and VOC's difficult objects, as objects like the others."""
     rows = [{**row, "iscrowd": 0} for row in truth.annotations]
     count = sum(1 for row in truth.annotations if row["iscrowd"])
-    return dataclasses.replace(truth, annotations=rows, notes={**truth.notes, "crowds_as_objects": count})
+    return dataclasses.replace(truth, annotations=rows, notes={**truth.notes, "crowd_regions_as_objects": count})

@@ -18,6 +18,7 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 NAMED = ("filename", "path")  # elements that say which photo it is
 TRUE = ("1", "true", "yes")
 LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}  # in ImageSets/Main, beside Annotations
+BOTH = "trainval.txt"  # the photos of train.txt and of val.txt
 
 
 def files_below(folder: Path, ending: str) -> list[Path]:
@@ -39,17 +40,29 @@ def _ends(name: str, ending: str) -> bool:
 
 
 def lists_of_voc(folder: Path) -> dict[str, Path]:
-    """The lists of photos, by split, in VOC's own layout: Annotations, JPEGImages, ImageSets/Main; empty ones are left out."""
-    lists = {split: folder / "ImageSets" / "Main" / name for split, name in LISTS.items()}
-    return {split: path for split, path in lists.items() if path.is_file() and path.stat().st_size}
+    """The lists of photos, by split, in VOC's own layout: Annotations, JPEGImages, ImageSets/Main; empty ones are left out.
+
+    Without a train.txt, trainval.txt is that of training.
+    """
+    names = {**LISTS, "both": BOTH}
+    lists = {split: folder / "ImageSets" / "Main" / name for split, name in names.items()}
+    found = {split: path for split, path in lists.items() if path.is_file() and path.stat().st_size}
+    both = found.pop("both", None)
+    return found if both is None else {"train": both, **found}
 
 
 def read_voc_list(folder: Path, photos: Path) -> Truth:
-    """The annotations of the photos in one list of VOC's own layout; ValueError for a photo without."""
-    names = dict.fromkeys(filter(None, map(str.strip, read_text(photos, "A list of photos").splitlines())))
+    """The annotations of the photos in one list of VOC's own layout, of trainval.txt without those that val.txt has, too;
+    ValueError for a photo without."""
+    names, less, said = _listed(photos), "", list[str]()
+    if photos.name == BOTH:
+        judges = photos.with_name(LISTS["validation"])
+        if judges.is_file() and (left_out := _listed(judges)):
+            names, less = {name: None for name in names if name not in left_out}, f", those of {judges.name} left out"
+        said = [f"{folder}: there is no {LISTS['train']}; the photos of {BOTH} are trained on{less}"]
     if not names:
         raise ValueError(
-            f"A list of VOC must name photos, one a line, without their ending. Received: {photos}, which names none"
+            f"A list of VOC must name photos, one a line, without their ending. Received: {photos}, which names none{less}"
         )
     inside = folder / "Annotations"
     files = {path.relative_to(inside).with_suffix("").as_posix(): path for path in files_below(inside, ".xml")}
@@ -61,7 +74,12 @@ def read_voc_list(folder: Path, photos: Path) -> Truth:
             f"all of its files."
         )
     truth = read_voc(inside, [files[name] for name in names])
-    return dataclasses.replace(truth, name=str(folder), folder=folder / "JPEGImages")
+    return dataclasses.replace(truth, name=str(folder), folder=folder / "JPEGImages", said=tuple(said))
+
+
+def _listed(path: Path) -> dict[str, None]:
+    """The names in a list of photos, each once, in order."""
+    return dict.fromkeys(filter(None, map(str.strip, read_text(path, "A list of photos").splitlines())))
 
 
 def read_voc(folder: Path, files: Sequence[Path] | None = None) -> Truth:

@@ -255,7 +255,7 @@ def test_a_summary_says_what_was_read(tmp_path, capsys):
     assert first.split("  ")[0] == "data"
     assert first.endswith("photos train 7, validation 4; 2 classes: cat, dog")
     assert "classes      train/validation photos: cat 4/2, dog 3/2" in lines
-    assert "sizes        12 x 10 to 30 x 20 pixels, half of them above 12 x 10" in lines
+    assert "sizes        12 x 10 to 30 x 20 pixels (width x height), half of them above 12 x 10" in lines
     assert "passed over  1 .txt" in lines
     assert main(["data", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[0] == first

@@ -17,7 +17,8 @@ from keras_mnasnet.detection.coco import _mask_bounds, _unpacked
 from keras_mnasnet.detection.data import evaluation_batches, open_dataset, training_batches
 from keras_mnasnet.detection.evaluation import coco_score, evaluate
 from keras_mnasnet.detection.photos import PhotoFolder
-from keras_mnasnet.detection.recipe import BoxAugment
+from keras_mnasnet.detection.recipe import DETECTION_RECIPES, BoxAugment
+from keras_mnasnet.detection.training import DetectionJob, DetectorRun
 
 CASES = Path(os.environ.get("KERAS_MNASNET_CASES", "none"))
 BOX = [30, 20, 40, 30]
@@ -251,10 +252,10 @@ def test_roots_are_no_classes_but_may_be_asked_for(tmp_path, photos):
 
 def test_other_sizes_than_annotated_are_found_where_asked(tmp_path, photos):
     source = coco(tmp_path, images={"width": 80, "height": 120})
-    assert describe(source, photos).parts[0].photos == 2
+    assert describe(source, photos, validation=0).parts[0].photos == 2
     with pytest.raises(ValueError, match="0.jpg of 120 x 80 pixels, annotated as 80 x 120"):
-        describe(source, photos, check=True)
-    assert describe(coco(tmp_path), photos, check=True).parts[0].photos == 2
+        describe(source, photos, validation=0, check=True)
+    assert describe(coco(tmp_path), photos, validation=0, check=True).parts[0].photos == 2
 
 
 def test_names_that_are_numbers(tmp_path, photos):
@@ -270,7 +271,7 @@ def test_corners_are_no_boxes(tmp_path, photos):
     with pytest.raises(ValueError, match=r"would lie in it as corners .*such as \[50.0, 30.0, 90.0, 60.0\]. Write"):
         open_dataset(coco(tmp_path, annotations=corner), photos)
     found = open_dataset(coco(tmp_path, annotations={"bbox": [100, 60, 90, 40]}), photos)
-    assert found.notes["clipped"] == 2
+    assert found.notes["boxes_clipped"] == 2
 
 
 def test_two_categories_of_one_name(tmp_path):
@@ -294,7 +295,7 @@ def test_results_with_text_ids_are_evaluated_as_those_with_numbers(tmp_path, pho
     assert one.metrics == other.metrics
     assert 0 < one.metrics["AP50"] <= 1
     assert [each.category_id for each in other.per_category] == ["c1", "c2"]
-    assert (one.data.as_json()["boxes"], one.data.as_json()["crowds"]) == (2, 0)
+    assert (one.data.as_json()["boxes"], one.data.as_json()["crowd_regions"]) == (2, 0)
     assert read_results(tmp_path / "s.json")[0]["image_id"] == "img-1"
     with pytest.raises(ValueError, match="each `image_id` .* Received: 1 unknown, 'img-9'"):
         coco_score(read_truth(texts), [{**renamed[0], "image_id": "img-9"}])
@@ -523,6 +524,57 @@ def test_vocs_own_layout(tmp_path):
     (lists / "test.txt").write_text("0\n2\n")
     with pytest.raises(ValueError, match="test.txt, where 1 of 2 have none, the first is .2.. A list has names without"):
         open_dataset(tmp_path, split="test")
+
+
+def test_vocs_photos_to_train_and_validate_on_in_one_list(tmp_path, capfd):
+    """trainval.txt alone is trained on, without the photos of a val.txt; beside a train.txt it says nothing new."""
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    voc(tmp_path).rename(tmp_path / "Annotations")
+    text = (tmp_path / "Annotations" / "0.xml").read_text()
+    for name in "0123":
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(text.replace("0.jpg", f"{name}.jpg"))
+        photo(tmp_path / "JPEGImages" / f"{name}.jpg")
+    (lists / "trainval.txt").write_text("0\n1\n2\n")
+    assert splits_of(tmp_path) == ("train",)
+    assert open_dataset(tmp_path).count == 3
+    (lists / "test.txt").write_text("3\n")
+    assert splits_of(tmp_path) == ("train", "test")
+    assert main(["detect", "data", str(tmp_path), "--validation", "0"]) == 0
+    out, err = capfd.readouterr()
+    assert "photos train 3, test 1" in out
+    assert err == f"warning: {tmp_path}: there is no train.txt; the photos of trainval.txt are trained on\n"
+    (lists / "val.txt").write_text("2\n")
+    assert splits_of(tmp_path) == ("train", "validation", "test")
+    assert read_truth(tmp_path, split="train").said == (
+        f"{tmp_path}: there is no train.txt; the photos of trainval.txt are trained on, those of val.txt left out",
+    )
+    counts = {split: part["photos"] for split, part in describe(tmp_path).as_json()["splits"].items()}
+    assert counts == {"train": 2, "validation": 1, "test": 1}
+    (lists / "val.txt").write_text("0\n1\n2\n")
+    with pytest.raises(ValueError, match="trainval.txt, which names none, those of val.txt left out"):
+        read_truth(tmp_path, split="train")
+    (lists / "train.txt").write_text("0\n")
+    truth = read_truth(tmp_path, split="train")
+    assert (len(truth.images), truth.said) == (1, ())
+
+
+def test_splits_that_a_training_does_not_use(tmp_path):
+    """Are named, and their photos in the same folder are not said to be passed over; without one to train on it is an error."""
+    path = yolo(tmp_path, config="train: train.txt\nval: val.txt\ntest: test.txt\nnames: [box, ball]\n")
+    for split, number in (("train", 0), ("val", 1), ("test", 2)):
+        (tmp_path / f"{split}.txt").write_text(f"train/images/{number}.jpg\n")
+    (tmp_path / "train" / "images" / "0.heic").write_bytes(b"")
+    (tmp_path / "train" / "labels" / "2.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    run = DetectorRun(None, DetectionJob(data=str(path), recipe=DETECTION_RECIPES["finetune-detector"], measure_ap=False), None)
+    run.open_data()
+    summary = run.summarized(*run.planned())
+    assert summary.facts["not_used"] == "the data's test split"
+    assert summary.passed_over == {".heic": 1}
+    assert "not_used" not in describe(path).facts
+    path.write_text("val: val.txt\ntest: test.txt\nnames: [box, ball]\n")
+    with pytest.raises(ValueError, match="must have one to train on. Received: .*data.yaml with validation, test alone. Put"):
+        describe(path)
 
 
 @pytest.mark.parametrize(
@@ -775,14 +827,18 @@ def test_what_was_read(tmp_path, photos):
         {**GOOD, "bbox": [100, 20, 40, 30]},
         {**GOOD, "bbox": [1, 1, 0, 5]},
     ]
-    summary = describe(coco(tmp_path, annotations=rows), photos)
+    path = coco(tmp_path, annotations=rows)
+    summary = describe(path, photos, validation=0)
     found = summary.as_json()
-    expected = {"boxes": 3, "clipped": 1, "dropped": 1, "crowds": 1, "photos_without_boxes": 1, "unknown_image_id": 1}
+    ones = ("boxes_clipped", "boxes_dropped", "crowd_regions", "photos_without_boxes", "unknown_image_id")
+    expected = {"boxes": 3, **dict.fromkeys(ones, 1)}
     assert {key: found[key] for key in expected} == expected
-    assert found["splits"]["all"]["classes"] == {"box": 2, "ball": 0}
+    assert found["splits"]["train"]["classes"] == {"box": 2, "ball": 0}
     assert found["share_of_boxes_with_an_anchor"] == pytest.approx(1, abs=0.51)
     assert json.loads(json.dumps(found)) == found
     assert any("photos without boxes" in line for line in summary.lines())
+    with pytest.raises(ValueError, match="needs photos with objects to validate on. Received: 2 photos .*--validation 0"):
+        describe(path, photos)  # as a training does
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="KERAS_MNASNET_CASES is not set")

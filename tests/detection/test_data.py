@@ -47,7 +47,9 @@ def test_boxes_and_classes(folder):
     assert data.labels == ("cat", "cow", "dog")
     assert data.category_ids == (2, 5, 7)
     assert data.image_ids == (10, 11, 12, 13)
-    assert data.notes == {"boxes": 4, "clipped": 1, "dropped": 2, "crowds": 1, "photos_without_boxes": 1}
+    assert data.notes == {
+        "boxes": 4, "boxes_clipped": 1, "boxes_dropped": 2, "crowd_regions": 1, "photos_without_boxes": 1,
+    }  # fmt: skip
     boxes, classes = data.boxes_of(0)
     np.testing.assert_allclose(boxes, [[0.1, 0.1, 0.6, 0.6], [0, 0, 1, 1]], atol=1e-6)
     assert classes.tolist() == [2, CROWD]
@@ -64,7 +66,6 @@ def test_some_classes_in_their_own_order(folder):
     assert len(data.boxes_of(1)[0]) == 0
     assert data.truth.categories == {7: "dog", 2: "cat"}
     assert {row["category_id"] for row in data.truth.annotations} == {7, 2}
-    assert open_dataset(write(folder), folder, category_ids=(5,)).labels == ("cow",)
 
 
 def test_batches(folder):
@@ -96,7 +97,9 @@ def test_real_annotations(data):
     coco = data / "coco_tiny"
     found = open_dataset(coco / "annotations" / "instances_train2017.json", coco / "train2017").checked()
     assert (found.count, len(found.labels), len(found.boxes)) == (50, 80, 470)
-    assert found.notes == {"boxes": 470, "clipped": 0, "dropped": 0, "crowds": 5, "photos_without_boxes": 1}
+    assert found.notes == {
+        "boxes": 470, "boxes_clipped": 0, "boxes_dropped": 0, "crowd_regions": 5, "photos_without_boxes": 1,
+    }  # fmt: skip
     assert found.category_ids[-1] == 90
 
 

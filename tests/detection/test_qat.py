@@ -1,5 +1,6 @@
 """Quantization-aware training of a detector: the file, its report, and what is refused before any work."""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -7,12 +8,16 @@ import keras
 import pytest
 from models import distinct
 
-from keras_mnasnet import MnasNet
-from keras_mnasnet.detection import AnchorSettings, SSDLite, quantize_aware
+from keras_mnasnet import MnasNet, save
+from keras_mnasnet.detection import AnchorSettings, SSDLite, qat, quantize_aware
 from keras_mnasnet.detection.inference import OPERATOR, spec_in
+from keras_mnasnet.detection.recipe import DETECTION_RECIPES, DetectionRecipe
+from keras_mnasnet.detection.training import DETECTION, DetectionFacts, DetectionJob
 from keras_mnasnet.export import TfliteFile
 from keras_mnasnet.export import quantize_aware as quantize_classifier
 from keras_mnasnet.export.verify import drawn_images
+from keras_mnasnet.training import recipe_from_json
+from keras_mnasnet.training.job import write_run
 from keras_mnasnet.weights.checkpoint import CheckpointError
 
 pytestmark = pytest.mark.skipif(
@@ -106,3 +111,46 @@ def test_refused_data_and_models(truth, photos, tmp_path):
     with pytest.raises(CheckpointError, match="A detector is needed here. Received: .*, which classifies. `mnasnet predict`"):
         quantize_aware(classifier, truth, path, photos=photos)
     assert not list(tmp_path.glob("*.tflite*"))
+
+
+class Stopped(Exception):
+    """Instead of a training."""
+
+
+@pytest.mark.parametrize("named", ["the run", "its model file", "another file"])
+def test_a_run_is_gone_on_with_by_its_own_recipe(named, truth, photos, tmp_path, capfd, monkeypatch):
+    """Matching, crops and loss; not its length, nor what it froze. A model of no run takes those of finetune-detector."""
+    recipe = DETECTION_RECIPES["ssdlite-mobilenet-v3"].changed(
+        epochs=9, match_iou=0.4, focal_alpha=0.6, frozen_epochs=9, frozen_learning_rate=0.1, patience=2, passes=3,
+        **{"augment.area": (0.5, 1.0)},
+    )  # fmt: skip
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save(made(), folder / "model.safetensors")
+    facts = DetectionFacts(
+        architecture=BACKBONE, size=(96, 96), bn_epsilon=1e-3, padding="same", labels=LABELS, train_images=8,
+        validation_images=0, steps_per_part=1, parts_per_epoch=1, detector="", train_boxes=1,
+    )  # fmt: skip
+    write_run(folder, DetectionJob(data="boxes.json", recipe=recipe), facts, DETECTION)
+    model = folder if named == "the run" else folder / "model.safetensors"
+    if named == "another file":
+        model = model.rename(tmp_path / "model.safetensors")
+    jobs = []
+
+    def work(worker, job, *rest):
+        jobs.append(json.loads(job.read_text("utf-8"))["job"]["recipe"])
+        raise Stopped
+
+    monkeypatch.setattr(qat, "work", work)
+    with pytest.raises(Stopped):
+        quantize_aware(model, truth, tmp_path / "x.tflite", photos=photos, validation=0, epochs=2, batch_size=4, seed=5)
+    usual, err = DETECTION_RECIPES["finetune-detector"], capfd.readouterr().err
+    wanted = usual.changed(epochs=2, batch_size=4, seed=5)
+    said = "finetune-detector; augmentation, matching and loss are those of this recipe"
+    if named != "another file":
+        wanted = dataclasses.replace(wanted, augment=recipe.augment, match_iou=0.4, max_boxes=100, focal_alpha=0.6)
+        said = "finetune-detector augment.area=[0.5,1.0] focal_alpha=0.6 max_boxes=100 match_iou=0.4; augmentation, matching "
+        said += f"and loss are those of the run {folder}"
+        assert "those of train that one overlaps by an IoU of 0.4 or more" in err
+    assert recipe_from_json(jobs[0], DetectionRecipe) == wanted
+    assert said in err

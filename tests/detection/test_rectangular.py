@@ -138,11 +138,13 @@ def test_bad_recipes(text, message):
 
 
 def test_scales_are_one_for_each_level():
-    with pytest.raises(ValueError, match="one for each level.*Received: 2 scales for 3 levels, extras=\\(16,\\)"):
-        DetectorSpec(
-            backbone=BACKBONE, input_size=SIZE, labels=("a",), category_ids=(1,), extras=(16,),
-            anchors=AnchorSettings(scales=(0.2, 0.4)),
-        )  # fmt: skip
+    two = AnchorSettings(scales=(0.2, 0.4))
+    with pytest.raises(ValueError, match="one for each level.*Received: 2 scales for 3 levels"):
+        DetectorSpec(backbone=BACKBONE, input_size=SIZE, labels=("a",), category_ids=(1,), extras=(16,), anchors=two)
+    with pytest.raises(ValueError, match="one for each level.*Received: 2 scales for 6 levels"):
+        anchor_boxes(SIZE, two)
+    with pytest.raises(ValueError, match="one for each level.*Received: 2 scales for 6 levels"):
+        best_iou(np.zeros((1, 4)), SIZE, two)
 
 
 @pytest.fixture(scope="module")
@@ -150,28 +152,36 @@ def drawn(tmp_path_factory):
     return draw(tmp_path_factory.mktemp("photos"))
 
 
+def asked(drawn):
+    """What `detect train` and `detect data` are told."""
+    changes = ("extras=[32]", "match_iou=0.3", "augment.crop=false")
+    options = ("--recipe", str(FAST), "--size", "96x160", "--anchors", "auto", "--validation", str(drawn))
+    return [str(drawn), str(drawn.parent), *options, *(word for change in changes for word in ("--set", change))]
+
+
 @pytest.fixture(scope="module")
 def run(drawn, tmp_path_factory):
     """A run of one step at 96 x 160, with three levels and chosen anchors; and its report."""
     folder = tmp_path_factory.mktemp("rectangular") / "run"
-    options = ("--size", "96x160", "--anchors", "auto", "--set", "extras=[32]", "--set", "augment.crop=false")
-    recipe = str(FAST)
-    arguments = [str(drawn), str(drawn.parent), "--network", BACKBONE, "--recipe", recipe, *options]
-    assert main(["detect", "train", *arguments, "--validation", str(drawn), "--no-ap", "-o", str(folder), "--json"]) == 0
+    assert main(["detect", "train", *asked(drawn), "--network", BACKBONE, "--no-ap", "-o", str(folder), "--json"]) == 0
     return folder
 
 
 def test_training(run, drawn, capfd):
     spec = load(run).detector
     data = open_dataset(drawn, drawn.parent)
-    chosen = chosen_anchors(data.objects, SIZE, levels=3)
+    chosen = chosen_anchors(data.objects, SIZE, levels=3, threshold=0.3)
     assert (spec.input_size, spec.extras, spec.levels, spec.anchors) == (SIZE, (32,), 3, chosen)
     assert DetectorSpec.from_json(spec.to_json()) == spec
     kept = json.loads((run / "run.json").read_text("utf-8"))
     assert kept["job"]["recipe"]["anchors"] == "auto"
     facts = kept["facts"]["data"]
     assert facts["share_of_boxes_with_an_anchor"] >= facts["share_with_the_usual_anchors"]
-    assert str(chosen) in facts["anchors"]
+    assert (facts["anchors"], facts["boxes_with_an_anchor"]) == (
+        str(chosen), "those of train that one overlaps by an IoU of 0.3 or more, at 96x160 pixels (height x width)",
+    )  # fmt: skip
+    assert main(["detect", "data", *asked(drawn), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == facts, "what `detect data` says with the same options"
     assert main(["detect", "train", "--resume", str(run)]) == 0
     assert "share with the usual anchors" in capfd.readouterr().err
     assert load(run).model().input_shape == (None, *SIZE, 3)
@@ -259,8 +269,19 @@ def test_photos_of_many_boxes(drawn, tmp_path):
     assert (data.most_boxes, data.photos_past(100), data.photos_past(103)) == (103, (1, 3), (0, 0))
     (_, labels), *_ = evaluation_batches(data, size=SIZE, batch_size=2).as_numpy_iterator()
     assert labels["labels"].shape == (2, 103)
-    facts = describe(tmp_path / "many.json", drawn.parent, size=SIZE).facts
+    facts = describe(tmp_path / "many.json", drawn.parent, size=SIZE, validation=0).facts
     assert (facts["most_boxes_of_a_photo"], facts["photos_of_more_than_100_boxes"]) == (103, 1)
+
+
+def test_a_share_is_of_the_photos_to_train_on(drawn, tmp_path):
+    """With anchors that match the boxes to train on and none of the others, it is 1."""
+    truth = json.loads(drawn.read_text("utf-8"))
+    others = [{**row, "bbox": [0, 0, 3, 2]} for row in truth["annotations"]]
+    (tmp_path / "small.json").write_text(json.dumps({**truth, "annotations": others}), "utf-8")
+    options = {"size": SIZE, "anchors": "auto", "changes": {"match_iou": 0.3}}
+    facts = [describe(drawn, drawn.parent, validation=each, **options).facts for each in (drawn, tmp_path / "small.json")]
+    assert facts[0]["share_of_boxes_with_an_anchor"] == facts[1]["share_of_boxes_with_an_anchor"] == 1
+    assert facts[0]["anchors"] == facts[1]["anchors"]
 
 
 def test_anchors_of_a_spec():

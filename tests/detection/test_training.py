@@ -15,7 +15,7 @@ from models import distinct
 
 from keras_mnasnet import load
 from keras_mnasnet.cli.main import main
-from keras_mnasnet.detection import SSDLite, spec_of
+from keras_mnasnet.detection import SSDLite, describe, spec_of
 from keras_mnasnet.detection import resume as resume_detector
 from keras_mnasnet.detection.data import evaluation_batches
 from keras_mnasnet.detection.evaluation import coco_score, results_on
@@ -186,6 +186,7 @@ def test_a_tenth_of_the_photos_is_held_out(tmp_path, drawn, capfd, monkeypatch):
     assert f"1 photos: 10% of {drawn}, photos in {drawn.parent}" in shown
     facts = json.loads((folder / "run.json").read_text("utf-8"))["facts"]
     assert (facts["train_images"], facts["validation_images"], facts["data"]["boxes"]) == (5, 1, 12)
+    assert describe(drawn, drawn.parent, recipe=recipe).as_json() == facts["data"], "held out there, too"
     resume_detector(folder, progress=False)
     one = {"classes": "red", "devices": "CPU:0"}  # a text is one name
     run = train_detector(drawn, drawn.parent, tmp_path / "half", **options, **one, validation=0.5, progress=False)
@@ -263,6 +264,67 @@ def test_other_classes_on_resume(tmp_path, drawn, finished):
     (folder / "run.json").write_text(json.dumps(run), "utf-8")
     with pytest.raises(ValueError, match="resumed with the data and network.*Received: labels=.*blue"):
         resume_detector(folder, progress=False)
+
+
+def moved_box(truth):
+    truth["annotations"][3]["bbox"][0] += 1
+
+
+def other_class(truth):
+    truth["annotations"][0]["category_id"] = 9
+
+
+def other_order(truth):
+    truth["images"].reverse()
+
+
+def other_photo(truth):
+    truth["images"][2]["file_name"] = "sub/2.png"
+
+
+@pytest.mark.parametrize("change", [None, moved_box, other_class, other_order, other_photo])
+def test_other_photos_on_resume(change, tmp_path, drawn, finished):
+    """As many photos and boxes as before, but others; the folder may have moved."""
+    photos = shutil.copytree(drawn.parent, tmp_path / "moved")
+    (photos / "sub").mkdir()
+    shutil.copy(photos / "2.png", photos / "sub")
+    truth = json.loads(drawn.read_text("utf-8"))
+    if change:
+        change(truth)
+    (photos / "boxes.json").write_text(json.dumps(truth), "utf-8")
+    folder = shutil.copytree(finished, tmp_path / "run")
+    run = json.loads((folder / "run.json").read_text("utf-8"))
+    run["job"] |= {"data": str(photos / "boxes.json"), "photos": str(photos)}
+    (folder / "run.json").write_text(json.dumps(run), "utf-8")
+    if change is None:
+        resume_detector(folder, progress=False)
+        return
+    with pytest.raises(ValueError, match="started with. Received: as many photos as .*, but other ones, .*Restore the data"):
+        resume_detector(folder, progress=False)
+
+
+def with_blue(drawn, path, *, boxes):
+    """The annotations with another category, and with a box of it or none."""
+    truth = json.loads(drawn.read_text("utf-8"))
+    truth["categories"].append({"id": 11, "name": "blue"})
+    if boxes:
+        truth["annotations"][0]["category_id"] = 11
+    path.write_text(json.dumps(truth), "utf-8")
+    return path
+
+
+def test_a_class_that_only_the_validation_has(tmp_path, drawn, caplog):
+    """Is an error that names it, unless the classes to learn are named; one that nothing is annotated with does no harm."""
+    more, idle = (with_blue(drawn, tmp_path / f"{boxes}.json", boxes=boxes) for boxes in (True, False))
+    with pytest.raises(ValueError, match=r"must have the same classes. Received: only in validation: blue, of .*--labels"):
+        describe(drawn, drawn.parent, validation=more)
+    with pytest.raises(ValueError, match=r"must have the same classes. Received: only in training: blue, of .*boxes.json"):
+        describe(more, drawn.parent, validation=drawn)
+    assert describe(drawn, drawn.parent, validation=more, classes=("red", "green")).classes == ("red", "green")
+    assert describe(drawn, drawn.parent, validation=idle).classes == ("red", "green")
+    assert not caplog.messages
+    assert describe(idle, drawn.parent, validation=more).classes == ("red", "green", "blue")
+    assert caplog.messages == ["no photo to train on has a box of blue, which validation photos have: it is not learned"]
 
 
 def test_runs_of_the_other_kind(tmp_path, finished):
