@@ -83,6 +83,8 @@ def open_images(
             images = open_tar(path, ground_truth=truth, synsets=order, classes=classes)
         elif path.is_file():
             raise ValueError(f"Data must be {KINDS}. Received: the file {path}, which is none of them")
+        elif not path.is_dir():
+            raise ValueError(f"Data must be {KINDS}. Received: {path}, which is a pipe, a socket or a device")
         else:
             images = _folder(path, text, split, truth, order, labels, label_base, classes, eager_bytes)
     return _enough_classes(images, min_classes)

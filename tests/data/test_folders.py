@@ -159,6 +159,13 @@ def test_every_ending_that_is_read_is_taken_in_any_case(tmp_path):
     assert chosen_photos(tmp_path / "flat", 99).count == len(SUFFIXES)
 
 
+@pytest.mark.parametrize("name", ["train.tfrecord", "photos.tar", "photos.zip", "photos"])
+def test_a_pipe_is_no_data(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"Received: .*{name}, which is a pipe, a socket or a device"):
+        open_images(tmp_path / name)
+
+
 def test_what_is_passed_over_is_counted_and_images_among_it_warned_of(tmp_path, caplog):
     root = classes(tmp_path / "data", ["cat", "dog"])
     for name in ("cat/1.heic", "cat/2.HEIC", "dog/3.avif", "labels.txt", "cat/Thumbs.db", "dog/README", "cat/.DS_Store"):
