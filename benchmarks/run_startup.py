@@ -5,6 +5,7 @@
 Every path runs in a process of its own, one after the other, round after round; with --against, each of them also with the
 package of another checkout, in turns in the same run, so that both meet the same machine. Printed are medians, and the ratio of
 the two checkouts' medians with its 95 % bootstrap interval. `steady` times are taken inside the process, after it is warm.
+Bytecode is kept, as pip leaves it of what it installs, whatever PYTHONDONTWRITEBYTECODE says; the first round writes it.
 A checkout older than `keras_mnasnet.load` is asked in the names and options that it had.
 """
 
@@ -144,6 +145,7 @@ class Checkout:
         The system's own figure for a child (ru_maxrss) is never below this process's.
         """
         environment = {**os.environ, "PYTHONPATH": str(self.path), "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment["PYTHONDONTWRITEBYTECODE"] = ""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             start = time.perf_counter()
             process = subprocess.Popen([sys.executable, "-P", "-c", PEAK + code], stdout=out, stderr=err, env=environment)

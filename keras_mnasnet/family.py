@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from typing import NamedTuple
 
@@ -273,6 +272,8 @@ def as_architecture(value: Architecture | str) -> Architecture:
     name = value.strip().lower().removeprefix("mnasnet").lstrip("-_").replace("_", "-")
     if name in FAMILY:
         return FAMILY[name]
+    import difflib
+
     near = difflib.get_close_matches(name, FAMILY, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"The networks are {', '.join(FAMILY)}. Received: {value!r}.{hint}")

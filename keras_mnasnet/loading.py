@@ -20,7 +20,6 @@ from absl import logging
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.preprocessing import Preprocessing
-from keras_mnasnet.spec import check_plain, describe
 from keras_mnasnet.utils.locks import sweep_lock
 from keras_mnasnet.utils.reading import shown, texts
 from keras_mnasnet.utils.text import did_you_mean
@@ -39,7 +38,6 @@ from keras_mnasnet.weights.checkpoint import (
     remember,
     remembered,
 )
-from keras_mnasnet.weights.convert import convert
 from keras_mnasnet.weights.datasets import DATASETS
 from keras_mnasnet.weights.fetch import (
     cache_home,
@@ -54,7 +52,6 @@ from keras_mnasnet.weights.fetch import (
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, SUFFIXES, TensorFile
 from keras_mnasnet.weights.formats.content import SHARD, SHARDED, kind_of
 from keras_mnasnet.weights.formats.keras import h5_tensors, keras_header, load_keras, open_h5, write_keras
-from keras_mnasnet.weights.formats.pth import open_pth
 from keras_mnasnet.weights.formats.safetensors import (
     FORMAT,
     described,
@@ -226,14 +223,21 @@ def open_tensors(path: Path, kind: str | None = None) -> Iterator[TensorFile]:
             yield open_tf1(unpack(path, Path(folder)), path)
     elif kind == "keras":
         raise CheckpointError(f"A file of tensors is needed here. Received: {path}, a whole model of Keras")
+    elif kind == "pth":
+        from keras_mnasnet.weights.formats.pth import open_pth
+
+        with open_pth(path) as file:
+            yield file
     else:
-        with {"safetensors": open_safetensors, "pth": open_pth, "h5": open_h5}[kind](path) as file:
+        with {"safetensors": open_safetensors, "h5": open_h5}[kind](path) as file:
             yield file
 
 
 def _read_tensors(path: Path, kind: str, network: Architecture | None) -> Checkpoint:
     with open_tensors(path, kind) as file:
         if FORMAT not in file.metadata:
+            from keras_mnasnet.weights.convert import convert
+
             checkpoint = convert(file, network)
             if checkpoint.origin.notes:
                 logging.warning("%s: %s", path, "; ".join(checkpoint.origin.notes))
@@ -271,6 +275,8 @@ def checkpoint_of(model: Any, *, checked: bool = True) -> Checkpoint:
     Of a model that was trained since, the origin says what it was made from, and no figures. ValueError for a model with other
     layers than a MnasNet's, which `checked=False` does not look for (of a model that was just built).
     """
+    from keras_mnasnet.spec import check_plain, describe
+
     said = remembered(model)
     detector = getattr(model, "detector_spec", None)
     if detector is not None:
@@ -359,6 +365,8 @@ def load_weights(model: Any, source: Any, *, include_top: bool = True) -> None:
 
     `include_top=False` leaves the model's classifier as it is. Raises CheckpointError that says what the source needs.
     """
+    from keras_mnasnet.spec import describe
+
     spec = describe(model)
     if spec.input_shape[-1] != 3:
         raise CheckpointError(f"Checkpoints take 3 channels (RGB). Received: a model with input_shape={spec.input_shape}")
@@ -423,6 +431,8 @@ def _load_record(record: registry.Record) -> Checkpoint:
 
 def _converted(record: registry.Record, source: Path) -> Checkpoint:
     """The checkpoint in a record's file as its publisher wrote it, with everything that the record says."""
+    from keras_mnasnet.weights.convert import convert
+
     logging.info("converting %s", source)
     with open_tensors(source) as file:
         checkpoint = convert(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import signal
@@ -13,18 +14,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from keras_mnasnet._version import __version__
-from keras_mnasnet.cli import bench, data, detect, export, networks, predict, search, train, weights
 from keras_mnasnet.cli.parsing import Parser, UsageError
 from keras_mnasnet.utils.system import held_stderr
 from keras_mnasnet.utils.text import say
 
+ROOMS = {  # the modules of `keras_mnasnet.cli`, and the commands of each
+    "networks": ("networks", "info"), "predict": ("predict",), "data": ("data",), "train": ("train", "recipes"),
+    "export": ("export", "qat"), "bench": ("bench",), "detect": ("detect",), "search": ("search",), "weights": ("weights", "push"),
+}  # fmt: skip
 PACKAGE = os.path.dirname(os.path.dirname(__file__))
 LONGEST_ERROR = 4_000  # characters
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "HF_HUB_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
-def parser() -> Parser:
-    """The parser of `mnasnet` with all its commands."""
+def parser(command: str | None = None) -> Parser:
+    """The parser of `mnasnet` with all its commands; for one of them without the rooms of others, which start no program."""
     top = Parser(
         prog="mnasnet",
         description="MnasNet for Keras 3: networks, checkpoints, training, export to phones, measurements and search.",
@@ -32,15 +36,16 @@ def parser() -> Parser:
         epilog="example:\n  mnasnet predict cifar10 ship.png\n\n`mnasnet COMMAND --help` describes a command.",
     )
     top.add_argument("--version", action="version", version=f"mnasnet {__version__}", help="Print the version and exit.")
-    for room in (networks, predict, data, train, export, bench, detect, search, weights):
-        room.add_commands(top)
+    for room in [room for room, commands in ROOMS.items() if command in commands] or ROOMS:
+        importlib.import_module(f"keras_mnasnet.cli.{room}").add_commands(top)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0, 1 for a failure, 2 for wrong usage, 130 when it was interrupted."""
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        arguments = parser().parse_args(sys.argv[1:] if argv is None else list(argv))
+        arguments = parser(next(iter(words), None)).parse_args(words)
     except SystemExit as stop:
         return int(stop.code or 0)
     with _plain_warnings():

@@ -410,7 +410,7 @@ class TfliteFile:
     @property
     def batch(self) -> int:
         """How many images it takes at once."""
-        return int(self.inputs[0]["shape"][0])
+        return max(self.facts.inputs[0].shape[0], 1)
 
     def partitions(self, *, until: str | None = None) -> Partitions:
         """How much of it XNNPACK takes over; with `until`, an operator's name, of what that one's inputs depend on."""
@@ -496,12 +496,13 @@ def _facts(content: bytes) -> GraphFacts:
     constants: collections.Counter[str] = collections.Counter()
     floating: collections.Counter[str] = collections.Counter()
     for graph in graphs:
-        types = [type_names[graph.Tensors(index).Type()] for index in range(graph.TensorsLength())]
-        for index in range(graph.TensorsLength()):
-            buffer = model.Buffers(graph.Tensors(index).Buffer())
+        types = []
+        for tensor in (graph.Tensors(index) for index in range(graph.TensorsLength())):
+            types.append(type_names[tensor.Type()])
+            buffer = model.Buffers(tensor.Buffer())
             size = buffer.Size() if buffer.Offset() > 1 else buffer.DataLength()
             if size:
-                constants[types[index]] += size
+                constants[types[-1]] += size
         for index in range(graph.OperatorsLength()):
             operator = graph.Operators(index)
             kind = codes[operator.OpcodeIndex()]

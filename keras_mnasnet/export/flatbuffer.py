@@ -38,10 +38,9 @@ class _Buffer(schema.BufferT):
     def Pack(self, builder: Any) -> Any:
         vector = None
         if self.data is not None:
-            content = np.ascontiguousarray(self.data).tobytes()
-            builder.StartVector(1, len(content), ALIGNMENT)
-            builder.head -= len(content)
-            builder.Bytes[builder.head : builder.head + len(content)] = content
+            builder.StartVector(1, self.data.nbytes, ALIGNMENT)
+            builder.head -= self.data.nbytes
+            np.ndarray(self.data.shape, self.data.dtype, builder.Bytes, builder.head)[...] = self.data
             vector = builder.EndVector()
         schema.BufferStart(builder)
         if vector is not None:
@@ -137,7 +136,7 @@ def pack(model: Any) -> bytes:
     size = sum(0 if buffer.data is None else buffer.data.nbytes for buffer in model.buffers)
     builder = flatbuffers.Builder(size + (1 << 18))
     builder.Finish(model.Pack(builder), file_identifier=FILE_IDENTIFIER)
-    return bytes(builder.Output())
+    return bytes(memoryview(builder.Bytes)[builder.Head() :])  # Output() would copy it once more
 
 
 def _operator_code(code: int, version: int, custom: str | None) -> Any:

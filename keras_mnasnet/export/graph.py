@@ -34,18 +34,19 @@ def folded_weights(
     """
     found = {}
     for layer in architecture.layers(32, 32, classes=classes):
-        kernel = tensors[f"{layer.name}/kernel"].astype(np.float64)
+        kernel = tensors[f"{layer.name}/kernel"]
         kernel = kernel.T if layer.op == "dense" else kernel.transpose(3, 0, 1, 2)
         if layer.bn:
             gamma, beta, mean, variance = (
                 tensors[f"{layer.bn}/{leaf}"].astype(np.float64) for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
             )
             factor = gamma / np.sqrt(variance + bn_epsilon)
-            kernel = kernel * (factor if layer.op == "depthwise" else factor.reshape(-1, 1, 1, 1))
-            bias = beta - mean * factor
+            by = factor if layer.op == "depthwise" else factor.reshape(-1, 1, 1, 1)
+            kernel = np.multiply(kernel, by, out=np.empty(kernel.shape, np.float32), casting="same_kind")
+            bias = (beta - mean * factor).astype(np.float32)
         else:
-            bias = tensors[f"{layer.name}/bias"].astype(np.float64)
-        found[layer.name] = Folded(kernel.astype(np.float32), bias.astype(np.float32))
+            bias = tensors[f"{layer.name}/bias"]
+        found[layer.name] = Folded(kernel, bias)
     return found
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from keras_mnasnet.architecture import Architecture, Layer
 from keras_mnasnet.preprocessing import IMAGENET
 
 
 class Reference:
-    """A classifier's inference: pixels 0..255 `[B, H, W, 3]` -> probabilities (or logits) `[B, classes]`, float32."""
+    """A classifier's inference: pixels 0..255 `[B, H, W, 3]` -> probabilities (or logits) `[B, classes]`, float32.
+
+    What is the same for all pixels of a map is repeated along its lines of `W * C` values: NumPy is slow at many short vectors.
+    """
 
     def __init__(
         self, architecture: Architecture, tensors: Mapping[str, np.ndarray], *, bn_epsilon: float, padding: str,
@@ -24,7 +28,8 @@ class Reference:
         self.with_softmax = softmax
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        x = (images.astype(np.float32) - np.array(IMAGENET.mean, np.float32)) / np.array(IMAGENET.std, np.float32)
+        mean, std = (np.tile(np.array(side, np.float32), images.shape[2]) for side in (IMAGENET.mean, IMAGENET.std))
+        x = ((_lines(images.astype(np.float32)) - mean) / std).reshape(images.shape)
         rows = self.architecture.operations(*images.shape[1:3], classes=self.tensors["predictions/bias"].size)
         last_use = {name: row for row in rows for name in row.inputs}
         maps = {"image": x}
@@ -41,7 +46,7 @@ class Reference:
 
     def _computed(self, row: Layer, x: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
         if row.bn:
-            return self._conv(x, row)
+            return self._normalized(x, row)
         if row.op in ("conv", "dense"):
             kernel = self.tensors[f"{row.name}/kernel"]
             x = x @ (kernel if row.op == "dense" else kernel[0, 0]) + self.tensors[f"{row.name}/bias"]
@@ -54,23 +59,32 @@ class Reference:
             return x * other
         return _max_pool(x, row.kernel, row.stride) if row.op == "max_pool" else x + other
 
-    def _conv(self, x: np.ndarray, layer: Layer) -> np.ndarray:
-        kernel, stride, depthwise = layer.kernel, layer.stride, layer.op == "depthwise"
-        values = self.tensors[f"{layer.name}/kernel"]
-        x = self._pad(x, kernel, stride)
-        windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(1, 2))[:, ::stride, ::stride]
-        if depthwise:
-            total = np.einsum("bhwcij,ijc->bhwc", windows, values[..., 0])
-        else:  # one matrix product; NumPy would call BLAS for every row of a picture
-            rows = windows.reshape(-1, values[..., 0].size)
-            total = (rows @ values.transpose(2, 0, 1, 3).reshape(rows.shape[1], -1)).reshape(*windows.shape[:3], -1)
+    def _normalized(self, x: np.ndarray, layer: Layer) -> np.ndarray:
         gamma, beta, mean, variance = (
             self.tensors[f"{layer.bn}/{leaf}"] for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
         )
         scale = gamma / np.sqrt(variance + self.epsilon)
-        total *= scale
-        total += beta - mean * scale
-        return np.maximum(total, 0, out=total) if layer.relu else total
+        shape = (len(x), layer.height, layer.width, layer.filters)
+        total = self._conv(x, layer).reshape(*shape[:2], -1)
+        total *= np.tile(scale, layer.width)
+        total += np.tile(beta - mean * scale, layer.width)
+        if layer.relu:
+            np.maximum(total, np.zeros_like(total[0, 0]), out=total)
+        return total.reshape(shape)
+
+    def _conv(self, x: np.ndarray, layer: Layer) -> np.ndarray:
+        kernel, stride, channels = layer.kernel, layer.stride, layer.input_filters
+        values = self.tensors[f"{layer.name}/kernel"]
+        if layer.op == "conv" and kernel == stride == 1:
+            return x.reshape(-1, channels) @ values[0, 0]
+        lines = _lines(self._pad(x, kernel, stride))
+        if layer.op == "depthwise" and stride == 1:
+            windows = sliding_window_view(lines, (kernel, layer.width * channels), axis=(1, 2))[:, :, ::channels]
+            return np.einsum("bhjin,ijn->bhn", windows, np.tile(values[..., 0], layer.width))
+        windows = sliding_window_view(lines, (kernel, kernel * channels), axis=(1, 2))[:, ::stride, :: stride * channels]
+        if layer.op == "depthwise":
+            return np.einsum("bhwijc,ijc->bhwc", windows.reshape(*windows.shape[:4], kernel, channels), values[..., 0])
+        return windows.reshape(-1, kernel * kernel * channels) @ values.reshape(-1, layer.filters)
 
     def _pad(self, x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
         sides = []
@@ -79,7 +93,12 @@ class Reference:
                 sides.append((kernel // 2, kernel // 2))
             else:
                 sides.append(_same(size, kernel, stride))
-        return np.pad(x, ((0, 0), *sides, (0, 0))) if np.any(sides) else x
+        return np.pad(x, ((0, 0), *sides, (0, 0)))
+
+
+def _lines(x: np.ndarray) -> np.ndarray:
+    """Maps `[B, H, W, C]` as `[B, H, W * C]`."""
+    return x.reshape(*x.shape[:2], -1)
 
 
 def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -91,5 +110,4 @@ def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
 def _max_pool(x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
     sides = [_same(size, kernel, stride) for size in x.shape[1:3]]
     x = np.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-np.inf)
-    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(1, 2))
-    return windows[:, ::stride, ::stride].max(axis=(-2, -1))
+    return sliding_window_view(x, (kernel, kernel), axis=(1, 2))[:, ::stride, ::stride].max(axis=(-2, -1))

@@ -111,9 +111,10 @@ def publish(
     comparisons = compare(file, oracle, images, precision=precision, progress=progress)
     limits = accepting(precision, accept_changed)
     judge(comparisons, precision, limits)
-    taken = file.partitions()
+    taken, facts = file.partitions(), file.facts
+    del file  # and LiteRT's copy of the weights, before another copy is made
     report = ExportReport(
-        path=str(target), quantize=quantize, route=route, seconds=round(seconds, 3), sha256="", facts=file.facts,
+        path=str(target), quantize=quantize, route=route, seconds=round(seconds, 3), sha256="", facts=facts,
         partitions=taken, outside_reason=_reason(taken, quantize), comparisons=comparisons, limits=limits,
         verified_against=against, verified_on=images_name, calibration=calibration, origin=description.origin,
         description=description.text, preprocessing=description.preprocessing, silent_layers=silent_layers,

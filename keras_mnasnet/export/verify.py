@@ -197,17 +197,17 @@ def compare(
 
     `precision` is one of LIMITS.
     """
-    try:
-        step = max(8 // file.batch, 1) * file.batch
-    except ValueError as error:
-        raise ExportError(str(error)) from error
+    step = max(8 // file.batch, 1) * file.batch
     found: list[dict[str, np.ndarray]] = []
     wanted: list[Mapping[str, np.ndarray]] = []
     with Life("verify", total=len(images), unit="image", shown=progress) as life:
         for start in range(0, len(images), step):
             chunk = images[start : start + step]
-            found.append(file.values(chunk))
-            wanted.append(model(chunk))
+            wanted.append(model(chunk))  # before LiteRT packs its weights into the memory that this leaves free
+            try:
+                found.append(file.values(chunk))
+            except ValueError as error:
+                raise ExportError(str(error)) from error
             life.step(len(chunk))
     ours, theirs = ({name: np.concatenate([part[name] for part in side]) for name in found[0]} for side in (found, wanted))
     return comparisons(ours, theirs, precision)
@@ -367,14 +367,16 @@ def _way_out(precision: str) -> str:
 def drawn_images(count: int, height: int, width: int, channels: int, *, seed: int = 0) -> np.ndarray:
     """Smooth random pictures, pixels 0..255, for a verification without photos: `[count, height, width, channels]`."""
     rng = np.random.default_rng(seed)
-    rows, columns = np.linspace(0, 1, height)[:, None], np.linspace(0, 1, width)
-    pictures = np.zeros((count, channels, height, width))
+    rows, columns = (2 * np.pi * np.linspace(0, 1, side) for side in (height, width))
+    pictures = np.empty((count, height, width, channels), np.float32)
     for picture in pictures:
+        down, across = [], []
         for frequency in (1, 2, 4, 8, 16):
-            u, v = rng.uniform(-frequency, frequency, (2, channels, 1, 1))
-            phase = rng.uniform(-np.pi, np.pi, (channels, 1, 1))
-            row, column = 2 * np.pi * rows * u + phase, 2 * np.pi * columns * v
-            picture += (np.sin(row) * np.cos(column) + np.cos(row) * np.sin(column)) / frequency  # the sine of their sum
-    low, high = pictures.min(axis=(1, 2, 3), keepdims=True), pictures.max(axis=(1, 2, 3), keepdims=True)
-    scaled = np.rint(255 * (pictures - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
+            u, v = rng.uniform(-frequency, frequency, (2, channels, 1))
+            row, column = rows * u + rng.uniform(-np.pi, np.pi, (channels, 1)), columns * v
+            down += [np.sin(row) / frequency, np.cos(row) / frequency]
+            across += [np.cos(column), np.sin(column)]  # their products are the sine of row + column
+        waves = np.stack(down, axis=-1) @ np.stack(across, axis=1)
+        waves -= waves.min()
+        picture[...] = np.rint(255 * waves / max(waves.max(), 1e-9)).transpose(1, 2, 0)
+    return pictures

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import email.message
 import functools
 import hashlib
-import http.client
 import json
 import logging as std_logging
 import math
@@ -16,12 +14,10 @@ import shutil
 import socket
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import logging
 
@@ -32,6 +28,9 @@ from keras_mnasnet.utils.reading import read_bytes, read_json
 from keras_mnasnet.utils.text import Life
 from keras_mnasnet.weights.checkpoint import CheckpointError, DownloadError
 from keras_mnasnet.weights.registry import Record
+
+if TYPE_CHECKING:
+    import email.message
 
 ATTEMPTS = 5
 CHUNK = 1 << 18
@@ -230,6 +229,9 @@ def download(url: str, path: Path, expected_sha256: str | None = None) -> str:
     its sha256 beside it. All attempts together take no longer
     than `LIMIT_S` seconds, or $KERAS_MNASNET_FETCH_S.
     """
+    import http.client
+    import urllib.error
+
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + _limit_s()
@@ -325,13 +327,19 @@ class _TooSlowError(Exception):
     """The time for the whole file is over; what came is kept."""
 
 
-class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never from https to http."""
+def _opened(url: str, headers: dict[str, str]) -> Any:
+    """The server's answer, after redirects, but none from https to http."""
+    import urllib.error
+    import urllib.request
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-            raise urllib.error.HTTPError(newurl, code, "a redirect from https to an unsafe address", headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    class SafeRedirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+            if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+                raise urllib.error.HTTPError(newurl, code, "a redirect from https to an unsafe address", headers, fp)
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    request = urllib.request.Request(url, headers=headers)
+    return urllib.request.build_opener(SafeRedirects).open(request, timeout=TIMEOUT_S)
 
 
 def _receive(url: str, part: Path, state: Path, deadline: float) -> None:
@@ -341,8 +349,7 @@ def _receive(url: str, part: Path, state: Path, deadline: float) -> None:
     headers = {"User-Agent": "keras_mnasnet", "Accept-Encoding": "identity"}
     if have and validator:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
-    request = urllib.request.Request(url, headers=headers)
-    with urllib.request.build_opener(_SafeRedirects).open(request, timeout=TIMEOUT_S) as response:
+    with _opened(url, headers) as response:
         if response.headers.get_content_type() == "text/html":
             raise DownloadError(
                 f"{url} must be a weight file. Received: a web page{_redirected(url, response.url)}. "
@@ -379,6 +386,8 @@ def _receive(url: str, part: Path, state: Path, deadline: float) -> None:
 
 
 def _read(response: Any) -> bytes:
+    import http.client
+
     try:
         return response.read1(CHUNK)  # what has come: a server that sends a byte now and then must not be waited for
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -421,6 +430,8 @@ def _range_start(headers: email.message.Message) -> int | None:
 
 def _unknown_host(url: str) -> str | None:
     """Why the host of an address cannot be found, so that nothing waits for it; None if it can, or a proxy would find it."""
+    import urllib.request
+
     parts = urllib.parse.urlsplit(url)
     if _offline() or urllib.request.getproxies().get(parts.scheme):
         return None

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import pytest
 
-from keras_mnasnet.cli.main import parser
+from keras_mnasnet.cli.main import ROOMS, parser
 from keras_mnasnet.cli.options import OF_DETECTORS, OPTIONS
 from keras_mnasnet.cli.parsing import Parser
 
@@ -163,6 +163,14 @@ def test_options_between_positional_arguments():
 def test_parsers_are_made_anew():
     assert parser() is not parser()
     assert parser().parse_args(["networks"]).parser is not parser().parse_args(["networks"]).parser
+
+
+def test_one_command_needs_one_room():
+    assert [command for commands in ROOMS.values() for command in commands] == list(parser().commands)
+    assert all(tuple(parser(command).commands) == commands for commands in ROOMS.values() for command in commands)
+    code = "import sys; from keras_mnasnet.cli.main import main; main(['info', '--help']); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert [room for room in ROOMS if f"keras_mnasnet.cli.{room}" in loaded] == ["networks"]
 
 
 def test_help_loads_nothing_heavy():

@@ -223,17 +223,28 @@ def test_numpy_reference_equals_keras(bundled, pictures, tmp_path, quantize):
     np.testing.assert_allclose(reference(pictures[:4]), expected, atol=1e-5)
 
 
-def test_symmetric_reference():
+@pytest.mark.parametrize(
+    ("network", "padding"),
+    [
+        ("b1", "symmetric"),
+        (
+            "stem24 r1_k3_s11_e1_i24_o16_noskip_conv r2_k1_s22_e3_i16_o24_pool r2_k7_s11_e3_i24_o24_se0.25 r1_k1_s22_e1_i24_o32_conv "
+            "r1_k5_s22_e1_i32_o40_linear head64",
+            "same",
+        ),
+    ],
+)
+def test_reference_of_other_networks(network, padding):
     from models import shaken
 
     from keras_mnasnet import MnasNet
     from keras_mnasnet.export.reference import Reference
     from keras_mnasnet.export.verify import drawn_images
 
-    options = {"padding": "symmetric", "bn_epsilon": 1e-5, "classifier_activation": None}
-    model = shaken(MnasNet("b1", width_multiplier=0.35, weights=None, input_shape=(65, 47, 3), classes=6, **options))
+    options = {"padding": padding, "bn_epsilon": 1e-5, "classifier_activation": None}
+    model = shaken(MnasNet(network, width_multiplier=0.35, weights=None, input_shape=(65, 47, 3), classes=6, **options))
     checkpoint = checkpoint_of(model)
-    reference = Reference(checkpoint.architecture, checkpoint.tensors, bn_epsilon=1e-5, padding="symmetric", softmax=False)
+    reference = Reference(checkpoint.architecture, checkpoint.tensors, bn_epsilon=1e-5, padding=padding, softmax=False)
     images = drawn_images(2, 65, 47, 3)
     expected = keras.ops.convert_to_numpy(model(images))
     assert np.abs(reference(images) - expected).max() <= 1e-5 * np.abs(expected).max()

@@ -134,6 +134,19 @@ def test_a_softmax_below_its_step_is_refused(tmp_path):
     assert not list(tmp_path.glob("*.tflite*"))
 
 
+def test_drawn_pictures_are_sums_of_waves():
+    rng = np.random.default_rng(3)
+    rows, columns = np.linspace(0, 1, 9)[:, None, None], np.linspace(0, 1, 14)[:, None]
+    for picture in drawn_images(2, 9, 14, 3, seed=3):
+        waves = np.zeros((9, 14, 3))
+        for frequency in (1, 2, 4, 8, 16):
+            u, v = rng.uniform(-frequency, frequency, (2, 3))
+            waves += np.sin(2 * np.pi * (rows * u + columns * v) + rng.uniform(-np.pi, np.pi, 3)) / frequency
+        expected = 255 * (waves - waves.min()) / np.ptp(waves)
+        assert picture.dtype == np.float32 and (picture.min(), picture.max()) == (0, 255)
+        assert np.abs(picture - expected).max() < 0.5 + 1e-6
+
+
 def test_a_smaller_share_than_the_default_loosens_nothing():
     limits = accepting("int8", 0.0)
     assert (limits.spread, limits.scores, limits.changed) == (LIMITS["int8"].spread, LIMITS["int8"].scores, 0.0)
