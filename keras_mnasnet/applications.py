@@ -16,7 +16,7 @@ from keras_mnasnet import model as models
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.loading import load, record_of
-from keras_mnasnet.preprocessing import IMAGENET
+from keras_mnasnet.preprocessing import Normalization, as_normalization
 from keras_mnasnet.spec import describe
 from keras_mnasnet.utils.reading import texts
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics
@@ -48,8 +48,9 @@ _ARGUMENTS = """
         stem_stride: 2 as published; 1 for small photos, where every map is then twice as high and wide. None: the
             checkpoint's, else 2.
         dropout_rate: before the classifier, in training.
-        bn_epsilon, bn_momentum, padding ("same" or "symmetric"), first_residual: numerics. None: the
-            checkpoint's, or Google's (1e-3, 0.99, "same") without one.
+        bn_epsilon, bn_momentum, padding ("same" or "symmetric"), first_residual, stem_activation ("relu" or "linear"),
+            normalization (what becomes of pixels 0..255: "imagenet", "signed", "unit", "pixels" or a Normalization):
+            numerics. None: the checkpoint's, or Google's (1e-3, 0.99, "same", "relu", "imagenet") without one.
 
     Returns:
         A functional keras.Model, `[B, H, W, C]` -> `[B, classes]`.
@@ -81,11 +82,16 @@ def MnasNet(
     bn_momentum: float = 0.99,
     padding: str | None = None,
     first_residual: bool | None = None,
+    stem_activation: str | None = None,
+    normalization: Normalization | str | None = None,
 ) -> keras.Model:
     base = as_architecture(architecture)
     network = base.scaled(width_multiplier, depth_multiplier).with_se(se).with_stem_stride(stem_stride)
     given = input_tensor is not None or input_shape is not None
-    numerics = {"bn_epsilon": bn_epsilon, "padding": padding, "first_residual": first_residual}
+    numerics = {
+        "bn_epsilon": bn_epsilon, "padding": padding, "first_residual": first_residual, "stem_activation": stem_activation,
+        "normalization": None if normalization is None else as_normalization(normalization),
+    }  # fmt: skip
     options: dict[str, Any] = {
         "include_top": include_top, "input_tensor": input_tensor, "pooling": pooling, "dropout_rate": dropout_rate,
         "classifier_activation": classifier_activation, "include_preprocessing": include_preprocessing, "name": name,
@@ -94,11 +100,12 @@ def MnasNet(
     if weights is None:
         chosen = _overridden(DEFAULT_NUMERICS, numerics)
         return models.build(
-            network.with_first_residual(first_residual),
+            network.with_first_residual(first_residual).with_stem_activation(stem_activation),
             input_shape=input_shape if given else (default_size(base),) * 2 + (3,),
             classes=1000 if classes is None else classes,
             bn_epsilon=chosen.bn_epsilon,
             padding=chosen.padding,
+            normalization=chosen.normalization,
             **options,
         )
     checkpoint = checkpoint_for(
@@ -111,9 +118,8 @@ def MnasNet(
     chosen = _overridden(own, numerics)
     if changed := {key: value for key, value in numerics.items() if value is not None and getattr(own, key) != value}:
         logging.warning("numerics of the checkpoint are overridden: %s (its own: %s)", changed, own)
-    checkpoint = dataclasses.replace(
-        checkpoint, architecture=checkpoint.architecture.with_first_residual(first_residual), numerics=chosen
-    )
+    held = checkpoint.architecture.with_first_residual(first_residual).with_stem_activation(stem_activation)
+    checkpoint = dataclasses.replace(checkpoint, architecture=held, numerics=chosen)
     return checkpoint.model(input_shape=input_shape, **options)
 
 
@@ -210,7 +216,8 @@ def _overridden(numerics: Numerics, arguments: dict[str, Any]) -> Numerics:
         return dataclasses.replace(numerics, **given)
     except (CheckpointError, TypeError) as error:
         raise ValueError(
-            f"`bn_epsilon` must be in (0, 1), `padding` 'same' or 'symmetric', `first_residual` a bool. Received: {given}"
+            f"`bn_epsilon` must be in (0, 1), `padding` 'same' or 'symmetric', `first_residual` a bool, `stem_activation` "
+            f"'relu' or 'linear'. Received: {given}"
         ) from error
 
 
@@ -230,7 +237,7 @@ def _refuse_classes(weights: Any, checkpoint: Checkpoint, classes: int | None) -
 
 def level_layers(architecture: Architecture) -> dict[str, str]:
     """{level: layer name}: the last map at stride 2, 4, 8, ...; levels are named by their power of two."""
-    level, layers = 1, {"C1": "stem_relu"}
+    level, layers = 1, {"C1": architecture.operations()[0].output}
     for unit in architecture.units():
         level += unit.stride == 2
         layers[f"C{level}"] = unit.output
@@ -254,6 +261,8 @@ def MnasNetBackbone(
     bn_momentum: float = 0.99,
     padding: str | None = None,
     first_residual: bool | None = None,
+    stem_activation: str | None = None,
+    normalization: Normalization | str | None = None,
 ) -> keras.Model:
     """A model that returns {name: map `[B, h, w, C]`} for `levels` (C1 = stride 2 ... C5 = stride 32) and layer-name `taps`.
 
@@ -275,6 +284,8 @@ def MnasNetBackbone(
         bn_momentum=bn_momentum,
         padding=padding,
         first_residual=first_residual,
+        stem_activation=stem_activation,
+        normalization=normalization,
     )
     known = level_layers(describe(full).architecture)
     layers = {layer.name for layer in full.layers}
@@ -300,11 +311,11 @@ def MnasNetBackbone(
     return keras.Model(full.input, outputs, name=name or f"{full.name}_backbone")
 
 
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Scale RGB pixels 0..255 to (x / 255 - mean) / std, ImageNet's mean and std, as float32; for include_preprocessing=False.
+def preprocess_input(x: Any, data_format: str | None = None, *, normalization: Normalization | str = "imagenet") -> Any:
+    """Scale RGB pixels 0..255 to (x - mean) / std as float32; for include_preprocessing=False.
 
     `x` is an array or tensor whose last axis is the channel (first of three with data_format="channels_first"); arrays are
-    not changed in place.
+    not changed in place. `normalization` is the checkpoint's (`load(...).numerics.normalization`), by default ImageNet's.
     """
     if data_format not in (None, "channels_last", "channels_first"):
         raise ValueError(f"`data_format` must be channels_last or channels_first. Received: data_format={data_format!r}")
@@ -318,7 +329,8 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     if len(x.shape) < 3 or x.shape[axis] != 3:
         raise ValueError(f"`preprocess_input` takes RGB images, 3 channels. Received: shape={tuple(x.shape)}")
     shape = (3, 1, 1) if axis == -3 else (3,)
-    mean, std = (np.array(values, np.float32).reshape(shape) for values in (IMAGENET.mean, IMAGENET.std))
+    how = as_normalization(normalization).per_channel
+    mean, std = (np.array(values, np.float32).reshape(shape) for values in (how.mean, how.std))
     if isinstance(x, np.ndarray):
         return (x.astype(np.float32) - mean) / std
     return (keras.ops.cast(x, "float32") - mean) / std

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 PROVENANCES = ("published", "reconstructed", "custom")
 OPS = ("mbconv", "conv", "linear")
+STEM_ACTIVATIONS = ("relu", "linear")
 DEFAULT_SE_RATIO = 0.25
 WEIGHTED = ("conv", "depthwise", "dense")
 MOST_LAYERS = 2_000  # in the stages; MnasNet-A1 has 16
@@ -138,6 +139,11 @@ def _check_stride(what: str, name: str, value: object) -> None:
         raise ValueError(f"{what} must be 1 or 2. Received: {name}={value!r}")
 
 
+def _check_stem_activation(value: object) -> None:
+    if value not in STEM_ACTIVATIONS:
+        raise ValueError(f"`stem_activation` must be one of {STEM_ACTIVATIONS}. Received: stem_activation={value!r}")
+
+
 class Unit(NamedTuple):
     """One built layer of a stage; `expanded` is the gated width, `se_filters` 0 without squeeze-and-excite."""
 
@@ -207,7 +213,8 @@ class Layer(NamedTuple):
 class Architecture:
     """A network as a value: stem, stages, head. `str(a)` and `Architecture.parse` are each other's inverse.
 
-    `stem_stride=1` keeps the resolution of photos that are small to begin with (written `stem32_s11`).
+    `stem_stride=1` keeps the resolution of photos that are small to begin with (written `stem32_s11`). `stem_activation` is
+    "relu", or "linear" for none before the first stage, as in Google's AutoML Vision Edge (written `stem32_linear`).
     """
 
     name: str
@@ -216,6 +223,7 @@ class Architecture:
     head: int = 1280
     provenance: str = "custom"
     stem_stride: int = 2
+    stem_activation: str = "relu"
 
     def __post_init__(self) -> None:
         if not _HEADER.match(self.name + ":") or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.name):
@@ -224,6 +232,7 @@ class Architecture:
             raise ValueError(f"`provenance` must be one of {PROVENANCES}. Received: provenance={self.provenance!r}")
         _check_count("An architecture's `stem`", "stem", self.stem)
         _check_stride("An architecture's `stem_stride`", "stem_stride", self.stem_stride)
+        _check_stem_activation(self.stem_activation)
         _check_count("An architecture's `head`", "head", self.head)
         if not self.blocks:
             raise ValueError(f"An architecture needs at least one block. Received: blocks=() in {self.name!r}")
@@ -241,6 +250,7 @@ class Architecture:
 
     def __str__(self) -> str:
         stem = f"stem{self.stem}" + ("" if self.stem_stride == 2 else "_s11")
+        stem += "" if self.stem_activation == "relu" else "_linear"
         return f"{self.name}[{self.provenance}]: {stem} {' '.join(map(str, self.blocks))} head{self.head}"
 
     @classmethod
@@ -256,12 +266,12 @@ class Architecture:
         match = _HEADER.match(text)
         tokens = match["body"].split() if match else []
         sizes = {}
-        for position, key, stride in ((0, "stem", r"(_s11|_s22)?"), (-1, "head", "()")):
+        for position, key, stride in ((0, "stem", r"(_s11|_s22)?(_linear)?"), (-1, "head", "")):
             token = tokens[position] if tokens else ""
             size = re.fullmatch(key + r"(\d+)" + stride, token)
             if not size:
                 raise ValueError(
-                    f"An architecture is written as '[name:] stem<channels>[_s11] <block> ... head<channels>'. "
+                    f"An architecture is written as '[name:] stem<channels>[_s11][_linear] <block> ... head<channels>'. "
                     f"Received: {token[:80]!r} where {key}<channels> was expected, in {text[:200]!r}"
                 )
             sizes[key] = int(size[1])
@@ -271,7 +281,8 @@ class Architecture:
             blocks=tuple(Block.parse(token) for token in tokens[1:-1]),
             head=sizes["head"],
             provenance=(match and match["provenance"]) or "custom",
-            stem_stride=1 if tokens[0].endswith("_s11") else 2,
+            stem_stride=1 if "_s11" in tokens[0] else 2,
+            stem_activation="linear" if tokens[0].endswith("_linear") else "relu",
         )
 
     def scaled(self, width_multiplier: float | None = None, depth_multiplier: float | None = None) -> Architecture:
@@ -347,6 +358,10 @@ class Architecture:
         name = self.name.removesuffix("-stem1") + suffix
         return dataclasses.replace(self, name=name, stem_stride=stride, provenance="custom")
 
+    def with_stem_activation(self, activation: str | None) -> Architecture:
+        """Set what follows the stem, "relu" or "linear" (nothing): a property of a checkpoint. None keeps it."""
+        return self if activation is None else dataclasses.replace(self, stem_activation=activation)
+
     def units(self) -> tuple[Unit, ...]:
         """Every layer of every stage, with residuals decided on the channel counts as they are (after rounding)."""
         return _units(self)
@@ -391,7 +406,7 @@ class Architecture:
 
     def same_network(self, other: Architecture) -> bool:
         """Whether both build the same graph, whatever their names or the wording of their blocks."""
-        ours, theirs = ((each.stem, each.stem_stride, each.head, each.units()) for each in (self, other))
+        ours, theirs = ((each.stem, each.stem_stride, each.stem_activation, each.head, each.units()) for each in (self, other))
         return ours == theirs
 
 
@@ -461,7 +476,7 @@ def _operations(architecture: Architecture, height: int, width: int, classes: in
         return put("multiply", f"{prefix}_excite", x, put("sigmoid", f"{prefix}_gate", y))
 
     part = "stem"
-    x = conv("image", "stem", architecture.stem, 3, architecture.stem_stride)
+    x = conv("image", "stem", architecture.stem, 3, architecture.stem_stride, relu=architecture.stem_activation == "relu")
     for unit in _units(architecture):
         part, start = unit.name, x
         if unit.op != "mbconv":

@@ -18,7 +18,7 @@ from keras_mnasnet import model as models
 from keras_mnasnet._version import __version__
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.loading import RUN_MODEL, load, save
-from keras_mnasnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, MOST_PIXELS
+from keras_mnasnet.preprocessing import MOST_PIXELS
 from keras_mnasnet.spec import Spec, describe, rebuild
 from keras_mnasnet.utils.reading import check_limit, read_json, record, shown, texts
 from keras_mnasnet.weights.checkpoint import CheckpointError, DownloadError, assign, expected_shapes, remember
@@ -72,7 +72,7 @@ def push_to_hub(
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"`{name}` must be a text that is not empty. Received: {name}={text!r}")
     model = model if isinstance(model, keras.Model) else checkpoint.model()
-    spec = describe(model)
+    spec = dataclasses.replace(describe(model), normalization=checkpoint.numerics.normalization)
     class_names = _checked_labels(labels, spec)
     figures = _checked_metrics(metrics, dataset)
     with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as name:
@@ -101,8 +101,9 @@ def from_hub(repo_id: str, *, revision: str | None = None, token: str | bool | N
     where = f"{repo_id}@{commit}"
     spec, name = _parse(config, where)
     checkpoint = load(fetch_hub(repo_id, WEIGHTS_FILE, commit, token=token))
-    stored = (checkpoint.architecture.units(), checkpoint.numerics.bn_epsilon, checkpoint.numerics.padding)
-    if (*stored, checkpoint.classes) != (spec.architecture.units(), spec.bn_epsilon, spec.padding, spec.classes):
+    stored = (checkpoint.numerics.bn_epsilon, checkpoint.numerics.padding, checkpoint.classes)
+    same = checkpoint.architecture.same_network(spec.architecture) and stored == (spec.bn_epsilon, spec.padding, spec.classes)
+    if not same or checkpoint.numerics.normalization != spec.normalization.per_channel:
         raise CheckpointError(
             f"{WEIGHTS_FILE} of {where} must be what its {CONFIG_FILE} says: '{spec.architecture}' with "
             f"{spec.classes} classes, bn_epsilon={spec.bn_epsilon}, padding={spec.padding!r}. "
@@ -181,9 +182,9 @@ def _config(spec: Spec, name: str, has_labels: bool) -> dict[str, Any]:
             "channels": "RGB",
             "inside_the_model": spec.include_preprocessing,
             "input_range": list(input_range(spec)),
-            "formula": "(pixel / 255 - mean) / std",
-            "mean": list(IMAGENET_MEAN),
-            "std": list(IMAGENET_STD),
+            "formula": "(pixel - mean) / std",
+            "mean": list(spec.normalization.mean),
+            "std": list(spec.normalization.std),
         },
     }
 
@@ -273,8 +274,8 @@ def input_range(spec: Spec) -> tuple[float, float]:
     """The least and greatest value the model is meant to be fed."""
     if spec.include_preprocessing:
         return 0, 255
-    pairs = list(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
-    return round(min(-mean / std for mean, std in pairs), 4), round(max((1 - mean) / std for mean, std in pairs), 4)
+    pairs = list(zip(spec.normalization.mean, spec.normalization.std, strict=True))
+    return round(min(-mean / std for mean, std in pairs), 4), round(max((255 - mean) / std for mean, std in pairs), 4)
 
 
 def make_card(
@@ -364,7 +365,8 @@ def _network(spec: Spec) -> str:
 def _input(spec: Spec) -> str:
     height, width, _ = (side or "any" for side in spec.input_shape)
     low, high = input_range(spec)
-    normalization = f"(pixel / 255 - mean) / std, mean {IMAGENET_MEAN}, std {IMAGENET_STD}"
+    mean, std = (f"({', '.join(f'{value:g}' for value in side)})" for side in (spec.normalization.mean, spec.normalization.std))
+    normalization = f"(pixel - mean) / std, mean {mean}, std {std}"
     how = (
         f"pixels {low} to {high}, not normalized: the model does that itself ({normalization})."
         if spec.include_preprocessing

@@ -283,7 +283,12 @@ def checkpoint_of(model: Any, *, checked: bool = True) -> Checkpoint:
         tensors = _tensors(model, layer_shapes(detector.layers()))
         checkpoint = Checkpoint(
             architecture=detector.architecture,
-            numerics=Numerics(detector.bn_epsilon, detector.padding),
+            numerics=Numerics(
+                detector.bn_epsilon,
+                detector.padding,
+                stem_activation=detector.architecture.stem_activation,
+                normalization=detector.normalization,
+            ),
             classes=len(detector.labels),
             tensors=tensors,
             size=detector.input_size[0],
@@ -301,7 +306,13 @@ def checkpoint_of(model: Any, *, checked: bool = True) -> Checkpoint:
         size = min(sides) if sides else said[0].size if said else default_size(spec.architecture)
         checkpoint = Checkpoint(
             architecture=spec.architecture,
-            numerics=Numerics(spec.bn_epsilon, spec.padding, spec.architecture.units()[0].residual),
+            numerics=Numerics(
+                spec.bn_epsilon,
+                spec.padding,
+                spec.architecture.units()[0].residual,
+                spec.architecture.stem_activation,
+                said[0].numerics.normalization if said and not spec.include_preprocessing else spec.normalization,
+            ),
             classes=spec.classes,
             tensors=tensors,
             size=size,
@@ -374,7 +385,9 @@ def load_weights(model: Any, source: Any, *, include_top: bool = True) -> None:
     sides = [side for side in spec.input_shape[:2] if side]
     dataset = isinstance(source, str) and source in registry.datasets()
     checkpoint = load(source, network=network if dataset else None, size=min(sides) if dataset and sides else None)
-    numerics = {"bn_epsilon": spec.bn_epsilon, "padding": spec.padding}
+    numerics: dict[str, Any] = {"bn_epsilon": spec.bn_epsilon, "padding": spec.padding}
+    if spec.include_preprocessing:
+        numerics["normalization"] = spec.normalization
     needs, has = [], []
     if not checkpoint.architecture.same_network(network):
         needs.append(f"the network '{checkpoint.architecture}'")

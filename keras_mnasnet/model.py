@@ -7,16 +7,16 @@ import math
 import numbers
 import operator
 import re
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from keras_mnasnet.architecture import Architecture, Layer
-from keras_mnasnet.preprocessing import IMAGENET
+from keras_mnasnet.preprocessing import IMAGENET, Normalization
 
 MIN_SIZE = 32
 PADDINGS = ("same", "symmetric")
 POOLINGS = (None, "avg", "max")
+IMAGENET_LAYER, PIXEL_LAYER = "imagenet_normalization", "pixel_normalization"  # names of the layer that normalizes
 
 InputShape = tuple[int | None, int | None, int]
 
@@ -156,11 +156,13 @@ def build(
     bn_epsilon: float = 1e-3,
     bn_momentum: float = 0.99,
     padding: str = "same",
+    normalization: Normalization = IMAGENET,
     framework: ModuleType | None = None,
 ) -> Any:
     """A functional model of `architecture` with fresh weights: `[B, H, W, C]` -> `[B, classes]`.
 
-    `include_preprocessing=True` takes RGB pixels 0..255. `padding` is `same` (TensorFlow) or `symmetric` (PyTorch).
+    `include_preprocessing=True` takes RGB pixels 0..255 and does the `normalization`. `padding` is `same` (TensorFlow) or
+    `symmetric` (PyTorch).
     `framework` is the module `keras` (default) or `tf_keras`. Without the top the output is the head convolution's map
     `[B, h, w, 1280]`, or `[B, 1280]` with `pooling` `avg` or `max`. Raises ValueError for arguments out of range.
     """
@@ -187,7 +189,7 @@ def build(
     # one kernel among variables of a shape, and the build takes a quarter less time.
     with getattr(framework, "StatelessScope", contextlib.nullcontext)():
         inputs = _input(framework, input_tensor, input_shape)
-        x = normalization(framework.layers)(_rgb(inputs)) if include_preprocessing else inputs  # type: ignore[union-attr]
+        x = normalizing(framework.layers, normalization)(_rgb(inputs)) if include_preprocessing else inputs  # type: ignore[union-attr]
         make = _Layers(framework, padding, bn_epsilon, bn_momentum, classifier_activation, dropout_rate)  # type: ignore[arg-type]
         maps = {"image": x}
         for row in architecture.operations(classes=_integer(classes) if include_top else 0):
@@ -209,19 +211,15 @@ def _rgb(x: Any) -> Any:
     return x
 
 
-def normalization(
-    layers: Any,
-    mean: Sequence[float] = IMAGENET.mean,
-    std: Sequence[float] = IMAGENET.std,
-    name: str = "imagenet_normalization",
-) -> Any:
-    """The layer that takes RGB pixels 0..255 to (x - mean) / std in float32; by default with ImageNet's."""
+def normalizing(layers: Any, how: Normalization, name: str | None = None) -> Any:
+    """The layer that takes RGB pixels 0..255 to (x - mean) / std in float32."""
+    how = how.per_channel
     return layers.Normalization(
         axis=-1,
-        mean=list(mean),
-        variance=[value**2 for value in std],
+        mean=list(how.mean),
+        variance=[value**2 for value in how.std],
         dtype="float32",
-        name=name,
+        name=name or (IMAGENET_LAYER if how == IMAGENET else PIXEL_LAYER),
     )
 
 

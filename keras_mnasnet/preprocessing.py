@@ -30,10 +30,34 @@ class Normalization:
                 f"Received: mean={self.mean}, std={self.std}"
             )
 
+    def __str__(self) -> str:
+        known = next((name for name, each in NORMALIZATIONS.items() if each.per_channel == self.per_channel), None)
+        mean, std = (", ".join(f"{value:g}" for value in side) for side in (self.mean, self.std))
+        return known or f"(pixels - {mean}) / {std}"
+
+    @property
+    def per_channel(self) -> Normalization:
+        """The same with a mean and a deviation for each of three channels."""
+        return self if len(self.mean) == 3 else Normalization(self.mean * 3, self.std * 3)
+
 
 PIXELS, UNIT, SIGNED = Normalization(), Normalization((0.0,), (255.0,)), Normalization((127.5,), (127.5,))
 IMAGENET = Normalization(tuple(255 * value for value in IMAGENET_MEAN), tuple(255 * value for value in IMAGENET_STD))
 NORMALIZATIONS = {"pixels": PIXELS, "unit": UNIT, "signed": SIGNED, "imagenet": IMAGENET}
+
+
+def as_normalization(value: Normalization | str, name: str = "normalization") -> Normalization:
+    """A Normalization, or the one of that name; ValueError for an unknown name."""
+    if isinstance(value, Normalization):
+        return value
+    if not isinstance(value, str) or value not in NORMALIZATIONS:
+        raise ValueError(f"`{name}` must be one of {', '.join(NORMALIZATIONS)} or a Normalization. Received: {name}={value!r}")
+    return NORMALIZATIONS[value]
+
+
+def small_margin(size: int) -> Preprocessing:
+    """What is usual where nothing says how photos are prepared: the shorter side to size / 0.875, the central crop."""
+    return Preprocessing(size, "bilinear", resize=round(size / 0.875), offset="down")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,6 +114,13 @@ class Preprocessing:
         if self.resize:
             return dataclasses.replace(self, size=size, resize=round(size * self.resize / self.size))
         return dataclasses.replace(self, size=size, crop_fraction=size / (size + 32))
+
+    def normalized(self, how: Normalization) -> Preprocessing:
+        """The same with the mean and std of what the network does to pixels 0..255."""
+        if self.normalization == how.per_channel:
+            return self
+        mean, std = (tuple(value / 255 for value in side) for side in (how.per_channel.mean, how.per_channel.std))
+        return dataclasses.replace(self, mean=mean, std=std)  # type: ignore[arg-type]
 
     @property
     def normalization(self) -> Normalization:

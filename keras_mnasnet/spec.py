@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from keras_mnasnet.architecture import DEFAULT_SE_RATIO, Architecture, Block
 from keras_mnasnet.family import FAMILY
-from keras_mnasnet.model import InputShape, build
+from keras_mnasnet.model import IMAGENET_LAYER, PIXEL_LAYER, InputShape, build
+from keras_mnasnet.preprocessing import IMAGENET, Normalization
 
 COMPARED = (
     "activation", "axis", "data_format", "epsilon", "filters", "kernel_size", "max_value", "mean", "negative_slope", "padding",
@@ -39,7 +41,9 @@ class UnknownStridesError(ValueError):
     """Tensors that do not show where their network halves its maps."""
 
 
-def read_network(units: Sequence[UnitShape], stem: int, head: int, *, stem_stride: int = 2) -> Architecture:
+def read_network(
+    units: Sequence[UnitShape], stem: int, head: int, *, stem_stride: int = 2, stem_activation: str = "relu"
+) -> Architecture:
     """The network whose layers have these shapes: the member of the family at its width, or one named `custom`.
 
     Where no stages are shown, a stage ends where kernel, expansion, filters or squeeze-and-excite change. Strides that are not
@@ -64,7 +68,7 @@ def read_network(units: Sequence[UnitShape], stem: int, head: int, *, stem_strid
     for stage, pattern in zip(stages, PATTERN if not shown else itertools.repeat(1), strict=False):
         blocks.append(_block(stage, channels, stage[0].stride or pattern))
         channels = stage[0].filters
-    read = Architecture("custom", stem, tuple(blocks), head, stem_stride=stem_stride)
+    read = Architecture("custom", stem, tuple(blocks), head, stem_stride=stem_stride, stem_activation=stem_activation)
     return _named(read, residual_known=units[0].residual is not None)
 
 
@@ -117,7 +121,7 @@ def _named(read: Architecture, *, residual_known: bool) -> Architecture:
         return dataclasses.replace(block, skip=True, first_skip=True)
 
     for network, width in itertools.product(FAMILY.values(), WIDTHS):
-        known = network.scaled(width).with_stem_stride(read.stem_stride)
+        known = network.scaled(width).with_stem_stride(read.stem_stride).with_stem_activation(read.stem_activation)
         if not known.same_body(read):
             continue
         for stem, first in ((known.stem, known.blocks[0]), (network.stem, network.blocks[0])):  # scaled, or left as it was
@@ -142,6 +146,7 @@ class Spec:
     dropout_rate: float
     input_shape: InputShape
     pooling: str | None
+    normalization: Normalization = IMAGENET
 
 
 def describe(model: Any) -> Spec:
@@ -156,6 +161,7 @@ def describe(model: Any) -> Spec:
     top = layers.get("predictions")
     dropout = layers.get("top_dropout")
     activation = top.get_config()["activation"] if top else None
+    normalizing = layers.get(IMAGENET_LAYER) or layers.get(PIXEL_LAYER)
     return Spec(
         architecture=_read_layers(layers),
         bn_epsilon=float(bn.epsilon),
@@ -163,11 +169,23 @@ def describe(model: Any) -> Spec:
         padding="symmetric" if any(name.endswith("_pad") for name in layers) else "same",
         classes=top.units if top else 0,
         classifier_activation=None if activation in (None, "linear") else activation,
-        include_preprocessing="imagenet_normalization" in layers,
+        include_preprocessing=normalizing is not None,
         dropout_rate=float(dropout.rate) if dropout else 0.0,
         input_shape=tuple(model.inputs[0].shape[1:]),
         pooling=None if top else "avg" if "avg_pool" in layers else "max" if "max_pool" in layers else None,
+        normalization=IMAGENET if normalizing is None else _normalization(normalizing),
     )
+
+
+def _normalization(layer: Any) -> Normalization:
+    config = layer.get_config()
+    try:
+        mean, variance = ([float(value) for value in config[key]] for key in ("mean", "variance"))
+        return Normalization(tuple(mean), tuple(map(math.sqrt, variance)))  # the root of a square is exact
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"The layer {layer.name!r} must normalize with a mean and a variance of its own. Received: {error}"
+        ) from error
 
 
 def _read_layers(layers: dict[str, Any]) -> Architecture:
@@ -193,7 +211,10 @@ def _read_layers(layers: dict[str, Any]) -> Architecture:
             )
         )
     stem = layers["stem_conv"]
-    return read_network(units, stem.filters, layers["head_conv"].filters, stem_stride=stem.strides[0])
+    return read_network(
+        units, stem.filters, layers["head_conv"].filters, stem_stride=stem.strides[0],
+        stem_activation="relu" if "stem_relu" in layers else "linear",
+    )  # fmt: skip
 
 
 def rebuild(spec: Spec, name: str | None = None) -> Any:

@@ -22,7 +22,7 @@ ALLOWED = {
     "architecture": set(),
     "family": {"architecture"},
     "model": {"architecture", "preprocessing"},
-    "spec": {"architecture", "family", "model"},
+    "spec": {"architecture", "family", "model", "preprocessing"},
     "detection.anchors": {"architecture", "detection.spec"},
     "detection.spec": {"architecture", "preprocessing", "utils"},
     "detection.model": {"architecture", "preprocessing", "utils", "model", "detection.spec", "detection.anchors"},

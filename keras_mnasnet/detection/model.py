@@ -12,7 +12,7 @@ import keras
 
 from keras_mnasnet.architecture import Layer
 from keras_mnasnet.detection.spec import DetectorSpec, head_layers, tap_unit
-from keras_mnasnet.model import build, normalization, output_dtype
+from keras_mnasnet.model import PIXEL_LAYER, build, normalizing, output_dtype
 
 HEAD_EPSILON = 1e-3
 HEAD_STDDEV = 0.03
@@ -32,8 +32,7 @@ def build_detector(
     inputs = framework.Input((*spec.input_size, 3), name="image")
     x = inputs
     if spec.include_preprocessing:
-        mean, std = spec.normalization.mean, spec.normalization.std
-        x = (normalize or normalization(framework.layers, mean, std, "pixel_normalization"))(x)
+        x = (normalize or normalizing(framework.layers, spec.normalization, PIXEL_LAYER))(x)
     body = build(
         network, include_top=False, input_tensor=x, include_preprocessing=False, bn_epsilon=spec.bn_epsilon,
         bn_momentum=bn_momentum, padding=spec.padding, framework=framework,

@@ -14,7 +14,7 @@ from keras_mnasnet.detection.model import SCORE_BIAS, build_detector
 from keras_mnasnet.detection.spec import AnchorSettings, DetectorSpec, default_classes, sides
 from keras_mnasnet.family import FAMILY, as_architecture
 from keras_mnasnet.loading import load
-from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization
+from keras_mnasnet.preprocessing import SIGNED, Normalization, as_normalization
 from keras_mnasnet.utils.reading import texts
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics, assign, expected_shapes
 
@@ -47,7 +47,7 @@ def SSDLite(
         input_size: pixels of the input: of a square, or (height, width), which may be written "192x320".
         include_preprocessing: True: the input is RGB pixels 0..255. False: normalized pixels.
         normalize: "signed" (x / 127.5 - 1, the Object Detection API's), "imagenet" (what the classification checkpoints
-            were trained with) or a Normalization. None: "imagenet" with weights, else "signed".
+            were trained with) or a Normalization. None: that of the weights, else "signed".
         width_multiplier, depth_multiplier, se: as in `MnasNet`.
         extras: channels of the levels after the first two; default 512, 256, 256, 128, scaled with the backbone's width to
             multiples of 8, at least 16. There are two levels more than extras.
@@ -88,7 +88,7 @@ def SSDLite(
         category_ids=ids if category_ids is None else category_ids,  # type: ignore[arg-type]
         extras=extras,  # type: ignore[arg-type]
         anchors=anchors or AnchorSettings(),
-        normalization=_normalization(normalize, weights is not None),
+        normalization=as_normalization(normalize or (SIGNED if weights is None else numerics.normalization), "normalize"),
         include_preprocessing=include_preprocessing,
         loss=loss,
         bn_epsilon=numerics.bn_epsilon,
@@ -104,15 +104,3 @@ def _unscaled(network: Architecture) -> Architecture:
     """The member of the family that a network is a scaled version of, by its name; the network itself where it is none."""
     names = sorted((name for name in FAMILY if network.name == name or network.name.startswith(f"{name}-")), key=len)
     return FAMILY[names[-1]] if names else network
-
-
-def _normalization(value: str | Normalization | None, has_weights: bool) -> Normalization:
-    if value is None:
-        value = "imagenet" if has_weights else "signed"
-    if isinstance(value, Normalization):
-        return value
-    if value not in NORMALIZATIONS:
-        raise ValueError(
-            f"`normalize` must be one of {tuple(NORMALIZATIONS)} or a Normalization. Received: normalize={value!r}"
-        )
-    return NORMALIZATIONS[value]

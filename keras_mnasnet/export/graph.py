@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_mnasnet.architecture import Architecture, Layer
 from keras_mnasnet.export.flatbuffer import ModelWriter
-from keras_mnasnet.preprocessing import IMAGENET
+from keras_mnasnet.preprocessing import IMAGENET, Normalization
 
 PRECISIONS = ("float32", "float16", "weight-int8", "int8-random")
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
@@ -72,7 +72,7 @@ def write_graph(
     classes: int,
     precision: str = "float32",
     padding: str = "same",
-    preprocessing: bool = True,
+    preprocessing: Normalization | bool = True,
     softmax: bool = True,
     batch: int = 1,
     description: str = "",
@@ -82,10 +82,10 @@ def write_graph(
 ) -> bytes:
     """The `.tflite` of a classifier: `image` `[batch, height, width, 3]` -> `scores` `[batch, classes]`, both float32.
 
-    `preprocessing`: the image is RGB pixels 0..255, normalized inside. `int8-random` rounds the weights, but takes the ranges
-    of activations from the air: it has the operators and the latency of an int8 model, and no meaning. `until` (`stem`, a
-    stage `block3`, a layer `block3a`, `head`) ends the graph after that part, with its map in the graph's own type; `since`
-    begins it after that part, with its map for an input (`height` and `width` are still the photo's).
+    `preprocessing`: the image is RGB pixels 0..255, normalized inside (True: as ImageNet's). `int8-random` rounds the weights,
+    but takes the ranges of activations from the air: it has the operators and the latency of an int8 model, and no meaning.
+    `until` (`stem`, a stage `block3`, a layer `block3a`, `head`) ends the graph after that part, with its map in the graph's
+    own type; `since` begins it after that part, with its map for an input (`height` and `width` are still the photo's).
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}")
@@ -98,10 +98,10 @@ def write_graph(
         raise ValueError(f"`until` must come after `since`. Received: since={since!r}, until={until!r}")
     net = _Net(weights, precision, padding)
     if since is None:
-        image = net.begin("image", (batch, height, width, 3), preprocessing)
+        image = net.begin("image", (batch, height, width, 3), IMAGENET if preprocessing is True else preprocessing or None)
     else:
         last = rows[first - 1]
-        image = net.begin(last.output, (batch, last.height, last.width, last.filters), preprocessing=False)
+        image = net.begin(last.output, (batch, last.height, last.width, last.filters), None)
     for row in rows[first:end]:
         scores = net.add(row)
     if until is None:
@@ -143,14 +143,14 @@ class _Net:
         self.maps: dict[str, _Map] = {}
         self.axes: int | None = None
 
-    def begin(self, name: str, shape: tuple[int, ...], preprocessing: bool) -> int:
+    def begin(self, name: str, shape: tuple[int, ...], how: Normalization | None) -> int:
         """The input, which stands for the map `name`, and its normalization; gives the input's tensor."""
         image = self.writer.tensor("image", shape)
         x = _Map(image, shape)
         if self.quantized:
             x = self.operator("QUANTIZE", "image_quantized", [x], schema.QuantizeOptionsT(), quantization=(1.0, -128))
-        if preprocessing:
-            mean, factor = np.asarray(IMAGENET.mean, np.float32), 1 / np.asarray(IMAGENET.std, np.float32)
+        if how is not None:
+            mean, factor = np.asarray(how.per_channel.mean, np.float32), 1 / np.asarray(how.per_channel.std, np.float32)
             for kind, title, options, values, scale in (
                 ("SUB", "image_centred", schema.SubOptionsT(), mean, 1.0),
                 ("MUL", "image_normalised", schema.MulOptionsT(), factor, 0.03),

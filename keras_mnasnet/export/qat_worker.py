@@ -28,7 +28,8 @@ from keras_mnasnet.data import (
     training_batches,
 )
 from keras_mnasnet.loading import load
-from keras_mnasnet.preprocessing import IMAGENET, Augment
+from keras_mnasnet.model import PIXEL_LAYER
+from keras_mnasnet.preprocessing import Augment
 from keras_mnasnet.utils.reading import read_json
 from keras_mnasnet.weights.checkpoint import Checkpoint
 
@@ -43,7 +44,7 @@ quantizers = tfmot.quantization.keras.quantizers
 class PixelNormalization(tf_keras.layers.Layer):
     """(pixel - mean) / std, every step rounded to its exact range in 8 bits, as an int8 graph computes it."""
 
-    def __init__(self, mean: Sequence[float] = IMAGENET.mean, std: Sequence[float] = IMAGENET.std, **options: Any) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], **options: Any) -> None:
         super().__init__(**options)
         self.values = {"mean": list(mean), "std": list(std)}
 
@@ -115,8 +116,9 @@ def twin(checkpoint: Checkpoint, size: int, *, padding: str, activation: str | N
     """The network on tf_keras, with the checkpoint's weights: `[B, size, size, 3]` pixels 0..255 -> `[B, classes]`."""
     image = tf_keras.Input((size, size, 3), name="image")
     given = dataclasses.replace(checkpoint, numerics=dataclasses.replace(checkpoint.numerics, padding=padding))
+    how = checkpoint.numerics.normalization
     return given.model(
-        input_tensor=PixelNormalization(name="pixel_normalization")(image), include_preprocessing=False,
+        input_tensor=PixelNormalization(how.mean, how.std, name=PIXEL_LAYER)(image), include_preprocessing=False,
         classifier_activation=activation, dropout_rate=0.0, framework=tf_keras,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from keras_mnasnet.architecture import Architecture, Layer
-from keras_mnasnet.preprocessing import IMAGENET
+from keras_mnasnet.preprocessing import IMAGENET, Normalization
 
 
 class Reference:
@@ -19,16 +19,17 @@ class Reference:
 
     def __init__(
         self, architecture: Architecture, tensors: Mapping[str, np.ndarray], *, bn_epsilon: float, padding: str,
-        softmax: bool = True,
+        softmax: bool = True, normalization: Normalization = IMAGENET,
     ) -> None:  # fmt: skip
         self.architecture = architecture
         self.tensors = tensors
         self.epsilon = np.float32(bn_epsilon)
         self.padding = padding
         self.with_softmax = softmax
+        self.mean, self.std = (np.array(side, np.float32) for side in (normalization.mean, normalization.std))
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        mean, std = (np.tile(np.array(side, np.float32), images.shape[2]) for side in (IMAGENET.mean, IMAGENET.std))
+        mean, std = (np.tile(np.broadcast_to(side, 3), images.shape[2]) for side in (self.mean, self.std))
         x = ((_lines(images.astype(np.float32)) - mean) / std).reshape(images.shape)
         rows = self.architecture.operations(*images.shape[1:3], classes=self.tensors["predictions/bias"].size)
         last_use = {name: row for row in rows for name in row.inputs}

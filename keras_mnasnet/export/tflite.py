@@ -24,7 +24,7 @@ from keras_mnasnet.export.report import Description, ExportReport, Oracle, publi
 from keras_mnasnet.export.verify import LEAST_IMAGES, LIMITS, accepting, check_calls, comparisons, drawn_images
 from keras_mnasnet.loading import checkpoint_of, load, read_keras
 from keras_mnasnet.model import resolve_input_shape
-from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
+from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing, as_normalization
 from keras_mnasnet.utils.files import check_writable
 from keras_mnasnet.utils.reading import texts
 from keras_mnasnet.utils.system import held_stderr
@@ -101,7 +101,7 @@ def export_tflite(
     for what, count in (("calibration", calibration_count), ("verification", verification_count)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"`{what}_count` (--{what}-photos) must be an integer >= 1. Received: {what}_count={count!r}")
-    subject = _subject(model, size, network, _normalization(normalization))
+    subject = _subject(model, size, network, None if normalization is None else as_normalization(normalization))
     own_labels = subject.labels
     subject = dataclasses.replace(
         subject, labels=subject.labels if labels is None else labels, origin=origin or subject.origin,
@@ -209,8 +209,9 @@ class _Subject:
         assert self.checkpoint is not None
         numerics = self.checkpoint.numerics
         reference = Reference(
-            self.checkpoint.architecture, self.checkpoint.tensors, bn_epsilon=numerics.bn_epsilon, padding=numerics.padding
-        )
+            self.checkpoint.architecture, self.checkpoint.tensors, bn_epsilon=numerics.bn_epsilon, padding=numerics.padding,
+            normalization=numerics.normalization,
+        )  # fmt: skip
         return lambda values: {"scores": reference(values)}
 
     def images(self, argument: str, data: Any, count: int, *, seed: int, max_bad: int) -> Any:
@@ -351,7 +352,8 @@ def _written(subject: _Subject, description: Description, quantize: str | None, 
     )
     return write_graph(
         checkpoint.architecture, weights, height=height, width=width, classes=checkpoint.classes, precision=DIRECT[quantize],
-        padding=checkpoint.numerics.padding, preprocessing=subject.kind == PIXELS, softmax=bool(subject.softmax), batch=batch,
+        padding=checkpoint.numerics.padding, softmax=bool(subject.softmax), batch=batch,
+        preprocessing=subject.kind == PIXELS and checkpoint.numerics.normalization,
         description=description.text, metadata=description.metadata("image", ["scores"], subject.shape),
     )  # fmt: skip
 
@@ -427,14 +429,6 @@ def with_extremes(images: np.ndarray) -> np.ndarray:
     images = images.copy()
     images[0, 0, 0], images[0, 0, 1] = 0, 255
     return images
-
-
-def _normalization(given: Normalization | str | None) -> Normalization | None:
-    if isinstance(given, str):
-        if given not in NORMALIZATIONS:
-            raise ValueError(f"`normalization` must be one of {', '.join(NORMALIZATIONS)}. Received: normalization={given!r}")
-        return NORMALIZATIONS[given]
-    return given
 
 
 def _input_shape(model: Any, size: tuple[int, int] | int | None) -> tuple[int, int, int]:

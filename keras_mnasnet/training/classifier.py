@@ -20,7 +20,7 @@ from keras_mnasnet.data.sources import Arrays
 from keras_mnasnet.family import as_architecture, default_size
 from keras_mnasnet.loading import checkpoint_of, load
 from keras_mnasnet.model import build
-from keras_mnasnet.preprocessing import Augment, Preprocessing
+from keras_mnasnet.preprocessing import Augment, Normalization, Preprocessing
 from keras_mnasnet.spec import describe
 from keras_mnasnet.training.balance import PerClass, WeightedCrossentropy, class_weights
 from keras_mnasnet.training.engine import Run, jit_choice, large_photos, parts_of, photos_sha256, sound
@@ -73,7 +73,8 @@ class ClassifierRun(Run):
             facts = self.known
             return training_model(
                 Architecture.parse(facts.architecture), len(facts.labels), size=facts.size, bn_epsilon=facts.bn_epsilon,
-                padding=facts.padding, dropout=recipe.dropout, bn_momentum=recipe.bn_momentum,
+                padding=facts.padding, normalization=facts.normalization, dropout=recipe.dropout,
+                bn_momentum=recipe.bn_momentum,
             )  # fmt: skip
         return starting_model(
             job.network, len(self.images.labels), from_model=self._source, head=job.head, size=recipe.size,
@@ -94,6 +95,7 @@ class ClassifierRun(Run):
             size=spec.input_shape[0] or 224,
             bn_epsilon=spec.bn_epsilon,
             padding=spec.padding,
+            normalization=spec.normalization,
             labels=self.images.labels,
             train_images=self.images.count,
             validation_images=self.validation.count,
@@ -284,7 +286,7 @@ def starting_model(
         check_classes(start.labels, labels, "head='keep'", "Use head='new'.")
     model = training_model(
         start.architecture, classes, size=size or start.size, bn_epsilon=start.numerics.bn_epsilon,
-        padding=start.numerics.padding, **settings,
+        padding=start.numerics.padding, normalization=start.numerics.normalization, **settings,
     )  # fmt: skip
     assign(model, start.tensors, expected_shapes(start.architecture, classes if head == "keep" else 0))
     return model if head == "keep" else with_zero_classifier(model)
@@ -299,12 +301,13 @@ def with_zero_classifier(model: keras.Model) -> keras.Model:
 
 def training_model(
     network: Architecture, classes: int, *, size: int, bn_epsilon: float = DEFAULT_NUMERICS.bn_epsilon,
-    padding: str = DEFAULT_NUMERICS.padding, dropout: float, bn_momentum: float,
+    padding: str = DEFAULT_NUMERICS.padding, normalization: Normalization = DEFAULT_NUMERICS.normalization, dropout: float,
+    bn_momentum: float,
 ) -> keras.Model:  # fmt: skip
     """The network with fresh weights and a classifier that gives logits."""
     return build(
         network, classes=classes, input_shape=(size, size, 3), classifier_activation=None, dropout_rate=dropout,
-        bn_epsilon=bn_epsilon, bn_momentum=bn_momentum, padding=padding,
+        bn_epsilon=bn_epsilon, bn_momentum=bn_momentum, padding=padding, normalization=normalization,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from keras_mnasnet.preprocessing import IMAGENET, Normalization
 from keras_mnasnet.training.recipe import Recipe, recipe_from_json, recipe_to_json
 from keras_mnasnet.utils.files import replaced, write_file
 from keras_mnasnet.utils.reading import check_names, fields_of, read_json, read_text, record, shown
@@ -93,6 +94,7 @@ class Facts:
     validation_images: int
     steps_per_part: int
     parts_per_epoch: int
+    normalization: Normalization = IMAGENET
     excluded: tuple[str, ...] = ()
     teacher_sha256: str = ""
     photos_sha256: str = ""

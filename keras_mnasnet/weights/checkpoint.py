@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_mnasnet.architecture import Architecture, Layer
-from keras_mnasnet.preprocessing import Preprocessing
+from keras_mnasnet.architecture import STEM_ACTIVATIONS, Architecture, Layer
+from keras_mnasnet.preprocessing import IMAGENET, Normalization, Preprocessing, as_normalization
 from keras_mnasnet.utils.reading import check_names, texts
 
 if TYPE_CHECKING:
@@ -36,21 +36,28 @@ class Numerics:
     """How the framework that trained a checkpoint computes: what the weights alone do not say.
 
     `first_residual` is whether the first layer of the first stage has a residual where its shape allows one; None: as the
-    member of the family has it.
+    member of the family has it. `stem_activation` is "relu" or "linear", what follows the stem; `normalization` what the
+    network does to pixels 0..255, or the name of that.
     """
 
     bn_epsilon: float
     padding: str
     first_residual: bool | None = None
+    stem_activation: str = "relu"
+    normalization: Normalization = IMAGENET
 
     def __post_init__(self) -> None:
         if self.padding not in ("same", "symmetric") or not isinstance(self.bn_epsilon, float) or not 0 < self.bn_epsilon < 1:
             raise CheckpointError(f"Numerics need an epsilon in (0, 1) and a padding, same or symmetric. Received: {self}")
         if self.first_residual not in (None, True, False):
             raise CheckpointError(f"`first_residual` must be true or false. Received: {self}")
+        if self.stem_activation not in STEM_ACTIVATIONS:
+            raise CheckpointError(f"`stem_activation` must be one of {STEM_ACTIVATIONS}. Received: {self}")
+        object.__setattr__(self, "normalization", as_normalization(self.normalization).per_channel)
 
     def apply(self, architecture: Architecture) -> Architecture:
-        """The network as this source builds it: with or without the first layer's residual, where that can be chosen."""
+        """The network as this source builds it: what follows the stem; the first residual, where that can be chosen."""
+        architecture = architecture.with_stem_activation(self.stem_activation)
         first = architecture.blocks[0]
         if self.first_residual is None or first.stride != 1 or architecture.stem != first.filters:
             return architecture
@@ -113,6 +120,7 @@ class Checkpoint:
     detector: DetectorSpec | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "preprocessing", self.preprocessing.normalized(self.numerics.normalization))
         if self.labels is None:
             return
         object.__setattr__(self, "labels", texts(self.labels))
@@ -178,6 +186,7 @@ class Checkpoint:
             bn_epsilon=self.numerics.bn_epsilon,
             bn_momentum=bn_momentum,
             padding=self.numerics.padding,
+            normalization=self.numerics.normalization,
             framework=framework,
         )
         if model.inputs[0].shape[-1] != 3:

@@ -17,6 +17,7 @@ from keras_mnasnet.weights.checkpoint import OWN_SOURCE, CheckpointError, Numeri
 from keras_mnasnet.weights.datasets import DATASETS
 
 SCHEMA = 1
+BACKGROUND = "background"  # the first of 1001 outputs, as TensorFlow's older classifiers have them
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +161,10 @@ def imagenet_classes() -> tuple[tuple[str, str], ...]:
 
 
 def labels_of(source: str, classes: int) -> tuple[str, ...] | None:
-    """ImageNet's class names for the 1000 classes of a public source; None where nothing says the names."""
-    return tuple(name for _, name in imagenet_classes()) if classes == 1000 and source in _sources() else None
+    """ImageNet's class names for the 1000 classes of a public source, with a background for 1001; None for other numbers."""
+    if classes not in (1000, 1001) or source not in _sources():
+        return None
+    return (BACKGROUND,) * (classes == 1001) + tuple(name for _, name in imagenet_classes())
 
 
 def spelled_as(known: Sequence[str] | None, labels: Sequence[str]) -> tuple[str, ...] | None:
@@ -170,7 +173,7 @@ def spelled_as(known: Sequence[str] | None, labels: Sequence[str]) -> tuple[str,
         return None if known is None else tuple(known)
     for spelling in zip(*imagenet_classes(), strict=True):
         if set(labels) <= set(spelling):
-            return spelling
+            return (BACKGROUND,) * (len(known) - len(spelling)) + spelling
     return None
 
 
