@@ -13,7 +13,7 @@ from absl import logging
 
 from keras_mnasnet.export.file import TfliteClassifier
 from keras_mnasnet.loading import load
-from keras_mnasnet.preprocessing import Preprocessing
+from keras_mnasnet.preprocessing import Preprocessing, small_margin
 from keras_mnasnet.utils.reading import is_tflite, texts
 from keras_mnasnet.utils.text import Life, header
 from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
@@ -107,7 +107,7 @@ def _named(preprocessing: Preprocessing | str, size: int) -> Preprocessing:
             f"Received: preprocessing={preprocessing!r}"
         )
     if preprocessing == "pillow":
-        return Preprocessing(size, "bilinear", resize=round(size / 0.875), offset="down")
+        return small_margin(size)
     return source_preprocessing(preprocessing, size)
 
 

@@ -51,6 +51,7 @@ from keras_mnasnet.weights.fetch import (
 )
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, SUFFIXES, TensorFile
 from keras_mnasnet.weights.formats.content import SHARD, SHARDED, kind_of
+from keras_mnasnet.weights.formats.graph import recognized
 from keras_mnasnet.weights.formats.keras import h5_tensors, keras_header, load_keras, open_h5, write_keras
 from keras_mnasnet.weights.formats.safetensors import (
     FORMAT,
@@ -61,8 +62,10 @@ from keras_mnasnet.weights.formats.safetensors import (
     write_native,
 )
 from keras_mnasnet.weights.formats.tf1 import open_tf1, unpack
+from keras_mnasnet.weights.formats.tflite import read_tflite
 
 RUN_MODEL = "model.safetensors"
+GRAPHS = {"tflite": read_tflite}  # readers of files that hold a graph, by their kind
 HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?(?:/(?P<file>.+))?$")
 KINDS = (
     f"{', '.join(map(repr, DATASETS))}, a record's id (`mnasnet weights list`), the folder of a training run, a checkpoint "
@@ -104,7 +107,7 @@ def load(source: Any, *, network: Architecture | str | None = None, size: int | 
         return _of_network(_load_record(record), named)
     path = _local(text)
     kind = kind_of(path)
-    checkpoint = _of_network(read_keras(path, load_keras(path)) if kind == "keras" else _read_tensors(path, kind, named), named)
+    checkpoint = _of_network(_read(path, kind, named), named)
     checkpoint = dataclasses.replace(
         checkpoint, origin=dataclasses.replace(checkpoint.origin, name=checkpoint.origin.record or text)
     )
@@ -221,8 +224,8 @@ def open_tensors(path: Path, kind: str | None = None) -> Iterator[TensorFile]:
     elif kind == "tar":
         with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
             yield open_tf1(unpack(path, Path(folder)), path)
-    elif kind == "keras":
-        raise CheckpointError(f"A file of tensors is needed here. Received: {path}, a whole model of Keras")
+    elif kind == "keras" or kind in GRAPHS:
+        raise CheckpointError(f"A file of tensors is needed here. Received: {path}, a whole model")
     elif kind == "pth":
         from keras_mnasnet.weights.formats.pth import open_pth
 
@@ -233,15 +236,21 @@ def open_tensors(path: Path, kind: str | None = None) -> Iterator[TensorFile]:
             yield file
 
 
+def _read(path: Path, kind: str, network: Architecture | None) -> Checkpoint:
+    if kind == "keras":
+        return read_keras(path, load_keras(path))
+    checkpoint = recognized(GRAPHS[kind](path)) if kind in GRAPHS else _read_tensors(path, kind, network)
+    if checkpoint.origin.notes and checkpoint.origin.source != OWN_SOURCE:
+        logging.warning("%s: %s", path, "; ".join(checkpoint.origin.notes))
+    return checkpoint
+
+
 def _read_tensors(path: Path, kind: str, network: Architecture | None) -> Checkpoint:
     with open_tensors(path, kind) as file:
         if FORMAT not in file.metadata:
             from keras_mnasnet.weights.convert import convert
 
-            checkpoint = convert(file, network)
-            if checkpoint.origin.notes:
-                logging.warning("%s: %s", path, "; ".join(checkpoint.origin.notes))
-            return checkpoint
+            return convert(file, network)
         if kind != "h5":
             return described(file)
         return described(file, lambda names: h5_tensors(file, names))

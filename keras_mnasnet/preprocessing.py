@@ -55,6 +55,15 @@ def as_normalization(value: Normalization | str, name: str = "normalization") ->
     return NORMALIZATIONS[value]
 
 
+def range_kind(low: float, high: float) -> str | None:
+    """Which of `pixels`, `unit` and `signed` a range of values is, to 5 % of it; None for another."""
+    for kind, (first, last) in {"pixels": (0, 255), "unit": (0, 1), "signed": (-1, 1)}.items():
+        near = 0.05 * (last - first)
+        if abs(low - first) <= near and abs(high - last) <= near:
+            return kind
+    return None
+
+
 def small_margin(size: int) -> Preprocessing:
     """What is usual where nothing says how photos are prepared: the shorter side to size / 0.875, the central crop."""
     return Preprocessing(size, "bilinear", resize=round(size / 0.875), offset="down")

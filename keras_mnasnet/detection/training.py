@@ -32,6 +32,7 @@ from keras_mnasnet.detection.summary import origin_of, summary_of
 from keras_mnasnet.loading import checkpoint_of, load, save
 from keras_mnasnet.training.distribution import Cluster
 from keras_mnasnet.training.engine import ALONE, Run, large_photos, parts_of, photos_sha256, resume_run, sound, start_run
+from keras_mnasnet.training.folded import folded_norms, sample, unfold
 from keras_mnasnet.training.job import Facts, Job, RunKind, anchored_path, validation_of
 from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import recipe_of
@@ -323,6 +324,10 @@ class DetectorRun(Run):
 
     def make_model(self) -> keras.Model:
         self.detector = self._resumed() if self.has_state else self._started()
+        if folded_norms(self.detector):
+            taken, size = self.data.subset(sample(self.data.count)), spec_of(self.detector).input_size
+            batches = evaluation_batches(taken, size=size, batch_size=16)
+            unfold(self.detector, (pixels for pixels, _ in batches.as_numpy_iterator()))
         return Trainee.of(self.detector, self.recipe)
 
     def _resumed(self) -> keras.Model:

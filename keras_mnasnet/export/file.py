@@ -20,21 +20,17 @@ from typing import Any
 import numpy as np
 
 from keras_mnasnet.export.partitions import Partitions, partitions_of
-from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing
+from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preprocessing, range_kind
 from keras_mnasnet.utils.reading import (
     LARGEST_MODEL,
     TFLITE_MARK,
     check_limit,
     check_names,
-    open_zip,
-    parse_json,
     read_bytes,
-    record,
 )
 from keras_mnasnet.utils.system import available_cores, held_stderr
 
 MINIMUM_BYTES = 64
-MAXIMUM_TEXT = 1 << 24  # bytes of a text file behind a graph
 MOST_VALUES = 1 << 28  # of an input: 9,000 x 9,000 pixels
 BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
 LABELS, REPORT = "labels.txt", "export.json"
@@ -45,7 +41,6 @@ TITLES = {
     "signed": "pixels / 127.5 - 1",
     "imagenet": "(pixels / 255 - mean) / std of ImageNet",
 }
-RANGES = {"pixels": (0, 255), "unit": (0, 1), "signed": (-1, 1)}
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow and TensorFlow take them
 
 
@@ -184,7 +179,7 @@ def input_of(
     low, high = 0.0, 0.0
     if dtype.kind in "iu":
         low, high = (scale * (limit - zero) for limit in (np.iinfo(dtype).min, np.iinfo(dtype).max))
-        kind = _range_kind(low, high) if dtype.itemsize == 1 else None
+        kind = range_kind(low, high) if dtype.itemsize == 1 else None
         if kind == "pixels" and scale != 1.0:
             return Input(dtype, f"{dtype} pixels 0..255 / {scale:.6g} (from its range)", **real)
         if kind:
@@ -199,14 +194,6 @@ def input_of(
             f"{', '.join(NORMALIZATIONS)}."
         )
     return Input(dtype, f"{dtype} pixels 0..255 (assumed; tflite_input= changes it)", layout=layout)
-
-
-def _range_kind(low: float, high: float) -> str | None:
-    for kind, (first, last) in RANGES.items():
-        near = 0.05 * (last - first)
-        if abs(low - first) <= near and abs(high - last) <= near:
-            return kind
-    return None
 
 
 class TfliteFile:
@@ -262,12 +249,9 @@ class TfliteFile:
     @functools.cached_property
     def texts(self) -> dict[str, str]:
         """The text files behind the graph, where the task libraries look for them; none where they cannot be read."""
-        try:
-            with open_zip(self.content, "The text files of a .tflite file") as archive:
-                small = [each for each in archive.infolist() if each.file_size <= MAXIMUM_TEXT]
-                return {each.filename: archive.read(each).decode("utf-8") for each in small}
-        except (ValueError, OSError):
-            return {}
+        from keras_mnasnet.weights.formats.tflite import texts_behind
+
+        return texts_behind(self.content)
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -280,37 +264,23 @@ class TfliteFile:
     @functools.cached_property
     def report(self) -> dict[str, Any]:
         """How this package made it; empty for a file of another maker."""
-        try:
-            value = parse_json(self.texts.get(REPORT, "{}"), "An export report")
-        except ValueError:
-            return {}
-        return value if isinstance(value, dict) else {}
+        from keras_mnasnet.weights.formats.tflite import report_in
+
+        return report_in(self.texts)
 
     @property
     def preprocessing(self) -> Preprocessing | None:
         """How photos become its pixels, where its report says so."""
-        try:
-            return record(self.report.get("preprocessing"), Preprocessing | None, "The preprocessing of a report")  # type: ignore[arg-type]
-        except ValueError:
-            return None
+        from keras_mnasnet.weights.formats.tflite import preprocessing_in
+
+        return preprocessing_in(self.report)
 
     @functools.cached_property
     def normalization(self) -> Normalization | None:
         """What its metadata does to pixels of its first input."""
-        from ai_edge_litert import schema_py_generated as schema
+        from keras_mnasnet.weights.formats.tflite import metadata_normalization
 
-        try:
-            root = schema.Model.GetRootAs(self.content, 0)
-            for entry in (root.Metadata(index) for index in range(root.MetadataLength())):
-                if entry.Name() == b"TFLITE_METADATA":
-                    buffer = root.Buffers(entry.Buffer())
-                    inside = self.content[buffer.Offset() :][: buffer.Size()]
-                    return _normalization(bytes(buffer.DataAsNumpy()) if buffer.DataLength() else inside)
-        except DAMAGE as error:
-            from absl import logging
-
-            logging.warning("TFLite metadata cannot be read and is passed over: %s", error)
-        return None
+        return metadata_normalization(self.content)
 
     # Running it
 
@@ -554,31 +524,3 @@ def _signatures(model: Any) -> dict[str, dict[str, list[str]]]:
             "outputs": [signature.Outputs(number).Name().decode() for number in range(signature.OutputsLength())],
         }
     return found
-
-
-def _normalization(data: bytes) -> Normalization | None:
-    """Metadata tables: ModelMetadata 3 -> SubGraphMetadata 2 -> TensorMetadata 4 -> ProcessUnit 0, 1 -> options 0, 1."""
-    from flatbuffers import encode, number_types, table
-
-    def tables(parent: Any, slot: int) -> list[Any]:
-        offset = parent.Offset(4 + 2 * slot)
-        if not offset:
-            return []
-        start = parent.Vector(offset)
-        return [table.Table(data, parent.Indirect(start + 4 * index)) for index in range(parent.VectorLen(offset))]
-
-    def floats(parent: Any, slot: int) -> tuple[float, ...]:
-        offset = parent.Offset(4 + 2 * slot)
-        vector = parent.GetVectorAsNumpy(number_types.Float32Flags, offset) if offset else ()
-        return tuple(float(value) for value in vector)
-
-    root = table.Table(data, encode.Get(number_types.UOffsetTFlags.packer_type, data, 0))
-    for graph in tables(root, 3)[:1]:
-        for tensor in tables(graph, 2)[:1]:
-            for unit in tables(tensor, 4):
-                kind = unit.Offset(4)
-                if kind and unit.Get(number_types.Uint8Flags, kind + unit.Pos) == 1:
-                    options = table.Table(data, 0)
-                    unit.Union(options, unit.Offset(6))
-                    return Normalization(floats(options, 0), floats(options, 1))
-    return None

@@ -29,7 +29,7 @@ from keras_mnasnet.data import (
 )
 from keras_mnasnet.loading import load
 from keras_mnasnet.model import PIXEL_LAYER
-from keras_mnasnet.preprocessing import Augment
+from keras_mnasnet.preprocessing import IMAGENET, Augment
 from keras_mnasnet.utils.reading import read_json
 from keras_mnasnet.weights.checkpoint import Checkpoint
 
@@ -44,7 +44,7 @@ quantizers = tfmot.quantization.keras.quantizers
 class PixelNormalization(tf_keras.layers.Layer):
     """(pixel - mean) / std, every step rounded to its exact range in 8 bits, as an int8 graph computes it."""
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], **options: Any) -> None:
+    def __init__(self, mean: Sequence[float] = IMAGENET.mean, std: Sequence[float] = IMAGENET.std, **options: Any) -> None:
         super().__init__(**options)
         self.values = {"mean": list(mean), "std": list(std)}
 

@@ -3,6 +3,7 @@ from .callbacks import Averages as Averages
 from .classifier import train_short as train_short
 from .distribution import Cluster as Cluster, LostProcess as LostProcess
 from .engine import Diverged as Diverged
+from .folded import unfold as unfold
 from .job import Job as Job, read_log as read_log, read_run as read_run
 from .optimizers import RMSPropTF1 as RMSPropTF1, SGDL2 as SGDL2, Schedule as Schedule
 from .optimizers import learning_rate as learning_rate, make_optimizer as make_optimizer

@@ -24,6 +24,7 @@ from keras_mnasnet.preprocessing import Augment, Normalization, Preprocessing
 from keras_mnasnet.spec import describe
 from keras_mnasnet.training.balance import PerClass, WeightedCrossentropy, class_weights
 from keras_mnasnet.training.engine import Run, jit_choice, large_photos, parts_of, photos_sha256, sound
+from keras_mnasnet.training.folded import folded_norms, sample, unfold
 from keras_mnasnet.training.job import CLASS_FILE, CLASSIFICATION, Facts, Job, write_classes
 from keras_mnasnet.training.optimizers import make_optimizer
 from keras_mnasnet.training.recipe import Recipe
@@ -76,11 +77,16 @@ class ClassifierRun(Run):
                 padding=facts.padding, normalization=facts.normalization, dropout=recipe.dropout,
                 bn_momentum=recipe.bn_momentum,
             )  # fmt: skip
-        return starting_model(
+        model = starting_model(
             job.network, len(self.images.labels), from_model=self._source, head=job.head, size=recipe.size,
             width_multiplier=job.width, depth_multiplier=job.depth, se=job.se, stem_stride=job.stem_stride,
             dropout=recipe.dropout, bn_momentum=recipe.bn_momentum, labels=self.images.labels,
         )  # fmt: skip
+        if folded_norms(model):
+            taken = self.images.subset(sample(self.images.count))
+            photos = evaluation_preprocessing(model.input_shape[1], recipe.augment)
+            unfold(model, (pixels for pixels, *_ in evaluation_batches(taken, photos, batch_size=16).as_numpy_iterator()))
+        return model
 
     def make_facts(self, model: keras.Model) -> Facts:
         spec = describe(model)

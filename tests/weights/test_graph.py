@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graphs import operations_of
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY
@@ -14,33 +15,10 @@ from keras_mnasnet.weights.checkpoint import CheckpointError
 from keras_mnasnet.weights.formats.graph import EPSILON, Graph, Operation, recognized
 
 TINY = Architecture.parse("stem8 r1_k3_s11_e1_i8_o8_noskip r2_k3_s22_e3_i8_o8_se0.25 head16")
-KINDS = {"conv": "convolution", "depthwise": "convolution", "squeeze": "mean"}
-
-
-def operations_of(network, classes=3, padding="same", rng=None):
-    """A network's operations as a reader gives them; drawn weights with `rng`, else zeros that take no memory."""
-    found = []
-    for row in network.operations(64, 64, classes=classes):
-        options = {}
-        if row.params:
-            k, cin, cout = row.kernel, row.input_filters, row.filters
-            shape = {"conv": (k, k, cin, cout), "depthwise": (k, k, cin, 1), "dense": (cin, cout)}[row.op]
-            pads = ((row.kernel // 2,) * 2,) * 2 if padding == "symmetric" and row.stride > 1 and row.kernel > 1 else "same"
-            options = {
-                "kernel": np.broadcast_to(np.float32(0), shape) if rng is None else rng.standard_normal(shape, np.float32),
-                "bias": None if rng is None else rng.standard_normal(cout, np.float32),
-                "stride": row.stride, "padding": pads, "activation": "relu" if row.relu else "linear",
-                "groups": cin if row.op == "depthwise" else 1,
-            }  # fmt: skip
-        elif row.op == "max_pool":
-            options = {"window": row.kernel, "stride": row.stride, "padding": "same"}
-        found.append(Operation(KINDS.get(row.op, row.op), f"{row.op} {row.name}", row.inputs, row.output, **options))
-    return found
 
 
 def graph_of(operations, **changes):
-    output = operations[-1].output
-    return Graph(Path("/none/x.tflite"), "tflite", operations, "image", output, (64, 64), **changes)
+    return Graph(Path("/none/x.tflite"), "tflite", operations, "image", (64, 64), **changes)
 
 
 def changed(operations, name, **values):

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["H5_SUFFIX", "KERAS_SUFFIX", "PTH_SUFFIXES", "SUFFIXES", "TAR_SUFFIXES", "TensorFile"]
+__all__ = ["H5_SUFFIX", "KERAS_SUFFIX", "PTH_SUFFIXES", "SUFFIXES", "TAR_SUFFIXES", "TFLITE_SUFFIX", "TensorFile"]
 
 PTH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 TAR_SUFFIXES = (".tgz", ".tar.gz", ".tar")
 KERAS_SUFFIX, H5_SUFFIX = ".keras", ".weights.h5"
-SUFFIXES = (".safetensors", *PTH_SUFFIXES, *TAR_SUFFIXES, KERAS_SUFFIX, H5_SUFFIX)
+TFLITE_SUFFIX = ".tflite"
+SUFFIXES = (".safetensors", *PTH_SUFFIXES, *TAR_SUFFIXES, KERAS_SUFFIX, H5_SUFFIX, TFLITE_SUFFIX)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ from pathlib import Path
 from keras_mnasnet.utils.reading import TAR_DAMAGE, TFLITE_MARK, open_regular, open_zip, shown
 from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import CheckpointError
-from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, PTH_SUFFIXES, SUFFIXES, TAR_SUFFIXES
+from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, PTH_SUFFIXES, SUFFIXES, TAR_SUFFIXES, TFLITE_SUFFIX
 
 HEAD = 4096  # bytes that are looked at
 LEGACY_PTH = re.compile(rb"\x80[\x02-\x05]\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.")  # torch.save's magic number before its zip files
 ENDINGS = (
     (".safetensors", "safetensors"), *((suffix, "pth") for suffix in PTH_SUFFIXES),
-    *((suffix, "tar") for suffix in TAR_SUFFIXES), (KERAS_SUFFIX, "keras"), (H5_SUFFIX, "h5"),
+    *((suffix, "tar") for suffix in TAR_SUFFIXES), (KERAS_SUFFIX, "keras"), (H5_SUFFIX, "h5"), (TFLITE_SUFFIX, "tflite"),
 )  # fmt: skip
 PHOTO = "a photo: name the model first, then the photos (`mnasnet predict MODEL PHOTO`)"
 UNPACK = "a compressed file: unpack it with {}, and name what was in it"
@@ -34,10 +34,6 @@ OTHERS = (  # how a file begins: what it is, and the way on
     (b"Rar!", UNPACK.format("unrar x")),
     (b"\x93NUMPY", "a NumPy array without the name of a layer: checkpoints of these kinds are read: " + ", ".join(SUFFIXES)),
 )
-TFLITE = (
-    "a .tflite file, which `mnasnet predict`, `mnasnet bench accuracy` and `mnasnet bench latency` take (of a detector: "
-    "`mnasnet detect predict` and `mnasnet detect eval`); it is not read back into a network"
-)
 GRAPH = "{}: a graph whose weights are not read; name the checkpoint that it was made from (PyTorch, TensorFlow 1 or Keras)"
 AGAIN = "Fetch or copy it again"
 SHARDED = (
@@ -48,19 +44,19 @@ SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 
 def check_tflite(name: str, head: bytes, size: int) -> None:
-    """ValueError for a file whose first bytes are not a .tflite file's, which says what it is instead."""
+    """CheckpointError for a file whose first bytes are not a .tflite file's, which says what it is instead."""
     if head[4:8] != TFLITE_MARK:
         said = _other(Path(f"{name}.part"), head, size)
         if head.startswith(b"PK"):
             said = "a zip archive, as PyTorch's and Keras's files are: give it the ending that is its own"
-        raise ValueError(
+        raise CheckpointError(
             f"A .tflite file begins with the mark TFL3 after four bytes. Received: {name} ({size:,} bytes), "
             f"{said or f'which begins with {head[:8]!r}. {AGAIN}'}"
         )
 
 
 def kind_of(path: Path) -> str:
-    """Which reader takes a file: `tf1` (a prefix), `safetensors`, `pth`, `tar`, `keras` or `h5`.
+    """Which reader takes a file: `tf1` (a prefix), `safetensors`, `pth`, `tar`, `keras`, `h5` or `tflite`.
 
     Raises CheckpointError that names what the file is instead, with the way on.
     """
@@ -94,6 +90,8 @@ def _readable(path: Path, head: bytes, size: int) -> str | None:
         return "h5"
     if LEGACY_PTH.match(head):
         return "pth"
+    if head[4:8] == TFLITE_MARK:
+        return "tflite"
     if head[8:9] == b"{" and 2 <= struct.unpack("<Q", head[:8])[0] <= size - 8:
         return "safetensors"
     if head.startswith(b"PK\x03\x04"):
@@ -164,8 +162,6 @@ def _other(path: Path, head: bytes, size: int) -> str | None:
             return what
     if said := _text(head, size, again):
         return said
-    if head[4:8] == TFLITE_MARK or path.suffix == ".tflite":
-        return TFLITE
     if path.suffix == ".meta":
         return "the graph of a TF1 checkpoint, without its weights: they are in the files .index and .data-... beside it"
     if head[:2] == b"BM" or head[8:12] == b"WEBP":

@@ -76,7 +76,6 @@ class Graph:
     source: str
     operations: Sequence[Operation]
     image: str
-    output: str
     sides: tuple[int | None, int | None]
     normalization: Normalization | None = None
     usual: Normalization = SIGNED
@@ -208,7 +207,7 @@ class _Walk:
             (taker,) = self.takers[x]
             factor, added = (_per_channel(value) for value in (taker.scale, taker.offset))
             whole = all(value.size in (1, 3) and np.isfinite(value).all() for value in (factor, added))
-            positive = whole and bool((factor > 0).all())
+            positive = whole and bool((factor > 0).all()) and taker.activation == "linear"
             self._check(taker, "a normalization of the image, of one value or one for each color", positive)
             scale, offset = scale * factor, offset * factor + added
             self._done(taker)
@@ -281,7 +280,8 @@ class _Walk:
         if expand.activation == "linear":
             gate = self._taker(gate, "the gate of squeeze-and-excite", "sigmoid").output
         product = self._taker(gate, "the product of squeeze-and-excite", "multiply")
-        self._check(product, "the product of the gate and its own map", {*product.inputs} == {x, gate})
+        own = {*product.inputs} == {x, gate} and product.activation == "linear"
+        self._check(product, "the product of the gate and its own map", own)
         for taker in self.takers[x]:
             self._check(taker, "squeeze-and-excite alone on that map", taker in (mean, product))
         return reduce, expand, product.output
@@ -295,7 +295,7 @@ class _Walk:
             self._check(add, "an addition without an activation", add.activation == "linear")
             self._only(x, add)
             if pool is not None:
-                same = pool.window == 3 and pool.stride == stride and pool.padding == "same"
+                same = pool.window == 3 and pool.stride == stride and (pool.padding, pool.activation) == ("same", "linear")
                 self._check(pool, f"a 3x3 max pooling of stride {stride} that pads as SAME", same)
                 self._done(pool)
                 self._only(skip, add)
@@ -496,6 +496,7 @@ def _joined(before: Operation, operation: Operation) -> Operation | None:
     shape = (outputs, 1) if before.groups > 1 else (outputs,)
     bias = (0 if before.bias is None else before.bias.astype(np.float64)) * scale + offset
     return dataclasses.replace(
-        before, output=operation.output, bias=np.broadcast_to(bias, outputs).astype(np.float32),
+        before, output=operation.output, activation=operation.activation,
+        bias=np.broadcast_to(bias, outputs).astype(np.float32),
         kernel=(before.kernel.astype(np.float64) * np.broadcast_to(scale, outputs).reshape(shape)).astype(np.float32),
     )  # fmt: skip
