@@ -52,6 +52,7 @@ from keras_mnasnet.weights.fetch import (
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, SUFFIXES, TensorFile
 from keras_mnasnet.weights.formats.content import SHARD, SHARDED, kind_of
 from keras_mnasnet.weights.formats.graph import recognized
+from keras_mnasnet.weights.formats.graphdef import read_pb
 from keras_mnasnet.weights.formats.keras import h5_tensors, keras_header, load_keras, open_h5, write_keras
 from keras_mnasnet.weights.formats.safetensors import (
     FORMAT,
@@ -62,10 +63,11 @@ from keras_mnasnet.weights.formats.safetensors import (
     write_native,
 )
 from keras_mnasnet.weights.formats.tf1 import open_tf1, unpack
+from keras_mnasnet.weights.formats.tfjs import read_tfjs
 from keras_mnasnet.weights.formats.tflite import read_tflite
 
 RUN_MODEL = "model.safetensors"
-GRAPHS = {"tflite": read_tflite}  # readers of files that hold a graph, by their kind
+GRAPHS = {"tflite": read_tflite, "tfjs": read_tfjs, "pb": read_pb}  # readers of files that hold a graph, by their kind
 HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?(?:/(?P<file>.+))?$")
 KINDS = (
     f"{', '.join(map(repr, DATASETS))}, a record's id (`mnasnet weights list`), the folder of a training run, a checkpoint "

@@ -1,6 +1,7 @@
 """Networks of our own as lists of operations, and as files in the layouts of other tools' exports."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,131 @@ def folded_operations(checkpoint: Checkpoint) -> list[Operation]:
             operation = dataclasses.replace(operation, kernel=kernel, bias=bias)
         found.append(operation)
     return found
+
+
+def graph_def(checkpoint: Checkpoint, *, fused: bool, normalized: bool = False):
+    """A GraphDef of TensorFlow with the weights as constants.
+
+    `fused`: as Grappler and TensorFlow.js leave it, folded, bias and ReLU within their convolutions; else batch norms
+    and ReLUs are nodes of their own. `normalized`: the image is pixels 0..255, which the graph normalizes.
+    """
+    from tensorflow.core.framework import graph_pb2
+
+    graph, size, held = graph_pb2.GraphDef(), checkpoint.size, checkpoint.numerics
+    rows = {row.output: row for row in checkpoint.architecture.operations(size, size, classes=checkpoint.classes)}
+
+    def node(name, op, inputs=(), **attributes):
+        made = graph.node.add(name=name, op=op, input=inputs)
+        for key, value in attributes.items():
+            attribute = made.attr[key]
+            if isinstance(value, list):
+                attribute.list.s.extend(each.encode() for each in value if isinstance(each, str))
+                attribute.list.i.extend(each for each in value if isinstance(each, int))
+            elif isinstance(value, str):
+                attribute.s = value.encode()
+            elif isinstance(value, bool):
+                attribute.b = value
+            elif isinstance(value, float):
+                attribute.f = value
+        return name
+
+    def constant(name, value):
+        value = np.asarray(value, None if np.asarray(value).dtype.kind == "i" else np.float32)
+        node(name, "Const")
+        tensor = graph.node[-1].attr["value"].tensor
+        tensor.dtype = {"f": 1, "i": 3}[value.dtype.kind]
+        for side in value.shape:
+            tensor.tensor_shape.dim.add(size=side)
+        tensor.tensor_content = value.astype("<f4" if value.dtype.kind == "f" else "<i4").tobytes()
+        return name
+
+    image = graph.node.add(name="image", op="Placeholder")
+    for side in (-1, size, size, 3):
+        image.attr["shape"].shape.dim.add(size=side)
+    maps = {"image": "image"}
+    if normalized:
+        maps["image"] = node("scaled", "RealDiv", [node("centred", "Sub", ["image", constant("m", held.normalization.mean)]),
+                                                   constant("s", held.normalization.std)])  # fmt: skip
+    constant("axes", np.array([1, 2]))
+    for operation in folded_operations(checkpoint):
+        row = rows[operation.output]
+        given = [maps[name] for name in row.inputs]
+        name = row.output
+        if row.op in ("conv", "depthwise"):
+            op = {"conv": "Conv2D", "depthwise": "DepthwiseConv2dNative"}[row.op]
+            options = {"strides": [1, row.stride, row.stride, 1], "padding": "SAME", "data_format": "NHWC"}
+            if operation.padding != "same":
+                pads = [[0, 0], *operation.padding, [0, 0]]
+                given = [node(f"{name}/pad", "Pad", [*given, constant(f"{name}/sides", np.array(pads))])]
+                options["padding"] = "VALID"
+            if fused:
+                weights = [constant(f"{name}/kernel", operation.kernel), constant(f"{name}/bias", operation.bias)]
+                op = {"conv": "_FusedConv2D", "depthwise": "FusedDepthwiseConv2dNative"}[row.op]
+                parts = ["BiasAdd", *(["Relu"] if row.relu else [])]
+                maps[name] = node(name, op, [*given, *weights], fused_ops=parts, **options)
+                continue
+            x = node(
+                f"{name}/conv", op, [*given, constant(f"{name}/kernel", checkpoint.tensors[f"{row.name}/kernel"])], **options
+            )
+            if row.bn:
+                leaves = ("gamma", "beta", "moving_mean", "moving_variance")
+                values = [constant(f"{name}/{leaf}", checkpoint.tensors[f"{row.bn}/{leaf}"]) for leaf in leaves]
+                x = node(f"{name}/bn", "FusedBatchNormV3", [x, *values], epsilon=held.bn_epsilon, is_training=False)
+            else:
+                x = node(f"{name}/add", "BiasAdd", [x, constant(f"{name}/bias", operation.bias)])
+            maps[name] = (
+                node(f"{name}/relu", "Relu", [x]) if row.relu else node(f"{name}/same", "Identity", [f"{x}:0", "^image"])
+            )
+        elif row.op in ("mean", "squeeze"):
+            maps[name] = node(name, "Mean", [*given, "axes"], keep_dims=row.op == "squeeze")
+        elif row.op == "dense":
+            weights = [constant(f"{name}/kernel", operation.kernel), constant(f"{name}/bias", operation.bias)]
+            if fused:
+                maps[name] = node(name, "_FusedMatMul", [*given, *weights], fused_ops=["BiasAdd"])
+            else:
+                maps[name] = node(name, "BiasAdd", [node(f"{name}/product", "MatMul", [*given, weights[0]]), weights[1]])
+        else:
+            op = {"add": "AddV2", "multiply": "Mul", "sigmoid": "Sigmoid"}[row.op]
+            maps[name] = node(name, op, given)
+    node("scores", "Softmax", [maps[name]])
+    return graph
+
+
+def write_pb(path: Path, checkpoint: Checkpoint, **options) -> Path:
+    """A frozen graph."""
+    path.write_bytes(graph_def(checkpoint, **{"fused": False, **options}).SerializeToString())
+    return path
+
+
+def write_tfjs(path: Path, checkpoint: Checkpoint, *, shards: int = 2, quantized: str | None = None, **options) -> Path:
+    """A graph model of TensorFlow.js: `model.json`, and its weights in shards, `quantized` to uint8, uint16 or float16."""
+    from google.protobuf.json_format import MessageToDict
+
+    graph, weights, parts = graph_def(checkpoint, **{"fused": True, **options}), [], []
+    for node in graph.node:
+        if node.op == "Const":
+            tensor = node.attr["value"].tensor
+            kind = {1: "float32", 3: "int32"}[tensor.dtype]
+            value = np.frombuffer(tensor.tensor_content, kind)
+            weight = {"name": node.name, "shape": [side.size for side in tensor.tensor_shape.dim], "dtype": kind}
+            if kind == "float32" and quantized == "float16":
+                value, weight["quantization"] = value.astype(np.float16), {"dtype": "float16", "original_dtype": kind}
+            elif kind == "float32" and quantized:
+                low, scale = float(value.min()), float(value.max() - value.min()) / np.iinfo(quantized).max or 1.0
+                value = np.round((value - low) / scale).astype(quantized)
+                weight["quantization"] = {"dtype": quantized, "min": low, "scale": scale, "original_dtype": kind}
+            weights.append(weight)
+            parts.append(value.tobytes())
+            tensor.ClearField("tensor_content")
+    data, names = b"".join(parts), [f"group1-shard{number}of{shards}.bin" for number in range(1, shards + 1)]
+    for number, name in enumerate(names):
+        (path.parent / name).write_bytes(data[number * len(data) // shards : (number + 1) * len(data) // shards])
+    value = {
+        "format": "graph-model", "generatedBy": "1.15.0", "convertedBy": "TensorFlow.js Converter v1.4.0",
+        "modelTopology": MessageToDict(graph), "weightsManifest": [{"paths": names, "weights": weights}],
+    }  # fmt: skip
+    path.write_text(json.dumps(value))
+    return path
 
 
 def write_uint8(path: Path, checkpoint: Checkpoint, *, end: str = "LOGISTIC", scales: bool = True, metadata=None) -> Path:

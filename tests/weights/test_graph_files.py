@@ -1,10 +1,11 @@
 """Files that hold a graph, read back into the network that they are."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
-from graphs import AUTOML, GATED, LINEAR, drawn, logits, write_uint8
+from graphs import AUTOML, GATED, LINEAR, drawn, logits, write_pb, write_tfjs, write_uint8
 from models import SMALLEST
 
 from keras_mnasnet import load
@@ -114,6 +115,62 @@ def test_a_gated_uint8_file(tmp_path):
     expected = drawn(GATED, normalization=AUTOML)
     found = load(write_uint8(tmp_path / "x.tflite", expected))
     assert found.architecture.same_network(expected.architecture)
+
+
+@pytest.mark.parametrize(("text", "numerics"), [(LINEAR, {"normalization": SIGNED}), (GATED, {"padding": "symmetric"})])
+def test_graphs_of_tensorflow(text, numerics, tmp_path):
+    """Frozen, with batch norms of their own; and TensorFlow.js's, folded."""
+    expected = drawn(text, labels=LABELS, **numerics)
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    for path in (
+        write_pb(tmp_path / "frozen.pb", expected, normalized=True),
+        write_pb(tmp_path / "frozen_graph.pb", expected, fused=True, normalized=True),
+        write_tfjs(tmp_path / "model.json", expected, normalized=True),
+    ):
+        found = load(path)
+        same_function(found, expected)
+        assert found.numerics.padding == expected.numerics.padding
+        assert found.numerics.normalization == expected.numerics.normalization
+        assert found.assumed == ("preprocessing",)
+    assert "normalization" in load(write_tfjs(tmp_path / "model.json", expected)).assumed
+
+
+@pytest.mark.parametrize(("quantized", "tolerance"), [("uint8", 0.2), ("uint16", 1e-3), ("float16", 0.01)])
+def test_tfjs_with_smaller_weights(quantized, tolerance, tmp_path):
+    expected = drawn(GATED)
+    found = load(write_tfjs(tmp_path / "model.json", expected, quantized=quantized, normalized=True, shards=3))
+    same_function(found, expected, tolerance)
+    assert (found.origin.notes == ()) == (quantized == "float16")
+
+
+def test_bad_graphs_of_tensorflow(tmp_path):
+    path = write_tfjs(tmp_path / "model.json", drawn(LINEAR))
+    (tmp_path / "group1-shard2of2.bin").rename(tmp_path / "away.bin")
+    with pytest.raises(
+        CheckpointError, match="must have its shards beside it. Received: .*model.json without 'group1-shard2of2.bin'"
+    ):
+        load(path)
+    (tmp_path / "group1-shard2of2.bin").write_bytes((tmp_path / "away.bin").read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match="its shards end before the weight"):
+        load(path)
+    value = json.loads(path.read_text())
+    for name in ("/etc/passwd", "../away.bin"):
+        value["weightsManifest"][0]["paths"] = [name]
+        path.write_text(json.dumps(value))
+        with pytest.raises(CheckpointError, match="Shards must lie in the folder of their model.json"):
+            load(path)
+    path.write_text(json.dumps({"format": "layers-model", "modelTopology": {}}))
+    with pytest.raises(CheckpointError, match="a layers model. Make one of it: tensorflowjs_converter"):
+        load(path)
+    path.write_text(json.dumps({"format": "graph-model", "modelTopology": {"node": []}}))
+    with pytest.raises(CheckpointError, match="must have `weightsManifest`"):
+        load(path)
+    (tmp_path / "x.pb").write_bytes(b"\x0a\xff\x01hello")
+    with pytest.raises(CheckpointError, match="A .pb file must be a frozen graph. Received: .*ends behind its message"):
+        load(tmp_path / "x.pb")
+    (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01\x12\x03\x0a\x01a")
+    with pytest.raises(CheckpointError, match="a SavedModel of TensorFlow"):
+        load(tmp_path / "saved_model.pb")
 
 
 def test_bad_files(tmp_path, write_tiny):

@@ -12,13 +12,22 @@ from pathlib import Path
 from keras_mnasnet.utils.reading import TAR_DAMAGE, TFLITE_MARK, open_regular, open_zip, shown
 from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import CheckpointError
-from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, PTH_SUFFIXES, SUFFIXES, TAR_SUFFIXES, TFLITE_SUFFIX
+from keras_mnasnet.weights.formats import (
+    H5_SUFFIX,
+    KERAS_SUFFIX,
+    PB_SUFFIX,
+    PTH_SUFFIXES,
+    SUFFIXES,
+    TAR_SUFFIXES,
+    TFLITE_SUFFIX,
+)
 
 HEAD = 4096  # bytes that are looked at
 LEGACY_PTH = re.compile(rb"\x80[\x02-\x05]\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.")  # torch.save's magic number before its zip files
 ENDINGS = (
     (".safetensors", "safetensors"), *((suffix, "pth") for suffix in PTH_SUFFIXES),
     *((suffix, "tar") for suffix in TAR_SUFFIXES), (KERAS_SUFFIX, "keras"), (H5_SUFFIX, "h5"), (TFLITE_SUFFIX, "tflite"),
+    (PB_SUFFIX, "pb"),
 )  # fmt: skip
 PHOTO = "a photo: name the model first, then the photos (`mnasnet predict MODEL PHOTO`)"
 UNPACK = "a compressed file: unpack it with {}, and name what was in it"
@@ -35,6 +44,7 @@ OTHERS = (  # how a file begins: what it is, and the way on
     (b"\x93NUMPY", "a NumPy array without the name of a layer: checkpoints of these kinds are read: " + ", ".join(SUFFIXES)),
 )
 GRAPH = "{}: a graph whose weights are not read; name the checkpoint that it was made from (PyTorch, TensorFlow 1 or Keras)"
+TFJS = re.compile(rb'\s*\{.*"(format"\s*:\s*"(graph|layers)-model|modelTopology|weightsManifest)"', re.DOTALL)
 AGAIN = "Fetch or copy it again"
 SHARDED = (
     "a part of a checkpoint in several files. Make one file of them in Python, with safetensors.numpy: save_file({k: v for "
@@ -56,7 +66,7 @@ def check_tflite(name: str, head: bytes, size: int) -> None:
 
 
 def kind_of(path: Path) -> str:
-    """Which reader takes a file: `tf1` (a prefix), `safetensors`, `pth`, `tar`, `keras`, `h5` or `tflite`.
+    """Which reader takes a file: `tf1` (a prefix), `safetensors`, `pth`, `tar`, `keras`, `h5`, `tflite`, `tfjs`, `pb`.
 
     Raises CheckpointError that names what the file is instead, with the way on.
     """
@@ -92,6 +102,8 @@ def _readable(path: Path, head: bytes, size: int) -> str | None:
         return "pth"
     if head[4:8] == TFLITE_MARK:
         return "tflite"
+    if TFJS.match(head):
+        return "tfjs"
     if head[8:9] == b"{" and 2 <= struct.unpack("<Q", head[:8])[0] <= size - 8:
         return "safetensors"
     if head.startswith(b"PK\x03\x04"):
@@ -179,8 +191,8 @@ def _other(path: Path, head: bytes, size: int) -> str | None:
         path.suffix == ".onnx" or head[2] == 0x3A or b"onnx" in head or b"torch" in head
     ):
         return GRAPH.format("an ONNX file")
-    if path.suffix == ".pb" or head.startswith(b"\x08\x01\x12"):
-        return GRAPH.format("a graph of TensorFlow (SavedModel or frozen)")
+    if head.startswith(b"\x08\x01\x12"):
+        return GRAPH.format("a SavedModel of TensorFlow")
     return None
 
 
