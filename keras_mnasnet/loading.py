@@ -7,11 +7,12 @@ import dataclasses
 import functools
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.utils.locks import sweep_lock
-from keras_mnasnet.utils.reading import shown, texts
+from keras_mnasnet.utils.reading import open_zip, shown, texts
 from keras_mnasnet.utils.text import did_you_mean
 from keras_mnasnet.weights import registry
 from keras_mnasnet.weights.checkpoint import (
@@ -54,6 +55,7 @@ from keras_mnasnet.weights.formats.content import SHARD, SHARDED, kind_of
 from keras_mnasnet.weights.formats.graph import recognized
 from keras_mnasnet.weights.formats.graphdef import read_pb
 from keras_mnasnet.weights.formats.keras import h5_tensors, keras_header, load_keras, open_h5, write_keras
+from keras_mnasnet.weights.formats.mindspore import open_mindspore
 from keras_mnasnet.weights.formats.safetensors import (
     FORMAT,
     described,
@@ -81,8 +83,9 @@ def load(source: Any, *, network: Architecture | str | None = None, size: int | 
     Args:
         source: "imagenet", "cifar10" or "trashnet" (of `network`, a1 without it, trained nearest to `size` pixels), a
             record's id, the folder of a training run (of a detector's too), a file of keras_mnasnet, Google, timm, torchvision
-            or Keras (`.weights.h5`, `.keras`), hf://owner/name[@revision][/file], a Checkpoint, or a Keras model of this
-            process.
+            or Keras (`.weights.h5`, `.keras`), a MnasNet in a `.tflite`, a `model.json` of TensorFlow.js or a frozen `.pb`
+            (weights dequantized, batch norms folded), hf://owner/name[@revision][/file], a Checkpoint, or a Keras model of
+            this process.
         network: of a dataset's name, which member (`b1`, `a1-0.75`); of a file whose strides its tensors do not show, its text.
         size: input size in pixels that a dataset's record should have been trained near.
 
@@ -226,7 +229,9 @@ def open_tensors(path: Path, kind: str | None = None) -> Iterator[TensorFile]:
     elif kind == "tar":
         with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
             yield open_tf1(unpack(path, Path(folder)), path)
-    elif kind == "keras" or kind in GRAPHS:
+    elif kind == "mindspore":
+        yield open_mindspore(path)
+    elif kind in ("keras", "zip") or kind in GRAPHS:
         raise CheckpointError(f"A file of tensors is needed here. Received: {path}, a whole model")
     elif kind == "pth":
         from keras_mnasnet.weights.formats.pth import open_pth
@@ -241,10 +246,41 @@ def open_tensors(path: Path, kind: str | None = None) -> Iterator[TensorFile]:
 def _read(path: Path, kind: str, network: Architecture | None) -> Checkpoint:
     if kind == "keras":
         return read_keras(path, load_keras(path))
+    if kind in ("tar", "zip"):
+        with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
+            inside = (unpack if kind == "tar" else _unzipped)(path, Path(folder))
+            if inside.is_file():
+                try:
+                    found = _read(inside, _packed(inside), network)
+                except CheckpointError as error:
+                    raise CheckpointError(str(error).replace(str(inside), f"{path} ({inside.name})")) from error
+                return dataclasses.replace(found, origin=dataclasses.replace(found.origin, name=str(path)))
+            return convert(open_tf1(inside, path), network)
     checkpoint = recognized(GRAPHS[kind](path)) if kind in GRAPHS else _read_tensors(path, kind, network)
     if checkpoint.origin.notes and checkpoint.origin.source != OWN_SOURCE:
         logging.warning("%s: %s", path, "; ".join(checkpoint.origin.notes))
     return checkpoint
+
+
+def _unzipped(archive: Path, folder: Path) -> Path:
+    """The one file of weights in a zip archive, written into `folder`."""
+    try:
+        with open_zip(archive, "An archive") as members:
+            names = [name for name in members.namelist() if name.endswith((*SUFFIXES, ".h5"))]
+            target = folder / PurePosixPath(names[0]).name
+            with members.open(names[0]) as member, target.open("wb") as file:
+                shutil.copyfileobj(member, file)
+            return target
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _packed(path: Path) -> str:
+    """The kind of a file from an archive; CheckpointError for an archive in the archive."""
+    kind = kind_of(path)
+    if kind in ("tar", "zip"):
+        raise CheckpointError(f"An archive must hold a file of weights. Received: {path.name}, another archive. Unpack it")
+    return kind
 
 
 def _read_tensors(path: Path, kind: str, network: Architecture | None) -> Checkpoint:
@@ -455,11 +491,10 @@ def _load_record(record: registry.Record) -> Checkpoint:
 
 def _converted(record: registry.Record, source: Path) -> Checkpoint:
     """The checkpoint in a record's file as its publisher wrote it, with everything that the record says."""
-    from keras_mnasnet.weights.convert import convert
-
     logging.info("converting %s", source)
-    with open_tensors(source) as file:
-        checkpoint = convert(file)
+    checkpoint = _read(source, kind_of(source), None)
+    if record.as_found and checkpoint.architecture.same_design(record.architecture):
+        return dataclasses.replace(checkpoint, size=record.size, origin=record.origin)
     if checkpoint.classes != record.classes or not checkpoint.architecture.same_network(record.architecture):
         raise CheckpointError(
             f"{source} must hold '{record.architecture}' with {record.classes} classes. Received: '{checkpoint.architecture}' "
@@ -492,6 +527,8 @@ def _cached(record: registry.Record, path: Path) -> Checkpoint:
                 f"{f', {shown(said.origin.record)}' if said and not own else ''}"
             )
         checkpoint = described(file)
+    if record.as_found:
+        return dataclasses.replace(checkpoint, origin=record.origin)
     if not checkpoint.architecture.same_network(record.architecture) or checkpoint.numerics != record.numerics:
         raise CheckpointError(f"{path} must hold {record.id}. Received: another network or other numerics")
     return dataclasses.replace(checkpoint, origin=record.origin, preprocessing=record.preprocessing)

@@ -525,6 +525,63 @@ def read_tflite(path: Path) -> Any:
     return file.facts, file.labels, file.report, file.preprocessing, file.normalization
 
 
+def seed_uint8(folder: Path) -> Path:
+    from graphs import AUTOML, LINEAR, drawn, write_uint8
+
+    return write_uint8(folder / "x.tflite", drawn(LINEAR, size=32, normalization=AUTOML))
+
+
+def seed_tfjs(folder: Path) -> Path:
+    from graphs import GATED, drawn, write_tfjs
+
+    return write_tfjs(folder / "model.json", drawn(GATED, size=32), quantized="uint8")
+
+
+def hostile_tfjs(path: Path) -> Iterator[None]:
+    """Shards that lead elsewhere, are pipes, are missing, cut short or too long; then what no text file may do."""
+    value, shard = json.loads(path.read_text()), path.with_name("group1-shard1of2.bin")
+    content = shard.read_bytes()
+    for name in ("/etc/passwd", "../../etc/passwd", "a/../../x", "", ".", "\\x", "x" * 5000, "\0"):
+        value["weightsManifest"][0]["paths"][0] = name
+        path.write_text(json.dumps(value))
+        yield
+    value["weightsManifest"][0]["paths"][0] = shard.name
+    path.write_text(json.dumps(value))
+    for changed in (b"", content[:-1], content * 2):
+        shard.write_bytes(changed)
+        yield
+    shard.unlink()
+    yield
+    os.mkfifo(shard)
+    yield
+    shard.unlink()
+    shard.write_bytes(content)
+    yield from texts_of(path)
+
+
+def seed_pb(folder: Path) -> Path:
+    from graphs import GATED, drawn, write_pb
+
+    return write_pb(folder / "x.pb", drawn(GATED, size=32), normalized=True)
+
+
+def hostile_pb(path: Path) -> Iterator[None]:
+    """Constants that are said to be larger than they are, nodes in a circle, one node many times, depths."""
+    content = path.read_bytes()
+    name, kind = b"\x0a\x01c", b"\x12\x05Const"
+    for shape in (b"\x12\x02\x08\x05", b"\x12\x0a\x08" + b"\xff" * 8 + b"\x7f", b"\x12\x06\x08\xff\xff\xff\xff\x07" * 9):
+        tensor = b"\x08\x01\x12" + bytes([len(shape)]) + shape + b"\x2a\x04\0\0\x80?"
+        attribute = b"\x0a\x05value\x12" + bytes([len(tensor) + 2]) + b"\x42" + bytes([len(tensor)]) + tensor
+        node = name + kind + b"\x2a" + bytes([len(attribute)]) + attribute
+        path.write_bytes(content + b"\x0a" + bytes([len(node)]) + node)
+        yield
+    circle = b"".join(b"\x0a\x0d\x0a\x01%c\x12\x03Add\x1a\x01%c\x1a\0" % pair for pair in ((97, 98), (98, 97)))
+    for changed in (content + circle, content * 2, content * 200, b"\x0a\0" * 500_000, b"\x0a\x02\x2a\0" * 100_000):
+        path.write_bytes(changed)
+        yield
+    yield from texts_of(path)
+
+
 def seed_spec(folder: Path) -> Path:
     from keras_mnasnet.detection.spec import DetectorSpec
 
@@ -852,6 +909,7 @@ READERS = (
     Reader("log.csv", "light", seed_log, read_log, None, texts_of),
     Reader("tflite", "light", seed_tflite, read_tflite, (zip_member("export.json")[0], set_tflite_report), texts_of),
     Reader("litert", "light", seed_tflite, run_tflite),
+    Reader("tflite_network", "light", seed_uint8, load, None, texts_of),
     Reader("detector", "light", seed_spec, read_spec, PLAIN, texts_of),
     Reader("latency_table", "light", seed_table, read_table, PLAIN, texts_of),
     Reader("coco", "light", seed_coco, read_coco, PLAIN, hostile_coco),
@@ -866,6 +924,8 @@ READERS = (
     Reader("hub_config", "tensorflow", seed_config, read_config, PLAIN, texts_of),
     Reader("boxes", "tensorflow", seed_coco, read_dataset, PLAIN, hostile_coco),
     Reader("images.tar", "tensorflow", seed_images, read_images),
+    Reader("tfjs", "tensorflow", seed_tfjs, load, PLAIN, hostile_tfjs),
+    Reader("pb", "tensorflow", seed_pb, load, None, hostile_pb),
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 from fixtures import FIXTURES
+from graphs import logits, write_pb, write_tfjs
 from writers import write_boxes, write_torch
 
 import keras_mnasnet
@@ -23,6 +24,7 @@ from keras_mnasnet import benchmarks, detection, export, load, save, search, tra
 from keras_mnasnet.cli import main as command_line
 from keras_mnasnet.detection import SSDLite
 from keras_mnasnet.export import TfliteFile
+from keras_mnasnet.export.verify import drawn_images
 
 RECORD = "cifar10/a1-0.5-32"
 DEMO = Path(keras_mnasnet.__file__).parents[1] / "weights" / "demo"
@@ -59,6 +61,10 @@ def place(tmp_path_factory):
     (folder / "detector_run").mkdir()
     shutil.copy(folder / "d.safetensors", folder / "detector_run" / "model.safetensors")
     export.export_tflite(RECORD, folder / "m.tflite", progress=False)
+    (folder / "graphs").mkdir()
+    write_pb(folder / "graphs" / "m.pb", load(RECORD), normalized=True)
+    write_tfjs(folder / "graphs" / "model.json", load(RECORD), normalized=True)
+    (folder / "graphs" / "labels.txt").write_text("\n".join(load(RECORD).labels))
     named = {fixture.name: fixture for fixture in FIXTURES}
     for name in ("timm-semnasnet_050-96", "google-a1-d0.35-96"):
         (folder / name).mkdir()
@@ -88,8 +94,12 @@ FOREIGN = {
     "a training run of torchvision": "{}/best.pth.tar",
     "a checkpoint of Google": "{}/google-a1-d0.35-96/model.ckpt-7",
 }
-OTHERS = {
+GRAPHS = {
     "a .tflite file": "{}/m.tflite",
+    "a model.json of TensorFlow.js": "{}/graphs/model.json",
+    "a frozen .pb file": "{}/graphs/m.pb",
+}
+OTHERS = {
     "a network's name": "a1",
     "a mistyped name": "cifar1",
     "a missing file": "{}/nothing.safetensors",
@@ -303,8 +313,42 @@ def test_a_file_of_another_framework_is_taken(command, kind, place, stopped, tmp
     assert stdout
 
 
+@pytest.mark.parametrize("kind", GRAPHS)
+@pytest.mark.parametrize("command", CLASSIFY)
+def test_a_file_of_a_graph_gives_what_the_record_gives(command, kind, place, reference, stopped, tmp_path):
+    """Its weights are folded, so that its numbers are compared by what the network computes."""
+    expected = load(RECORD)
+    try:
+        status, stdout, stderr = run(command, GRAPHS[kind].format(place), place, tmp_path)
+        assert status == 0, stderr
+    except Seen:
+        assert command in ("train", "detect train", "qat", "push")
+        if command in ("qat", "push"):
+            assert stopped["given"].labels == expected.labels
+        return
+    if command == "weights convert":
+        found, pixels = load(tmp_path / "x.safetensors"), drawn_images(4, 32, 32, 3)
+        assert (found.labels, found.size) == (expected.labels, expected.size)
+        assert found.architecture.same_network(expected.architecture)
+        wanted = logits(expected, pixels)
+        np.testing.assert_allclose(logits(found, pixels), wanted, atol=1e-5 * np.abs(wanted).max())
+    elif command == "export":
+        assert TfliteFile(tmp_path / "x.tflite").labels == expected.labels
+    elif command == "info":
+        assert json.loads(stdout)["model"]["labels"] == list(expected.labels)
+    elif command == "predict":
+        ours, theirs = (json.loads(text) for text in (stdout, (reference / "predict.json").read_text()))
+        assert json.dumps(ours).count("ship") == json.dumps(theirs).count("ship")
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+@pytest.mark.parametrize("command", ["detect eval", "detect predict", "detect export", "detect qat"])
+def test_a_file_of_a_graph_is_no_detector(command, kind, place, stopped, tmp_path):
+    status, _, stderr = run(command, GRAPHS[kind].format(place), place, tmp_path)
+    refused(status, stderr, command)
+
+
 ACCEPTED = {  # what is no checkpoint, but all that a command needs
-    "a .tflite file": {"predict", "bench accuracy", "bench latency"},
     "a network's name": {"info", "bench latency"},
 }
 

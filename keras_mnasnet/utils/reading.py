@@ -61,6 +61,7 @@ LIMITS = {
     "class name": Limit(1_000, "characters of a class name", "ImageNet's longest has 121"),
     "side": Limit(100_000, "pixels along a side of a photo", "65,535 in a JPEG"),
     "graph": Limit(1_000_000, "tensors and operators of a .tflite file", "300"),
+    "nodes": Limit(50_000, "nodes of a .pb file or a model.json", "MnasNet-B1 has 500"),
     "cores": Limit(1_024, "cores of a phone", "8"),
     "study": Limit(4 * GIB, "bytes of a study", "8,000 trials have 11 MiB"),
     "value": Limit(16 * MIB, "bytes of one value in a study", "the state of ppo has 1.3 MiB"),

@@ -1,4 +1,4 @@
-"""Google, timm and torchvision checkpoints -> the house's tensor names and layouts, with the source's numerics.
+"""Checkpoints of Google, timm, torchvision, imgclsmob and MindCV -> the house's tensor names and layouts, with their numerics.
 
 House names are `<layer>/<variable>` (`block3b_expand_conv/kernel`), layouts are Keras's. A file's source is recognized by
 its tensor names, never by its extension. Name rules and traps: each function's docstring.
@@ -163,6 +163,74 @@ def _torchvision(names: Iterable[str]) -> dict[Key, str]:
     return located
 
 
+def _imgclsmob(names: Iterable[str]) -> dict[Key, str]:
+    """imgclsmob's names, of pytorchcv (`features.stage2.unit1.exp_conv.conv.weight`) and tf2cv
+    (`features/features/stage2/unit1/exp_conv/conv/conv/kernel:0`): the first and the last layer are in blocks of their own."""
+    pattern = re.compile(r"(?:.*/)?(?:(init_block|final_block)|stage(\d+)(?:/stage\d+)?/unit(\d+))/(.+)/(\w+)$")
+    parts = {"exp_conv": "expand", "dw_conv": "depthwise", "pw_conv": "project", "conv1": "reduce", "conv2": "expand"}
+    outer = {("init_block", "conv1"): "stem", ("final_block", "conv2"): "head"}
+    inner: dict[str, tuple[tuple[int, int, int], list[str], str]] = {}
+    located: dict[Key, str] = {}
+    for name in names:
+        plain = name.removesuffix(":0").replace(".", "/")
+        match, leaf = pattern.match(plain), plain.rpartition("/")[2]
+        if leaf == "num_batches_tracked":
+            continue
+        if not match:
+            if plain.split("/")[0] not in ("output", "output1"):
+                raise _unknown("imgclsmob", name)
+            _locate(located, ("predictions", "", _torch_leaf("", leaf)), name)
+            continue
+        block, stage, unit, path, leaf = match.groups()
+        steps = path.split("/")
+        kind = "bn" if "bn" in steps else "conv"
+        if (block, steps[0]) in outer:
+            _locate(located, (outer[block, steps[0]], kind, _torch_leaf(kind, leaf)), name)
+            continue
+        place = (0, 0, 0) if block == "init_block" else (2, 0, 0) if block else (1, int(stage), int(unit))
+        inner[name] = place, steps[bool(block) :], leaf.removeprefix("depthwise_")
+    position = {place: number for number, place in enumerate(sorted({place for place, _, _ in inner.values()}))}
+    for name, (place, steps, leaf) in inner.items():
+        gate = steps[:1] == ["se"]
+        step = steps[int(gate)] if len(steps) > gate else ""
+        if step not in parts:
+            raise _unknown("imgclsmob", name)
+        kind = "bn" if "bn" in steps else "conv"
+        part = f"se_{parts[step]}" if gate else f"{parts[step]}_{kind}"
+        _locate(located, (position[place], part, _torch_leaf(part, leaf)), name)
+    return located
+
+
+def _mindcv(names: Iterable[str]) -> dict[Key, str]:
+    """MindCV's names: positions in one SequentialCell, of which each layer from the second on is a cell `layers`."""
+    first = ("conv", "bn", "", "depthwise_conv", "depthwise_bn", "", "project_conv", "project_bn")
+    parts = ("expand_conv", "expand_bn", "", "depthwise_conv", "depthwise_bn", "", "project_conv", "project_bn")
+    located: dict[Key, str] = {}
+    names = list(names)
+    pattern = re.compile(r"features\.(\d+)(?:\.layers\.([013467]))?\.(\w+)$")
+    layers = sorted({int(match[1]) for match in map(pattern.match, names) if match and match[2]})
+    for name in names:
+        match, leaf = pattern.match(name), name.rpartition(".")[2]
+        leaf = "kernel" if leaf == "weight" else leaf
+        if not match:
+            if not name.startswith("classifier."):
+                raise _unknown("MindCV", name)
+            _locate(located, ("predictions", "", leaf), name)
+            continue
+        place = int(match[1])
+        if match[2]:
+            scope, part = 1 + layers.index(place), parts[int(match[2])]
+            _locate(located, (scope, part, leaf), name)
+        elif place < len(first) and first[place]:
+            outer: str | int = "stem" if place < 2 else 0
+            _locate(located, (outer, first[place], leaf), name)
+        elif layers and place - layers[-1] in (1, 2):
+            _locate(located, ("head", "conv" if place - layers[-1] == 1 else "bn", leaf), name)
+        else:
+            raise _unknown("MindCV", name)
+    return located
+
+
 def _keras_h5(names: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> dict[Key, str]:
     """Keras's `.weights.h5` names: `layers/conv2d_7/vars/0`. Layers are numbered by class, in the order of the model.
 
@@ -210,7 +278,11 @@ def _keras_h5(names: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> di
     return located
 
 
-LOCATE = {"google": _google, "timm": _timm, "torchvision": _torchvision}
+LOCATE = {
+    "google": _google, "timm": _timm, "torchvision": _torchvision, "pytorchcv": _imgclsmob, "tf2cv": _imgclsmob,
+    "mindcv": _mindcv,
+}  # fmt: skip
+CHANNELS_FIRST = ("timm", "torchvision", "pytorchcv", "mindcv")  # whose kernels are as PyTorch's
 
 
 def convert(file: TensorFile, network: Architecture | None = None) -> Checkpoint:
@@ -313,7 +385,7 @@ def _house_name(key: Key, units: tuple) -> str:
 
 def _keras_layout(key: Key, value: np.ndarray, source: str) -> np.ndarray:
     """PyTorch's OIHW -> HWIO, depthwise [C,1,k,k] -> [k,k,C,1], linear [out,in] -> [in,out]; TF1 is Keras's already."""
-    if source not in ("timm", "torchvision") or key[2] != "kernel":
+    if source not in CHANNELS_FIRST or key[2] != "kernel":
         return value
     if value.ndim == 2:
         return value.T

@@ -25,6 +25,7 @@ NO_WEIGHTS = re.compile(
     r"optim|^opts?(?:_|$)|exp_avg|momentum_buffer|square_avg|master_param|(?:^|_)grads?(?:_|$)", re.IGNORECASE
 )
 COUNTER = "num_batches_tracked"
+TF2CV = "init_block/conv1/conv/"  # a part of a name in its .h5 files
 MARKS = {  # source -> names that a network of it has
     "timm": ("conv_stem.weight", "blocks.0.0.conv_dw.weight"),
     "torchvision": ("layers.0.weight", "layers.8.0.layers.0.weight"),
@@ -72,6 +73,9 @@ def recognize(file: TensorFile) -> tuple[str, TensorFile]:
     for source, is_mark in (
         ("google", lambda name: "/mnas_stem/" in f"/{name}"),
         ("keras", lambda name: name.startswith("layers/depthwise_conv2d/vars/")),
+        ("pytorchcv", lambda name: name == "features.init_block.conv1.conv.weight"),
+        ("tf2cv", lambda name: TF2CV in name),
+        ("mindcv", lambda name: name == "features.8.layers.0.weight"),
     ):
         if any(map(is_mark, file.shapes)):
             return source, file
@@ -200,7 +204,7 @@ def _unknown(file: TensorFile) -> CheckpointError:
         )
     others = f", beside {listed(file.others, 4)}" if file.others else ""
     return CheckpointError(
-        f"A checkpoint must be Google's (TF1 MnasNet), timm's, torchvision's or keras_mnasnet's own. "
+        f"A checkpoint must be Google's (TF1 MnasNet), timm's, torchvision's, imgclsmob's, MindCV's or keras_mnasnet's own. "
         f"Received: {file.path} with {len(file.shapes)} tensors named {listed(sorted(file.shapes)) or 'none'}{others}. Save "
         f"the network's own: torch.save(model.state_dict(), FILE)"
     )

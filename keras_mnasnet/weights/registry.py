@@ -24,6 +24,8 @@ BACKGROUND = "background"  # the first of 1001 outputs, as TensorFlow's older cl
 class Record:
     """One checkpoint. `sha256` may be a prefix or None (the publisher gives none); `size` is its input size in pixels.
 
+    `as_found`: its publisher does not say its numerics and classes, so those of the file hold; the record's are a guess.
+
     Figures are as published; those of a checkpoint that ships with the package (`bundled`) were measured by it.
     """
 
@@ -50,6 +52,7 @@ class Record:
     note: str | None = None
     dataset: str = "imagenet"
     stem_stride: int = 2
+    as_found: bool = False
 
     @property
     def bundled(self) -> bool:
@@ -178,8 +181,10 @@ def spelled_as(known: Sequence[str] | None, labels: Sequence[str]) -> tuple[str,
 
 
 def _preference(record: Record, size: int) -> tuple:
-    """Sort key of `weights="imagenet"`: Google's first, then the nearest resolution, then the higher published top-1."""
-    return record.source != "google", abs(record.size - size), -record.size, -(record.top1 or 0)
+    """Sort key of `weights="imagenet"`: Google's first, timm's and torchvision's before others; then the nearest resolution,
+    then the higher published top-1."""
+    rank = {"google": 0, "timm": 1, "torchvision": 1, OWN_SOURCE: 1}.get(record.source, 2)
+    return rank, abs(record.size - size), -record.size, -(record.top1 or 0)
 
 
 def select(network: str, width: float | None, size: int, dataset: str = "imagenet") -> Record:

@@ -113,7 +113,7 @@ def test_wrong_usage_is_status_2(mnasnet, arguments):
 def test_weights_list(mnasnet):
     status, out, _ = mnasnet("weights", "list", "--json")
     assert status == 0
-    assert len([row for row in json.loads(out) if row["dataset"] == "imagenet"]) == 34
+    assert len([row for row in json.loads(out) if row["dataset"] == "imagenet"]) == 51
     _, out, _ = mnasnet("weights", "list", "--network", "small")
     assert "timm/mnasnet_small.lamb_in1k" in out
     _, out, _ = mnasnet("weights", "list", "--network", "a3")

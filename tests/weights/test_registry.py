@@ -22,8 +22,9 @@ from keras_mnasnet.weights.registry import find, names, records, select, source_
 
 def test_all_public_checkpoints_are_recorded():
     counts = collections.Counter(record.source for record in records("imagenet"))
-    assert counts == {"google": 26, "timm": 4, "torchvision": 4}
-    assert len(set(names(dataset="imagenet"))) == 34
+    others = {"pytorchcv": 2, "tf2cv": 2, "mindcv": 5, "tflite": 8}
+    assert counts == {"google": 26, "timm": 4, "torchvision": 4} | others
+    assert len(set(names(dataset="imagenet"))) == 51
 
 
 @pytest.mark.parametrize("record", records("imagenet"), ids=lambda record: record.id)
@@ -42,7 +43,11 @@ def test_record_fits_its_network(record):
         assert pinned_by_commit or len(record.sha256) == 64
     if record.origin.source == "torchvision":
         assert record.filename.removesuffix(".pth").endswith(record.sha256)
-    expected = {"google": (1e-3, "same"), "timm": (1e-5, "symmetric"), "torchvision": (1e-5, "symmetric")}
+    expected = {
+        "google": (1e-3, "same"), "timm": (1e-5, "symmetric"), "torchvision": (1e-5, "symmetric"),
+        "pytorchcv": (1e-5, "symmetric"), "tf2cv": (1e-5, "symmetric"), "mindcv": (1e-3, "symmetric"),
+        "tflite": (2**-10, "same"),
+    }  # fmt: skip
     assert (record.numerics.bn_epsilon, record.numerics.padding) == expected[record.source]
     assert 40 < record.top1 < 80
 
@@ -82,17 +87,17 @@ def test_selection(network, width, size, expected):
 
 @pytest.mark.parametrize("network", ["a2", "a3", "d1", "d1-320"])
 def test_networks_without_checkpoints_say_what_exists(network):
-    with pytest.raises(CheckpointError, match=r"No ImageNet weights.*a1 \(27\), b1 \(5\), small \(2\)"):
+    with pytest.raises(CheckpointError, match=r"No ImageNet weights.*a1 \(29\), b1 \(20\), small \(2\)"):
         select(network, None, 224)
 
 
 def test_widths_without_checkpoints_say_what_exists():
-    with pytest.raises(CheckpointError, match=r"0.5, 0.75, 1, 1.3. Received: width_multiplier=0.6"):
+    with pytest.raises(CheckpointError, match=r"0.5, 0.75, 1, 1.3, 1.4. Received: width_multiplier=0.6"):
         select("b1", 0.6, 224)
 
 
 def test_unknown_record_names_the_nearest():
-    with pytest.raises(CheckpointError, match=r"Received: 'timm/mnasnet_100'. Did you mean 'timm/mnasnet_100.rmsp_in1k'"):
+    with pytest.raises(CheckpointError, match=r"Received: 'timm/mnasnet_100'. Did you mean .*'timm/mnasnet_100.rmsp_in1k'"):
         find("timm/mnasnet_100")
 
 
@@ -122,6 +127,8 @@ NETWORKS = {(r.network, r.width, r.numerics): r for r in records("imagenet")}
 @pytest.mark.parametrize("record", NETWORKS.values(), ids=lambda record: record.id)
 def test_record_params_match_the_built_model(record):
     """One build for every network, width and source; the records of one network differ in resolution only."""
-    model = build(record.architecture, padding=record.numerics.padding, bn_epsilon=record.numerics.bn_epsilon)
+    held = record.numerics
+    model = build(record.architecture, classes=record.classes, padding=held.padding, bn_epsilon=held.bn_epsilon)
     assert sum(math.prod(weight.shape) for weight in model.trainable_weights) == record.params
-    assert len({r.params for r in records("imagenet") if (r.network, r.width) == (record.network, record.width)}) == 1
+    same = [r for r in records("imagenet") if (r.network, r.width, r.classes) == (record.network, record.width, record.classes)]
+    assert len({r.params for r in same}) == 1

@@ -21,6 +21,7 @@ from keras_mnasnet.weights.formats import (
     TAR_SUFFIXES,
     TFLITE_SUFFIX,
 )
+from keras_mnasnet.weights.formats.mindspore import is_mindspore
 
 HEAD = 4096  # bytes that are looked at
 LEGACY_PTH = re.compile(rb"\x80[\x02-\x05]\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.")  # torch.save's magic number before its zip files
@@ -66,7 +67,8 @@ def check_tflite(name: str, head: bytes, size: int) -> None:
 
 
 def kind_of(path: Path) -> str:
-    """Which reader takes a file: `tf1` (a prefix), `safetensors`, `pth`, `tar`, `keras`, `h5`, `tflite`, `tfjs`, `pb`.
+    """Which reader takes a file: `tf1` (a prefix), `safetensors`, `pth`, `tar`, `keras`, `h5`, `tflite`, `tfjs`, `pb`,
+    `mindspore` or `zip`, an archive of one file of weights.
 
     Raises CheckpointError that names what the file is instead, with the way on.
     """
@@ -102,6 +104,8 @@ def _readable(path: Path, head: bytes, size: int) -> str | None:
         return "pth"
     if head[4:8] == TFLITE_MARK:
         return "tflite"
+    if is_mindspore(head):
+        return "mindspore"
     if TFJS.match(head):
         return "tfjs"
     if head[8:9] == b"{" and 2 <= struct.unpack("<Q", head[:8])[0] <= size - 8:
@@ -132,7 +136,7 @@ def _is_tar(head: bytes) -> bool:
 
 def _kind_of_zip(path: Path, head: bytes) -> str | None:
     """`pth` or `keras`, also of one that is cut short, whose reader says so; CheckpointError for an archive of other files."""
-    if b"data.pkl" in head[:300]:
+    if b"data.pkl" in head[30:][: int.from_bytes(head[26:28], "little")]:  # the first member's name
         return "pth"
     if head[30:39] == b"metadata." or head[30:41] == b"config.json":
         return "keras"
@@ -154,6 +158,8 @@ def _kind_of_zip(path: Path, head: bytes) -> str | None:
     if names and all(name.endswith(".npy") for name in names):
         what = f"an .npz file of NumPy arrays ({inside}): checkpoints of these kinds are read: {', '.join(SUFFIXES)}"
     elif weights := [name for name in names if name.endswith((*SUFFIXES, ".h5", ".index"))]:
+        if len(weights) == 1 and not weights[0].endswith(".index"):
+            return "zip"
         what = f"a zip archive: unpack it and name {listed(map(shown, weights), 3)}"
     else:
         what = f"a zip archive without a checkpoint ({inside}). {AGAIN}, or name a record of `mnasnet weights list`"

@@ -42,7 +42,6 @@ def graph_of(
     path: Path, source: str, nodes: Sequence[Node], constants: Mapping[str, np.ndarray], notes: tuple[str, ...] = ()
 ) -> Graph:
     """The graph of nodes, whose constants stand under their names. CheckpointError for one that takes no image, or several."""
-    check_limit("graph", len(nodes), "A graph of TensorFlow")
     reader = _Reader(nodes, constants)
     images = [node for node in nodes if node.op == "Placeholder" and node.name in reader.used]
     if len(images) != 1:
@@ -241,20 +240,23 @@ def read_pb(path: Path) -> Graph:
         root = protobuf.message(content)
         if isinstance(protobuf.last(root, 1), int):
             raise CheckpointError(f"A .pb file must be a frozen graph. Received: {path}, {SAVED}")
-        check_limit("graph", len(root.get(1, ())), "A graph of TensorFlow")
-        nodes, constants, total = [], {}, 0
+        check_limit("nodes", len(root.get(1, ())), "A graph of TensorFlow")
+        nodes: dict[str, Node] = {}
+        constants, total = {}, 0
         for data in root.get(1, ()):
             node, tensor = _node(data)
-            nodes.append(node)
+            if node.name in nodes:
+                raise ValueError(f"two nodes {shown(node.name)}")
+            nodes[node.name] = node
             if node.op == "Const" and tensor is not None:
                 value, total = _tensor(tensor, total, len(content))
                 if value is not None:
                     constants[node.name] = value
-        return graph_of(path, "pb", nodes, constants)
+        return graph_of(path, "pb", list(nodes.values()), constants)
     except CheckpointError:
         raise
     except DAMAGE as error:
-        said = f"{path} ({len(content):,} bytes): {error}"
+        said = f"{path} ({len(content):,} bytes): {str(error)[:300]}"
         raise CheckpointError(f"A .pb file must be a frozen graph. Received: {said}") from error
 
 

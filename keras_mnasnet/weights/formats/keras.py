@@ -20,6 +20,7 @@ from keras_mnasnet.utils.reading import check_growth, check_limit, open_regular,
 from keras_mnasnet.weights.checkpoint import CheckpointError
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, TensorFile
 from keras_mnasnet.weights.formats.safetensors import FORMAT
+from keras_mnasnet.weights.names import TF2CV
 
 RUNNING = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "StringLookup", "IntegerLookup", "TextVectorization", "__lambda__")
 DAMAGE = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, AssertionError, MemoryError)
@@ -210,7 +211,7 @@ def open_h5(path: Path) -> Iterator[TensorFile]:
             open_regular(path, "A .weights.h5 file").close()
             file = stack.enter_context(h5py.File(path))
             shapes = _check_h5(file)
-            _check_keras3(path, file)
+            _check_keras3(path, file, shapes)
             metadata = {"pads": str(any(name.startswith("zero_padding2d") for name in file.get("layers", ())))}
             if shapes.pop(FORMAT, None) is not None:
                 metadata[FORMAT] = file[FORMAT][()].decode()
@@ -221,14 +222,15 @@ def open_h5(path: Path) -> Iterator[TensorFile]:
         yield TensorFile(path, shapes, read, metadata)
 
 
-def _check_keras3(path: Path, file: Any) -> None:
-    """CheckpointError for what Keras 2 wrote, and for `.h5` files of whole models, whose layers have other names."""
+def _check_keras3(path: Path, file: Any, shapes: Iterable[str]) -> None:
+    """CheckpointError for what Keras 2 wrote (but for imgclsmob's weights), and for `.h5` files of whole models, whose layers
+    have other names."""
     if "model_config" in file.attrs or "model_weights" in file:
         raise CheckpointError(
             f"A .h5 file must be the weights that Keras 3 writes (.weights.h5). Received: {path}, a whole model in Keras's "
             f"legacy format. Write it anew where it was made: keras.models.load_model(FILE, compile=False).save('model.keras')"
         )
-    if "layer_names" in file.attrs:
+    if "layer_names" in file.attrs and not any(TF2CV in name for name in shapes):
         raise CheckpointError(
             f"A .h5 file must be the weights that Keras 3 writes (.weights.h5). Received: {path}, weights of Keras 2. Load "
             f"them into their model with tf_keras, and copy them with get_weights and set_weights into one of keras_mnasnet"

@@ -27,24 +27,25 @@ def message(data: memoryview | bytes) -> Message:
 def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
     at = 0
     while at < len(data):
-        key, at = _varint(data, at)
+        key, at = varint(data, at)
         number, wire = key >> 3, key & 7
         if not number:
             raise ValueError("a field without a number")
         if wire == 0:
-            value, at = _varint(data, at)
+            value, at = varint(data, at)
             yield number, value
             continue
         size = {1: 8, 5: 4}.get(wire)
         if wire == 2:
-            size, at = _varint(data, at)
+            size, at = varint(data, at)
         if size is None or at + size > len(data):
             raise ValueError(f"a field of type {wire} that ends behind its message")
         yield number, data[at : at + size]
         at += size
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def varint(data: memoryview, at: int) -> tuple[int, int]:
+    """The number that begins at a place, and the place behind it."""
     value = 0
     for place in range(10):
         if at + place >= len(data):
@@ -84,7 +85,7 @@ def whole_numbers(found: Message, number: int) -> list[int]:
             continue
         at = 0
         while at < len(value):
-            each, at = _varint(value, at)
+            each, at = varint(value, at)
             values.append(signed(each))
     return values
 

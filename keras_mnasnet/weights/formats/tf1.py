@@ -12,7 +12,7 @@ import numpy as np
 from keras_mnasnet.utils.reading import check_growth, check_limit, unpack_tar
 from keras_mnasnet.utils.text import listed
 from keras_mnasnet.weights.checkpoint import CheckpointError
-from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, PTH_SUFFIXES, TensorFile
+from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, PTH_SUFFIXES, TFLITE_SUFFIX, TensorFile
 
 
 def open_tf1(prefix: Path, path: Path | None = None) -> TensorFile:
@@ -55,13 +55,15 @@ def _beginning(path: Path) -> str:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack safely and find the checkpoint, wherever in the archive it lies; returns its prefix."""
+    """Unpack safely and find the checkpoint, wherever in the archive it lies: its prefix, or the one `.tflite` file."""
     try:
         unpack_tar(archive, folder, str(archive))
     except ValueError as error:
         raise CheckpointError(f"{error}. Fetch it again.") from error
     prefixes = [Path(str(index)[: -len(".index")]) for index in folder.rglob("*.index")]
     prefixes = [prefix for prefix in prefixes if prefix.parent.name != "variables"]
+    if not prefixes and len(networks := list(folder.rglob(f"*{TFLITE_SUFFIX}"))) == 1:
+        return networks[0]
     if not prefixes:
         names = sorted(str(found.relative_to(folder)) for found in folder.rglob("*") if found.is_file())
         weights = [name for name in names if name.endswith((*PTH_SUFFIXES, KERAS_SUFFIX, H5_SUFFIX, ".safetensors"))]

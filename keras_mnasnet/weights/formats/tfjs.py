@@ -40,7 +40,7 @@ def read_tfjs(path: Path) -> Graph:
             )
         said = fields_of(value, "A model.json", modelTopology=dict[str, Any], weightsManifest=list[dict[str, Any]])
         nodes = fields_of(said["modelTopology"], "The topology of a model.json", node=list[dict[str, Any]])["node"]
-        check_limit("graph", len(nodes), "A graph of TensorFlow")
+        check_limit("nodes", len(nodes), "A graph of TensorFlow")
         constants: dict[str, np.ndarray] = {}
         quantized: set[str] = set()
         for group in said["weightsManifest"]:
@@ -51,7 +51,7 @@ def read_tfjs(path: Path) -> Graph:
         raise
     except DAMAGE as error:
         raise CheckpointError(
-            f"A model.json must be a whole graph model of TensorFlow.js. Received: {path}: {error}"
+            f"A model.json must be a whole graph model of TensorFlow.js. Received: {path}: {str(error)[:300]}"
         ) from error
 
 

@@ -70,7 +70,9 @@ def read_tflite(path: Path) -> Graph:
     except CheckpointError:
         raise
     except DAMAGE as error:
-        raise CheckpointError(f"A .tflite file must be whole. Received: {path} ({len(content):,} bytes): {error}") from error
+        raise CheckpointError(
+            f"A .tflite file must be whole. Received: {path} ({len(content):,} bytes): {str(error)[:300]}"
+        ) from error
 
 
 class _Operator(NamedTuple):
