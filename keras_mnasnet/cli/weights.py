@@ -17,7 +17,7 @@ def add_commands(top: Parser) -> None:
     weights = top.add("weights", "List, fetch, verify and convert checkpoints.", example="mnasnet weights list --network small")
     listed = weights.add(
         "list",
-        "The checkpoints that Google, timm and torchvision publish, and those of this package.",
+        "The ImageNet checkpoints of Google, timm, torchvision and others, and those of this package.",
         list_records,
         example="mnasnet weights list",
     )
