@@ -164,7 +164,8 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
     return {
         "task": checkpoint.task, "origin": origin.name, "source": origin.source, "address": origin.url,
         "license": origin.license, "published": origin.published, "published_at": origin.published_at,
-        "measured": origin.measured, "numerics": dataclasses.asdict(checkpoint.numerics),
+        "measured": origin.measured,
+        "numerics": {**dataclasses.asdict(checkpoint.numerics), "normalization": str(checkpoint.numerics.normalization)},
         "trained_at": "x".join(map(str, checkpoint.detector.input_size)) if checkpoint.detector else checkpoint.size,
         "anchors": str(checkpoint.detector.anchors) if checkpoint.detector else None, "classes": checkpoint.classes,
         "labels": None if checkpoint.labels is None else list(checkpoint.labels),

@@ -16,7 +16,7 @@ import numpy as np
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.preprocessing import NORMALIZATIONS, PIXELS, SIGNED, UNIT, Normalization, Preprocessing, small_margin
 from keras_mnasnet.spec import UnitShape, read_network
-from keras_mnasnet.utils.reading import check_growth, check_names, read_text
+from keras_mnasnet.utils.reading import check_names, read_text
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics, Origin, expected_shapes
 from keras_mnasnet.weights.registry import BACKGROUND, labels_of
 
@@ -115,11 +115,6 @@ def recognized(graph: Graph) -> Checkpoint:
     )
     checkpoint.check_values()
     return checkpoint
-
-
-def check_kernels(shapes: Sequence[tuple[int, ...]], size: int, what: str) -> None:
-    """ValueError where the constants of these shapes would be far larger, as float32, than their file of `size` bytes."""
-    check_growth("views", sum(4 * int(np.prod(shape, dtype=np.float64)) for shape in shapes), size, what)
 
 
 def _labels(graph: Graph, classes: int) -> tuple[tuple[str, ...] | None, bool]:

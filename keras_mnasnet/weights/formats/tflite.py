@@ -271,8 +271,8 @@ class _File:
         window = options.FilterHeight(), options.FilterWidth()
         padding, activation = PADDINGS[options.Padding()], _activation(options)
         if one.kind == "AVERAGE_POOL_2D":
-            whole = self.shape(one.inputs[0])[1:3] == window and padding == "valid"
-            return {"kind": "mean", "activation": activation} if whole else None
+            whole = self.shape(one.inputs[0])[1:3] == window and (padding, activation) == ("valid", "linear")
+            return {"kind": "mean"} if whole else None
         if window[0] != window[1] or options.StrideH() != options.StrideW():
             return None
         return {
