@@ -6,6 +6,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from keras_mnasnet.preprocessing import Preprocessing, small_margin
 from keras_mnasnet.utils.reading import is_tflite, texts
 from keras_mnasnet.utils.text import Life, header
 from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
+from keras_mnasnet.weights.formats.graph import labels_beside, read_labels
 from keras_mnasnet.weights.registry import source_preprocessing
 
 PREPROCESSINGS = ("google", "timm", "torchvision", "pillow")
@@ -58,6 +60,10 @@ def open_classifier(
         text = os.fspath(model)
         lite = TfliteClassifier(text, size=size, threads=threads, how=tflite_input)
         pixels = _named(preprocessing or lite.file.preprocessing or "pillow", lite.size)
+        labels = lite.labels
+        if labels is None and (beside := labels_beside(Path(text).expanduser())) is not None:
+            names = read_labels(beside)
+            labels = names if len(names) == lite.classes else None
 
         def real(images: np.ndarray, batch_size: int) -> tuple[np.ndarray, float]:
             scores, seconds = lite.run(images, batch_size)
@@ -72,7 +78,7 @@ def open_classifier(
             lite.input.text,
             real if probabilities else lite.run,
             Origin("tflite", text),
-            lite.labels,
+            labels,
         )
     checkpoint = load(model, size=size)
     if checkpoint.detector is not None or not checkpoint.classes:

@@ -77,6 +77,9 @@ def test_a_trained_file(checkpoint, bundled, pictures, tmp_path, monkeypatch):
     assert abs(report.start_accuracy - report.float_accuracy) < 0.05
     assert report.as_json()["training"]["start_accuracy"] == report.start_accuracy
     assert list(TfliteFile(path).labels) == names
+    read = load(path)
+    assert (read.labels, read.classes, read.size) == (tuple(names), 10, 32)
+    assert read.architecture.same_network(checkpoint.architecture)
     expected, content = given["oracle"](given["images"]), path.read_bytes()
     files = {"true": content, **{name: mutant(content, name) for name in CHANGES}}
     judged = {}

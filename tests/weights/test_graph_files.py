@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +110,17 @@ def test_uint8_as_automl_writes_it(end, tmp_path):
     assert np.corrcoef(scores.reshape(-1), probabilities.reshape(-1))[0, 1] > 0.99
     with_relu = dataclasses.replace(found, architecture=found.architecture.with_stem_activation("relu"))
     assert np.abs(logits(with_relu, PIXELS) - exact).max() > 0.1 * np.abs(exact).max()
+
+
+def test_the_file_itself_is_named_by_the_labels_beside_it(tmp_path):
+    from keras_mnasnet import predict
+
+    path = write_uint8(tmp_path / "model.tflite", drawn(LINEAR, normalization=AUTOML))
+    photo = Path(__file__).parents[2] / "weights" / "demo" / "ship.png"
+    (tmp_path / "dict.txt").write_text("cat\ndog\nbird\n")
+    assert {label for label, _ in predict(path, photo)[0].classes} == set(LABELS)
+    (tmp_path / "dict.txt").write_text("cat\ndog\n")  # of another model
+    assert predict(path, photo)[0].classes[0][0].startswith("class ")
 
 
 def test_a_gated_uint8_file(tmp_path):

@@ -114,6 +114,17 @@ def test_thousand_classes_in_wordnet_order():
     assert wnids == sorted(set(wnids))
 
 
+def test_a_background_stands_first():
+    from keras_mnasnet.benchmarks.accuracy import label_outputs
+    from keras_mnasnet.weights.registry import imagenet_classes, labels_of, spelled_as
+
+    known, wnids = labels_of("google", 1001), ["n02102040", "n01440764"]
+    assert (len(known), known[:2]) == (1001, ("background", "tench"))
+    found = label_outputs("x", 1001, wnids, known=spelled_as(known, wnids))
+    assert list(found) == [1 + [wnid for wnid, _ in imagenet_classes()].index(wnid) for wnid in wnids]
+    assert labels_of("google", 1002) is None
+
+
 def test_classes_agree_with_the_photos(data):
     wnids = {wnid for wnid, _ in json.loads((resources.files("keras_mnasnet.weights") / "imagenet_classes.json").read_text())}
     photos = {folder.name for folder in (data / "imagenet_250").iterdir() if folder.is_dir()}

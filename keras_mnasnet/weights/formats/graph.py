@@ -121,11 +121,10 @@ def _labels(graph: Graph, classes: int) -> tuple[tuple[str, ...] | None, bool]:
     """The names of the classes, and whether something said them. CheckpointError for another number of them."""
     found, place = graph.labels, f"in {graph.path}"
     if found is None:
-        beside = (graph.path.with_name(name) for name in LABEL_FILES)
-        path = next((path for path in beside if path.is_file()), None)
+        path = labels_beside(graph.path)
         if path is None:
             return labels_of("google", classes), False
-        found, place = check_names(read_text(path, "A file of labels").splitlines(), f"The labels in {path}"), f"in {path}"
+        found, place = read_labels(path), f"in {path}"
     if len(found) + 1 == classes == 1001:
         found = (BACKGROUND, *found)
     if len(found) != classes:
@@ -134,6 +133,16 @@ def _labels(graph: Graph, classes: int) -> tuple[tuple[str, ...] | None, bool]:
             f"{graph.path}. Take them away, or write one name a line in the order of the outputs"
         )
     return found, True
+
+
+def labels_beside(path: Path) -> Path | None:
+    """The file of labels beside a file, as AutoML's exports have it."""
+    return next((each for each in map(path.with_name, LABEL_FILES) if each.is_file()), None)
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The names in a file of labels, one a line; ValueError for one that holds others."""
+    return check_names(read_text(path, "A file of labels").splitlines(), f"The labels in {path}")
 
 
 class _Walk:
