@@ -15,7 +15,8 @@ REPORT = ["matplotlib"]
 DETECTION = ["pycocotools"]
 RAY = ["ray"]
 OPTUNA = ["optuna"]
-TEST = [*JAX, *QAT, *QUANTIZER, *REPORT, *DETECTION, *RAY, *OPTUNA]
+ONNX = ["onnx", "onnxruntime"]
+TEST = [*JAX, *QAT, *QUANTIZER, *REPORT, *DETECTION, *RAY, *OPTUNA, *ONNX]
 TEST += ["mypy", "pytest", "pytest-xdist", "ruff", "scipy", "tensorboard"]
 
 setup(
@@ -54,6 +55,7 @@ setup(
     extras_require={
         "detection": DETECTION,
         "jax": JAX,
+        "onnx": ONNX,
         "optuna": OPTUNA,
         "qat": QAT,
         "quantizer": QUANTIZER,

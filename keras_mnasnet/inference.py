@@ -1,4 +1,4 @@
-"""Anything that classifies photos, ready to run: any source, Checkpoint, Keras model or `.tflite` file; and `predict`."""
+"""Anything that classifies photos, ready to run: any source, Checkpoint, Keras model or exported file; and `predict`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from absl import logging
 from keras_mnasnet.export.file import TfliteClassifier
 from keras_mnasnet.loading import load
 from keras_mnasnet.preprocessing import Preprocessing, small_margin
-from keras_mnasnet.utils.reading import is_tflite, texts
+from keras_mnasnet.utils.reading import exported_kind, texts
 from keras_mnasnet.utils.text import Life, header
 from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
 from keras_mnasnet.weights.formats.graph import labels_beside, read_labels
@@ -48,15 +48,15 @@ def open_classifier(
     model: Any, *, size: int | None = None, preprocessing: Preprocessing | str | None = None, tflite_input: str | None = None,
     threads: int | None = None, probabilities: bool = False,
 ) -> Classifier:  # fmt: skip
-    """Open what `load` takes, or a `.tflite` file, at its own input size or another, with its own preprocessing or another.
+    """Open what `load` takes, or a `.tflite` or `.onnx` file, at its own input size and with its own preprocessing, or others.
 
     `preprocessing`: a Preprocessing, google, timm, torchvision or pillow (the shorter side to size / 0.875, bilinear, then the
-    central crop); a `.tflite` file's own is what its report says, if this package wrote it, else pillow. `tflite_input`
-    (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for `.tflite` files. `probabilities` asks a Keras
+    central crop); a file's own is what its report says, if this package wrote it, else pillow. `tflite_input` (pixels, unit,
+    signed, imagenet) and `threads` (default: all cores) are for these files. `probabilities` asks a Keras
     model for probabilities instead of logits, and a file of whole numbers for what they stand for. CheckpointError or
     ValueError says what is wrong.
     """
-    if is_tflite(model):
+    if (kind := exported_kind(model)) is not None:
         text = os.fspath(model)
         lite = TfliteClassifier(text, size=size, threads=threads, how=tflite_input)
         pixels = _named(preprocessing or lite.file.preprocessing or "pillow", lite.size)
@@ -71,13 +71,13 @@ def open_classifier(
 
         return Classifier(
             text,
-            "tflite",
+            kind,
             lite.size,
             lite.classes,
             pixels,
             lite.input.text,
             real if probabilities else lite.run,
-            Origin("tflite", text),
+            Origin(kind, text),
             labels,
         )
     checkpoint = load(model, size=size)
@@ -141,14 +141,14 @@ def predict(
     """Classify photos with a model of any source, each as the model's own preprocessing says.
 
     Args:
-        model: anything that `load` takes, or a `.tflite` file.
+        model: anything that `load` takes, or a `.tflite` or `.onnx` file.
         photos: a file, or a list of files.
         top: how many classes of each photo.
         labels: class names, one for each output; default: the model's own. Without any, classes are named by their number.
         size: input size in pixels; default: the model's own.
         upright: turn photos as their EXIF orientation says, as viewers show them, however the model was trained; False: do
             what the model's preprocessing says.
-        tflite_input: of a `.tflite` file, what becomes of pixels 0..255 (pixels, unit, signed, imagenet); default: as it says.
+        tflite_input: of such a file, what becomes of pixels 0..255 (pixels, unit, signed, imagenet); default: as it says.
 
     Returns:
         One Prediction for each photo, in their order; one that cannot be read has an `error` and no classes.
@@ -165,10 +165,10 @@ def predict(
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise ValueError(f"`top` must be an integer >= 1. Received: top={top!r}")
     classifier = open_classifier(model, size=size, tflite_input=tflite_input, probabilities=True)
-    if tflite_input is not None and classifier.kind != "tflite":
+    if tflite_input is not None and classifier.kind == "keras":
         raise ValueError(
-            f"`tflite_input` (--input) is for .tflite files; other models say themselves how they take pixels. Received: "
-            f"tflite_input={tflite_input!r} for {classifier.name}"
+            f"`tflite_input` (--input) is for .tflite and .onnx files; other models say themselves how they take pixels. "
+            f"Received: tflite_input={tflite_input!r} for {classifier.name}"
         )
     preprocessing = dataclasses.replace(classifier.preprocessing, upright=upright or classifier.preprocessing.upright)
     names = classifier.labels if labels is None else texts(labels)

@@ -14,6 +14,7 @@ import contextlib
 import copy
 import dataclasses
 import gzip
+import importlib.util
 import io
 import json
 import os
@@ -890,6 +891,51 @@ def run_tflite(path: Path) -> Any:
     return classifier.run(np.zeros((1, classifier.size, classifier.size, 3), np.float32))
 
 
+def seed_onnx(folder: Path) -> Path:
+    from onnx import helper, numpy_helper
+
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["a"]), helper.make_node("Flatten", ["a"], ["b"]),
+        helper.make_node("Gemm", ["b", "weights"], ["scores"]),
+    ]  # fmt: skip
+    ports = [helper.make_tensor_value_info("image", 1, ["N", 3, 8, 8]), helper.make_tensor_value_info("scores", 1, ["N", 3])]
+    weights = numpy_helper.from_array(np.eye(3, dtype=np.float32), "weights")
+    graph = helper.make_graph(nodes, "tiny", ports[:1], ports[1:], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    photos = {"size": 8, "interpolation": "bicubic", "resize": 9, "crop_fraction": None, "mean": [0.5] * 3, "std": [0.5] * 3}
+    report = json.dumps({"schema": 1, "preprocessing": photos})
+    texts = {"labels.txt": "red\ngreen\nblue\n", "export.json": report, "normalization": '{"mean": [1.0], "std": [2.0]}'}
+    helper.set_model_props(model, texts)
+    (folder / "x.onnx").write_bytes(model.SerializeToString())
+    return folder / "x.onnx"
+
+
+def onnx_report(path: Path) -> Any:
+    import onnx
+
+    return json.loads(next(each.value for each in onnx.load(path).metadata_props if each.key == "export.json"))
+
+
+def set_onnx_report(path: Path, value: Any) -> None:
+    import onnx
+
+    model = onnx.load(seed_onnx(path.parent))
+    next(each for each in model.metadata_props if each.key == "export.json").value = dumps(value)
+    path.write_bytes(model.SerializeToString())
+
+
+def run_onnx(path: Path) -> Any:
+    """ONNX Runtime itself runs what our reader lets through."""
+    import absl.logging  # noqa: F401  (which a warning needs)
+
+    from keras_mnasnet.export.file import TfliteClassifier
+
+    classifier = TfliteClassifier(path, threads=1)
+    file = classifier.file
+    said = file.facts, file.report, file.preprocessing, file.normalization
+    return said, classifier.run(np.zeros((1, classifier.size, classifier.size, 3), np.float32))
+
+
 def read_tgz(path: Path) -> Any:
     from keras_mnasnet.loading import open_tensors
 
@@ -897,6 +943,7 @@ def read_tgz(path: Path) -> Any:
         return {name: file.read(name) for name in file.shapes}
 
 
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))  # the extra [onnx]
 SAFE = safetensors_header, set_safetensors_header
 READERS = (
     Reader("safetensors", "light", seed_safetensors, load, SAFE),
@@ -910,6 +957,7 @@ READERS = (
     Reader("tflite", "light", seed_tflite, read_tflite, (zip_member("export.json")[0], set_tflite_report), texts_of),
     Reader("litert", "light", seed_tflite, run_tflite),
     Reader("tflite_network", "light", seed_uint8, load, None, texts_of),
+    *([Reader("onnx", "light", seed_onnx, run_onnx, (onnx_report, set_onnx_report))] if HAS_ONNX else []),
     Reader("detector", "light", seed_spec, read_spec, PLAIN, texts_of),
     Reader("latency_table", "light", seed_table, read_table, PLAIN, texts_of),
     Reader("coco", "light", seed_coco, read_coco, PLAIN, hostile_coco),

@@ -15,6 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from corpus import HAS_ONNX
 from fixtures import FIXTURES
 from graphs import logits, write_pb, write_tfjs
 from writers import write_boxes, write_torch
@@ -65,6 +66,8 @@ def place(tmp_path_factory):
     write_pb(folder / "graphs" / "m.pb", load(RECORD), normalized=True)
     write_tfjs(folder / "graphs" / "model.json", load(RECORD), normalized=True)
     (folder / "graphs" / "labels.txt").write_text("\n".join(load(RECORD).labels))
+    if HAS_ONNX:
+        export.export_tflite(RECORD, folder / "m.onnx", progress=False)
     named = {fixture.name: fixture for fixture in FIXTURES}
     for name in ("timm-semnasnet_050-96", "google-a1-d0.35-96"):
         (folder / name).mkdir()
@@ -96,6 +99,7 @@ FOREIGN = {
 }
 GRAPHS = {
     "a .tflite file": "{}/m.tflite",
+    **({"a .onnx file": "{}/m.onnx"} if HAS_ONNX else {}),
     "a model.json of TensorFlow.js": "{}/graphs/model.json",
     "a frozen .pb file": "{}/graphs/m.pb",
 }
@@ -349,6 +353,7 @@ def test_a_file_of_a_graph_is_no_detector(command, kind, place, stopped, tmp_pat
 
 
 ACCEPTED = {  # what is no checkpoint, but all that a command needs
+    "a .onnx file": {"predict", "bench accuracy", "bench latency"},
     "a network's name": {"info", "bench latency"},
 }
 

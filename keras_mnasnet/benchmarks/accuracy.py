@@ -81,10 +81,10 @@ def evaluate(
 ) -> list[AccuracyResult]:  # fmt: skip
     """Top-1 and top-5 of every model on labeled photos, in order; models with the same preprocessing share a pass over them.
 
-    `models`: one or several of what `keras_mnasnet.load` takes, or `.tflite` files, at their own size and with their own
-    preprocessing unless `size` and `preprocessing` (a Preprocessing, google, timm, torchvision, pillow) say otherwise;
+    `models`: one or several of what `keras_mnasnet.load` takes, or files (`.tflite`, `.onnx`), at their own size and with their
+    own preprocessing unless `size` and `preprocessing` (a Preprocessing, google, timm, torchvision, pillow) say otherwise;
     `upright` turns photos as their EXIF orientation says, or does not (default: as the preprocessing says);
-    `tflite_input` (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for `.tflite` files. `data` is what
+    `tflite_input` (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for files. `data` is what
     `data.open_images` opens, of it the `split` named, else validation if the data has it, else test; `limit` takes that many
     photos, spread evenly over the set.
 

@@ -1,4 +1,4 @@
-"""Latency on this machine: `.tflite` files measured in turns in a process of their own (`host_meter`)."""
+"""Latency on this machine: `.tflite` and `.onnx` files measured in turns in a process of their own (`host_meter`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from keras_mnasnet.export.partitions import Partitions
-from keras_mnasnet.utils.reading import parse_json
+from keras_mnasnet.utils.reading import exported_kind, parse_json
 from keras_mnasnet.utils.system import available_cores, core_state
 from keras_mnasnet.utils.text import Life
 
@@ -37,7 +37,7 @@ class HostSamples:
     wall: list[list[list[float]]]
     started: float
     cores: list[int] | None
-    partitions: list[Partitions]
+    partitions: list[Partitions | None]
     memory: list[int | None]
 
 
@@ -112,7 +112,7 @@ class HostMeter:
                         if event["event"] == "memory":
                             peaks[event["index"]] = event["bytes"]
         done = seen["done"]
-        found = [Partitions(each["delegates"], each["outside"]) for each in seen["partitions"]["models"]]
+        found = [each and Partitions(**each) for each in seen["partitions"]["models"]]
         return HostSamples(done["cpu"], done["wall"], seen["ready"]["monotonic"], done["cores"], found, peaks)
 
 
@@ -139,16 +139,14 @@ class _Child:
         for line in self._stdout:
             event = parse_json(line, "What the measuring process says")
             if event["event"] == "refused":
-                raise ValueError(
-                    f"A .tflite file must be one that LiteRT can run. Received: {names[event['index']]}: {event['message']}"
-                )
+                raise ValueError(_cannot_run(job["files"][event["index"]], f"{names[event['index']]}: {event['message']}"))
             at = event.get("index", at)
             yield event
             if event["event"] == "done":
                 return
-        self._died(None if at is None else names[at])
+        self._died(*(("", None) if at is None else (job["files"][at], names[at])))
 
-    def _died(self, name: str | None) -> None:
+    def _died(self, file: str, name: str | None) -> None:
         status = self._process.wait()
         self._stderr.seek(0)
         said = self._stderr.read().decode("utf-8", "replace").strip().splitlines()[-3:]
@@ -156,10 +154,8 @@ class _Child:
             raise ChildProcessError(
                 f"The measuring process must not end early. Received: exit status {status}: {' '.join(said)}"
             )
-        raise ValueError(
-            f"A .tflite file must be one that LiteRT can run. Received: {name}, which ended the measuring process with "
-            f"{signal.Signals(-status).name}: the file is damaged, or the memory is not enough. {' '.join(said)}".rstrip()
-        )
+        end = f"{signal.Signals(-status).name}: the file is damaged, or the memory is not enough. {' '.join(said)}".rstrip()
+        raise ValueError(_cannot_run(file, f"{name}, which ended the measuring process with {end}"))
 
     @property
     def ended(self) -> bool:
@@ -174,3 +170,8 @@ class _Child:
         for stream in (self._stdin, self._stdout, self._stderr):
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
+
+
+def _cannot_run(file: str, received: str) -> str:
+    kind, runtime = (".onnx", "ONNX Runtime") if exported_kind(file) == "onnx" else (".tflite", "LiteRT")
+    return f"A {kind} file must be one that {runtime} can run. Received: {received}"

@@ -1,4 +1,4 @@
-"""The process that measures on this machine: LiteRT and numpy, nothing else. `benchmarks.host` starts it and reads its events.
+"""The process that measures on this machine: numpy and the runtimes, nothing else. `benchmarks.host` starts it.
 
 It takes jobs, each a line of JSON on standard input, and writes events, one a line, to what was its standard output.
 """
@@ -6,6 +6,7 @@ It takes jobs, each a line of JSON on standard input, and writes events, one a l
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import json
 import os
@@ -18,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from keras_mnasnet.benchmarks.timing import visit_order
-from keras_mnasnet.export.file import TfliteFile
+from keras_mnasnet.export.file import open_file
+from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.utils.reading import parse_json
 
 Send = Callable[..., None]
@@ -48,19 +50,19 @@ class _Refused(Exception):
     """The file was refused, and that was sent."""
 
 
-def _load(job: dict[str, Any], index: int, send: Send) -> TfliteFile:
-    """A file that has run once."""
+def _load(job: dict[str, Any], index: int, send: Send) -> tuple[Callable[[], Any], Partitions | None]:
+    """What runs a file, and its partitions; it has run once."""
     send("load", index=index)
     try:
-        file = TfliteFile(job["files"][index], size=job["sizes"][index], threads=job["threads"])
+        file = open_file(job["files"][index], size=job["sizes"][index], threads=job["threads"])
         rng = np.random.default_rng(job["seed"])
-        for details in file.inputs:
-            file.interpreter.set_tensor(details["index"], _values(details, rng))
-        file.interpreter.invoke()
+        invoke = file.invocation([_values(details, rng) for details in file.inputs])
+        invoke()
+        partitions = file.partitions()
     except (ValueError, RuntimeError, TypeError, OverflowError, MemoryError) as error:
         send("refused", index=index, message=str(error.__cause__ or error).strip() or type(error).__name__)
         raise _Refused from error
-    return file
+    return invoke, partitions
 
 
 def _values(details: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
@@ -84,13 +86,13 @@ def _measure(job: dict[str, Any], send: Send) -> None:
     wall: list[list[list[float]]] = [[] for _ in models]
     gc.disable()
     send("ready", monotonic=time.monotonic())
-    for index, model in enumerate(models):
+    for index, (invoke, _) in enumerate(models):
         send("warm", index=index)
         for _ in range(job["warmup"]):
-            model.interpreter.invoke()
+            invoke()
     for number in range(job["rounds"]):
         for index in visit_order(len(models), number):
-            invoke = models[index].interpreter.invoke
+            invoke, _ = models[index]
             cpu[index].append([])
             wall[index].append([])
             invoke()
@@ -101,17 +103,14 @@ def _measure(job: dict[str, Any], send: Send) -> None:
                 cpu[index][-1].append(ended_cpu - began_cpu)
                 wall[index][-1].append(ended - began)
         send("round", number=number)
-    send("partitions", models=[_counted(model) for model in models])
+    send("partitions", models=[partitions and dataclasses.asdict(partitions) for _, partitions in models])
     send("done", cpu=cpu, wall=wall, cores=sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
 
 
-def _counted(model: TfliteFile) -> dict[str, Any]:
-    found = model.partitions()
-    return {"delegates": found.delegates, "outside": found.outside}
-
-
 def _probe(job: dict[str, Any], send: Send) -> None:
-    """Peak memory of each file, measured in a fork of this process, which has loaded the runtime and no model."""
+    """Peak memory of each file, measured in a fork of this process, which has loaded the runtimes and no model."""
+    for file in job["files"]:
+        open_file(file).load_runtime()
     for index in range(len(job["files"]) if hasattr(os, "fork") else 0):
         with _forked() as is_child:
             if is_child:

@@ -1,4 +1,4 @@
-"""Single-thread latency of models and networks as `.tflite` files, on this machine or on a phone."""
+"""Single-thread latency of models and networks as `.tflite` or `.onnx` files, on this machine or on a phone."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_
 from keras_mnasnet.benchmarks.results import SCHEMA
 from keras_mnasnet.benchmarks.timing import Ratio, Times, ratio_of_medians
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
-from keras_mnasnet.utils.reading import TFLITE_MARK, is_tflite
+from keras_mnasnet.utils.reading import TFLITE_MARK, exported_kind
 from keras_mnasnet.utils.system import core_state, machine
 from keras_mnasnet.utils.text import did_you_mean, header, listed
 
 PRECISIONS = {"float32": "float32", "float16": "float16", "weight-int8": "weight-int8", "int8": "int8-random"}
 SYNTAX = (
-    "a .tflite file, a model that keras_mnasnet.load() takes, or a network (a1, b1, small, ...; with a width: a1-0.5; or a "
-    "text form), the last two with [@SIZE][:PRECISION]"
+    "a .tflite or .onnx file, a model that keras_mnasnet.load() takes, or a network (a1, b1, small, ...; with a width: a1-0.5; "
+    "or a text form), the last two with [@SIZE][:PRECISION]"
 )
 NAMED = re.compile(r"(?P<name>.+?)(?:@(?P<size>\d+))?(?::(?P<precision>[\w-]+))?", re.DOTALL)
 HOST_RUNS, HOST_WARMUP = 60, 3
-CPU_CLOCKS = {True: "CPU time of the calling thread, where XNNPACK runs", False: "CPU time of all threads, waiting included"}
+CPU_CLOCKS = {
+    True: "CPU time of the calling thread, where XNNPACK and ONNX Runtime run",
+    False: "CPU time of all threads, waiting included",
+}
 HOST_MEMORY = (
     "peak resident memory that loading and running the file once adds to a process which has imported the runtime; "
-    "the pages of the runtime's own code that it touches are included"
+    "the pages of the runtime's own code that it touches are included, and of a .onnx file what reads its tables first"
 )
 
 
@@ -108,6 +111,11 @@ class Target:
     classes: int = 1000
 
     @property
+    def is_onnx(self) -> bool:
+        """Whether ONNX Runtime runs it."""
+        return self.path is not None and exported_kind(self.path) == "onnx"
+
+    @property
     def source(self) -> str:
         """Where the weights are from."""
         if self.path is not None:
@@ -159,16 +167,16 @@ def latency(
 ) -> LatencyReport:  # fmt: skip
     """Measure models in turns on `device`: `host` (this machine), `adb` or `adb:SERIAL` (a phone).
 
-    `models`: one or several of what `keras_mnasnet.load` takes, with their own weights; a `.tflite` file; or a network's name.
-    `networks`: names of the family (`a1`, `b1-0.5`) or text forms, with random weights, which do not change a latency. Both
-    may be followed by `@SIZE` and `:PRECISION` (float32, float16, weight-int8, int8), as in `a1@192:int8`; `size` is for
-    those that state none.
+    `models`: one or several of what `keras_mnasnet.load` takes, with their own weights; a `.tflite` or `.onnx` file; or a
+    network's name. `networks`: names of the family (`a1`, `b1-0.5`) or text forms, with random weights, which do not change a
+    latency. Both may be followed by `@SIZE` and `:PRECISION` (float32, float16, weight-int8, int8), as in `a1@192:int8`;
+    `size` is for those that state none.
 
-    `host`: a process of its own with LiteRT and XNNPACK, pinned to `core` (default: the last of the fastest); every round
-    visits every model, one invocation to warm and three timed, and begins with the next model; `runs` (60) timed invocations
-    of each after `warmup` (3). `adb`: the official tool, at the path or in the folder `benchmark_model`, pinned to the cores
-    of `mask` (hexadecimal; default: the fastest); `runs` (50) and `warmup` (1) go to the tool, and every model is run
-    `repeats` times (3; a single model: 1), in turns.
+    `host`: a process of its own with LiteRT and XNNPACK, or ONNX Runtime, pinned to `core` (default: the last of the fastest);
+    every round visits every model, one invocation to warm and three timed, and begins with the next model; `runs` (60)
+    timed invocations of each after `warmup` (3). `adb`: the official tool, at the path or in the folder `benchmark_model`,
+    pinned to the cores of `mask` (hexadecimal; default: the fastest); `runs` (50) and `warmup` (1) go to the tool, and every
+    model is run `repeats` times (3; a single model: 1), in turns.
 
     `include_preprocessing=False` leaves the input's normalization out of what is written here. `profile` splits these networks
     into their stages (the stem's includes the normalization). `memory=False` saves the process that measures each file's peak
@@ -190,9 +198,7 @@ def latency(
     _check_count("warmup", warmup, 0)
     _check_count("repeats", repeats, 1)
     if profile and (found := next((target.name for target in targets if target.architecture is None), None)):
-        raise ValueError(
-            f"A profile cuts the graphs of networks and checkpoints; a .tflite file stays as it is. Received: {found}"
-        )
+        raise ValueError(f"A profile cuts the graphs of networks and checkpoints; a file stays as it is. Received: {found}")
     kind, _, serial = device.partition(":")
     shared: dict[str, Any] = {"include_preprocessing": include_preprocessing, "seed": seed, "progress": progress}
     if kind == "host" and not serial:
@@ -212,6 +218,8 @@ def latency(
             f"On a phone `size` is for networks and checkpoints: the official tool takes a .tflite file as it is. "
             f"Received: size={size} for {found}"
         )
+    if found := next((target.name for target in targets if target.is_onnx), None):
+        raise ValueError(f"On a phone the official tool runs .tflite files. Received: {found}. `mnasnet export -o` writes one")
     from keras_mnasnet.benchmarks.phone import Plan
 
     plan = Plan(serial or None, threads, runs, warmup, mask, benchmark_model, repeats or (3 if len(targets) > 1 else 1))
@@ -239,8 +247,8 @@ def parse_target(model: Any, *, size: int | None = None) -> Target:
         return _checkpoint_target(model, None, size, "float32")
     text = os.fspath(model)
     path = Path(text).expanduser()
-    if text not in FAMILY and is_tflite(text):
-        return Target(text, path=_checked_file(path, text), size=size)
+    if text not in FAMILY and (kind := exported_kind(text)):
+        return Target(text, path=_checked_file(path, text, kind), size=size)
     if os.path.exists(path) and text not in FAMILY:
         return _checkpoint_target(text, text, size, "float32")
     name, asked, precision = _split(text, size)
@@ -323,10 +331,15 @@ def _checkpoint_target(source: Any, text: str | None, size: int | None, precisio
     )  # fmt: skip
 
 
-def _checked_file(path: Path, text: str) -> Path:
+def _checked_file(path: Path, text: str, kind: str) -> Path:
     if not path.is_file():
-        kind = "a folder" if path.is_dir() else "which does not exist"
-        raise ValueError(f"A .tflite file must exist. Received: {text}, {kind}")
+        what = "a folder" if path.is_dir() else "which does not exist"
+        raise ValueError(f"A .{kind} file must exist. Received: {text}, {what}")
+    if kind == "onnx":
+        from keras_mnasnet.export.onnx_file import OnnxFile
+
+        OnnxFile.load_runtime()
+        return path
     with path.open("rb") as file:
         if (begins := file.read(8))[4:] != TFLITE_MARK:
             from keras_mnasnet.weights.formats.content import HEAD, check_tflite
@@ -354,7 +367,7 @@ def _on_host(
 ) -> LatencyReport:  # fmt: skip
     cores = choose_cores(threads, core)
     date, load = _now(), os.getloadavg() if hasattr(os, "getloadavg") else None
-    device = _host_facts(cores, core)
+    device = _host_facts(cores, core, targets)
     pinned = f"core {', '.join(map(str, cores))} ({device['affinity_choice']})" if cores else device["affinity_choice"]
     _header(targets, device, pinned, threads, f"{runs} timed of each after {warmup} to warm up, in turns", progress)
     with tempfile.TemporaryDirectory() as folder, HostMeter(cores, threads, seed) as meter:
@@ -385,17 +398,17 @@ def _on_host(
             wall=_times(samples.wall[index]),
             ratio=ratio_of_medians(rounds[index], rounds[0], seed=seed),
             memory_mb=_megabytes(samples.memory[index]),
-            delegates=samples.partitions[index].delegates,
-            outside=tuple(samples.partitions[index].outside),
+            delegates=taken and taken.delegates,
+            outside=taken and tuple(taken.outside),
             stages=split[index],
         )
-        for index, target in enumerate(targets)
+        for index, (target, taken) in enumerate(zip(targets, samples.partitions, strict=True))
     ]
     return LatencyReport(
         device=device | _cores_now(cores, samples, load),
         settings={
             "device": "host", "threads": threads, "runs": runs, "rounds": len(samples.wall[0]),
-            "timed_per_visit": min(TIMED, runs), "warmup": warmup, "seed": seed, "delegate": "XNNPACK",
+            "timed_per_visit": min(TIMED, runs), "warmup": warmup, "seed": seed, "delegate": _delegate(targets),
             "cpu_clock": CPU_CLOCKS[threads == 1], "include_preprocessing": include_preprocessing, "profile": profile,
             "start_delay_s": round(samples.started - began, 3),
         },
@@ -446,17 +459,18 @@ def _on_phone(targets: Sequence[Target], plan: Any, *, include_preprocessing: bo
     )
 
 
-def _header(targets: Sequence[Target], device: dict[str, Any], pinned: str, threads: int, runs: str, progress: bool) -> None:
+def _header(targets: Sequence[Target], device: dict[str, Any], pinned: str, count: int, runs: str, progress: bool) -> None:
     """What is measured, where and how often."""
     shown = [
         f"{target.name} ({target.source}{f', {target.size} px' if target.size else ''}"
         f"{f', {target.precision}' if target.path is None else ''})"
         for target in targets
     ]
+    threads = f"{count} thread{'s' if count > 1 else ''}"
     rows = {
         "models": listed(shown),
         "device": f"{device['name']}, {device['system']}, {pinned}",
-        "runtime": f"{device['runtime']}, XNNPACK, {threads} thread{'s' if threads > 1 else ''}",
+        "runtime": listed(filter(None, (device["runtime"], _delegate(targets), threads))),
         "runs": runs,
     }
     header(rows, shown=progress)
@@ -488,14 +502,21 @@ def _megabytes(count: float | None) -> float | None:
     return None if count is None else round(count / 1e6, 2)
 
 
-def _host_facts(cores: Sequence[int], core: int | None) -> dict[str, Any]:
+def _delegate(targets: Sequence[Target]) -> str | None:
+    """What runs the graphs inside of LiteRT, if that runs any."""
+    return None if all(target.is_onnx for target in targets) else "XNNPACK"
+
+
+def _host_facts(cores: Sequence[int], core: int | None, targets: Sequence[Target]) -> dict[str, Any]:
     facts = machine()
+    used = [f"onnxruntime {facts['onnxruntime']}"] if any(target.is_onnx for target in targets) else []
+    used += [f"ai-edge-litert {facts['litert']}"] if _delegate(targets) else []
     choice = "as asked" if core is not None else "the last of the fastest usable cores"
     return {
         "kind": "host",
         "name": facts["processor"],
         "system": facts["system"],
-        "runtime": f"ai-edge-litert {facts['litert']}",
+        "runtime": " and ".join(used),
         "affinity_choice": choice if cores else "not pinned: this system cannot",
     }
 

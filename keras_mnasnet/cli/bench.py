@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from keras_mnasnet.cli.options import given, option, options, output, own
 from keras_mnasnet.cli.output import Column, finish, percent, print_columns, print_table, rounded
 from keras_mnasnet.cli.parsing import Parser, UsageError
+from keras_mnasnet.utils.text import listed
 
 if TYPE_CHECKING:
     from keras_mnasnet.benchmarks import LatencyReport, ModelLatency
@@ -30,7 +31,7 @@ def add_commands(top: Parser) -> None:
         usage="MODEL... --data DATA [options]", example="mnasnet bench accuracy cifar10 a1.tflite --data shapes:200@32",
         needs=("MODEL", "--data DATA"),
     )  # fmt: skip
-    option(command, "MODEL", "A .tflite file is taken, too.", dest="models", nargs="+")
+    option(command, "MODEL", "A .tflite or .onnx file is taken, too.", dest="models", nargs="+")
     data = command.add_argument_group("data")
     option(data, "--data", "The ILSVRC-2012 validation photos are taken as a folder or tar, too.", required=True)
     option(data, "--split")
@@ -45,7 +46,7 @@ def add_commands(top: Parser) -> None:
         "Resize and crop photos in this one's way (default: each model's own).",
     )  # fmt: skip
     option(how, "--upright", "The default is what each model's preprocessing says.", default=None)
-    option(how, "--input", "It is for .tflite files (default: as the file says).")
+    option(how, "--input", "It is for .tflite and .onnx files (default: as the file says).")
     own(how, "--labels-offset", "0|1", "Let this output stand for label 0 (default: by name or count).", type=int)
     option(how, "--threads", "The default is all cores.")
     shown = command.add_argument_group("the result")
@@ -54,13 +55,14 @@ def add_commands(top: Parser) -> None:
     command.set_defaults(max_bad=0)
 
     command = bench.add(
-        "latency", "Single-thread latency of .tflite files, trained models and networks, in turns.", latency,
+        "latency", "Single-thread latency of .tflite and .onnx files, trained models and networks, in turns.", latency,
         usage=("MODEL... [--network NETWORK ...] [options]", "--network NETWORK ... [options]"),
         example="mnasnet bench latency model.tflite --network a1 --network b1:int8",
         needs=("MODEL or --network NETWORK",),
     )  # fmt: skip
     option(
-        command, "MODEL", "A .tflite file is taken, too. A record id may end in [@PIXELS][:float32|float16|weight-int8|int8].",
+        command, "MODEL",
+        "A .tflite or .onnx file is taken, too. A record id may end in [@PIXELS][:float32|float16|weight-int8|int8].",
         dest="models", nargs="*",
     )  # fmt: skip
     option(
@@ -187,7 +189,8 @@ def _process_start() -> float | None:
 def _print_where(report: LatencyReport) -> None:
     device, settings = report.device, report.settings
     threads = f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"
-    print(f"{device['name']}, {device['system']}, {device['runtime']}, {settings['delegate']}, {threads}; {report.date}")
+    runtime = listed(filter(None, (device["runtime"], settings["delegate"], threads)))
+    print(f"{device['name']}, {device['system']}, {runtime}; {report.date}")
     if device["kind"] == "host":
         pinned = "not pinned" if device["affinity"] is None else f"core {', '.join(map(str, device['affinity']))}"
         load = "" if device["load_average"] is None else f"; load average {device['load_average'][0]:.2f}"

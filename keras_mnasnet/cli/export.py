@@ -1,4 +1,4 @@
-"""`mnasnet export` and `mnasnet qat`: a trained model -> a verified `.tflite`."""
+"""`mnasnet export` and `mnasnet qat`: a trained model -> a verified `.tflite` or `.onnx`."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ FILE = "a .tflite file, and its report beside it as FILE.tflite.json."
 def add_commands(top: Parser) -> None:
     """`export` and `qat`."""
     command = top.add(
-        "export", "Write a trained model as a .tflite file for phones, verified against the model.", export,
-        usage="MODEL -o FILE.tflite [options]",
+        "export", "Write a trained model as a .tflite file for phones, or as .onnx, verified against the model.", export,
+        usage="MODEL -o FILE.tflite|FILE.onnx [options]",
         example="mnasnet export cifar10 --quantize int8 --calibrate shapes:200@32 -o a1_int8.tflite",
-        needs=("MODEL", "-o FILE.tflite"),
+        needs=("MODEL", "-o FILE.tflite|FILE.onnx"),
     )  # fmt: skip
     option(command, "MODEL", "Any .keras file with one image input is taken, too.")
     file_options(
-        command, PRECISIONS, "int8 is the fastest, weight-int8 the smallest at float32's speed, and dynamic is slower."
-    )
+        command, PRECISIONS,
+        "int8 is the fastest, weight-int8 the smallest at float32's speed, and dynamic is slower. "
+        "A .onnx has no weight-int8 or dynamic.",
+        "FILE.tflite|FILE.onnx",
+        "a .tflite file, or a .onnx file of a MnasNet (extra [onnx]), and its report beside it with the ending .json.",
+    )  # fmt: skip
     model = command.add_argument_group("the model")
     option(model, "--size", "The default is the model's own.")
     option(model, "--labels", "The default is the model's own, if it has any.")
@@ -59,10 +63,12 @@ def add_commands(top: Parser) -> None:
     trained.set_defaults(seed=0, max_bad=0)
 
 
-def file_options(command: Parser, precisions: tuple[str, ...], more: str) -> None:
+def file_options(
+    command: Parser, precisions: tuple[str, ...], more: str, metavar: str = "FILE.tflite", what: str = FILE
+) -> None:
     """What every export can be told."""
     result = command.add_argument_group("the file")
-    output(result, "FILE.tflite", FILE)
+    output(result, metavar, what)
     own(
         result, "--quantize", "|".join(precisions), f"Write a file of this precision (default: %(default)s). {more}",
         default="float32",
@@ -104,12 +110,14 @@ def export(arguments: argparse.Namespace) -> None:
 def _print_report(report: ExportReport) -> None:
     """What the file is, and how it compares with the model."""
     print_outline(report, report.route)
-    taken = report.partitions
-    outside = ", ".join(f"{kind} {count}" for kind, count in taken.outside.items())
-    whole = (
-        "one partition, the whole graph" if taken.whole else f"{taken.delegates} partitions; outside: {outside or 'nothing'}"
-    )
-    print(f"XNNPACK  {whole}{f' ({report.outside_reason})' if report.outside_reason else ''}")
+    if taken := report.partitions:
+        outside = ", ".join(f"{kind} {count}" for kind, count in taken.outside.items())
+        whole = (
+            "one partition, the whole graph"
+            if taken.whole
+            else f"{taken.delegates} partitions; outside: {outside or 'nothing'}"
+        )
+        print(f"XNNPACK  {whole}{f' ({report.outside_reason})' if report.outside_reason else ''}")
     print_comparisons(report)
     print(f"report: {report.path}.json")
 
@@ -123,7 +131,8 @@ def print_outline(report: Any, route: str) -> None:
         scale = f", scale {port.scale:g}, zero point {port.zero_point}" if port.scale else ""
         print(f"{kind} {port.name} {list(port.shape)} {port.dtype}{scale}")
     print("operators  " + ", ".join(f"{kind} {count}" for kind, count in facts.operators.items()))
-    print("types  " + ", ".join(f"{kind} {count}" for kind, count in facts.output_types.items()))
+    if facts.output_types:
+        print("types  " + ", ".join(f"{kind} {count}" for kind, count in facts.output_types.items()))
 
 
 def print_comparisons(report: Any) -> None:

@@ -133,7 +133,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--study": {"metavar": "FILE", "required": True, "help": "Keep the study in this SQLite file."},
     "--target-ms": {"type": float, "metavar": "MS", "help": "Aim at this latency, in milliseconds."},
     "--tensorboard": {"action": "store_true", "help": "Write TensorBoard logs into RUN/tensorboard."},
-    "--threads": _count("Run .tflite models in N threads."),
+    "--threads": _count("Run .tflite and .onnx files in N threads."),
     "--top": _count("Take the N best (default: %(default)s).", default=5),
     "--upright": {
         "action": argparse.BooleanOptionalAction, "help": "Turn photos as their EXIF orientation says, or do not.",

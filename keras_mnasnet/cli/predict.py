@@ -22,7 +22,7 @@ def add_commands(top: Parser) -> None:
     option(command, "--top", "These are the classes to print.")
     option(command, "--labels", "The default is the model's own.")
     option(command, "--size", "The default is the model's own.")
-    option(command, "--input", "It is for .tflite files (default: as the file says).")
+    option(command, "--input", "It is for .tflite and .onnx files (default: as the file says).")
     option(command, "--upright", "The default is to turn them; --no-upright does as the model was trained.", default=True)
 
 

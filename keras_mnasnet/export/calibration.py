@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
+from keras_mnasnet.export.file import ModelFile
 from keras_mnasnet.export.layers import NORMALIZED, PIXELS
+from keras_mnasnet.utils.text import Life
 
 ENOUGH = 100
 LARGEST = 4.0  # of a normalized input: ImageNet's is -2.12..2.64
@@ -94,3 +96,24 @@ def _stream(data: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
             yield from images
         else:
             yield images
+
+
+def warn_of_silent(layers: Sequence[str]) -> None:
+    """Log the layers that gave nothing but zero on the calibration images."""
+    if layers:
+        logging.warning(
+            "Silent on every calibration image, so constant in the file whatever it is shown: %s. Calibrate on more varied "
+            "images if these layers matter.", ", ".join(layers),
+        )  # fmt: skip
+
+
+def map_ranges(file: ModelFile, images: np.ndarray, *, progress: bool = False) -> dict[str, tuple[float, float]]:
+    """{output: (lowest, highest)} of a file's outputs over `images` `[n, H, W, C]`."""
+    found: dict[str, tuple[float, float]] = {}
+    with Life("calibrate", total=len(images), unit="image", shown=progress) as life:
+        for image in images:
+            for name, values in file.values(image[None]).items():
+                low, high = found.get(name, (np.inf, -np.inf))
+                found[name] = min(low, float(values.min())), max(high, float(values.max()))
+            life.step(1)
+    return found

@@ -1,11 +1,14 @@
 """A `.tflite`: what is in it, how photos become its input, and running it on LiteRT. Nothing else opens such a file.
 
+What a `.onnx` has in common with it is here too; `onnx_file` has the rest.
+
 What is asked for is read, and what it needs is imported, at that moment: the process that measures latency has only numpy and
 LiteRT. No TensorFlow.
 """
 
 from __future__ import annotations
 
+import abc
 import collections
 import dataclasses
 import functools
@@ -13,7 +16,7 @@ import math
 import os
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from keras_mnasnet.utils.reading import (
     TFLITE_MARK,
     check_limit,
     check_names,
+    exported_kind,
     read_bytes,
 )
 from keras_mnasnet.utils.system import available_cores, held_stderr
@@ -196,16 +200,15 @@ def input_of(
     return Input(dtype, f"{dtype} pixels 0..255 (assumed; tflite_input= changes it)", layout=layout)
 
 
-class TfliteFile:
-    """A `.tflite` by its path or its bytes. ValueError, when it is read or run, for one that is damaged.
+class ModelFile(abc.ABC):
+    """An exported model by its path or its bytes. ValueError, when it is read or run, for one that is damaged.
 
     `size` are the height and width of image inputs that leave them open; `threads` is all usable cores by default.
     `name` stands in messages.
-
-    Example:
-        file = keras_mnasnet.export.TfliteFile("a1.tflite")
-        print(file.facts.operators, file.labels, file.partitions().whole)
     """
+
+    suffix: str
+    runtime: str
 
     def __init__(
         self, source: str | os.PathLike[str] | bytes, *, name: str | None = None, size: int | None = None,
@@ -217,17 +220,134 @@ class TfliteFile:
             self.path = Path(source).expanduser()
             self.name = name or str(self.path)
             if not self.path.is_file():
-                raise ValueError(f"A .tflite file must exist. Received: {self.name}, which does not")
+                raise ValueError(f"A {self.suffix} file must exist. Received: {self.name}, which does not")
         if threads is not None and threads < 1:
             raise ValueError(f"`threads` must be 1 or more. Received: threads={threads!r}")
         self.size, self.threads = size, threads or available_cores()
 
-    # What is in it
-
     @functools.cached_property
     def content(self) -> bytes:
         """The bytes of the file."""
-        return b"" if self.path is None else read_bytes(self.path, "A .tflite file", limit=LARGEST_MODEL)
+        return b"" if self.path is None else read_bytes(self.path, f"A {self.suffix} file", limit=LARGEST_MODEL)
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The class names that it carries."""
+        try:
+            return check_names(self.texts.get(LABELS, "").splitlines(), f"The labels of a {self.suffix} file") or None
+        except ValueError as error:
+            raise ValueError(f"{error} in {self.name}") from error
+
+    @functools.cached_property
+    def report(self) -> dict[str, Any]:
+        """How this package made it; empty for a file of another maker."""
+        from keras_mnasnet.weights.formats.tflite import report_in
+
+        return report_in(self.texts)
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How photos become its pixels, where its report says so."""
+        from keras_mnasnet.weights.formats.tflite import preprocessing_in
+
+        return preprocessing_in(self.report)
+
+    @property
+    @abc.abstractmethod
+    def facts(self) -> GraphFacts:
+        """Operators, types, inputs, outputs and signatures, from the file's tables."""
+
+    @property
+    @abc.abstractmethod
+    def texts(self) -> dict[str, str]:
+        """The texts that it carries, by name."""
+
+    @property
+    @abc.abstractmethod
+    def normalization(self) -> Normalization | None:
+        """What its metadata does to pixels of its first input."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def load_runtime() -> Any:
+        """Import what runs it."""
+
+    @property
+    @abc.abstractmethod
+    def inputs(self) -> list[dict[str, Any]]:
+        """The inputs by position, as LiteRT's interpreter describes them."""
+
+    @property
+    @abc.abstractmethod
+    def outputs(self) -> list[dict[str, Any]]:
+        """The outputs by position, as LiteRT's interpreter describes them."""
+
+    @abc.abstractmethod
+    def run(self, tensor: np.ndarray) -> list[np.ndarray]:
+        """The outputs by position, in their own types, for its one input in its own type."""
+
+    @abc.abstractmethod
+    def invocation(self, tensors: Sequence[np.ndarray]) -> Callable[[], Any]:
+        """What runs the file on its inputs, by position, as often as it is called."""
+
+    @abc.abstractmethod
+    def values(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Float images `[n, H, W, C]` in, {output: float values} out, whatever the file's layout and types."""
+
+    @abc.abstractmethod
+    def partitions(self) -> Partitions | None:
+        """How much of it XNNPACK takes over; None where it cannot take any."""
+
+    def _unusable(self, error: Exception) -> ValueError:
+        count = len(self.content) if self.path is None else self.path.stat().st_size
+        return ValueError(
+            f"A {self.suffix} file must be one that {self.runtime} can run. Received: {self.name} ({count:,} bytes): "
+            f"{str(error).strip()}"
+        )
+
+    def _shape(self, shape: list[int]) -> list[int]:
+        """The input's shape with one image, and `size` where height and width are open."""
+        fixed = [1 if place == 0 and side < 0 else side for place, side in enumerate(shape)]
+        layout = layout_of(shape) or Layout()
+        if len(fixed) == 4 and self.size:
+            if any(side not in (-1, self.size) for side in layout.sides(fixed)):
+                raise ValueError(f"size={self.size} for the fixed input {shape}. Leave out size= (--size)")
+            first = 2 if layout.channels_first else 1
+            fixed[first : first + 2] = self.size, self.size
+        if min(fixed, default=0) < 0:
+            raise ValueError(f"the input {shape} without a size. Pass size= (--size)")
+        return fixed
+
+    def input(self, how: str | None = None, *, otherwise: Normalization | None = None) -> Input:
+        """How pixels become its first input, as `input_of`; `otherwise` where its metadata does not say it."""
+        details = self.inputs[0]
+        scales = details["quantization_parameters"]["scales"]
+        if len(scales) > 1:
+            raise ValueError(
+                f"A quantized input must have one scale. Received: {self.name} with {len(scales)}, one for each channel, which "
+                f"LiteRT's kernels take of weights only. Quantize the model again, with one scale for its input"
+            )
+        said = None if how is not None else self.normalization or otherwise
+        layout = layout_of([int(side) for side in details["shape"]]) or Layout()
+        return input_of(self.name, details["dtype"], details["quantization"], how=how, said=said, layout=layout)
+
+    @property
+    def batch(self) -> int:
+        """How many images it takes at once."""
+        return int(self.inputs[0]["shape"][0])
+
+
+class TfliteFile(ModelFile):
+    """A `.tflite`, run by LiteRT.
+
+    Example:
+        file = keras_mnasnet.export.TfliteFile("a1.tflite")
+        print(file.facts.operators, file.labels, file.partitions().whole)
+    """
+
+    suffix, runtime = ".tflite", "LiteRT"
+
+    # What is in it
 
     @functools.cached_property
     def facts(self) -> GraphFacts:
@@ -253,28 +373,6 @@ class TfliteFile:
 
         return texts_behind(self.content)
 
-    @property
-    def labels(self) -> tuple[str, ...] | None:
-        """The class names that it carries."""
-        try:
-            return check_names(self.texts.get(LABELS, "").splitlines(), "The labels of a .tflite file") or None
-        except ValueError as error:
-            raise ValueError(f"{error} in {self.name}") from error
-
-    @functools.cached_property
-    def report(self) -> dict[str, Any]:
-        """How this package made it; empty for a file of another maker."""
-        from keras_mnasnet.weights.formats.tflite import report_in
-
-        return report_in(self.texts)
-
-    @property
-    def preprocessing(self) -> Preprocessing | None:
-        """How photos become its pixels, where its report says so."""
-        from keras_mnasnet.weights.formats.tflite import preprocessing_in
-
-        return preprocessing_in(self.report)
-
     @functools.cached_property
     def normalization(self) -> Normalization | None:
         """What its metadata does to pixels of its first input."""
@@ -284,15 +382,20 @@ class TfliteFile:
 
     # Running it
 
+    @staticmethod
+    def load_runtime() -> Any:
+        """LiteRT's Interpreter."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter
+
     @functools.cached_property
     def interpreter(self) -> Any:
         """LiteRT's interpreter with tensors of one image, or of the file's own batch, allocated."""
-        from ai_edge_litert.interpreter import Interpreter
-
         source = {"model_content": self.content} if self.path is None else {"model_path": str(self.path)}
         try:
             with held_stderr():
-                made = Interpreter(**source, num_threads=self.threads)
+                made = self.load_runtime()(**source, num_threads=self.threads)
                 if not made.get_input_details() or not made.get_output_details():
                     raise ValueError("it has no input or no output")
                 for details in made.get_input_details():
@@ -306,25 +409,6 @@ class TfliteFile:
             raise self._unusable(error) from error
         return made
 
-    def _unusable(self, error: Exception) -> ValueError:
-        count = len(self.content) if self.path is None else self.path.stat().st_size
-        return ValueError(
-            f"A .tflite file must be one that LiteRT can run. Received: {self.name} ({count:,} bytes): {str(error).strip()}"
-        )
-
-    def _shape(self, shape: list[int]) -> list[int]:
-        """The input's shape with one image, and `size` where height and width are open."""
-        fixed = [1 if place == 0 and side < 0 else side for place, side in enumerate(shape)]
-        layout = layout_of(shape) or Layout()
-        if len(fixed) == 4 and self.size:
-            if any(side not in (-1, self.size) for side in layout.sides(fixed)):
-                raise ValueError(f"size={self.size} for the fixed input {shape}. Leave out size= (--size)")
-            first = 2 if layout.channels_first else 1
-            fixed[first : first + 2] = self.size, self.size
-        if min(fixed, default=0) < 0:
-            raise ValueError(f"the input {shape} without a size. Pass size= (--size)")
-        return fixed
-
     @property
     def inputs(self) -> list[dict[str, Any]]:
         """LiteRT's details of the inputs, by position."""
@@ -334,19 +418,6 @@ class TfliteFile:
     def outputs(self) -> list[dict[str, Any]]:
         """LiteRT's details of the outputs, by position."""
         return self.interpreter.get_output_details()
-
-    def input(self, how: str | None = None, *, otherwise: Normalization | None = None) -> Input:
-        """How pixels become its first input, as `input_of`; `otherwise` where its metadata does not say it."""
-        details = self.inputs[0]
-        scales = details["quantization_parameters"]["scales"]
-        if len(scales) > 1:
-            raise ValueError(
-                f"A quantized input must have one scale. Received: {self.name} with {len(scales)}, one for each channel, which "
-                f"LiteRT's kernels take of weights only. Quantize the model again, with one scale for its input"
-            )
-        said = None if how is not None else self.normalization or otherwise
-        layout = layout_of([int(side) for side in details["shape"]]) or Layout()
-        return input_of(self.name, details["dtype"], details["quantization"], how=how, said=said, layout=layout)
 
     def quantized(self, values: np.ndarray) -> np.ndarray:
         """Float values as its first input holds them."""
@@ -360,6 +431,12 @@ class TfliteFile:
         except RuntimeError as error:
             raise self._unusable(error) from error
         return [self.interpreter.get_tensor(each["index"]) for each in self.outputs]
+
+    def invocation(self, tensors: Sequence[np.ndarray]) -> Callable[[], None]:
+        """What runs the file on its inputs, by position, as often as it is called."""
+        for details, tensor in zip(self.inputs, tensors, strict=True):
+            self.interpreter.set_tensor(details["index"], tensor)
+        return self.interpreter.invoke
 
     def values(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """By its signature: float images `[n, H, W, C]` in, {output: float values} out, whatever the file's types."""
@@ -387,6 +464,15 @@ class TfliteFile:
         return partitions_of(self.interpreter, until=until)
 
 
+def open_file(source: str | os.PathLike[str] | bytes, *, onnx: bool | None = None, **how: Any) -> ModelFile:
+    """An exported file as what it is; `onnx` says it of bytes."""
+    if onnx if isinstance(source, bytes) else exported_kind(source) == "onnx":
+        from keras_mnasnet.export.onnx_file import OnnxFile
+
+        return OnnxFile(source, **how)
+    return TfliteFile(source, **how)
+
+
 class TfliteClassifier:
     """A file `[1, S, S, 3]` -> `[1, classes]` that takes pixels; ValueError for a file that is damaged or something else.
 
@@ -398,7 +484,7 @@ class TfliteClassifier:
         self, source: str | os.PathLike[str] | bytes, *, size: int | None = None, threads: int | None = None,
         how: str | None = None,
     ) -> None:  # fmt: skip
-        self.file = TfliteFile(source, size=size, threads=threads)
+        self.file = open_file(source, size=size, threads=threads)
         alone = len(self.file.facts.inputs) == 1  # our reader goes first: damaged tables may end LiteRT's process
         given = self.file.inputs
         takes = [[int(side) for side in each["shape"]] for each in given]
@@ -407,7 +493,7 @@ class TfliteClassifier:
         one_image = takes[0][:1] == [1] and height == width
         found = self.file.run(np.zeros(takes[0], given[0]["dtype"])) if one_image else []
         gives = [list(each.shape) for each in found] or [[int(side) for side in each["shape"]] for each in self.file.outputs]
-        if not one_image or len(gives) != 1 or found[0].size != found[0].shape[-1]:
+        if not one_image or len(gives) != 1 or found[0].size != (found[0].shape or (0,))[-1]:
             raise ValueError(
                 f"A classifier must take one image [1, size, size, 3], or a grey one [1, size, size, 1], or one with its "
                 f"channels first, and give [1, classes]. Received: {self.file.name} with the inputs {takes} and the outputs "

@@ -251,12 +251,12 @@ class _Net:
         if self.precision == "float16" and not exact:
             stored = self.writer.tensor(f"{name}_float16", value.shape, np.float16, value)
         elif axis is not None and self.precision in ("weight-int8", "int8-random"):
-            integers, scales = _rounded(value, axis)
+            integers, scales = rounded(value, axis)
             stored = self.writer.tensor(f"{name}_int8", value.shape, np.int8, integers, scale=scales, axis=axis)
             if self.quantized:
                 return stored
         elif self.quantized:
-            integers, scales = _rounded(value.reshape(1, -1), 0)
+            integers, scales = rounded(value.reshape(1, -1), 0)
             return self.writer.tensor(
                 f"{name}_int8", value.shape, np.int8, integers.reshape(value.shape), scale=float(scales[0])
             )
@@ -273,7 +273,7 @@ class _Net:
         kernel = self.constant(f"{name}/kernel", folded.kernel, axis)
         if not self.quantized:
             return [kernel, self.constant(f"{name}/bias", folded.bias)]
-        scales = np.float32(scale) * _rounded(folded.kernel, axis)[1]
+        scales = np.float32(scale) * rounded(folded.kernel, axis)[1]
         integers = np.round(folded.bias / scales).astype(np.int32)
         return [kernel, self.writer.tensor(f"{name}/bias", folded.bias.shape, np.int32, integers, scale=scales)]
 
@@ -284,10 +284,10 @@ QUANTIZED_VERSIONS = {
 }  # fmt: skip
 
 
-def _rounded(value: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric int8 per channel of `axis`, and the scales."""
+def rounded(value: np.ndarray, axis: int, least: np.ndarray | float = 1e-12 / 127) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric int8 per channel of `axis`, and the scales, which are not below `least`."""
     others = tuple(i for i in range(value.ndim) if i != axis)
-    scales = np.maximum(np.abs(value).max(axis=others), 1e-12).astype(np.float32) / 127
+    scales = np.maximum(np.abs(value).max(axis=others) / 127, least).astype(np.float32)
     shape = [1] * value.ndim
     shape[axis] = -1
     return np.clip(np.round(value / scales.reshape(shape)), -127, 127).astype(np.int8), scales

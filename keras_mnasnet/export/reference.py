@@ -93,7 +93,7 @@ class Reference:
             if self.padding == "symmetric" and stride > 1:
                 sides.append((kernel // 2, kernel // 2))
             else:
-                sides.append(_same(size, kernel, stride))
+                sides.append(same_padding(size, kernel, stride))
         return np.pad(x, ((0, 0), *sides, (0, 0)))
 
 
@@ -102,13 +102,13 @@ def _lines(x: np.ndarray) -> np.ndarray:
     return x.reshape(*x.shape[:2], -1)
 
 
-def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """What TF's SAME padding puts before and after a side."""
     missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return missing // 2, missing - missing // 2
 
 
 def _max_pool(x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
-    sides = [_same(size, kernel, stride) for size in x.shape[1:3]]
+    sides = [same_padding(size, kernel, stride) for size in x.shape[1:3]]
     x = np.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-np.inf)
     return sliding_window_view(x, (kernel, kernel), axis=(1, 2))[:, ::stride, ::stride].max(axis=(-2, -1))

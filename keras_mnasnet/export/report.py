@@ -15,8 +15,9 @@ import numpy as np
 
 from keras_mnasnet import __version__
 from keras_mnasnet.export.calibration import Calibration
-from keras_mnasnet.export.file import LABELS, REPORT, GraphFacts, TfliteFile
+from keras_mnasnet.export.file import LABELS, REPORT, GraphFacts, ModelFile, open_file
 from keras_mnasnet.export.flatbuffer import METADATA_NAME, append_files, classifier_metadata
+from keras_mnasnet.export.onnx_file import with_texts
 from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.export.verify import Comparison, ExportError, Limits, accepting, check_promise, compare, judge
 from keras_mnasnet.preprocessing import Normalization, Preprocessing
@@ -33,10 +34,10 @@ Report = TypeVar("Report", bound=Any)
 class ExportReport:
     """What was written, how, and how it compares with the model (`verified_against`, on `verified_on`).
 
-    `route`: direct (written straight into a flatbuffer), converter (TensorFlow's) or converter + ai-edge-quantizer. `seconds`
-    are for writing, calibration included, verification not. `preprocessing` is how photos become its input, where that is
-    known; `mnasnet bench accuracy` goes by it. `silent_layers`: those that gave nothing but zero on the calibration images;
-    they are constant in the file.
+    `route`: direct (written straight into the file), converter (TensorFlow's) or converter + ai-edge-quantizer. `seconds`
+    are for writing, calibration included, verification not. `partitions` is None for a `.onnx`, of which XNNPACK runs nothing.
+    `preprocessing` is how photos become its input, where that is known; `mnasnet bench accuracy` goes by it. `silent_layers`:
+    those that gave nothing but zero on the calibration images; they are constant in the file.
     """
 
     path: str
@@ -45,7 +46,7 @@ class ExportReport:
     seconds: float
     sha256: str
     facts: GraphFacts
-    partitions: Partitions
+    partitions: Partitions | None
     outside_reason: str | None
     comparisons: tuple[Comparison, ...]
     limits: Limits
@@ -106,7 +107,7 @@ def publish(
     """
     precision = precision or quantize or "float32"
     target = Path(path).expanduser()
-    file = TfliteFile(content, name="the exported file")
+    file = open_file(content, onnx=target.suffix == ".onnx", name="the exported file")
     check_promise(file.facts, quantize)
     comparisons = compare(file, oracle, images, precision=precision, progress=progress)
     limits = accepting(precision, accept_changed)
@@ -131,8 +132,9 @@ def write_export(content: bytes, target: Path, report: Report, labels: Sequence[
     files: dict[str, str | Sequence[str]] = {REPORT: json.dumps(inside, indent=1)}
     if labels is not None:
         files[LABELS] = labels
-    content = append_files(content, files)
-    _check_written(content, report, labels)
+    onnx = target.suffix == ".onnx"
+    content = (with_texts if onnx else append_files)(content, files)
+    _check_written(open_file(content, onnx=onnx, name="the exported file"), report, labels)
     facts = dataclasses.replace(report.facts, bytes=len(content))
     report = dataclasses.replace(report, facts=facts, sha256=hashlib.sha256(content).hexdigest())
     if target.exists() and not target.is_file():  # a pipe or a device, which nothing lies beside
@@ -146,9 +148,8 @@ def write_export(content: bytes, target: Path, report: Report, labels: Sequence[
     return report
 
 
-def _check_written(content: bytes, report: Any, labels: Sequence[str] | None) -> None:
+def _check_written(file: ModelFile, report: Any, labels: Sequence[str] | None) -> None:
     """ExportError where the file, read back, names other classes or another preprocessing than the model's."""
-    file = TfliteFile(content, name="the exported file")
     wanted = None if labels is None else tuple(labels)
     if file.labels != wanted:
         raise ExportError(
@@ -160,8 +161,8 @@ def _check_written(content: bytes, report: Any, labels: Sequence[str] | None) ->
         raise ExportError(f"The file must say how the model takes photos: {said}. Received: {file.preprocessing}")
 
 
-def _reason(taken: Partitions, quantize: str | None) -> str | None:
-    if taken.whole:
+def _reason(taken: Partitions | None, quantize: str | None) -> str | None:
+    if taken is None or taken.whole:
         return None
     if not taken.delegates:
         return "XNNPACK took nothing of this graph"

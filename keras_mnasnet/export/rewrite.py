@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 from ai_edge_litert import schema_py_generated as schema
 
+from keras_mnasnet.export.calibration import warn_of_silent
 from keras_mnasnet.export.flatbuffer import aligned, attach, pack, renamed, signature_of
 
 ARITHMETIC = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("ADD", "SUB", "MUL", "DIV"))
@@ -48,11 +48,7 @@ def rewritten(
     model.description = description
     _widen_rows(model)
     silent = _widen_dead_ranges(model)
-    if silent:
-        logging.warning(
-            "Silent on every calibration image, so constant in the file whatever it is shown: %s. Calibrate on more varied "
-            "images if these layers matter.", ", ".join(silent),
-        )  # fmt: skip
+    warn_of_silent(silent)
     _split_concatenations(model)
     model.buffers = [aligned(None if buffer.data is None else np.asarray(buffer.data, np.uint8)) for buffer in model.buffers]
     attach(model, metadata)

@@ -1,9 +1,10 @@
-"""`export_tflite`: any model -> a verified `.tflite`, its report and its metadata."""
+"""`export_tflite`: any model -> a verified `.tflite` or `.onnx`, its report and its metadata."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ from absl import logging
 
 from keras_mnasnet import __version__
 from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.export.calibration import calibration_images
+from keras_mnasnet.export.calibration import calibration_images, map_ranges, warn_of_silent
 from keras_mnasnet.export.file import Input, Layout
 from keras_mnasnet.export.graph import folded_weights, write_graph
 from keras_mnasnet.export.layers import PIXELS, UNCLEAR, as_functional, check_layout, in_float32, input_kind
@@ -64,6 +65,9 @@ def export_tflite(
 ) -> ExportReport:
     """Export a model to `.tflite`, `[batch, H, W, C]` with named input, outputs and signature, and verify the file.
 
+    A `path` that ends in `.onnx` is for ONNX Runtime, of a MnasNet in float32, float16 or int8, `[batch, C, H, W]` as ONNX's
+    operators take it. It is written directly; the packages are those of the extra `[onnx]`.
+
     Args:
         model: any source that `load` takes, a Checkpoint, or a functional or Sequential Keras model with one image input, of
             this package or not, in the process or in a `.keras` file. A float32, float16 or weight-int8 file of a MnasNet is
@@ -97,7 +101,10 @@ def export_tflite(
     quantize = None if quantize == "float32" else quantize
     check_options(quantize, input_dtype, batch, representative_data)
     accepting(quantize or "float32", accept_changed)
-    check_target(path)
+    check_target(path, (".tflite", ".onnx"))
+    onnx = os.fspath(path).endswith(".onnx")
+    if onnx:
+        _check_onnx(quantize, input_dtype)
     for what, count in (("calibration", calibration_count), ("verification", verification_count)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"`{what}_count` (--{what}-photos) must be an integer >= 1. Received: {what}_count={count!r}")
@@ -115,11 +122,12 @@ def export_tflite(
         normalization=subject.normalization,
         preprocessing=subject.preprocessing,
     )
+    shape = (*subject.shape[2:], *subject.shape[:2]) if onnx else subject.shape
     header(
         {
             "model": subject.origin, "network": subject.checkpoint and subject.checkpoint.architecture.name,
             "classes": subject.labels and f"{len(subject.labels)}: {listed(subject.labels)}",
-            "input": f"{[batch, *subject.shape]} {input_dtype}", "precision": quantize or "float32",
+            "input": f"{[batch, *shape]} {input_dtype}", "precision": quantize or "float32",
             "calibration": None if quantize != "int8" else f"{calibration_count} at most of {_shown(representative_data)}",
             "output": path,
         },
@@ -132,14 +140,19 @@ def export_tflite(
             subject.images("representative_data", representative_data, calibration_count, **read), shape=subject.shape,
             count=calibration_count, seed=seed, kind=PIXELS if subject.takes_pixels else subject.kind,
         )  # fmt: skip
-    writes_directly = quantize in DIRECT and subject.checkpoint is not None and subject.softmax is not None
-    if subject.keras is None and not (writes_directly and (photos is None or isinstance(photos, np.ndarray))):
+    writes_directly = (onnx or quantize in DIRECT) and subject.checkpoint is not None and subject.softmax is not None
+    if onnx and not writes_directly:
+        raise ValueError(
+            f"A .onnx file is written of MnasNets that end with a softmax or with logits. Received: {subject.name!r}, which is "
+            f"none. Name a file that ends in .tflite (-o)"
+        )
+    if subject.keras is None and not (writes_directly and quantize != "int8" and not _are_photos(photos)):
         subject = subject.built()
     given = subject.images("photos", photos, verification_count, **read)
     shown, shown_name = _verification_images(given, None if calibrated is None else calibrated[:verification_count], subject)
     silent: tuple[str, ...] = ()
     if writes_directly:
-        content = _written(subject, description, quantize, batch)
+        content, silent = _written(subject, description, quantize, batch, calibrated, onnx=onnx, progress=progress)
         names, route = ["scores"], "direct"
     else:
         from keras_mnasnet.export.converter import convert_model, output_names, weight_only
@@ -344,18 +357,42 @@ def _check_twin(twin: Any, model: Any, replaced: Sequence[str], shape: tuple[int
             )
 
 
-def _written(subject: _Subject, description: Description, quantize: str | None, batch: int) -> bytes:
+def _written(
+    subject: _Subject, description: Description, quantize: str | None, batch: int, calibrated: np.ndarray | None, *, onnx: bool,
+    progress: bool,
+) -> tuple[bytes, tuple[str, ...]]:  # fmt: skip
+    """The file of the direct writers, and the layers that were silent in calibration."""
     checkpoint, (height, width, _) = subject.checkpoint, subject.shape
     assert checkpoint is not None
     weights = folded_weights(
         checkpoint.architecture, checkpoint.tensors, classes=checkpoint.classes, bn_epsilon=checkpoint.numerics.bn_epsilon
     )
-    return write_graph(
-        checkpoint.architecture, weights, height=height, width=width, classes=checkpoint.classes, precision=DIRECT[quantize],
-        padding=checkpoint.numerics.padding, softmax=bool(subject.softmax), batch=batch,
-        preprocessing=subject.kind == PIXELS and checkpoint.numerics.normalization,
-        description=description.text, metadata=description.metadata("image", ["scores"], subject.shape),
-    )  # fmt: skip
+    graph: dict[str, Any] = {
+        "height": height, "width": width, "classes": checkpoint.classes, "padding": checkpoint.numerics.padding,
+        "preprocessing": subject.kind == PIXELS and checkpoint.numerics.normalization, "softmax": bool(subject.softmax),
+        "description": description.text,
+    }  # fmt: skip
+    if not onnx:
+        metadata = description.metadata("image", ["scores"], subject.shape)
+        content = write_graph(
+            checkpoint.architecture, weights, precision=DIRECT[quantize], batch=batch, metadata=metadata, **graph
+        )
+        return content, ()
+    from keras_mnasnet.export.onnx_file import NORMALIZATION, OnnxFile, with_texts
+    from keras_mnasnet.export.onnx_graph import write_onnx
+
+    ranges: dict[str, tuple[float, float]] = {}
+    if calibrated is not None:
+        every = OnnxFile(write_onnx(checkpoint.architecture, weights, every_map=True, **graph), name="the float32 file")
+        ranges = map_ranges(every, calibrated, progress=progress)
+    content = write_onnx(checkpoint.architecture, weights, precision=quantize or "float32", batch=batch, ranges=ranges, **graph)
+    texts = {"model_license": description.origin.license or "not stated"}
+    if description.normalization is not None:
+        texts[NORMALIZATION] = json.dumps(dataclasses.asdict(description.normalization))
+    layers = [row.output for row in checkpoint.architecture.layers(height, width, classes=checkpoint.classes) if row.relu]
+    silent = tuple(name for name in layers if ranges.get(name) == (0, 0))
+    warn_of_silent(silent)
+    return with_texts(content, texts), silent
 
 
 def classifier(model: Any, *, network: Architecture | str | None = None, size: int | None = None) -> Checkpoint:
@@ -371,11 +408,26 @@ def classifier(model: Any, *, network: Architecture | str | None = None, size: i
     return checkpoint
 
 
-def check_target(path: str | os.PathLike[str]) -> None:
-    """ValueError or OSError, before any work, for a path that no `.tflite` can be written to."""
-    if not os.fspath(path).endswith(".tflite"):
-        raise ValueError(f"`path` (-o) must end in .tflite. Received: path={os.fspath(path)!r}")
+def check_target(path: str | os.PathLike[str], endings: tuple[str, ...] = (".tflite",)) -> None:
+    """ValueError or OSError, before any work, for a path that no file of these endings can be written to."""
+    if not os.fspath(path).endswith(endings):
+        way = " `mnasnet export` writes classifiers as .onnx" if os.fspath(path).endswith(".onnx") else ""
+        raise ValueError(f"`path` (-o) must end in {' or '.join(endings)}. Received: path={os.fspath(path)!r}.{way}")
     check_writable(path)
+
+
+def _check_onnx(quantize: str | None, input_dtype: str) -> None:
+    """ValueError for options that a `.onnx` does not have; ImportError where its packages are missing."""
+    from keras_mnasnet.export.onnx_file import package
+    from keras_mnasnet.export.onnx_graph import PRECISIONS as AVAILABLE
+
+    if (quantize or "float32") not in AVAILABLE or input_dtype != "float32":
+        raise ValueError(
+            f"A .onnx file has the precision {', '.join(AVAILABLE)} and a float32 input. Received: quantize={quantize!r}, "
+            f"input_dtype={input_dtype!r}. A .tflite file has others"
+        )
+    for name in ("onnx", "onnxruntime"):
+        package(name)
 
 
 def check_options(quantize: str | None, input_dtype: str, batch: int, representative_data: Any) -> None:
@@ -498,6 +550,11 @@ def _drawn(count: int, subject: _Subject) -> tuple[np.ndarray, str]:
             )  # fmt: skip
         return values / 127.5 - 1, f"{name}, -1..1"
     return Input(np.dtype(np.float32), name, normalization=subject.normalization)(values), f"{name}, normalized"
+
+
+def _are_photos(photos: Any) -> bool:
+    """Whether they are to be opened, for which TensorFlow is loaded."""
+    return photos is not None and not isinstance(photos, np.ndarray)
 
 
 def _shown(data: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from keras_mnasnet.export.file import GraphFacts, TfliteFile
+from keras_mnasnet.export.file import GraphFacts, ModelFile
 from keras_mnasnet.utils.text import Life, listed
 
 STATEFUL = ("READ_VARIABLE", "ASSIGN_VARIABLE", "VAR_HANDLE", "CALL_ONCE")
@@ -190,7 +190,7 @@ def _training_calls(model: Any) -> Iterator[str]:
 
 
 def compare(
-    file: TfliteFile, model: Callable[[np.ndarray], Mapping[str, np.ndarray]], images: np.ndarray, *, precision: str,
+    file: ModelFile, model: Callable[[np.ndarray], Mapping[str, np.ndarray]], images: np.ndarray, *, precision: str,
     progress: bool = False,
 ) -> tuple[Comparison, ...]:  # fmt: skip
     """Run both on `images` `[n, H, W, C]`, a few at a time; `model` gives {output: values} under the file's output names.
@@ -352,7 +352,7 @@ def _way_out(precision: str) -> str:
     if precision == "int8":
         return (
             "Ways out: calibrate on a hundred photos or more of the kind that the model will see, prepared as it expects them; "
-            "train with quantization (mnasnet qat, mnasnet detect qat); or write quantize='weight-int8'."
+            "train with quantization (mnasnet qat, mnasnet detect qat); or write quantize='weight-int8' (a .onnx: 'float16')."
         )
     if precision == "QAT int8":
         return (
@@ -361,7 +361,7 @@ def _way_out(precision: str) -> str:
         )
     if precision in ("dynamic", "weight-int8"):
         return "8 bits are too few for some weights: write quantize='float16'."
-    return "The weights are not the model's, or LiteRT computes a layer in another way."
+    return "The weights are not the model's, or the runtime computes a layer in another way."
 
 
 def drawn_images(count: int, height: int, width: int, channels: int, *, seed: int = 0) -> np.ndarray:

@@ -130,10 +130,10 @@ class HostLatency:
         """The median CPU time of `runs` invocations."""
         with _written(architecture, resolution, classes) as file:
             samples = self._measured([file], [architecture.name], timed=VISIT)
-        times = _times(samples.cpu[0])
+        times, taken = _times(samples.cpu[0]), samples.partitions[0]
         details = {
             "runs": sum(map(len, samples.cpu[0])), "p10_ms": times.p10_ms, "p90_ms": times.p90_ms, "min_ms": times.min_ms,
-            "cores": samples.cores, "delegates": samples.partitions[0].delegates,
+            "cores": samples.cores, "delegates": taken and taken.delegates,
         }  # fmt: skip
         return Latency(_median(samples.cpu[0]), self.name, details=details)
 

@@ -14,7 +14,7 @@ from keras import ops
 
 from keras_mnasnet.inference import open_classifier
 from keras_mnasnet.loading import load
-from keras_mnasnet.utils.reading import is_tflite
+from keras_mnasnet.utils.reading import exported_kind
 from keras_mnasnet.weights.fetch import file_sha256
 
 TINY = 1e-7
@@ -28,7 +28,7 @@ class Teacher:
 
     def __init__(self, source: str, labels: Sequence[str]) -> None:
         self.classifier = open_classifier(source)
-        self.sha256 = file_sha256(Path(source).expanduser()) if is_tflite(source) else _sha256(load(source).tensors)
+        self.sha256 = file_sha256(Path(source).expanduser()) if exported_kind(source) else _sha256(load(source).tensors)
         known = self.classifier.labels
         if known is not None and set(labels) <= set(known):
             self.columns = np.array([known.index(label) for label in labels])

@@ -47,7 +47,7 @@ LIMITS = {
     "annotations": Limit(2 * GIB, "bytes of a COCO file", "instances_train2017.json has 448 MiB"),
     "xml": Limit(16 * MIB, "bytes of a VOC file", "3 KiB"),
     "yaml": Limit(256 * KIB, "bytes of a data.yaml", "Objects365's has 9 KiB"),
-    "model": Limit(2 * GIB, "bytes of a .pth, .keras or .tflite file", "MnasNet-A1 has 16 MiB; .tflite ends at 2 GiB"),
+    "model": Limit(2 * GIB, "bytes of a .pth, .keras, .tflite or .onnx file", "MnasNet-A1 has 16 MiB; .tflite ends at 2 GiB"),
     "depth": Limit(64, "levels of JSON, XML, a pickle or the folders of an archive", "10"),
     "members": Limit(10_000, "members of a zip archive", "a .pth of MnasNet has 320"),
     "files": Limit(1_000, "files in a tar of tensors", "a .tgz of Google has 6"),
@@ -60,7 +60,7 @@ LIMITS = {
     "classes": Limit(100_000, "classes or categories", "ImageNet-22k has 21,841"),
     "class name": Limit(1_000, "characters of a class name", "ImageNet's longest has 121"),
     "side": Limit(100_000, "pixels along a side of a photo", "65,535 in a JPEG"),
-    "graph": Limit(1_000_000, "tensors and operators of a .tflite file", "300"),
+    "graph": Limit(1_000_000, "tensors and operators of a .tflite or .onnx file", "300"),
     "nodes": Limit(50_000, "nodes of a .pb file or a model.json", "MnasNet-B1 has 500"),
     "cores": Limit(1_024, "cores of a phone", "8"),
     "study": Limit(4 * GIB, "bytes of a study", "8,000 trials have 11 MiB"),
@@ -514,7 +514,14 @@ def run_bounded(command: list[str], what: str, *, timeout: float) -> subprocess.
     return subprocess.CompletedProcess(command, status, texts["stdout"], texts["stderr"])
 
 
-# .tflite
+# .tflite and .onnx
+
+
+def exported_kind(model: Any) -> str | None:
+    """`tflite` or `onnx` for the name of an exported file, None for anything else; a .onnx is known by its ending alone."""
+    if isinstance(model, str | os.PathLike) and os.fsdecode(model).endswith(".onnx"):
+        return "onnx"
+    return "tflite" if is_tflite(model) else None
 
 
 def is_tflite(model: Any) -> bool:

@@ -30,6 +30,7 @@ def machine() -> dict[str, Any]:
         "keras_mnasnet": __version__,
         "python": platform.python_version(),
         "litert": _version("ai-edge-litert"),
+        "onnxruntime": _version("onnxruntime"),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -112,7 +112,7 @@ def test_input_must_fit_the_model(capfd, bundled_keras, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cifar10", "-o", "{tmp}/a.bin"), "`path` (-o) must end in .tflite. Received: "),
+        (("cifar10", "-o", "{tmp}/a.bin"), "`path` (-o) must end in .tflite or .onnx. Received: "),
         (("cifar10", "--quantize", "int8", "-o", "{tmp}/a.tflite"), "needs `representative_data` (--calibrate)"),
         (("cifar10", "-o", "{tmp}/file/a.tflite"), "folder that allows it"),
         (("cifar1", "-o", "{tmp}/a.tflite"), "cifar1"),

@@ -203,7 +203,7 @@ def test_what_is_no_classifier(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             export_tflite(model, tmp_path / "a.tflite")
-    with pytest.raises(ValueError, match=r"`path` \(-o\) must end in .tflite. Received: path='a.bin'"):
+    with pytest.raises(ValueError, match=r"`path` \(-o\) must end in .tflite or .onnx. Received: path='a.bin'"):
         export_tflite("cifar10", "a.bin")
     with pytest.raises(ValueError, match="is for Keras models that do not normalize pixels themselves"):
         export_tflite("cifar10", tmp_path / "a.tflite", normalization="signed")

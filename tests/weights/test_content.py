@@ -83,7 +83,7 @@ KINDS = {  # what it is: its content, what is said
     "bz2": (bz2.compress(b"x" * 100), "unpack it with bunzip2"),
     "xz": (lzma.compress(b"x" * 100), "unpack it with unxz"),
     "another pickle": (pickle.dumps({"a": [1]}), "a pickle that torch.save did not write, of which nothing was run"),
-    "ONNX": (ONNX, "an ONNX file: a graph whose weights are not read"),
+    "ONNX": (ONNX, "an ONNX file, which `mnasnet predict`.*take under the ending .onnx"),
     "ONNX without a producer": (b"\x08\x09:\x80\x01" + b"\n\x04node" * 30, "an ONNX file"),
     "a SavedModel": (b"\x08\x01\x12\x90\x02" + bytes(range(1, 200)), "a SavedModel of TensorFlow"),
     "torch.export": (

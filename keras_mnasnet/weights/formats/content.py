@@ -44,6 +44,10 @@ OTHERS = (  # how a file begins: what it is, and the way on
     (b"Rar!", UNPACK.format("unrar x")),
     (b"\x93NUMPY", "a NumPy array without the name of a layer: checkpoints of these kinds are read: " + ", ".join(SUFFIXES)),
 )
+ONNX = (
+    "an ONNX file, which `mnasnet predict`, `mnasnet bench accuracy` and `mnasnet bench latency` take under the ending .onnx; "
+    "it is not read back into a network: name the checkpoint that it was made from"
+)
 GRAPH = "{}: a graph whose weights are not read; name the checkpoint that it was made from (PyTorch, TensorFlow 1 or Keras)"
 TFJS = re.compile(rb'\s*\{.*"(format"\s*:\s*"(graph|layers)-model|modelTopology|weightsManifest)"', re.DOTALL)
 AGAIN = "Fetch or copy it again"
@@ -196,7 +200,7 @@ def _other(path: Path, head: bytes, size: int) -> str | None:
     if re.match(rb"\x08[\x03-\x20][\x12\x1a\x22\x3a]", head) and (
         path.suffix == ".onnx" or head[2] == 0x3A or b"onnx" in head or b"torch" in head
     ):
-        return GRAPH.format("an ONNX file")
+        return ONNX
     if head.startswith(b"\x08\x01\x12"):
         return GRAPH.format("a SavedModel of TensorFlow")
     return None
