@@ -33,7 +33,7 @@ def full_size(folder: Path) -> dict[str, Path]:
     from keras_mnasnet.export.verify import drawn_images
     from keras_mnasnet.family import FAMILY
 
-    files = {}
+    files: dict[str, Path] = {}
     graph: dict[str, Any] = {"height": 224, "width": 224, "classes": 1000}
     for name in NETWORKS:
         network = FAMILY[name]

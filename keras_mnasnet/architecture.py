@@ -37,6 +37,12 @@ def round_filters(filters: int, multiplier: float | None, divisor: int = 8) -> i
     return rounded + divisor if rounded < 0.9 * scaled else rounded
 
 
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """What TF's SAME padding puts before and after a side."""
+    missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return missing // 2, missing - missing // 2
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Block:
     """One stage: `repeats` equal layers, the first of which has `stride` (paper, section 4.1, figure 4).

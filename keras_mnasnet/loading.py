@@ -56,6 +56,7 @@ from keras_mnasnet.weights.formats.graph import recognized
 from keras_mnasnet.weights.formats.graphdef import read_pb
 from keras_mnasnet.weights.formats.keras import h5_tensors, keras_header, load_keras, open_h5, write_keras
 from keras_mnasnet.weights.formats.mindspore import open_mindspore
+from keras_mnasnet.weights.formats.onnx import read_onnx
 from keras_mnasnet.weights.formats.safetensors import (
     FORMAT,
     described,
@@ -69,7 +70,7 @@ from keras_mnasnet.weights.formats.tfjs import read_tfjs
 from keras_mnasnet.weights.formats.tflite import read_tflite
 
 RUN_MODEL = "model.safetensors"
-GRAPHS = {"tflite": read_tflite, "tfjs": read_tfjs, "pb": read_pb}  # readers of files that hold a graph, by their kind
+GRAPHS = {"tflite": read_tflite, "onnx": read_onnx, "tfjs": read_tfjs, "pb": read_pb}  # readers of files that hold a graph
 HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?(?:/(?P<file>.+))?$")
 KINDS = (
     f"{', '.join(map(repr, DATASETS))}, a record's id (`mnasnet weights list`), the folder of a training run, a checkpoint "

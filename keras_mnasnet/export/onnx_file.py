@@ -5,32 +5,20 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import importlib
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_mnasnet.export.file import DAMAGE, MOST_VALUES, GraphFacts, ModelFile, Port, layout_of
 from keras_mnasnet.preprocessing import Normalization
-from keras_mnasnet.utils.reading import check_limit, parse_json, record
+from keras_mnasnet.weights.formats.onnx import damaged, normalization_in, package, parsed, texts_in
 
 BOUNDARY = ("QuantizeLinear", "DequantizeLinear")
 AFTERWARDS = ("Relu", "Softmax")  # of an int8 operator's own output: a Relu becomes its lowest value
 STANDARD = ("", "ai.onnx")
-NORMALIZATION = "normalization"
-
-
-def package(name: str) -> Any:
-    """The package `onnx` or `onnxruntime`; ImportError that names the extra."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"A .onnx file needs {name}, which is not installed. Run: pip install 'keras_mnasnet[onnx]'"
-        ) from error
 
 
 def with_texts(content: bytes, texts: Mapping[str, str | Sequence[str]]) -> bytes:
@@ -56,29 +44,7 @@ class OnnxFile(ModelFile):
     @functools.cached_property
     def model(self) -> Any:
         """The file's ModelProto, which holds its weights itself."""
-        onnx = package("onnx")
-        found = onnx.ModelProto()
-        try:
-            found.ParseFromString(self.content)
-            if not found.graph.output:
-                raise ValueError("it has no graph")
-        except Exception as error:  # of protobuf's own kinds
-            raise self._damaged(error) from error
-        count, outside = 0, None
-        for each in _parts(found):
-            count += 1
-            if each.DESCRIPTOR.name == "TensorProto" and each.data_location == onnx.TensorProto.EXTERNAL:
-                outside = outside or each.name
-        check_limit("graph", count, "A .onnx file")
-        if outside is not None:
-            raise ValueError(
-                f"A .onnx file must hold its weights itself. Received: {self.name}, whose tensor {outside[:80]!r} lies in "
-                f"another file. Make one file of both in Python: onnx.save(onnx.load(FILE), 'whole.onnx')"
-            )
-        return found
-
-    def _damaged(self, error: Exception) -> ValueError:
-        return ValueError(f"A .onnx file must be whole. Received: {self.name} ({len(self.content):,} bytes): {error}")
+        return parsed(self.content, self.name)
 
     @functools.cached_property
     def facts(self) -> GraphFacts:
@@ -86,21 +52,17 @@ class OnnxFile(ModelFile):
         try:
             return _facts(self.model, len(self.content))
         except DAMAGE as error:  # names that are no text, types that do not exist
-            raise self._damaged(error) from error
+            raise damaged(self.content, self.name, error) from error
 
     @functools.cached_property
     def texts(self) -> dict[str, str]:
         """Its metadata."""
-        return {each.key: each.value for each in self.model.metadata_props}
+        return texts_in(self.model)
 
     @functools.cached_property
     def normalization(self) -> Normalization | None:
         """What its metadata does to pixels of its first input, where this package wrote it."""
-        try:
-            said = parse_json(self.texts[NORMALIZATION], "A normalization")
-            return record(said, Normalization, "A normalization")
-        except (KeyError, ValueError):
-            return None
+        return normalization_in(self.texts)
 
     # Running it
 
@@ -175,16 +137,6 @@ class OnnxFile(ModelFile):
             given = filled if layout is None else layout(filled)
             parts.append([found[: len(chunk)] for found in self.run(np.ascontiguousarray(given, details["dtype"]))])
         return {each["name"]: np.concatenate([part[place] for part in parts]) for place, each in enumerate(self.outputs)}
-
-
-def _parts(message: Any) -> Iterator[Any]:
-    """Every tensor and operator that a message of ONNX holds, in graphs inside of graphs and in attributes too."""
-    if message.DESCRIPTOR.name in ("TensorProto", "NodeProto"):
-        yield message
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for each in value if field.is_repeated else [value]:
-                yield from _parts(each)
 
 
 def _facts(model: Any, size: int) -> GraphFacts:

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_mnasnet.architecture import Architecture, Layer
+from keras_mnasnet.architecture import Architecture, Layer, same_padding
 from keras_mnasnet.export.graph import Folded, rounded
-from keras_mnasnet.export.onnx_file import package
-from keras_mnasnet.export.reference import same_padding
 from keras_mnasnet.preprocessing import IMAGENET, Normalization
+from keras_mnasnet.weights.formats.onnx import PRODUCER, package
 
 PRECISIONS = ("float32", "float16", "int8")
 OPSET, IR_VERSION = 13, 7  # the first with a scale for each channel
@@ -64,7 +63,7 @@ def write_onnx(
         net.nodes, architecture.name, [described("image", float32, [batch, 3, height, width])], outputs, net.constants
     )
     model = onnx.helper.make_model(
-        graph, producer_name="keras_mnasnet", ir_version=IR_VERSION, opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        graph, producer_name=PRODUCER, ir_version=IR_VERSION, opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         doc_string=description,
     )  # fmt: skip
     return bytes(model.SerializeToString())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from keras_mnasnet.architecture import Architecture, Layer
+from keras_mnasnet.architecture import Architecture, Layer, same_padding
 from keras_mnasnet.preprocessing import IMAGENET, Normalization
 
 
@@ -100,12 +100,6 @@ class Reference:
 def _lines(x: np.ndarray) -> np.ndarray:
     """Maps `[B, H, W, C]` as `[B, H, W * C]`."""
     return x.reshape(*x.shape[:2], -1)
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """What TF's SAME padding puts before and after a side."""
-    missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return missing // 2, missing - missing // 2
 
 
 def _max_pool(x: np.ndarray, kernel: int, stride: int) -> np.ndarray:

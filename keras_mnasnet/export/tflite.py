@@ -378,15 +378,16 @@ def _written(
             checkpoint.architecture, weights, precision=DIRECT[quantize], batch=batch, metadata=metadata, **graph
         )
         return content, ()
-    from keras_mnasnet.export.onnx_file import NORMALIZATION, OnnxFile, with_texts
+    from keras_mnasnet.export.onnx_file import OnnxFile, with_texts
     from keras_mnasnet.export.onnx_graph import write_onnx
+    from keras_mnasnet.weights.formats.onnx import LICENSE, NORMALIZATION
 
     ranges: dict[str, tuple[float, float]] = {}
     if calibrated is not None:
         every = OnnxFile(write_onnx(checkpoint.architecture, weights, every_map=True, **graph), name="the float32 file")
         ranges = map_ranges(every, calibrated, progress=progress)
     content = write_onnx(checkpoint.architecture, weights, precision=quantize or "float32", batch=batch, ranges=ranges, **graph)
-    texts = {"model_license": description.origin.license or "not stated"}
+    texts = {LICENSE: description.origin.license or "not stated"}
     if description.normalization is not None:
         texts[NORMALIZATION] = json.dumps(dataclasses.asdict(description.normalization))
     layers = [row.output for row in checkpoint.architecture.layers(height, width, classes=checkpoint.classes) if row.relu]
@@ -418,8 +419,8 @@ def check_target(path: str | os.PathLike[str], endings: tuple[str, ...] = (".tfl
 
 def _check_onnx(quantize: str | None, input_dtype: str) -> None:
     """ValueError for options that a `.onnx` does not have; ImportError where its packages are missing."""
-    from keras_mnasnet.export.onnx_file import package
     from keras_mnasnet.export.onnx_graph import PRECISIONS as AVAILABLE
+    from keras_mnasnet.weights.formats.onnx import package
 
     if (quantize or "float32") not in AVAILABLE or input_dtype != "float32":
         raise ValueError(

@@ -8,13 +8,33 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["H5_SUFFIX", "KERAS_SUFFIX", "PB_SUFFIX", "PTH_SUFFIXES", "SUFFIXES", "TAR_SUFFIXES", "TFLITE_SUFFIX", "TensorFile"]
+__all__ = [
+    "H5_SUFFIX",
+    "KERAS_SUFFIX",
+    "ONNX_SUFFIX",
+    "PB_SUFFIX",
+    "PTH_SUFFIXES",
+    "SUFFIXES",
+    "TAR_SUFFIXES",
+    "TFLITE_SUFFIX",
+    "TensorFile",
+]
 
 PTH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 TAR_SUFFIXES = (".tgz", ".tar.gz", ".tar")
 KERAS_SUFFIX, H5_SUFFIX = ".keras", ".weights.h5"
-TFLITE_SUFFIX, PB_SUFFIX = ".tflite", ".pb"
-SUFFIXES = (".safetensors", *PTH_SUFFIXES, *TAR_SUFFIXES, KERAS_SUFFIX, H5_SUFFIX, TFLITE_SUFFIX, "model.json", PB_SUFFIX)
+TFLITE_SUFFIX, ONNX_SUFFIX, PB_SUFFIX = ".tflite", ".onnx", ".pb"
+SUFFIXES = (
+    ".safetensors",
+    *PTH_SUFFIXES,
+    *TAR_SUFFIXES,
+    KERAS_SUFFIX,
+    H5_SUFFIX,
+    TFLITE_SUFFIX,
+    ONNX_SUFFIX,
+    "model.json",
+    PB_SUFFIX,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from keras_mnasnet.weights.checkpoint import CheckpointError
 from keras_mnasnet.weights.formats import (
     H5_SUFFIX,
     KERAS_SUFFIX,
+    ONNX_SUFFIX,
     PB_SUFFIX,
     PTH_SUFFIXES,
     SUFFIXES,
@@ -23,12 +24,13 @@ from keras_mnasnet.weights.formats import (
 )
 from keras_mnasnet.weights.formats.mindspore import is_mindspore
 
+PRODUCERS = (b"onnx", b"torch", b"keras_mnasnet")  # of ONNX
 HEAD = 4096  # bytes that are looked at
 LEGACY_PTH = re.compile(rb"\x80[\x02-\x05]\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.")  # torch.save's magic number before its zip files
 ENDINGS = (
     (".safetensors", "safetensors"), *((suffix, "pth") for suffix in PTH_SUFFIXES),
     *((suffix, "tar") for suffix in TAR_SUFFIXES), (KERAS_SUFFIX, "keras"), (H5_SUFFIX, "h5"), (TFLITE_SUFFIX, "tflite"),
-    (PB_SUFFIX, "pb"),
+    (ONNX_SUFFIX, "onnx"), (PB_SUFFIX, "pb"),
 )  # fmt: skip
 PHOTO = "a photo: name the model first, then the photos (`mnasnet predict MODEL PHOTO`)"
 UNPACK = "a compressed file: unpack it with {}, and name what was in it"
@@ -43,10 +45,6 @@ OTHERS = (  # how a file begins: what it is, and the way on
     (b"7z\xbc\xaf'\x1c", UNPACK.format("7z x")),
     (b"Rar!", UNPACK.format("unrar x")),
     (b"\x93NUMPY", "a NumPy array without the name of a layer: checkpoints of these kinds are read: " + ", ".join(SUFFIXES)),
-)
-ONNX = (
-    "an ONNX file, which `mnasnet predict`, `mnasnet bench accuracy` and `mnasnet bench latency` take under the ending .onnx; "
-    "it is not read back into a network: name the checkpoint that it was made from"
 )
 GRAPH = "{}: a graph whose weights are not read; name the checkpoint that it was made from (PyTorch, TensorFlow 1 or Keras)"
 TFJS = re.compile(rb'\s*\{.*"(format"\s*:\s*"(graph|layers)-model|modelTopology|weightsManifest)"', re.DOTALL)
@@ -71,8 +69,8 @@ def check_tflite(name: str, head: bytes, size: int) -> None:
 
 
 def kind_of(path: Path) -> str:
-    """Which reader takes a file: `tf1` (a prefix), `safetensors`, `pth`, `tar`, `keras`, `h5`, `tflite`, `tfjs`, `pb`,
-    `mindspore` or `zip`, an archive of one file of weights.
+    """Which reader takes a file: `tf1` (a prefix), `safetensors`, `pth`, `tar`, `keras`, `h5`, `tflite`, `onnx`, `tfjs`,
+    `pb`, `mindspore` or `zip`, an archive of one file of weights.
 
     Raises CheckpointError that names what the file is instead, with the way on.
     """
@@ -112,6 +110,10 @@ def _readable(path: Path, head: bytes, size: int) -> str | None:
         return "mindspore"
     if TFJS.match(head):
         return "tfjs"
+    if re.match(rb"\x08[\x03-\x20][\x12\x1a\x22\x3a]", head) and (
+        path.suffix == ONNX_SUFFIX or head[2] == 0x3A or any(each in head for each in PRODUCERS)
+    ):
+        return "onnx"
     if head[8:9] == b"{" and 2 <= struct.unpack("<Q", head[:8])[0] <= size - 8:
         return "safetensors"
     if head.startswith(b"PK\x03\x04"):
@@ -197,10 +199,6 @@ def _other(path: Path, head: bytes, size: int) -> str | None:
             "a pickle that torch.save did not write, of which nothing was run. Save its weights with safetensors or "
             "torch.save(model.state_dict(), FILE)"
         )
-    if re.match(rb"\x08[\x03-\x20][\x12\x1a\x22\x3a]", head) and (
-        path.suffix == ".onnx" or head[2] == 0x3A or b"onnx" in head or b"torch" in head
-    ):
-        return ONNX
     if head.startswith(b"\x08\x01\x12"):
         return GRAPH.format("a SavedModel of TensorFlow")
     return None
