@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from keras_mnasnet.export.file import TfliteClassifier
+from keras_mnasnet.export.classifier import TfliteClassifier
 from keras_mnasnet.loading import load
 from keras_mnasnet.preprocessing import Preprocessing, small_margin
 from keras_mnasnet.utils.reading import exported_kind, texts

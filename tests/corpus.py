@@ -885,7 +885,7 @@ def run_tflite(path: Path) -> Any:
     """LiteRT itself runs what our reader lets through."""
     import absl.logging  # noqa: F401  (which a warning needs)
 
-    from keras_mnasnet.export.file import TfliteClassifier
+    from keras_mnasnet.export.classifier import TfliteClassifier
 
     classifier = TfliteClassifier(path, threads=1)
     return classifier.run(np.zeros((1, classifier.size, classifier.size, 3), np.float32))
@@ -928,7 +928,7 @@ def run_onnx(path: Path) -> Any:
     """ONNX Runtime itself runs what our reader lets through."""
     import absl.logging  # noqa: F401  (which a warning needs)
 
-    from keras_mnasnet.export.file import TfliteClassifier
+    from keras_mnasnet.export.classifier import TfliteClassifier
 
     classifier = TfliteClassifier(path, threads=1)
     file = classifier.file

@@ -173,7 +173,7 @@ def test_a_tool_that_never_ran():
 
 def test_litert_is_given_no_file_with_damaged_tables(tmp_path, write_tiny, monkeypatch):
     """This one ends its process with SIGSEGV."""
-    from keras_mnasnet.export.file import TfliteClassifier, TfliteFile
+    from keras_mnasnet.export import TfliteClassifier, TfliteFile
 
     content = bytearray(write_tiny(tmp_path / "x.tflite").read_bytes())
     content[10] = 6

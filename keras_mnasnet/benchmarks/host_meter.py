@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from keras_mnasnet.benchmarks.timing import visit_order
-from keras_mnasnet.export.file import open_file
+from keras_mnasnet.export.classifier import open_file
 from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.utils.reading import parse_json
 

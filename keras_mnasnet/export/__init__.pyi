@@ -1,5 +1,6 @@
 # ruff: noqa: I001
-from .file import GraphFacts as GraphFacts, TfliteClassifier as TfliteClassifier, TfliteFile as TfliteFile
+from .classifier import TfliteClassifier as TfliteClassifier
+from .file import GraphFacts as GraphFacts, TfliteFile as TfliteFile
 from .onnx_file import OnnxFile as OnnxFile
 from .partitions import Partitions as Partitions
 from .qat import TrainingReport as TrainingReport, prune as prune, quantize_aware as quantize_aware

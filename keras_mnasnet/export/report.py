@@ -15,7 +15,8 @@ import numpy as np
 
 from keras_mnasnet import __version__
 from keras_mnasnet.export.calibration import Calibration
-from keras_mnasnet.export.file import LABELS, REPORT, GraphFacts, ModelFile, open_file
+from keras_mnasnet.export.classifier import open_file
+from keras_mnasnet.export.file import LABELS, REPORT, GraphFacts, ModelFile
 from keras_mnasnet.export.flatbuffer import METADATA_NAME, append_files, classifier_metadata
 from keras_mnasnet.export.onnx_file import with_texts
 from keras_mnasnet.export.partitions import Partitions

@@ -9,7 +9,8 @@ import pytest
 
 from keras_mnasnet import predict
 from keras_mnasnet.cli.main import main
-from keras_mnasnet.export.file import Layout, TfliteClassifier, TfliteFile, grey, input_of, layout_of
+from keras_mnasnet.export import TfliteClassifier, TfliteFile
+from keras_mnasnet.export.file import Layout, grey, input_of, layout_of
 from keras_mnasnet.export.flatbuffer import append_files
 from keras_mnasnet.preprocessing import IMAGENET, SIGNED, Normalization, Preprocessing
 

@@ -16,8 +16,8 @@ from models import shaken
 
 from keras_mnasnet import MnasNet, load
 from keras_mnasnet.cli.main import main
-from keras_mnasnet.export import TfliteFile, export_tflite
-from keras_mnasnet.export.file import TfliteClassifier, grey
+from keras_mnasnet.export import TfliteClassifier, TfliteFile, export_tflite
+from keras_mnasnet.export.file import grey
 from keras_mnasnet.export.layers import PIXELS, UNCLEAR, in_float32, input_kind
 from keras_mnasnet.export.verify import drawn_images
 from keras_mnasnet.preprocessing import UNIT
