@@ -226,7 +226,7 @@ def test_predictions_of_files(tmp_path, write_tiny):
     plain = write_tiny(tmp_path / "plain.tflite")
     (found,) = predict(plain, tmp_path / "a.png", tflite_input="unit")
     np.testing.assert_allclose([score for _, score in found.classes], [192 / 255, 128 / 255, 64 / 255], atol=1e-5)
-    with pytest.raises(ValueError, match=r"`tflite_input` \(--input\) is for .tflite files.*for cifar10"):
+    with pytest.raises(ValueError, match=r"`tflite_input` \(--input\) is for .tflite and .onnx files.*for cifar10"):
         predict("cifar10", tmp_path / "a.png", tflite_input="unit")
     with pytest.raises(ValueError, match=r"Received: 2 names for 3 classes. Give one name a line"):
         predict(plain, tmp_path / "a.png", labels=["a", "b"])
