@@ -910,6 +910,18 @@ def seed_onnx(folder: Path) -> Path:
     return folder / "x.onnx"
 
 
+def seed_onnx_network(folder: Path) -> Path:
+    from graphs import GATED, drawn
+
+    from keras_mnasnet.export.graph import folded_weights
+    from keras_mnasnet.export.onnx_graph import write_onnx
+
+    held = drawn(GATED)
+    weights = folded_weights(held.architecture, held.tensors, classes=3, bn_epsilon=held.numerics.bn_epsilon)
+    (folder / "x.onnx").write_bytes(write_onnx(held.architecture, weights, height=32, width=32, classes=3))
+    return folder / "x.onnx"
+
+
 def onnx_report(path: Path) -> Any:
     import onnx
 
@@ -957,7 +969,10 @@ READERS = (
     Reader("tflite", "light", seed_tflite, read_tflite, (zip_member("export.json")[0], set_tflite_report), texts_of),
     Reader("litert", "light", seed_tflite, run_tflite),
     Reader("tflite_network", "light", seed_uint8, load, None, texts_of),
-    *([Reader("onnx", "light", seed_onnx, run_onnx, (onnx_report, set_onnx_report))] if HAS_ONNX else []),
+    *((
+        Reader("onnx", "light", seed_onnx, run_onnx, (onnx_report, set_onnx_report)),
+        Reader("onnx_network", "light", seed_onnx_network, load),
+    ) if HAS_ONNX else ()),
     Reader("detector", "light", seed_spec, read_spec, PLAIN, texts_of),
     Reader("latency_table", "light", seed_table, read_table, PLAIN, texts_of),
     Reader("coco", "light", seed_coco, read_coco, PLAIN, hostile_coco),

@@ -353,7 +353,6 @@ def test_a_file_of_a_graph_is_no_detector(command, kind, place, stopped, tmp_pat
 
 
 ACCEPTED = {  # what is no checkpoint, but all that a command needs
-    "a .onnx file": {"predict", "bench accuracy", "bench latency"},
     "a network's name": {"info", "bench latency"},
 }
 
