@@ -29,7 +29,7 @@ def network_rows(name: str, data: str, folder: Path, qat_epochs: int) -> list[di
     """One row per precision."""
     from keras_mnasnet.benchmarks import evaluate, latency
     from keras_mnasnet.data import sample_photos
-    from keras_mnasnet.export import export_tflite, quantize_aware
+    from keras_mnasnet.export import export, quantize_aware
     from keras_mnasnet.loading import load
 
     checkpoint = load("cifar10", network=name)
@@ -38,7 +38,7 @@ def network_rows(name: str, data: str, folder: Path, qat_epochs: int) -> list[di
     rows: list[dict[str, Any]] = []
     for precision in PRECISIONS:
         path = folder / f"{name}-{precision or 'float32'}.tflite"
-        report = export_tflite(
+        report = export(
             record, path, quantize=precision, photos=shown, representative_data=data, calibration_count=CALIBRATION_IMAGES
         )
         rows.append({"file": str(path), "precision": precision or "float32", **_facts(report)})

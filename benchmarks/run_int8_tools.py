@@ -38,7 +38,7 @@ def network_rows(name: str, data: str, folder: Path) -> list[dict[str, Any]]:
     """One row per file."""
     from keras_mnasnet.benchmarks import evaluate, latency
     from keras_mnasnet.data import sample_photos
-    from keras_mnasnet.export import TfliteFile, export_tflite
+    from keras_mnasnet.export import TfliteFile, export
     from keras_mnasnet.loading import load
 
     checkpoint = load("cifar10", network=name)
@@ -46,8 +46,8 @@ def network_rows(name: str, data: str, folder: Path) -> list[dict[str, Any]]:
     photos = sample_photos(data, preprocessing, CALIBRATION_IMAGES)
     model = checkpoint.model()
     files = {tool: folder / f"{name}-{tool}.tflite" for tool in ("float32", "converter", "ai-edge-quantizer")}
-    export_tflite(model, files["float32"], photos=photos[:64], labels=checkpoint.labels)
-    export_tflite(
+    export(model, files["float32"], photos=photos[:64], labels=checkpoint.labels)
+    export(
         model, files["converter"], quantize="int8", representative_data=photos, calibration_count=CALIBRATION_IMAGES,
         photos=photos[:64], labels=checkpoint.labels,
     )  # fmt: skip

@@ -53,7 +53,7 @@ def accuracies(data: str, folder: Path, count: int) -> list[dict[str, Any]]:
     """Top-1 of the bundled networks on CIFAR-10's test photos, by network, precision and runtime."""
     from keras_mnasnet.benchmarks import evaluate
     from keras_mnasnet.data import sample_photos
-    from keras_mnasnet.export import export_tflite
+    from keras_mnasnet.export import export
     from keras_mnasnet.loading import load
 
     rows = []
@@ -63,7 +63,7 @@ def accuracies(data: str, folder: Path, count: int) -> list[dict[str, Any]]:
         for precision in ("float32", "float16", "int8"):
             for kind in ("tflite", "onnx"):
                 path = folder / f"cifar10-{name}-{precision}.{kind}"
-                report = export_tflite(
+                report = export(
                     checkpoint, path, quantize=precision, representative_data=photos, photos=photos[:64],
                     calibration_count=count, progress=False,
                 )  # fmt: skip

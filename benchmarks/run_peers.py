@@ -28,7 +28,7 @@ def files(folder: Path, *, int8: bool, routes: bool) -> list[str]:
         import keras
 
         from keras_mnasnet import MnasNetA1, MnasNetB1
-        from keras_mnasnet.export import export_tflite
+        from keras_mnasnet.export import export
         from keras_mnasnet.export.converter import convert_model
         from keras_mnasnet.export.rewrite import rewritten
         from keras_mnasnet.export.verify import drawn_images
@@ -48,7 +48,7 @@ def files(folder: Path, *, int8: bool, routes: bool) -> list[str]:
                 print(f"exporting {name} {precision or 'float32'}", file=shown, flush=True)
                 path = folder / f"{name}-{precision or 'float32'}.tflite"
                 if precision is None:
-                    export_tflite(model, path, photos=images_of.get(name, images)[:2])
+                    export(model, path, photos=images_of.get(name, images)[:2])
                 else:  # an untrained network in 8 bits is right for timing, and would not pass the export's verification
                     content = convert_model(model, (1, 224, 224, 3), quantize="int8", images=images_of.get(name, images))
                     content, _ = rewritten(

@@ -163,7 +163,7 @@ def run(job: Job, root: Path, runs: Path) -> dict[str, Any]:
     import keras
 
     from keras_mnasnet.benchmarks import evaluate
-    from keras_mnasnet.export import export_tflite
+    from keras_mnasnet.export import export
     from keras_mnasnet.training import read_run, resume, train
 
     data, folder = make_data(job.data, root, runs), runs / job.name
@@ -195,7 +195,7 @@ def run(job: Job, root: Path, runs: Path) -> dict[str, Any]:
         "images_per_second": done.rows[-1]["images_per_second"],
     }  # fmt: skip
     file = runs / f"{job.name}-int8.tflite"
-    export_tflite(folder, file, quantize="int8", representative_data=str(data), calibration_count=300)
+    export(folder, file, quantize="int8", representative_data=str(data), calibration_count=300)
     float32, int8 = evaluate([str(folder), str(file)], data, split="test", threads=1)
     row |= {"test_float32": float32.top1, "test_int8": int8.top1, "test_images": float32.images}
     keras.backend.clear_session()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from keras_mnasnet.export.classifier import TfliteClassifier
+from keras_mnasnet.export.classifier import FileClassifier
 from keras_mnasnet.loading import load
 from keras_mnasnet.preprocessing import Preprocessing, small_margin
 from keras_mnasnet.utils.reading import exported_kind, texts
@@ -58,7 +58,7 @@ def open_classifier(
     """
     if (kind := exported_kind(model)) is not None:
         text = os.fspath(model)
-        lite = TfliteClassifier(text, size=size, threads=threads, how=tflite_input)
+        lite = FileClassifier(text, size=size, threads=threads, how=tflite_input)
         pixels = _named(preprocessing or lite.file.preprocessing or "pillow", lite.size)
         labels = lite.labels
         if labels is None and (beside := labels_beside(Path(text).expanduser())) is not None:

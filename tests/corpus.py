@@ -885,9 +885,9 @@ def run_tflite(path: Path) -> Any:
     """LiteRT itself runs what our reader lets through."""
     import absl.logging  # noqa: F401  (which a warning needs)
 
-    from keras_mnasnet.export.classifier import TfliteClassifier
+    from keras_mnasnet.export.classifier import FileClassifier
 
-    classifier = TfliteClassifier(path, threads=1)
+    classifier = FileClassifier(path, threads=1)
     return classifier.run(np.zeros((1, classifier.size, classifier.size, 3), np.float32))
 
 
@@ -940,9 +940,9 @@ def run_onnx(path: Path) -> Any:
     """ONNX Runtime itself runs what our reader lets through."""
     import absl.logging  # noqa: F401  (which a warning needs)
 
-    from keras_mnasnet.export.classifier import TfliteClassifier
+    from keras_mnasnet.export.classifier import FileClassifier
 
-    classifier = TfliteClassifier(path, threads=1)
+    classifier = FileClassifier(path, threads=1)
     file = classifier.file
     said = file.facts, file.report, file.preprocessing, file.normalization
     return said, classifier.run(np.zeros((1, classifier.size, classifier.size, 3), np.float32))

@@ -78,7 +78,7 @@ def test_every_door_has_an_example():
     rooms = ("", ".training", ".benchmarks", ".export", ".search", ".detection")
     doors = {
         "": ("load", "save", "predict"), ".training": ("train",), ".benchmarks": ("evaluate", "latency"),
-        ".export": ("export_tflite", "quantize_aware"), ".search": ("run",),
+        ".export": ("export", "quantize_aware"), ".search": ("run",),
         ".detection": ("train", "evaluate", "predict", "export"),
     }  # fmt: skip
     for room in rooms:

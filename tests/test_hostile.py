@@ -173,11 +173,11 @@ def test_a_tool_that_never_ran():
 
 def test_litert_is_given_no_file_with_damaged_tables(tmp_path, write_tiny, monkeypatch):
     """This one ends its process with SIGSEGV."""
-    from keras_mnasnet.export import TfliteClassifier, TfliteFile
+    from keras_mnasnet.export import FileClassifier, TfliteFile
 
     content = bytearray(write_tiny(tmp_path / "x.tflite").read_bytes())
     content[10] = 6
     (tmp_path / "x.tflite").write_bytes(content)
     monkeypatch.setattr(TfliteFile, "interpreter", None)
     with pytest.raises(ValueError, match="A .tflite file must be whole. Received: .*x.tflite"):
-        TfliteClassifier(tmp_path / "x.tflite")
+        FileClassifier(tmp_path / "x.tflite")

@@ -61,13 +61,13 @@ def place(tmp_path_factory):
     save(detector, folder / "d.keras")
     (folder / "detector_run").mkdir()
     shutil.copy(folder / "d.safetensors", folder / "detector_run" / "model.safetensors")
-    export.export_tflite(RECORD, folder / "m.tflite", progress=False)
+    export.export(RECORD, folder / "m.tflite", progress=False)
     (folder / "graphs").mkdir()
     write_pb(folder / "graphs" / "m.pb", load(RECORD), normalized=True)
     write_tfjs(folder / "graphs" / "model.json", load(RECORD), normalized=True)
     (folder / "graphs" / "labels.txt").write_text("\n".join(load(RECORD).labels))
     if HAS_ONNX:
-        export.export_tflite(RECORD, folder / "m.onnx", progress=False)
+        export.export(RECORD, folder / "m.onnx", progress=False)
     named = {fixture.name: fixture for fixture in FIXTURES}
     for name in ("timm-semnasnet_050-96", "google-a1-d0.35-96"):
         (folder / name).mkdir()
@@ -399,7 +399,7 @@ def call(name: str, door, source, folder: Path, out: Path):
         ),
         "benchmarks.evaluate": lambda: door(source, data, progress=False),
         "benchmarks.latency": lambda: door(source, runs=2, progress=False),
-        "export.export_tflite": lambda: door(source, out / "x.tflite", progress=False),
+        "export.export": lambda: door(source, out / "x.tflite", progress=False),
         "export.quantize_aware": lambda: door(source, data, out / "x.tflite", epochs=1, progress=False),
         "export.prune": lambda: door(source, data, out / "x.tflite", epochs=1, sparsity=0.5, progress=False),
         "detection.train": lambda: door(

@@ -4,7 +4,7 @@ from keras_mnasnet import benchmarks, export, training
 
 run = training.train("photos", "runs/photos", from_model="cifar10", recipe="finetune epochs=2 batch_size=16")
 print(run.accuracy, run.labels)
-report = export.export_tflite("runs/photos", "photos.tflite", quantize="int8", representative_data="photos")
+report = export.export("runs/photos", "photos.tflite", quantize="int8", representative_data="photos")
 print(report.comparisons[0].top1_agreement, report.facts.bytes)
 for result in benchmarks.latency(["runs/photos", "photos.tflite"], runs=20).results:
     print(result.model, result.cpu.median_ms)

@@ -94,9 +94,9 @@ def accepting_option(to: Any) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     """Write the file and its report, and print what was measured."""
-    from keras_mnasnet.export import export_tflite
+    from keras_mnasnet.export import export
 
-    report = export_tflite(
+    report = export(
         arguments.model, arguments.output,
         **given(
             arguments, "quantize", "photos", "input_dtype", "labels", "size", "seed", "max_bad", "accept_changed",

@@ -22,7 +22,7 @@ def open_file(source: str | os.PathLike[str] | bytes, *, onnx: bool | None = Non
     return OnnxFile(source, **how)
 
 
-class TfliteClassifier:
+class FileClassifier:
     """A file `[1, S, S, 3]` -> `[1, classes]` that takes pixels; ValueError for a file that is damaged or something else.
 
     Its image may be grey (`[1, S, S, 1]`) or have its channels first (`[1, 3, S, S]`): photos become so. `how`, a name of

@@ -89,7 +89,7 @@ def quantize_aware(
         learning_rate: a cosine starts there.
         size: input size in pixels; the model's own by default. `labels` stand in the file in place of the model's.
         steps_per_epoch: at most so many; `max_bad` damaged photos are passed over.
-        accept_changed: as of `export_tflite`.
+        accept_changed: as of `export`.
 
     The file is verified against the fake-quantized network. Raises ValueError for bad arguments, ImportError without the
     extra `[qat]`, ChildProcessError where the training dies, ExportError where the file is not the network.

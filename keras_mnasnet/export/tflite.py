@@ -1,4 +1,4 @@
-"""`export_tflite`: any model -> a verified `.tflite` or `.onnx`, its report and its metadata."""
+"""`export`: any model -> a verified `.tflite` or `.onnx`, its report and its metadata."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ INPUT_DTYPES = ("float32", "uint8", "int8")
 DRAWN_IMAGES, DRAWN_WITHOUT_KERAS = 32, LEAST_IMAGES  # NumPy takes 25 ms an image at 224 pixels
 
 
-def export_tflite(
+def export(
     model: Any,
     path: str | os.PathLike[str],
     *,
@@ -92,8 +92,8 @@ def export_tflite(
     Raises ValueError for bad arguments; ExportError, and no file, when the result is not what was asked.
 
     Example:
-        >>> from keras_mnasnet.export import export_tflite
-        >>> report = export_tflite("cifar10", "a1.tflite", quantize="float16", progress=False)
+        >>> from keras_mnasnet.export import export
+        >>> report = export("cifar10", "a1.tflite", quantize="float16", progress=False)
         >>> report.facts.inputs[0].shape, report.partitions.whole
         ((1, 32, 32, 3), True)
     """
@@ -240,7 +240,7 @@ class _Subject:
         if channels not in (1, 3) or height != width:
             raise ValueError(
                 f"`{argument}` must be an array [N, {height}, {width}, {channels}]: photos become square, and have three "
-                f"channels or are made grey. Received: {_shown(data)}. Pass the array in Python, to export_tflite"
+                f"channels or are made grey. Received: {_shown(data)}. Pass the array in Python, to export.export"
             )
         with held_stderr():
             from keras_mnasnet.data import sample_photos

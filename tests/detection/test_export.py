@@ -23,7 +23,7 @@ from keras_mnasnet.detection.tflite import (
     operator_tail,
     verify_detector,
 )
-from keras_mnasnet.export import ExportError, TfliteClassifier, TfliteFile
+from keras_mnasnet.export import ExportError, FileClassifier, TfliteFile
 from keras_mnasnet.export.flatbuffer import joined, pack
 from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.verify import LIMITS, accepting, compare, drawn_images
@@ -128,7 +128,7 @@ def test_the_file_equals_the_model(detector, exported, pictures, data):
     assert compared.max_box_difference <= 1e-3
     assert compared.max_score_difference <= 1e-4
     with pytest.raises(ValueError, match=r"A classifier must take one image .* and give \[1, classes\]. Received: the file"):
-        TfliteClassifier(content)
+        FileClassifier(content)
 
 
 def test_what_ap_loses_is_measured(detector, data, tmp_path):

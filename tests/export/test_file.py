@@ -9,7 +9,7 @@ import pytest
 
 from keras_mnasnet import predict
 from keras_mnasnet.cli.main import main
-from keras_mnasnet.export import TfliteClassifier, TfliteFile
+from keras_mnasnet.export import FileClassifier, TfliteFile
 from keras_mnasnet.export.file import Layout, grey, input_of, layout_of
 from keras_mnasnet.export.flatbuffer import append_files
 from keras_mnasnet.preprocessing import IMAGENET, SIGNED, Normalization, Preprocessing
@@ -116,23 +116,23 @@ def test_layouts():
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 def test_files_with_inputs_that_are_not_quantized(tmp_path, write_tiny, dtype):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.float32)
-    model = TfliteClassifier(write_tiny(tmp_path / "raw.tflite", dtype=dtype, cast=True), threads=1)
+    model = FileClassifier(write_tiny(tmp_path / "raw.tflite", dtype=dtype, cast=True), threads=1)
     wanted = pixels.mean(axis=(1, 2)) - 128 * (dtype == "int8")
     np.testing.assert_allclose(model.run(pixels)[0], wanted, rtol=1e-5)
 
 
 def test_files_of_other_layouts(tmp_path, write_tiny):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.float32)
-    one = TfliteClassifier(write_tiny(tmp_path / "grey.tflite", shape=(1, 8, 8, 1)), threads=1)
+    one = FileClassifier(write_tiny(tmp_path / "grey.tflite", shape=(1, 8, 8, 1)), threads=1)
     np.testing.assert_allclose(one.run(pixels)[0], grey(pixels).mean(axis=(1, 2)), rtol=1e-5)
     path = write_tiny(tmp_path / "first.tflite", shape=(1, 3, 8, 8))
-    turned = TfliteClassifier(path, threads=1)
+    turned = FileClassifier(path, threads=1)
     assert (turned.size, turned.classes) == (8, 3)
     np.testing.assert_allclose(turned.run(pixels)[0], pixels.mean(axis=(1, 2)), rtol=1e-5)
     free = write_tiny(tmp_path / "free.tflite", shape=(1, 3, -1, -1))
-    assert TfliteClassifier(free, size=16).run(pixels.repeat(2, axis=1).repeat(2, axis=2))[0].shape == (3, 3)
+    assert FileClassifier(free, size=16).run(pixels.repeat(2, axis=1).repeat(2, axis=2))[0].shape == (3, 3)
     with pytest.raises(ValueError, match=r"Received: .*four.tflite with the inputs \[\[1, 8, 8, 4\]\]"):
-        TfliteClassifier(write_tiny(tmp_path / "four.tflite", shape=(1, 8, 8, 4)))
+        FileClassifier(write_tiny(tmp_path / "four.tflite", shape=(1, 8, 8, 4)))
 
 
 def test_a_scale_for_each_channel_of_the_input_is_refused(tmp_path, write_tiny, monkeypatch):
@@ -147,7 +147,7 @@ def test_a_scale_for_each_channel_of_the_input_is_refused(tmp_path, write_tiny, 
     ("dtype", "quantization"), [("float32", None), ("uint8", (1 / 128, 128)), ("uint8", (1.0, 0)), ("int8", (1.0, -128))]
 )
 def test_scores_come_in_the_outputs_own_type(tmp_path, write_tiny, dtype, quantization):
-    model = TfliteClassifier(write_tiny(tmp_path / "tiny.tflite", dtype=dtype, quantization=quantization), threads=1)
+    model = FileClassifier(write_tiny(tmp_path / "tiny.tflite", dtype=dtype, quantization=quantization), threads=1)
     assert (model.size, model.classes) == (8, 3)
     pixels = np.zeros((2, 8, 8, 3), np.float32) + np.array([[[[10, 200, 30]]], [[[250, 20, 30]]]], np.float32)
     scores, seconds = model.run(pixels)
@@ -164,8 +164,8 @@ def test_normalization_in_the_file(tmp_path, data, write_tiny, metadata):
         return TfliteFile(write_tiny(tmp_path / f"{name}.tflite", **options)).normalization
 
     assert found("tiny", normalization=metadata([127.5], [127.5])) == SIGNED
-    assert TfliteClassifier(tmp_path / "tiny.tflite").input.normalization == SIGNED
-    assert "(as asked)" in TfliteClassifier(tmp_path / "tiny.tflite", how="pixels").input.text
+    assert FileClassifier(tmp_path / "tiny.tflite").input.normalization == SIGNED
+    assert "(as asked)" in FileClassifier(tmp_path / "tiny.tflite", how="pixels").input.text
     assert found("plain", normalization=metadata([1, 2, 3], [4, 5, 6])) == Normalization((1, 2, 3), (4, 5, 6))
     assert found("none") is None
     assert found("odd", normalization=b"\xff" * 40) is None
@@ -191,11 +191,11 @@ def test_texts_behind_the_graph(tmp_path, write_tiny):
 
 def test_free_sizes_need_a_size(tmp_path, write_tiny):
     path = write_tiny(tmp_path / "free.tflite", dynamic=True)
-    assert TfliteClassifier(path, size=16).size == 16
+    assert FileClassifier(path, size=16).size == 16
     with pytest.raises(ValueError, match=r"without a size. Pass size= \(--size\)"):
-        TfliteClassifier(path)
+        FileClassifier(path)
     with pytest.raises(ValueError, match="size=16 for the fixed input"):
-        TfliteClassifier(write_tiny(tmp_path / "fixed.tflite"), size=16)
+        FileClassifier(write_tiny(tmp_path / "fixed.tflite"), size=16)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 100])
@@ -203,17 +203,17 @@ def test_damaged_files(tmp_path, content):
     path = tmp_path / "bad.tflite"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"begins with the mark TFL3 .*Received: .*bad.tflite \({len(content)} bytes"):
-        TfliteClassifier(path)
+        FileClassifier(path)
     path.write_bytes(b"PK\3\4" * 30)
     with pytest.raises(ValueError, match="a zip archive, as PyTorch's and Keras's files are: give it the ending"):
-        TfliteClassifier(path)
+        FileClassifier(path)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 84\n")
     with pytest.raises(ValueError, match="bad.tflite .*bytes., a Git LFS pointer to a file of 84 bytes.*git lfs pull"):
-        TfliteClassifier(path)
+        FileClassifier(path)
     with pytest.raises(ValueError, match="must exist. Received: .*no.tflite"):
-        TfliteClassifier(tmp_path / "no.tflite")
+        FileClassifier(tmp_path / "no.tflite")
     with pytest.raises(ValueError, match="`threads` must be 1 or more"):
-        TfliteClassifier(path, threads=0)
+        FileClassifier(path, threads=0)
 
 
 def test_predictions_of_files(tmp_path, write_tiny):

@@ -10,7 +10,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from models import shaken
 
 from keras_mnasnet import checkpoint_of
-from keras_mnasnet.export import TfliteFile, export_tflite
+from keras_mnasnet.export import TfliteFile, export
 from keras_mnasnet.export.converter import convert_model
 from keras_mnasnet.export.graph import PRECISIONS, Folded, folded_weights, random_weights, write_graph
 from keras_mnasnet.export.rewrite import rewritten
@@ -90,7 +90,7 @@ def test_its_operators_are_the_converters(name, tmp_path):
     model = shaken(build(FAMILY[name].scaled(0.35), input_shape=(64, 64, 3), classes=10))
     content = convert_model(model, (1, 64, 64, 3), quantize=None)
     content, _ = rewritten(content, input_names=["image"], output_names=["scores"], description="", metadata={})
-    report = export_tflite(model, tmp_path / "direct.tflite")
+    report = export(model, tmp_path / "direct.tflite")
     assert report.route == "direct"
     assert report.facts.operators == TfliteFile(content).facts.operators
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_mnasnet import MnasNet, preprocess_input
-from keras_mnasnet.export import TfliteFile, export_tflite
+from keras_mnasnet.export import TfliteFile, export
 from keras_mnasnet.export.layers import NORMALIZED, PIXELS, UNCLEAR, as_functional, input_kind
 from keras_mnasnet.export.verify import drawn_images
 from keras_mnasnet.preprocessing import PIXELS as PIXEL_VALUES
@@ -53,8 +53,8 @@ def test_kinds(bundled, nested, bare):
 
 def test_a_nested_model_is_fed_pixels(nested, pictures, tmp_path):
     with pytest.raises(ValueError, match="must hold pixels 0..255.*look divided by 255"):
-        export_tflite(nested, tmp_path / "a.tflite", quantize="int8", representative_data=pictures / 255)
-    report = export_tflite(nested, tmp_path / "a.tflite")
+        export(nested, tmp_path / "a.tflite", quantize="int8", representative_data=pictures / 255)
+    report = export(nested, tmp_path / "a.tflite")
     assert report.verified_on == "32 drawn images"
     assert TfliteFile(tmp_path / "a.tflite").normalization == PIXEL_VALUES
 
@@ -64,32 +64,32 @@ def test_pixels_for_a_normalised_input_are_refused(bare, tmp_path):
     with pytest.raises(
         ValueError, match=r"must hold normalized images, within -4..4.*Received: values 0..255.*preprocess_input"
     ):
-        export_tflite(bare, tmp_path / "a.tflite", quantize="int8", representative_data=pictures)
+        export(bare, tmp_path / "a.tflite", quantize="int8", representative_data=pictures)
     assert np.abs(preprocess_input(pictures)).max() < 4
     assert not list(tmp_path.glob("*.tflite*"))
 
 
 def test_a_given_normalization_feeds_the_verification(tmp_path):
     path = tmp_path / "a.tflite"
-    report = export_tflite(small(), path, normalization="signed")
+    report = export(small(), path, normalization="signed")
     assert report.verified_on == "32 drawn images, normalized"
     assert TfliteFile(path).normalization == SIGNED
-    assert export_tflite(small(), path, normalization=Normalization()).verified_on == "32 drawn images"
-    assert export_tflite(small(), path).verified_on == "32 drawn images, -1..1"
+    assert export(small(), path, normalization=Normalization()).verified_on == "32 drawn images"
+    assert export(small(), path).verified_on == "32 drawn images, -1..1"
 
 
 def test_sequential(tmp_path):
     model = keras.Sequential(
         [keras.Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(3)], name="row"
     )
-    report = export_tflite(model, tmp_path / "a.tflite", labels=["a", "b", "c"])
+    report = export(model, tmp_path / "a.tflite", labels=["a", "b", "c"])
     assert [port.name for port in report.facts.outputs] == ["scores"]
     assert report.verified_against == "Keras row"
     assert report.comparisons[0].max_relative < 1e-5
     with pytest.raises(ValueError, match="Received: 2 names for 3 classes"):
-        export_tflite(model, tmp_path / "a.tflite", labels=["a", "b"])
+        export(model, tmp_path / "a.tflite", labels=["a", "b"])
     with pytest.raises(ValueError, match="A Sequential model must be built. Received: 'open'"):
-        export_tflite(keras.Sequential([layers.Dense(3)], name="open"), tmp_path / "a.tflite")
+        export(keras.Sequential([layers.Dense(3)], name="open"), tmp_path / "a.tflite")
     assert as_functional(model).name == "row"
 
 
@@ -108,12 +108,12 @@ def test_layers_called_for_training_are_refused(layer, tmp_path):
     image = keras.Input((8, 8, 3))
     for each in (model, keras.Model(image, model(image), name="around"), keras.Sequential([image, model])):
         with pytest.raises(ValueError, match=refused):
-            export_tflite(each, tmp_path / "a.tflite", progress=False)
+            export(each, tmp_path / "a.tflite", progress=False)
     inner = called(layer)
     with pytest.raises(ValueError, match="which calls trained with training=True"):
-        export_tflite(keras.Model(image, inner(image, training=True), name="around"), tmp_path / "a.tflite", progress=False)
+        export(keras.Model(image, inner(image, training=True), name="around"), tmp_path / "a.tflite", progress=False)
     assert not list(tmp_path.glob("*.tflite*"))
-    export_tflite(called(layer, training=False), tmp_path / "a.tflite", progress=False)
+    export(called(layer, training=False), tmp_path / "a.tflite", progress=False)
 
 
 def test_a_network_of_the_family_called_for_training(tmp_path):
@@ -126,4 +126,4 @@ def test_a_network_of_the_family_called_for_training(tmp_path):
         ),
     )  # fmt: skip
     with pytest.raises(ValueError, match="which calls stem_bn with training=True"):
-        export_tflite(changed, tmp_path / "a.tflite", progress=False)
+        export(changed, tmp_path / "a.tflite", progress=False)

@@ -15,7 +15,7 @@ from mutants import CHANGES, mutant
 from keras_mnasnet import MnasNet, load
 from keras_mnasnet.data import sample_photos
 from keras_mnasnet.detection import SSDLite
-from keras_mnasnet.export import ExportError, TfliteFile, export_tflite, report
+from keras_mnasnet.export import ExportError, TfliteFile, export, report
 from keras_mnasnet.export.converter import convert_model
 from keras_mnasnet.export.graph import folded_weights, write_graph
 from keras_mnasnet.export.rewrite import rewritten
@@ -255,9 +255,9 @@ def test_labels_in_another_order(tmp_path, monkeypatch):
     """Given so, or written so."""
     names = load("cifar10").labels
     with pytest.raises(ValueError, match="in the order of the model's classes. Received: class 0 is 'truck' and 'airplane'"):
-        export_tflite("cifar10", tmp_path / "a.tflite", labels=names[::-1], progress=False)
+        export("cifar10", tmp_path / "a.tflite", labels=names[::-1], progress=False)
     with pytest.raises(ValueError, match=r"must be names without line breaks. Received: 'cat\\ndog'"):
-        export_tflite("cifar10", tmp_path / "a.tflite", labels=["cat\ndog", *names[1:]], progress=False)
+        export("cifar10", tmp_path / "a.tflite", labels=["cat\ndog", *names[1:]], progress=False)
     real = report.append_files
     monkeypatch.setattr(
         report, "append_files", lambda content, files: real(content, {**files, "labels.txt": files["labels.txt"][::-1]})
@@ -265,7 +265,7 @@ def test_labels_in_another_order(tmp_path, monkeypatch):
     with pytest.raises(
         ExportError, match="must name the model's classes, in their order. Received: truck, ship.* for airplane"
     ):
-        export_tflite("cifar10", tmp_path / "a.tflite", progress=False)
+        export("cifar10", tmp_path / "a.tflite", progress=False)
     assert not list(tmp_path.glob("*.tflite*"))
 
 
@@ -276,7 +276,7 @@ def test_another_preprocessing_in_the_file(tmp_path, monkeypatch):
         lambda content, files: real(content, {**files, "export.json": files["export.json"].replace("bicubic", "bilinear")}),
     )  # fmt: skip
     with pytest.raises(ExportError, match="must say how the model takes photos: .*bicubic.*Received: .*bilinear"):
-        export_tflite("cifar10", tmp_path / "a.tflite", progress=False)
+        export("cifar10", tmp_path / "a.tflite", progress=False)
     assert not list(tmp_path.glob("*.tflite*"))
 
 

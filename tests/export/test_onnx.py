@@ -15,7 +15,7 @@ from models import SMALLEST
 from keras_mnasnet import benchmarks, load, predict
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.cli.main import main
-from keras_mnasnet.export import ExportError, OnnxFile, TfliteClassifier, TfliteFile, export_tflite
+from keras_mnasnet.export import ExportError, FileClassifier, OnnxFile, TfliteFile, export
 from keras_mnasnet.export.graph import Folded, random_weights, write_graph
 from keras_mnasnet.export.onnx_graph import _Net, write_onnx
 from keras_mnasnet.export.verify import drawn_images
@@ -79,9 +79,7 @@ def integers(content, tmp_path):
 def test_report_and_what_the_file_says(pictures, tmp_path, quantize):
     """int8 is computed in integers from the normalization to the softmax, residuals and squeeze-and-excite too."""
     path = tmp_path / "a1.onnx"
-    report = export_tflite(
-        "cifar10", path, quantize=quantize, representative_data=pictures[:40], photos=pictures[:8], progress=False
-    )
+    report = export("cifar10", path, quantize=quantize, representative_data=pictures[:40], photos=pictures[:8], progress=False)
     assert (report.route, report.partitions, report.outside_reason) == ("direct", None, None)
     assert report.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert report.facts.bytes == path.stat().st_size
@@ -93,7 +91,7 @@ def test_report_and_what_the_file_says(pictures, tmp_path, quantize):
     assert (file.labels, file.normalization) == (load("cifar10").labels, PIXELS)
     assert file.preprocessing == load("cifar10").preprocessing
     assert file.texts["model_license"] == load("cifar10").origin.license
-    scores, _ = TfliteClassifier(path, threads=1).run(pictures[:4])
+    scores, _ = FileClassifier(path, threads=1).run(pictures[:4])
     np.testing.assert_allclose(scores, file.values(pictures[:4])["scores"], atol=1e-6)
     if quantize == "int8":
         assert report.facts.floating == ()
@@ -125,7 +123,7 @@ def test_a_silent_layer(pictures, tmp_path, caplog):
     checkpoint = load("cifar10")
     name = "block5a_se_reduce"
     checkpoint.tensors[f"{name}/bias"][:] = -1e3
-    report = export_tflite(checkpoint, tmp_path / "a.onnx", quantize="int8", representative_data=pictures[:20], progress=False)
+    report = export(checkpoint, tmp_path / "a.onnx", quantize="int8", representative_data=pictures[:20], progress=False)
     assert report.silent_layers == (name,)
     assert f"constant in the file whatever it is shown: {name}." in caplog.text
 
@@ -135,7 +133,7 @@ def files(tmp_path_factory):
     """The bundled A1 as `.tflite` and `.onnx`."""
     folder = tmp_path_factory.mktemp("files")
     for name in ("a.tflite", "a.onnx"):
-        export_tflite("cifar10", folder / name, progress=False)
+        export("cifar10", folder / name, progress=False)
     return folder
 
 
@@ -169,14 +167,14 @@ def test_a_wrong_file_is_refused(tmp_path, monkeypatch):
         lambda net, normalization, sides, begin=_Net.begin: begin(net, None, sides),
     )
     with pytest.raises(ExportError, match="The float32 file must differ from the model by at most"):
-        export_tflite("cifar10", tmp_path / "a.onnx", progress=False)
+        export("cifar10", tmp_path / "a.onnx", progress=False)
     assert not list(tmp_path.glob("a.onnx*"))
 
 
 def test_it_loads_neither_tensorflow_nor_keras(tmp_path):
     code = (
-        "import sys\nfrom keras_mnasnet.export import export_tflite\n"
-        f"export_tflite('cifar10', {str(tmp_path / 'a.onnx')!r}, progress=False)\n"
+        "import sys\nfrom keras_mnasnet.export import export\n"
+        f"export('cifar10', {str(tmp_path / 'a.onnx')!r}, progress=False)\n"
         "assert not {'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -195,13 +193,13 @@ def test_it_loads_neither_tensorflow_nor_keras(tmp_path):
 )
 def test_what_a_onnx_has_not(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        export_tflite("cifar10", tmp_path / "a.onnx", **options)
+        export("cifar10", tmp_path / "a.onnx", **options)
 
 
 def test_other_models_and_commands_name_the_way(tmp_path, bundled, capfd):
     other = keras.Model(bundled.input, keras.layers.Dense(3)(bundled.get_layer("avg_pool").output), name="other")
     with pytest.raises(ValueError, match=r"Received: 'other', which is none. Name a file that ends in .tflite \(-o\)"):
-        export_tflite(other, tmp_path / "a.onnx")
+        export(other, tmp_path / "a.onnx")
     for command in ("detect export x", "qat cifar10 --data shapes"):
         assert main([*command.split(), "-o", str(tmp_path / "a.onnx")]) == 1
         assert "must end in .tflite. Received: path=" in (error := capfd.readouterr().err)
@@ -243,14 +241,14 @@ def test_a_file_of_another_maker(tmp_path):
     """An open batch and open sides; `how` says how it takes pixels."""
     (tmp_path / "f.onnx").write_bytes(foreign(["N", 3, "H", "W"]))
     with pytest.raises(ValueError, match="A .onnx file must be one that ONNX Runtime can run. Received: .*Pass size= "):
-        TfliteClassifier(tmp_path / "f.onnx")
-    classifier = TfliteClassifier(tmp_path / "f.onnx", size=8, how="unit")
+        FileClassifier(tmp_path / "f.onnx")
+    classifier = FileClassifier(tmp_path / "f.onnx", size=8, how="unit")
     pixels = np.zeros((2, 8, 8, 3), np.float32)
     pixels[0, ..., 1] = 255
     scores, _ = classifier.run(pixels)
     np.testing.assert_allclose(scores, [[0, 1, 0], [0, 0, 0]])
     assert (classifier.classes, classifier.labels) == (3, None)
-    assert "assumed" in TfliteClassifier(tmp_path / "f.onnx", size=8).input.text
+    assert "assumed" in FileClassifier(tmp_path / "f.onnx", size=8).input.text
 
 
 def test_damaged_and_hostile_files(tmp_path, capfd):
@@ -265,7 +263,7 @@ def test_damaged_and_hostile_files(tmp_path, capfd):
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message):
-            TfliteClassifier(path)
+            FileClassifier(path)
         assert main(["bench", "latency", str(path), "--runs", "1", "--json"]) == 1
         assert capfd.readouterr().err.strip().splitlines()[-1].startswith("error: A .onnx file must")
     with pytest.raises(ValueError, match="A .onnx file must exist. Received: none.onnx, which does not"):

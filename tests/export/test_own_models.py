@@ -16,7 +16,7 @@ from models import shaken
 
 from keras_mnasnet import MnasNet, load
 from keras_mnasnet.cli.main import main
-from keras_mnasnet.export import TfliteClassifier, TfliteFile, export_tflite
+from keras_mnasnet.export import FileClassifier, TfliteFile, export
 from keras_mnasnet.export.file import grey
 from keras_mnasnet.export.layers import PIXELS, UNCLEAR, in_float32, input_kind
 from keras_mnasnet.export.verify import drawn_images
@@ -57,7 +57,7 @@ def test_other_types_are_built_again_in_float32(name, policy, tmp_path, caplog):
     policy("float32")
     image = keras.Input((8, 8, 3))
     model = keras.Model(image, layers.Activation("softmax")(inner(image)), name="outer")
-    report = export_tflite(model, tmp_path / "a.tflite", progress=False)
+    report = export(model, tmp_path / "a.tflite", progress=False)
     assert report.verified_on == "32 drawn images"
     assert f"it has the dtype policy {name}" in caplog.text
     plain = tiny()
@@ -71,7 +71,7 @@ def test_a_member_of_the_family_in_mixed_precision_is_written_directly(policy, t
     policy("mixed_bfloat16")
     model = shaken(MnasNet("small", weights=None, width_multiplier=0.35, input_shape=(32, 32, 3), classes=4))
     policy("float32")
-    report = export_tflite(model, tmp_path / "a.tflite", photos=drawn_images(4, 32, 32, 3), progress=False)
+    report = export(model, tmp_path / "a.tflite", photos=drawn_images(4, 32, 32, 3), progress=False)
     assert report.route == "direct"
     assert report.comparisons[0].error < 1e-3
 
@@ -81,7 +81,7 @@ def test_quantized_layers_are_named(tmp_path):
     model = tiny()
     model.quantize("int8")
     with pytest.raises(ValueError, match="Received: 'own' with int8_from_float32.*before model.quantize"):
-        export_tflite(model, tmp_path / "a.tflite", progress=False)
+        export(model, tmp_path / "a.tflite", progress=False)
 
 
 FLIPPED = (lambda x: imagenet_utils.preprocess_input(x, mode="caffe"), PIXELS)
@@ -130,11 +130,11 @@ def test_normalization_after_a_round_trip_and_inside_a_backbone(tmp_path):
 def test_what_is_unclear_is_asked_for(tmp_path, caplog):
     model = tiny(lambda x: x * 2.0 - 1.0)
     with pytest.raises(ValueError, match=r"`normalization` \(--input\) must say.*none for 'own'.*unit for 0..1"):
-        export_tflite(model, tmp_path / "a.tflite", progress=False)
-    report = export_tflite(model, tmp_path / "a.tflite", normalization="unit", progress=False)
+        export(model, tmp_path / "a.tflite", progress=False)
+    report = export(model, tmp_path / "a.tflite", normalization="unit", progress=False)
     assert report.verified_on == "32 drawn images, normalized"
     assert TfliteFile(tmp_path / "a.tflite").normalization == UNIT
-    export_tflite(tiny(lambda x: x), tmp_path / "b.tflite", progress=False)
+    export(tiny(lambda x: x), tmp_path / "b.tflite", progress=False)
     assert "Nothing says what own takes of pixels 0..255" in caplog.text
 
 
@@ -152,9 +152,9 @@ def photos(tmp_path):
 def test_photos_become_grey(photos, tmp_path):
     """For calibration and verification, and where the file is used."""
     model, path = tiny(layers.Rescaling(1 / 255), (8, 8, 1)), tmp_path / "grey.tflite"
-    report = export_tflite(model, path, quantize="int8", representative_data=photos, photos=photos, progress=False)
+    report = export(model, path, quantize="int8", representative_data=photos, photos=photos, progress=False)
     assert report.verified_on == "12 given images"
-    file = TfliteClassifier(path, threads=1)
+    file = FileClassifier(path, threads=1)
     assert b"Grey image" in file.file.content
     images = drawn_images(8, 8, 8, 3)
     wanted = ops.convert_to_numpy(model(grey(images)))
@@ -176,7 +176,7 @@ def test_layers_that_prepare_images_stand_anywhere(nested, tmp_path):
         model = keras.Sequential([keras.Input((12, 12, 3)), model])
     model.save(tmp_path / "m.keras")
     for each in (model, tmp_path / "m.keras"):
-        assert export_tflite(each, tmp_path / "a.tflite", progress=False).verified_on == "32 drawn images"
+        assert export(each, tmp_path / "a.tflite", progress=False).verified_on == "32 drawn images"
     images = drawn_images(4, 12, 12, 3)
     np.testing.assert_allclose(run(tmp_path / "a.tflite", images), ops.convert_to_numpy(plain(images)), rtol=1e-4, atol=1e-5)
 
@@ -190,30 +190,30 @@ def test_inputs_that_are_not_one_image_are_told_what_to_do(tmp_path):
     ):
         model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(layers.Add()(inputs) if inputs[1:] else inputs[0])))
         with pytest.raises(ValueError, match=f"with one input .B, H, W, C.*{way}"):
-            export_tflite(model, tmp_path / "a.tflite", progress=False)
+            export(model, tmp_path / "a.tflite", progress=False)
     image = keras.Input((8, 8, 1))
     model = keras.Model(line, layers.Dense(2)(layers.Flatten()(line / 255.0)))
-    export_tflite(keras.Model(image, model(image[..., 0])), tmp_path / "a.tflite", progress=False)
+    export(keras.Model(image, model(image[..., 0])), tmp_path / "a.tflite", progress=False)
 
 
 def test_other_numbers_of_channels(photos, tmp_path):
     with pytest.raises(ValueError, match=r"must be an array \[N, 8, 8, 2\].*three channels or are made grey"):
-        export_tflite(tiny(shape=(8, 8, 2)), tmp_path / "a.tflite", photos=photos, progress=False)
-    report = export_tflite(tiny(shape=(8, 8, 4)), tmp_path / "a.tflite", photos=drawn_images(8, 8, 8, 4), progress=False)
+        export(tiny(shape=(8, 8, 2)), tmp_path / "a.tflite", photos=photos, progress=False)
+    report = export(tiny(shape=(8, 8, 4)), tmp_path / "a.tflite", photos=drawn_images(8, 8, 8, 4), progress=False)
     assert report.verified_on == "8 given images"
     with pytest.raises(ValueError, match="one for each channel. Received: 3 for 'own', whose images have 1"):
-        export_tflite(tiny(lambda x: x, (8, 8, 1)), tmp_path / "b.tflite", normalization="imagenet", progress=False)
+        export(tiny(lambda x: x, (8, 8, 1)), tmp_path / "b.tflite", normalization="imagenet", progress=False)
     image = keras.Input((3, 8, 8))
     first = keras.Model(image, layers.GlobalAveragePooling2D(data_format="channels_first", name="pool")(image))
     with pytest.raises(ValueError, match="must take channels last.*in which pool take channels first"):
-        export_tflite(first, tmp_path / "b.tflite", progress=False)
+        export(first, tmp_path / "b.tflite", progress=False)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
 def test_an_input_of_whole_numbers(dtype, photos, tmp_path):
     """It takes the pixels themselves; an int8 file computes in integers throughout."""
     model, path = tiny(lambda x: ops.cast(x, "float32") / 255.0, dtype=dtype), tmp_path / "a.tflite"
-    report = export_tflite(
+    report = export(
         model, path, quantize="int8", representative_data=photos, input_dtype="uint8", progress=False
     )  # fmt: skip
     (port,) = report.facts.inputs
@@ -227,25 +227,25 @@ def test_an_input_of_whole_numbers(dtype, photos, tmp_path):
 def test_inputs_that_no_file_can_have(tmp_path):
     for dtype in ("int8", "bool"):
         with pytest.raises(ValueError, match=f"whole numbers that hold 0..255. Received: an Input of {dtype}"):
-            export_tflite(tiny(lambda x: ops.cast(x, "float32"), dtype=dtype), tmp_path / "a.tflite", progress=False)
+            export(tiny(lambda x: ops.cast(x, "float32"), dtype=dtype), tmp_path / "a.tflite", progress=False)
     wrapping = tiny(lambda x: ops.cast(x - ops.cast(100, "uint8"), "float32") / 255.0, dtype="uint8")
     with pytest.raises(ValueError, match="Received: 'own' with an Input of uint8, whose output '.*' then differs by"):
-        export_tflite(wrapping, tmp_path / "a.tflite", progress=False)
+        export(wrapping, tmp_path / "a.tflite", progress=False)
 
 
 def test_batches_sides_and_ends(tmp_path):
     """A batch of a fixed size, open sides, and a map of one pixel at the end, which is named as classes are."""
     fixed = tiny(shape=None, batch_shape=(8, 8, 8, 3))
     assert in_float32(fixed)[1] == ("an Input of 8 images",)
-    report = export_tflite(fixed, tmp_path / "a.tflite", progress=False)
+    report = export(fixed, tmp_path / "a.tflite", progress=False)
     assert report.facts.inputs[0].shape == (1, 8, 8, 3)
     end = layers.GlobalAveragePooling2D(keepdims=True)
     model = tiny(shape=(None, None, 3), end=end)
     with pytest.raises(ValueError, match="Pass size="):
-        export_tflite(model, tmp_path / "b.tflite", progress=False)
-    report = export_tflite(model, tmp_path / "b.tflite", size=16, labels=list("abcd"), progress=False)
+        export(model, tmp_path / "b.tflite", progress=False)
+    report = export(model, tmp_path / "b.tflite", size=16, labels=list("abcd"), progress=False)
     assert report.comparisons[0].top1_agreement == 1.0
-    assert TfliteClassifier(tmp_path / "b.tflite").labels == tuple("abcd")
+    assert FileClassifier(tmp_path / "b.tflite").labels == tuple("abcd")
 
 
 def test_operators_make_another_network_of_a_member():
@@ -287,7 +287,7 @@ def test_own_layers_are_named_in_files_and_taken_in_python(before, named, way, t
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert re.search(named, line)
     assert way in line
-    report = export_tflite(model, tmp_path / "a.tflite", normalization="unit", progress=False)
+    report = export(model, tmp_path / "a.tflite", normalization="unit", progress=False)
     assert report.route == "converter"
 
 
@@ -302,9 +302,9 @@ def test_a_model_of_an_own_class_is_taken_inside_a_functional_one(tmp_path):
 
     model, image = Own(), keras.Input((8, 8, 3))
     with pytest.raises(ValueError, match=r"Received: 'own' with the inputs \[\].*keras.Model\(image, model\(image\)\)"):
-        export_tflite(model, tmp_path / "a.tflite", progress=False)
+        export(model, tmp_path / "a.tflite", progress=False)
     outer = keras.Model(image, model(image))
-    assert export_tflite(outer, tmp_path / "a.tflite", normalization="pixels", progress=False).verified_on == "32 drawn images"
+    assert export(outer, tmp_path / "a.tflite", normalization="pixels", progress=False).verified_on == "32 drawn images"
 
 
 def test_a_file_of_keras_2_is_named(tmp_path, capsys):
@@ -323,13 +323,13 @@ def test_a_loss_of_ones_own_does_not_matter(tmp_path):
     model = tiny()
     model.compile("adam", loss)
     model.save(tmp_path / "m.keras")
-    assert export_tflite(tmp_path / "m.keras", tmp_path / "a.tflite", progress=False).verified_on == "32 drawn images"
+    assert export(tmp_path / "m.keras", tmp_path / "a.tflite", progress=False).verified_on == "32 drawn images"
 
 
 @with_cases
 @pytest.mark.parametrize("case", ["26_mixed_float16", "29_normalised_by_operators"])
 def test_handed_models(case, tmp_path):
-    report = export_tflite(CASES / case / "model.keras", tmp_path / "m.tflite", progress=False)
+    report = export(CASES / case / "model.keras", tmp_path / "m.tflite", progress=False)
     assert report.verified_on == "32 drawn images"
     assert report.comparisons[0].error < 1e-4
 
@@ -337,7 +337,7 @@ def test_handed_models(case, tmp_path):
 @with_cases
 @pytest.mark.parametrize(("case", "options"), [("27_grayscale_int8", {}), ("28_uint8_input_int8", {"input_dtype": "uint8"})])
 def test_handed_models_in_int8(case, options, tmp_path):
-    report = export_tflite(
+    report = export(
         CASES / case / "model.keras", tmp_path / "m.tflite", quantize="int8", representative_data=CASES / case / "photos",
         progress=False, **options,
     )  # fmt: skip
@@ -347,14 +347,14 @@ def test_handed_models_in_int8(case, options, tmp_path):
 
 @with_cases
 def test_handed_custom_layer(tmp_path):
-    with pytest.raises(ValueError, match=r"the class 'Scale' \(layer 'my_scale'\).*custom_objects=.*export_tflite"):
-        export_tflite(CASES / "30_custom_layer" / "model.keras", tmp_path / "m.tflite", progress=False)
+    with pytest.raises(ValueError, match=r"the class 'Scale' \(layer 'my_scale'\).*custom_objects=.*export"):
+        export(CASES / "30_custom_layer" / "model.keras", tmp_path / "m.tflite", progress=False)
 
 
 @with_cases
 def test_handed_input_that_is_not_quantized():
     raw, plain = (
-        TfliteClassifier(CASES / "31_unquantized_uint8_input" / f"{name}.tflite", threads=1)
+        FileClassifier(CASES / "31_unquantized_uint8_input" / f"{name}.tflite", threads=1)
         for name in ("uint8", "same_network_float")
     )
     images = drawn_images(4, raw.size, raw.size, 3)

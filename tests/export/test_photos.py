@@ -6,7 +6,7 @@ from models import shaken
 from keras_mnasnet import MnasNet
 from keras_mnasnet.benchmarks import evaluate
 from keras_mnasnet.data import sample_photos
-from keras_mnasnet.export import export_tflite
+from keras_mnasnet.export import export
 from keras_mnasnet.weights.registry import records, source_preprocessing
 
 
@@ -16,7 +16,7 @@ def test_float_files_equal_keras_on_photos(data, tmp_path, network):
     model = shaken(MnasNet(network, weights=None, classifier_activation=None))
     photos = sample_photos(data / "imagenet_250", source_preprocessing("timm", 224), 8)
     for quantize, limit in ((None, 1e-5), ("float16", 3e-3)):
-        report = export_tflite(model, tmp_path / "x.tflite", quantize=quantize, photos=photos)
+        report = export(model, tmp_path / "x.tflite", quantize=quantize, photos=photos)
         (compared,) = report.comparisons
         assert compared.images == 8
         assert compared.max_relative <= limit
@@ -27,7 +27,7 @@ def test_int8_loses_at_most_a_point(data, tmp_path, record):
     """Top-1 on the test photos, from the file, calibrated on 300 training photos; of a few hundred, four photos."""
     photos = sample_photos(data / record.dataset, record.preprocessing, 300)
     model = MnasNet(record.network, weights=record.id)
-    report = export_tflite(
+    report = export(
         model, tmp_path / "x.tflite", quantize="int8", input_dtype="uint8", representative_data=photos,
         preprocessing=record.preprocessing,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from models import SMALLEST
 from mutants import CHANGES, mutant
 
 from keras_mnasnet import MnasNet, load
-from keras_mnasnet.export import ExportError, TfliteFile, export_tflite, prune, quantize_aware
+from keras_mnasnet.export import ExportError, TfliteFile, export, prune, quantize_aware
 from keras_mnasnet.export import qat as room
 from keras_mnasnet.export.verify import LIMITS, comparisons, judge
 
@@ -62,7 +62,7 @@ def test_a_trained_file(checkpoint, bundled, pictures, tmp_path, monkeypatch):
     report = quantize_aware(
         checkpoint, SHAPES, path, epochs=1, batch_size=16, steps_per_epoch=3, input_dtype="uint8", labels=names
     )
-    after = export_tflite(bundled, tmp_path / "ptq.tflite", quantize="int8", input_dtype="uint8", representative_data=pictures)
+    after = export(bundled, tmp_path / "ptq.tflite", quantize="int8", input_dtype="uint8", representative_data=pictures)
     assert report.export.facts.operators == after.facts.operators
     assert report.export.facts.floating == ()
     assert set(report.export.facts.output_types) == {"int8", "uint8"}

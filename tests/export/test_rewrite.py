@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_mnasnet.export import export_tflite
+from keras_mnasnet.export import export
 from keras_mnasnet.export.rewrite import _widen_dead_ranges
 
 layers = keras.layers
@@ -31,7 +31,7 @@ def test_silent_layer(tmp_path, caplog, between):
         x = make()(x)
     mixed = layers.Conv2D(5, 1, bias_initializer=keras.initializers.RandomNormal(seed=1))(x)
     model = keras.Model(image, layers.GlobalAveragePooling2D()(mixed))
-    report = export_tflite(model, tmp_path / "x.tflite", quantize="int8", representative_data=PICTURES)
+    report = export(model, tmp_path / "x.tflite", quantize="int8", representative_data=PICTURES)
     assert report.comparisons[0].max_relative < 0.01
     (name,) = report.silent_layers
     assert "mute" in name
@@ -42,7 +42,7 @@ def test_silent_layer(tmp_path, caplog, between):
 def test_nothing_is_silent(tmp_path, caplog):
     image = keras.Input((8, 8, 3))
     model = keras.Model(image, layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image)))
-    assert export_tflite(model, tmp_path / "x.tflite", quantize="int8", representative_data=PICTURES).silent_layers == ()
+    assert export(model, tmp_path / "x.tflite", quantize="int8", representative_data=PICTURES).silent_layers == ()
     assert "Silent" not in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""`export_tflite`: every precision of the network that ships, other models, the report, the metadata, and what is refused."""
+"""`export`: every precision of the network that ships, other models, the report, the metadata, and what is refused."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_mnasnet import checkpoint_of, load, save
-from keras_mnasnet.export import ExportError, TfliteClassifier, TfliteFile, export_tflite
+from keras_mnasnet.export import ExportError, FileClassifier, TfliteFile, export
 from keras_mnasnet.export.verify import LIMITS
 from keras_mnasnet.preprocessing import PIXELS, SIGNED
 
@@ -33,7 +33,7 @@ LABELS = [f"class {number}" for number in range(10)]
 def test_precisions(bundled, pictures, tmp_path, quantize, route, relative, extra):
     path = tmp_path / "a1.tflite"
     given = {"representative_data": pictures} if quantize == "int8" else {}
-    report = export_tflite(bundled, path, quantize=quantize, photos=pictures[:20], labels=LABELS, **given)
+    report = export(bundled, path, quantize=quantize, photos=pictures[:20], labels=LABELS, **given)
     assert report.route == route
     assert report.facts.operators == dict(sorted({**BLOCKS, **extra}.items()))
     (compared,) = report.comparisons
@@ -66,13 +66,13 @@ def test_precisions(bundled, pictures, tmp_path, quantize, route, relative, extr
     assert file.report["comparisons"] == written["comparisons"]
     assert file.normalization == PIXELS
     expected = keras.ops.convert_to_numpy(bundled(pictures[:3]))
-    scores, _ = TfliteClassifier(path, threads=1).run(pictures[:3])
+    scores, _ = FileClassifier(path, threads=1).run(pictures[:3])
     assert np.abs(scores - expected).max() <= relative
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 def test_integer_input_takes_pixels(bundled, pictures, tmp_path, dtype):
-    report = export_tflite(bundled, tmp_path / "a1.tflite", quantize="int8", input_dtype=dtype, representative_data=pictures)
+    report = export(bundled, tmp_path / "a1.tflite", quantize="int8", input_dtype=dtype, representative_data=pictures)
     (image,), (scores,) = report.facts.inputs, report.facts.outputs
     assert (image.dtype, image.scale, image.zero_point) == (dtype, 1.0, 0 if dtype == "uint8" else -128)
     assert scores.dtype == dtype
@@ -86,7 +86,7 @@ def test_other_models_go_through_the_converter(bundled, pictures, tmp_path):
     other = keras.layers.Dense(3, name="other")(bundled.get_layer("avg_pool").output)
     model = keras.Model(bundled.input, {"zeta": bundled.output, "alpha": other}, name="two")
     for quantize in (None, "int8"):
-        report = export_tflite(model, tmp_path / "two.tflite", quantize=quantize, representative_data=pictures)
+        report = export(model, tmp_path / "two.tflite", quantize=quantize, representative_data=pictures)
         assert report.route == "converter"
         assert [port.name for port in report.facts.outputs] == ["alpha", "zeta"]
         assert [each.output for each in report.comparisons] == ["alpha", "zeta"]
@@ -98,7 +98,7 @@ def test_other_models_go_through_the_converter(bundled, pictures, tmp_path):
 def test_weight_int8_of_another_model(bundled, pictures, tmp_path):
     pytest.importorskip("ai_edge_quantizer")
     model = keras.Model(bundled.input, keras.layers.Dense(3, name="other")(bundled.get_layer("avg_pool").output), name="three")
-    report = export_tflite(model, tmp_path / "three.tflite", quantize="weight-int8", photos=pictures[:8])
+    report = export(model, tmp_path / "three.tflite", quantize="weight-int8", photos=pictures[:8])
     assert report.route == "converter + ai-edge-quantizer"
     assert report.partitions.whole
     assert report.facts.constant_bytes["int8"] > 10 * report.facts.constant_bytes.get("float32", 0)
@@ -110,8 +110,8 @@ def test_batch_free_size_and_logits(tmp_path, pictures):
 
     model = MnasNet("small", weights=None, input_shape=(None, None, 3), classes=4, classifier_activation=None)
     with pytest.raises(ValueError, match=r"fixed size. Received: .*None.*Pass size="):
-        export_tflite(model, tmp_path / "x.tflite")
-    report = export_tflite(model, tmp_path / "x.tflite", size=(32, 32), batch=3, photos=pictures[:7])
+        export(model, tmp_path / "x.tflite")
+    report = export(model, tmp_path / "x.tflite", size=(32, 32), batch=3, photos=pictures[:7])
     assert report.route == "direct"
     assert report.facts.inputs[0].shape == (3, 32, 32, 3)
     assert report.comparisons[0].images == 7
@@ -122,8 +122,8 @@ def test_batch_free_size_and_logits(tmp_path, pictures):
 def test_a_source_needs_no_tensorflow(tmp_path):
     """And no Keras: the door on a bundled checkpoint, in a process of its own; it says what it does."""
     code = (
-        "import sys\nfrom keras_mnasnet.export import export_tflite\n"
-        f"report = export_tflite('cifar10', {str(tmp_path / 'a.tflite')!r})\n"
+        "import sys\nfrom keras_mnasnet.export import export\n"
+        f"report = export('cifar10', {str(tmp_path / 'a.tflite')!r})\n"
         "assert not {'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -149,13 +149,13 @@ def test_every_kind_of_model_gives_the_same_file(bundled, pictures, tmp_path):
         ("cifar10/a1-0.5-32", checkpoint, bundled, tmp_path / "a1.safetensors", str(tmp_path / "a1.keras"))
     ):
         path = tmp_path / f"{number}.tflite"
-        report = export_tflite(model, path, photos="shapes:20@40" if number == 1 else None, progress=False)
+        report = export(model, path, photos="shapes:20@40" if number == 1 else None, progress=False)
         assert report.route == "direct"
         assert report.verified_on == {0: "4 drawn images", 1: "20 given images", 3: "4 drawn images"}.get(
             number, "32 drawn images"
         )
         assert report.origin.record == "cifar10/a1-0.5-32"
-        file = TfliteClassifier(path)
+        file = FileClassifier(path)
         assert (file.labels, file.file.preprocessing) == (checkpoint.labels, checkpoint.preprocessing)
         found.append(file.run(pictures[:2])[0])
     for scores in found[1:]:
@@ -166,14 +166,14 @@ def test_logits_in_a_keras_file_stay_logits(tmp_path):
     from keras_mnasnet import MnasNet
 
     save(MnasNet("a1", weights="cifar10", classifier_activation=None), tmp_path / "a1.keras")
-    report = export_tflite(tmp_path / "a1.keras", tmp_path / "a1.tflite", progress=False)
+    report = export(tmp_path / "a1.keras", tmp_path / "a1.tflite", progress=False)
     assert "SOFTMAX" not in report.facts.operators
     assert TfliteFile(tmp_path / "a1.tflite").labels == load("cifar10").labels
 
 
 def test_photos_calibrate_and_verify(tmp_path):
     given = {"representative_data": "shapes:130@40", "calibration_count": 110, "verification_count": 4, "progress": False}
-    report = export_tflite("cifar10", tmp_path / "a.tflite", quantize="int8", input_dtype="uint8", **given)
+    report = export("cifar10", tmp_path / "a.tflite", quantize="int8", input_dtype="uint8", **given)
     assert (report.calibration.images, report.calibration.seed) == (110, 0)
     assert report.verified_on == "the first 4 calibration images"
     assert report.verified_against.startswith("Keras ")
@@ -187,8 +187,8 @@ def test_foreign_models_are_told_how_photos_become_their_input(tmp_path):
     with pytest.raises(
         ValueError, match=r"`normalization` \(--input\) must say how the model takes photos, one of pixels, unit"
     ):
-        export_tflite(tmp_path / "plain.keras", tmp_path / "a.tflite", photos="shapes:8@32")
-    report = export_tflite(tmp_path / "plain.keras", tmp_path / "a.tflite", photos="shapes:8@32", normalization="signed")
+        export(tmp_path / "plain.keras", tmp_path / "a.tflite", photos="shapes:8@32")
+    report = export(tmp_path / "plain.keras", tmp_path / "a.tflite", photos="shapes:8@32", normalization="signed")
     assert (report.origin.source, report.origin.name, report.preprocessing) == ("keras", "plain.keras", None)
     assert TfliteFile(tmp_path / "a.tflite").normalization == SIGNED
 
@@ -202,18 +202,18 @@ def test_what_is_no_classifier(tmp_path):
         ("a1", "a network without weights"),
     ):
         with pytest.raises(ValueError, match=message):
-            export_tflite(model, tmp_path / "a.tflite")
+            export(model, tmp_path / "a.tflite")
     with pytest.raises(ValueError, match=r"`path` \(-o\) must end in .tflite or .onnx. Received: path='a.bin'"):
-        export_tflite("cifar10", "a.bin")
+        export("cifar10", "a.bin")
     with pytest.raises(ValueError, match="is for Keras models that do not normalize pixels themselves"):
-        export_tflite("cifar10", tmp_path / "a.tflite", normalization="signed")
+        export("cifar10", tmp_path / "a.tflite", normalization="signed")
     assert not list(tmp_path.glob("*.tflite*"))
 
 
 @pytest.mark.parametrize("quantize", [None, "float16"])
 def test_numpy_reference_equals_keras(bundled, pictures, tmp_path, quantize):
     checkpoint = load("cifar10")
-    report = export_tflite(checkpoint, tmp_path / "a.tflite", quantize=quantize, photos=pictures[:4])
+    report = export(checkpoint, tmp_path / "a.tflite", quantize=quantize, photos=pictures[:4])
     assert report.comparisons[0].max_relative < (1e-5 if quantize is None else 2e-2)
     from keras_mnasnet.export.reference import Reference
 
@@ -282,22 +282,22 @@ def test_reference_of_other_networks(network, padding):
 )
 def test_refusals(bundled, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        export_tflite(bundled, tmp_path / "a.tflite", **options)
+        export(bundled, tmp_path / "a.tflite", **options)
     assert not (tmp_path / "a.tflite").exists()
 
 
 def test_few_images_are_told(bundled, pictures, tmp_path, caplog):
-    export_tflite(bundled, tmp_path / "a.tflite", quantize="int8", representative_data=iter(pictures[:12]))
+    export(bundled, tmp_path / "a.tflite", quantize="int8", representative_data=iter(pictures[:12]))
     assert "Only 12 images to calibrate on" in caplog.text
 
 
 def test_unwritable(bundled, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError, match="folder that allows it. Received: .*file"):
-        export_tflite(bundled, tmp_path / "file" / "a.tflite")
+        export(bundled, tmp_path / "file" / "a.tflite")
     (tmp_path / "folder.tflite").mkdir()
     with pytest.raises(OSError, match="A file must be written, not a folder"):
-        export_tflite(bundled, tmp_path / "folder.tflite")
+        export(bundled, tmp_path / "folder.tflite")
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -323,14 +323,14 @@ class Gelu(keras.layers.Layer):
 def test_operators_that_cannot_be(bundled, pictures, tmp_path):
     unknown = keras.Model(bundled.input, Bessel()(bundled.output), name="unknown")
     with pytest.raises(ExportError, match="must have a builtin LiteRT operator. Received: .*BesselI0"):
-        export_tflite(unknown, tmp_path / "a.tflite")
+        export(unknown, tmp_path / "a.tflite")
     floating = keras.Model(bundled.input, Gelu()(bundled.output), name="floating")
     with pytest.raises(ExportError, match="(must compute in integers throughout. Received: .*COS)|(converter failed)"):
-        export_tflite(floating, tmp_path / "a.tflite", quantize="int8", representative_data=pictures)
+        export(floating, tmp_path / "a.tflite", quantize="int8", representative_data=pictures)
     second = keras.Input((32, 32, 3))
     two_inputs = keras.Model([bundled.input, second], [bundled.output, second])
     with pytest.raises(ValueError, match="one input"):
-        export_tflite(two_inputs, tmp_path / "a.tflite")
+        export(two_inputs, tmp_path / "a.tflite")
     assert not any(path.suffix == ".tflite" for path in tmp_path.iterdir())
 
 
@@ -351,12 +351,12 @@ def test_a_file_that_is_not_the_model_is_no_file(bundled, tmp_path, monkeypatch)
     with pytest.raises(
         ExportError, match="float32 file must differ from the model by at most 0.002 of the spread of its outputs"
     ):
-        export_tflite(bundled, tmp_path / "a.tflite")
+        export(bundled, tmp_path / "a.tflite")
     assert not (tmp_path / "a.tflite").exists()
 
 
 def test_garbage_is_refused(bundled, tmp_path):
-    export_tflite(bundled, tmp_path / "a.tflite", quantize="float16")
+    export(bundled, tmp_path / "a.tflite", quantize="float16")
     content = (tmp_path / "a.tflite").read_bytes()
     for wrong in (b"", b"TFL3", b"x" * 5000):
         with pytest.raises(ValueError, match="begins with the mark TFL3"):
@@ -367,7 +367,7 @@ def test_garbage_is_refused(bundled, tmp_path):
 
 
 def test_a_file_gives_real_values(bundled, pictures, tmp_path):
-    export_tflite(bundled, tmp_path / "a.tflite", quantize="int8", input_dtype="uint8", representative_data=pictures)
+    export(bundled, tmp_path / "a.tflite", quantize="int8", input_dtype="uint8", representative_data=pictures)
     found = TfliteFile(tmp_path / "a.tflite").values(pictures[:5])["scores"]
     assert found.dtype == np.float32
     assert np.allclose(found.sum(axis=1), 1, atol=0.05)
@@ -395,7 +395,7 @@ def test_mediapipe_accepts_the_files(bundled, pictures, tmp_path):
     paths = [tmp_path / f"{name}.tflite" for name in ("float32", "float", "uint8")]
     for path, quantize in zip(paths, (None, "float16", "int8"), strict=True):
         given = {"representative_data": pictures, "input_dtype": "uint8"} if quantize == "int8" else {}
-        export_tflite(bundled, path, quantize=quantize, labels=LABELS, **given)
+        export(bundled, path, quantize=quantize, labels=LABELS, **given)
     np.save(tmp_path / "image.npy", pictures[0].astype(np.uint8))
     command = [sys.executable, "-c", MEDIAPIPE, str(tmp_path / "image.npy"), *map(str, paths)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from keras_mnasnet.export import ExportError, export_tflite
+from keras_mnasnet.export import ExportError, export
 from keras_mnasnet.export.verify import LIMITS, _comparison, accepting, drawn_images, judge
 
 
@@ -130,7 +130,7 @@ def test_a_softmax_below_its_step_is_refused(tmp_path):
     model.get_layer("predictions").set_weights([kernel * 1e-3, bias])
     pictures = drawn_images(120, 32, 32, 3)
     with pytest.raises(ExportError, match="must tell images apart.*classifier_activation=None"):
-        export_tflite(model, tmp_path / "a.tflite", quantize="int8", representative_data=pictures)
+        export(model, tmp_path / "a.tflite", quantize="int8", representative_data=pictures)
     assert not list(tmp_path.glob("*.tflite*"))
 
 

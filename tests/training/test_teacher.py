@@ -9,7 +9,7 @@ import tensorflow as tf
 from models import SMALLEST
 
 from keras_mnasnet import load
-from keras_mnasnet.export import export_tflite
+from keras_mnasnet.export import export
 from keras_mnasnet.training import RECIPES, Job, resume, train
 from keras_mnasnet.training.classifier import starting_model
 from keras_mnasnet.training.teacher import Student, Teacher, distillation_loss, log_probabilities
@@ -73,13 +73,13 @@ def test_a_file_teaches(tmp_path, capsys):
         for index in range(12):
             pixels = np.random.default_rng([number, index]).integers(0, 256, (32, 32, 3))
             keras.utils.save_img(data / name / f"{index}.png", pixels, scale=False)
-    export_tflite("cifar10", teacher)
+    export("cifar10", teacher)
     done = train(data, tmp_path / "run", **NETWORK, recipe=DISTILL, teacher=teacher)
     assert len(done.rows) == 1
     assert np.isfinite(done.rows[0]["loss"])
     assert re.search(rf"^teacher +{teacher}$", capsys.readouterr().err, re.MULTILINE)
     assert done.load().labels == ("airplane", "cat", "ship")
-    export_tflite("cifar10/small-1.0-32", teacher)
+    export("cifar10/small-1.0-32", teacher)
     with pytest.raises(ValueError, match="is resumed with the data and network it was started with. Received: teacher_sha256="):
         resume(tmp_path / "run")
     with pytest.raises(

@@ -10,7 +10,7 @@ from graphs import AUTOML, GATED, LINEAR, drawn, logits, write_pb, write_tfjs, w
 from models import SMALLEST
 
 from keras_mnasnet import load
-from keras_mnasnet.export import TfliteFile, export_tflite
+from keras_mnasnet.export import TfliteFile, export
 from keras_mnasnet.export.verify import drawn_images
 from keras_mnasnet.preprocessing import SIGNED, Normalization
 from keras_mnasnet.weights.checkpoint import CheckpointError
@@ -38,7 +38,7 @@ def same_function(found, expected, tolerance=1e-5):
 )
 def test_our_own_float_files(text, numerics, tmp_path):
     expected = drawn(text, labels=LABELS, **numerics)
-    export_tflite(expected, tmp_path / "x.tflite", progress=False)
+    export(expected, tmp_path / "x.tflite", progress=False)
     found = load(tmp_path / "x.tflite")
     same_function(found, expected)
     for field in ("padding", "stem_activation"):
@@ -47,7 +47,7 @@ def test_our_own_float_files(text, numerics, tmp_path):
     np.testing.assert_allclose([said.mean, said.std], [wanted.mean, wanted.std], rtol=1e-6)
     assert found.preprocessing.normalized(wanted) == expected.preprocessing
     assert (found.assumed, found.origin.notes, found.origin.source) == ((), (), "tflite")
-    export_tflite(found, tmp_path / "y.tflite", progress=False)
+    export(found, tmp_path / "y.tflite", progress=False)
     same_function(load(tmp_path / "y.tflite"), found, 1e-7)
 
 
@@ -83,7 +83,7 @@ def holds(constants, tensors):
 @pytest.mark.parametrize("quantize", ["float16", "weight-int8", "dynamic", "int8"])
 def test_our_own_smaller_files_are_read_exactly(quantize, tmp_path):
     expected, path = drawn(GATED, labels=LABELS), tmp_path / "x.tflite"
-    export_tflite(expected, path, quantize=quantize, representative_data=PIXELS if quantize == "int8" else None, progress=False)
+    export(expected, path, quantize=quantize, representative_data=PIXELS if quantize == "int8" else None, progress=False)
     found = load(path)
     same_function(found, expected, 0.2)
     holds(constants_of(path), found.tensors)

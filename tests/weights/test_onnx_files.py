@@ -8,7 +8,7 @@ from graphs import GATED, LINEAR, drawn, logits
 from models import SMALLEST
 
 from keras_mnasnet import load
-from keras_mnasnet.export import OnnxFile, export_tflite
+from keras_mnasnet.export import OnnxFile, export
 from keras_mnasnet.export.graph import folded_weights
 from keras_mnasnet.export.onnx_graph import write_onnx
 from keras_mnasnet.export.verify import drawn_images
@@ -37,7 +37,7 @@ def near(found, expected, tolerance=1e-5, images=PIXELS):
 def test_our_own_float_files(text, numerics, tmp_path):
     expected = drawn(text, labels=LABELS, **numerics)
     for quantize, tolerance in ((None, 1e-5), ("float16", 1e-2)):
-        export_tflite(expected, tmp_path / "x.onnx", quantize=quantize, progress=False)
+        export(expected, tmp_path / "x.onnx", quantize=quantize, progress=False)
         found = load(tmp_path / "x.onnx")
         near(found, expected, tolerance)
         assert (found.labels, found.size) == (LABELS, expected.size)
@@ -47,13 +47,13 @@ def test_our_own_float_files(text, numerics, tmp_path):
         np.testing.assert_allclose([said.mean, said.std], [wanted.mean, wanted.std], rtol=1e-6)
         assert found.preprocessing.normalized(wanted) == expected.preprocessing
         assert (found.assumed, found.origin.notes, found.origin.source) == ((), (), "onnx")
-    export_tflite(found, tmp_path / "y.onnx", progress=False)
+    export(found, tmp_path / "y.onnx", progress=False)
     near(load(tmp_path / "y.onnx"), found, 1e-6)
 
 
 def test_our_own_int8_is_read_exactly(tmp_path):
     expected = drawn(GATED, labels=LABELS)
-    export_tflite(expected, tmp_path / "x.onnx", quantize="int8", representative_data=PIXELS, progress=False)
+    export(expected, tmp_path / "x.onnx", quantize="int8", representative_data=PIXELS, progress=False)
     found = load(tmp_path / "x.onnx")
     near(found, expected, 0.1)
     assert found.origin.notes == ("its weights were dequantized from int8",)
@@ -207,7 +207,7 @@ def test_damaged_files(tmp_path):
 
 
 def test_labels_of_another_count_and_other_endings(tmp_path):
-    export_tflite(drawn(GATED, labels=LABELS), tmp_path / "x.onnx", progress=False)
+    export(drawn(GATED, labels=LABELS), tmp_path / "x.onnx", progress=False)
     (tmp_path / "y.bin").write_bytes((tmp_path / "x.onnx").read_bytes())
     assert load(tmp_path / "y.bin").labels == LABELS
     checkpoint = dataclasses.replace(drawn(GATED), labels=None)

@@ -161,13 +161,13 @@ def test_a_hosted_network_says_itself_what_it_is(tmp_path, home):
     from graphs import drawn
 
     from keras_mnasnet import loading
-    from keras_mnasnet.export import export_tflite
+    from keras_mnasnet.export import export
     from keras_mnasnet.preprocessing import UNIT
 
     record = find("tflite/mnasnet_0.5_224")
     network = dataclasses.replace(FAMILY["b1"].scaled(0.5), stem_activation="relu")
     given = drawn(str(network), size=224, classes=1000, normalization=UNIT)
-    export_tflite(given, tmp_path / "mnasnet_0.5_224.tflite", progress=False)
+    export(given, tmp_path / "mnasnet_0.5_224.tflite", progress=False)
     place = home / "downloads" / "tflite"
     place.mkdir(parents=True)
     with tarfile.open(place / record.filename, "w:gz") as archive:

@@ -107,7 +107,7 @@ def _check_config(value: Any, registered: set[str], layer: Any = None) -> None:
                 raise CheckpointError(
                     f"which holds the {what} {shown(name)}{where} ({place}), which is not Keras's own or runs code. If you "
                     f"trust it, load it in Python with keras.saving.load_model(path, {given}) and pass the model, as to "
-                    f"export_tflite(model, ...)"
+                    f"export.export(model, ...)"
                 )
         for item in value.values():
             _check_config(item, registered, layer)
