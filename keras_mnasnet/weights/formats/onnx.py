@@ -17,9 +17,9 @@ import numpy as np
 
 from keras_mnasnet.architecture import same_padding
 from keras_mnasnet.preprocessing import IMAGENET, Normalization
-from keras_mnasnet.utils.reading import LARGEST_MODEL, check_limit, check_names, parse_json, read_bytes, record
+from keras_mnasnet.utils.reading import LARGEST_MODEL, check_growth, check_limit, check_names, parse_json, read_bytes, record
 from keras_mnasnet.weights.checkpoint import CheckpointError
-from keras_mnasnet.weights.formats.graph import Graph, Operation, check_kernels
+from keras_mnasnet.weights.formats.graph import Graph, Operation
 from keras_mnasnet.weights.formats.tflite import LABELS, preprocessing_in, report_in
 
 NORMALIZATION, LICENSE, PRODUCER = "normalization", "model_license", "keras_mnasnet"  # in the metadata of our own files
@@ -141,7 +141,8 @@ class _File:
 
     def __init__(self, path: Path, model: Any, size: int) -> None:
         self.onnx, self.path, self.nodes = package("onnx"), path, model.graph.node
-        check_kernels([tuple(each.dims) for each in model.graph.initializer], size, "The tensors of a .onnx file")
+        held = sum(4 * math.prod(each.dims) for each in model.graph.initializer)
+        check_growth("views", held, size, "The tensors of a .onnx file")
         self.constants: dict[str, np.ndarray] = {}
         for each in model.graph.initializer:
             check_limit("dimensions", len(each.dims), "A tensor of a .onnx file")
