@@ -33,6 +33,7 @@ setup(
     package_data={
         "": ["*.pyi"],
         "keras_mnasnet": ["py.typed"],
+        "keras_mnasnet.benchmarks": ["*.json", "emulator.c"],
         "keras_mnasnet.search": ["*.json", "report.css", "report.js"],
         "keras_mnasnet.weights": ["*.json", "bundled/*"],
     },

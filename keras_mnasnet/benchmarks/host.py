@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -69,7 +70,7 @@ class HostMeter:
 
     def __init__(self, cores: Sequence[int], threads: int, seed: int) -> None:
         self.settings = {"cores": list(cores), "threads": threads, "seed": seed}
-        self._child = _Child()
+        self._child = MeterProcess()
 
     def __enter__(self) -> HostMeter:
         return self
@@ -91,7 +92,7 @@ class HostMeter:
         """
         if self._child.ended:
             self._child.close()
-            self._child = _Child()
+            self._child = MeterProcess()
         timed = min(timed, runs)
         rounds = math.ceil(runs / timed)
         job = {
@@ -107,7 +108,7 @@ class HostMeter:
                     life.step()
             if memory:
                 life.step(0, "peak memory of each file")
-                with contextlib.closing(_Child()) as probe:
+                with contextlib.closing(MeterProcess()) as probe:
                     for event in probe.do({**job, "kind": "probe"}, names):
                         if event["event"] == "memory":
                             peaks[event["index"]] = event["bytes"]
@@ -116,22 +117,40 @@ class HostMeter:
         return HostSamples(done["cpu"], done["wall"], seen["ready"]["monotonic"], done["cores"], found, peaks)
 
 
-class _Child:
-    """One process of `host_meter`."""
+class MeterProcess:
+    """One process of `host_meter`: on this machine, or by a `command` with an environment and a folder of its own."""
 
-    def __init__(self) -> None:
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    def __init__(
+        self, command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> None:  # fmt: skip
+        if command is None:
+            path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            command = [sys.executable, "-P", "-m", METER]
+            environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", METER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
-            env=environment, text=True, encoding="utf-8",
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=environment, cwd=folder,
+            text=True, encoding="utf-8",
         )  # fmt: skip
         self._stdin = cast("IO[str]", self._process.stdin)
         self._stdout = cast("IO[str]", self._process.stdout)
 
-    def do(self, job: dict[str, Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The events of a job up to `done`; ValueError where a file is refused or ends the process."""
+    def do(
+        self, job: dict[str, Any], names: Sequence[str], *, seconds: float | None = None
+    ) -> Iterator[dict[str, Any]]:  # fmt: skip
+        """The events of a job up to `done`; ValueError where a file is refused or ends the process.
+
+        A process that is not done after so many `seconds` is killed.
+        """
+        with contextlib.ExitStack() as stack:
+            if seconds is not None:
+                timer = threading.Timer(seconds, self._process.kill)
+                timer.daemon = True
+                timer.start()
+                stack.callback(timer.cancel)
+            yield from self._events(job, names)
+
+    def _events(self, job: dict[str, Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
         with contextlib.suppress(BrokenPipeError):
             self._stdin.write(json.dumps(job) + "\n")
             self._stdin.flush()
@@ -154,6 +173,8 @@ class _Child:
             raise ChildProcessError(
                 f"The measuring process must not end early. Received: exit status {status}: {' '.join(said)}"
             )
+        if -status == signal.SIGALRM:
+            raise ValueError(_cannot_run(file, f"{name}, which took too long"))
         end = f"{signal.Signals(-status).name}: the file is damaged, or the memory is not enough. {' '.join(said)}".rstrip()
         raise ValueError(_cannot_run(file, f"{name}, which ended the measuring process with {end}"))
 

@@ -1,4 +1,4 @@
-"""Single-thread latency of models and networks as `.tflite` or `.onnx` files, on this machine or on a phone."""
+"""Single-thread latency of models and networks as `.tflite` or `.onnx` files, on this machine, a phone or an emulated core."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_cores
@@ -20,6 +20,9 @@ from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.utils.reading import TFLITE_MARK, exported_kind
 from keras_mnasnet.utils.system import core_state, machine
 from keras_mnasnet.utils.text import did_you_mean, header, listed
+
+if TYPE_CHECKING:
+    from keras_mnasnet.benchmarks.emulator import PhoneFit
 
 PRECISIONS = {"float32": "float32", "float16": "float16", "weight-int8": "weight-int8", "int8": "int8-random"}
 SYNTAX = (
@@ -57,8 +60,10 @@ class ModelLatency:
     """One model's latency.
 
     `cpu` and `wall` are milliseconds of one invocation (`cpu` None on a phone), `ratio` that of the medians to the first
-    model's, in the report's `ratio_of`. `size` is the input's, in pixels. `delegates` counts the parts of the graph that
-    XNNPACK runs, `outside` names the operators that it does not (None: not known). `stages` is empty without a profile.
+    model's, in the report's `ratio_of`. On an emulated core both are None: there `instructions` are counted, and `estimated_ms`
+    are a phone's milliseconds, where the device names one. `size` is the input's, in pixels. `delegates` counts the parts of
+    the graph that XNNPACK runs, `outside` names the operators that it does not (None: not known). `stages` is empty without a
+    profile.
     """
 
     model: str
@@ -69,12 +74,22 @@ class ModelLatency:
     madds: int | None
     runs: int
     cpu: Times | None
-    wall: Times
+    wall: Times | None
     ratio: Ratio
     memory_mb: float | None
     delegates: int | None
     outside: tuple[str, ...] | None
     stages: tuple[StageLatency, ...] = ()
+    instructions: int | None = None
+    estimated_ms: float | None = None
+
+    @property
+    def typical_ms(self) -> float | None:
+        """The median (of CPU time, else of wall time; the mean where a phone's tool prints no median), or the estimate."""
+        times = self.cpu or self.wall
+        if times is None:
+            return self.estimated_ms
+        return times.mean_ms if times.median_ms is None else times.median_ms
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -165,7 +180,7 @@ def latency(
     benchmark_model: str | os.PathLike[str] | None = None, repeats: int | None = None, include_preprocessing: bool = True,
     profile: bool = False, memory: bool = True, seed: int = 0, progress: bool = True, started: float | None = None,
 ) -> LatencyReport:  # fmt: skip
-    """Measure models in turns on `device`: `host` (this machine), `adb` or `adb:SERIAL` (a phone).
+    """Measure models in turns on `device`: `host` (this machine), `adb` or `adb:SERIAL` (a phone), or an emulated ARM core.
 
     `models`: one or several of what `keras_mnasnet.load` takes, with their own weights; a `.tflite` or `.onnx` file; or a
     network's name. `networks`: names of the family (`a1`, `b1-0.5`) or text forms, with random weights, which do not change a
@@ -177,6 +192,10 @@ def latency(
     timed invocations of each after `warmup` (3). `adb`: the official tool, at the path or in the folder `benchmark_model`,
     pinned to the cores of `mask` (hexadecimal; default: the fastest); `runs` (50) and `warmup` (1) go to the tool, and every
     model is run `repeats` times (3; a single model: 1), in turns.
+
+    `emulated`: instructions of one inference, one thread, counted on an emulated Cortex-A72, and a Pixel 1's milliseconds from
+    them; `emulated:CORE` counts on cortex-a53, cortex-a72, cortex-a76 or armv8.6, without milliseconds; `emulated:FILE` is a
+    phone of `calibrate`. A count does not depend on this machine's load. `mnasnet bench emulator` sets it up.
 
     `include_preprocessing=False` leaves the input's normalization out of what is written here. `profile` splits these networks
     into their stages (the stem's includes the normalization). `memory=False` saves the process that measures each file's peak
@@ -199,7 +218,7 @@ def latency(
     _check_count("repeats", repeats, 1)
     if profile and (found := next((target.name for target in targets if target.architecture is None), None)):
         raise ValueError(f"A profile cuts the graphs of networks and checkpoints; a file stays as it is. Received: {found}")
-    kind, _, serial = device.partition(":")
+    kind, colon, serial = device.partition(":")
     shared: dict[str, Any] = {"include_preprocessing": include_preprocessing, "seed": seed, "progress": progress}
     if kind == "host" and not serial:
         if mask is not None or benchmark_model is not None or repeats is not None:
@@ -209,21 +228,70 @@ def latency(
             )
         shared |= {"runs": HOST_RUNS if runs is None else runs, "warmup": HOST_WARMUP if warmup is None else warmup}
         return _on_host(targets, threads=threads, core=core, profile=profile, memory=memory, began=began, **shared)
-    if kind != "adb" or (":" in device and not serial):
-        raise ValueError(f"`device` must be host, adb or adb:SERIAL. Received: device={device!r}")
+    if kind not in ("adb", "emulated") or (colon and not serial):
+        raise ValueError(
+            f"`device` must be host, adb, adb:SERIAL, emulated, emulated:CORE or emulated:FILE. Received: device={device!r}"
+        )
     if profile or core is not None:
         raise ValueError(f"`profile` and `core` are for device='host'. Received: profile={profile}, core={core!r}")
+    if found := next((target.name for target in targets if target.is_onnx), None):
+        raise ValueError(f"A phone and an emulated core run .tflite files. Received: {found}. `mnasnet export -o` writes one")
+    if kind == "emulated":
+        timing = {
+            "runs": runs, "warmup": warmup, "mask": mask, "benchmark_model": benchmark_model, "repeats": repeats,
+            "threads": None if threads == 1 else threads,
+        }  # fmt: skip
+        if said := [f"{name}={value!r}" for name, value in timing.items() if value is not None]:
+            raise ValueError(
+                f"An emulated core counts one inference in one thread: there is nothing to time. Received: {', '.join(said)}"
+            )
+        return _on_emulator(targets, serial, **shared)
     if size is not None and (found := next((target.name for target in targets if target.path), None)):
         raise ValueError(
             f"On a phone `size` is for networks and checkpoints: the official tool takes a .tflite file as it is. "
             f"Received: size={size} for {found}"
         )
-    if found := next((target.name for target in targets if target.is_onnx), None):
-        raise ValueError(f"On a phone the official tool runs .tflite files. Received: {found}. `mnasnet export -o` writes one")
     from keras_mnasnet.benchmarks.phone import Plan
 
     plan = Plan(serial or None, threads, runs, warmup, mask, benchmark_model, repeats or (3 if len(targets) > 1 else 1))
     return _on_phone(targets, plan, **shared)
+
+
+def calibrate(
+    measured: Mapping[str, float], path: str | os.PathLike[str] | None = None, *, phone: str = "phone",
+    core: str = "cortex-a76", size: int | None = None, include_preprocessing: bool = True, progress: bool = True,
+) -> PhoneFit:  # fmt: skip
+    """A phone's line from a few networks whose milliseconds were measured on it; written to `path`, for `emulated:FILE`.
+
+    `measured`: milliseconds (one thread, batch 1) of three or more of what `latency` takes, small and large ones, in one
+    precision. `core`: the emulated core most like the phone's big ones. `include_preprocessing`: as in what was measured.
+
+    Example:
+        from keras_mnasnet import benchmarks
+
+        fit = benchmarks.calibrate({"a1": 21.0, "a1-0.5": 8.3, "small": 5.9}, "phone.json", phone="Pixel 6")
+        print(fit.percent_off)
+    """
+    from keras_mnasnet.benchmarks.emulator import CORES, EmulatorMeter, FitRow, fitted
+    from keras_mnasnet.benchmarks.results import check_output, write_json
+
+    if core not in CORES:
+        raise ValueError(f"`core` must be one of {', '.join(CORES)}. Received: core={core!r}")
+    if path is not None:
+        check_output(path)
+    targets = [parse_target(model, size=size) for model in measured]
+    with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder, EmulatorMeter(core) as meter:
+        files = [
+            target.write(Path(folder), include_preprocessing=include_preprocessing, number=number)[0]
+            for number, target in enumerate(targets)
+        ]
+        sizes = [target.size if target.path else None for target in targets]
+        counts = meter.count(files, names=list(measured), sizes=sizes, progress=progress)
+        rows = [FitRow(name, float(ms), count.instructions) for (name, ms), count in zip(measured.items(), counts, strict=True)]
+        fit = fitted(rows, phone=phone, core=core, litert=meter.facts()["litert"])
+    if path is not None:
+        write_json(path, fit.to_json())
+    return fit
 
 
 def _several(given: Any) -> list[Any]:
@@ -457,6 +525,56 @@ def _on_phone(targets: Sequence[Target], plan: Any, *, include_preprocessing: bo
         memory="memory footprint delta of the official tool, overall; approximate",
         results=tuple(results),
     )
+
+
+def _on_emulator(
+    targets: Sequence[Target], name: str, *, include_preprocessing: bool, seed: int, progress: bool
+) -> LatencyReport:  # fmt: skip
+    from keras_mnasnet.benchmarks.emulator import EmulatorMeter, parse_emulated
+
+    core, fit = parse_emulated(name)
+    date = _now()
+    with tempfile.TemporaryDirectory() as folder, EmulatorMeter(core) as meter:
+        device = meter.facts()
+        what = f"for {fit.phone}" if fit else "instructions alone"
+        _header(targets, device, what, 1, "one of each, counted", progress)
+        written = _written(targets, Path(folder), include_preprocessing, seed)
+        sizes = [path.stat().st_size for path in written]
+        counts = meter.count(
+            written, names=[target.name for target in targets],
+            sizes=[target.size if target.path else None for target in targets], seed=seed, progress=progress,
+        )  # fmt: skip
+    shown = [fit.ms(count.instructions) if fit else count.instructions for count in counts]
+    results = [
+        _result(
+            target,
+            size_bytes=sizes[index],
+            runs=1,
+            cpu=None,
+            wall=None,
+            ratio=Ratio(shown[index] / shown[0], None, None),
+            memory_mb=None,
+            delegates=count.partitions.delegates,
+            outside=tuple(count.partitions.outside),
+            instructions=count.instructions,
+            estimated_ms=shown[index] if fit else None,
+        )
+        for index, (target, count) in enumerate(zip(targets, counts, strict=True))
+    ]
+    about = None if fit is None else {key: value for key, value in fit.to_json().items() if key != "rows"}
+    return LatencyReport(
+        device={**device, "phone": about},
+        settings={
+            "device": "emulated", "threads": 1, "runs": 1, "seed": seed, "delegate": "XNNPACK",
+            "clock": "none: instructions of one inference, the same under any load",
+            "include_preprocessing": include_preprocessing,
+        },
+        environment=machine(),
+        date=date,
+        ratio_of="estimated milliseconds" if fit else "instructions",
+        memory="not measured on an emulated core",
+        results=tuple(results),
+    )  # fmt: skip
 
 
 def _header(targets: Sequence[Target], device: dict[str, Any], pinned: str, count: int, runs: str, progress: bool) -> None:

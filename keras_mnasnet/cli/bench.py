@@ -1,4 +1,4 @@
-"""`mnasnet bench`: the paper's measurements: accuracy on labeled photos, latency on this machine or a phone."""
+"""`mnasnet bench`: accuracy on labeled photos, and latency on this machine, a phone or an emulated core."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.cli.options import given, option, options, output, own
-from keras_mnasnet.cli.output import Column, finish, percent, print_columns, print_table, rounded
+from keras_mnasnet.cli.output import Column, finish, percent, print_columns, print_json, print_table, rounded, significant
 from keras_mnasnet.cli.parsing import Parser, UsageError
 from keras_mnasnet.utils.text import listed
 
 if TYPE_CHECKING:
     from keras_mnasnet.benchmarks import LatencyReport, ModelLatency
     from keras_mnasnet.benchmarks.accuracy import AccuracyResult
-    from keras_mnasnet.benchmarks.timing import Times
 
 SETTINGS = ("batch_size", "size", "preprocessing", "upright", "labels_offset", "threads", "limit", "max_bad")
 
 
 def add_commands(top: Parser) -> None:
-    """`bench accuracy` and `bench latency`."""
+    """`bench accuracy`, `latency`, `emulator` and `calibrate`."""
     bench = top.add(
         "bench", "Measure models as the paper does: accuracy, latency.", example="mnasnet bench latency --network a1"
     )
@@ -70,12 +69,12 @@ def add_commands(top: Parser) -> None:
         action="append", default=[],
     )  # fmt: skip
     option(command, "--size", "It is for networks, and for files with an open size (default: their own).")
-    command.add_argument(
-        "--no-normalization", dest="include_preprocessing", action="store_false",
-        help="Leave the normalization of the input out of networks (default: inside, as in exported files).",
-    )  # fmt: skip
+    _normalization(command)
     how = command.add_argument_group("how")
-    option(how, "--device", "The default is %(default)s.", default="host")
+    option(
+        how, "--device", "emulated:CORE counts on cortex-a53, cortex-a72, cortex-a76 or armv8.6, and emulated:FILE is a phone "
+        "of bench calibrate. The default is %(default)s.", default="host",
+    )  # fmt: skip
     option(how, "--threads", "The default is %(default)s, as in the paper.", default=1)
     option(how, "--runs")
     own(how, "--warmup", "N", "Run each model N times before the first timed run (default: 3; phones: 1).")
@@ -85,6 +84,36 @@ def add_commands(top: Parser) -> None:
     shown = command.add_argument_group("the result")
     shown.add_argument("--profile", action="store_true", help="Also print milliseconds by stage, of networks.")
     output(shown, "FILE.json", "the report.", required=False)
+
+    bench.add(
+        "emulator", "Set up the emulated ARM cores of --device emulated, or say what is set up.", emulator,
+        example="mnasnet bench emulator",
+    )  # fmt: skip
+    command = bench.add(
+        "calibrate", "Fit a phone to networks measured on it, for --device emulated:FILE.", calibrate,
+        usage="MODEL=MS... -o FILE.json [options]",
+        example="mnasnet bench calibrate a1=21 a1-0.5=8.3 small=5.9 --phone 'Pixel 6' -o pixel6.json",
+        needs=("MODEL=MS", "-o FILE.json"),
+    )  # fmt: skip
+    command.add_argument(
+        "measured", metavar="MODEL=MS", nargs="+",
+        help="Three or more of what bench latency takes, small and large, and their milliseconds on the phone, one thread.",
+    )  # fmt: skip
+    own(command, "--phone", "NAME", "Call the phone so.", default="phone")
+    own(
+        command, "--emulated-core", "cortex-a53|cortex-a72|cortex-a76|armv8.6",
+        "Count on this core, the one most like the phone's big ones (default: %(default)s).", default="cortex-a76",
+    )  # fmt: skip
+    option(command, "--size", "It is for networks, and for files with an open size (default: their own).")
+    _normalization(command)
+    output(command, "FILE.json", "the phone, for --device emulated:FILE.json.")
+
+
+def _normalization(command: Parser) -> None:
+    command.add_argument(
+        "--no-normalization", dest="include_preprocessing", action="store_false",
+        help="Leave the normalization of the input out of networks (default: inside, as in exported files).",
+    )  # fmt: skip
 
 
 def accuracy(arguments: argparse.Namespace) -> None:
@@ -166,14 +195,88 @@ def latency(arguments: argparse.Namespace) -> None:
     return finish(arguments, report.to_json(), lambda: print_latency(report))
 
 
+def emulator(arguments: argparse.Namespace) -> None:
+    """Set the emulator up."""
+    from keras_mnasnet.benchmarks.emulator import CORES, place, setup
+
+    found = setup(progress=not arguments.json)
+    if arguments.json:
+        return print_json({"folder": str(place()), **found})
+    print(f"{place()}: LiteRT {found['litert']} for aarch64, Debian {found['suite']}, {len(found['packages'])} packages")
+    print_table(("--device", "core"), [(f"emulated:{name}", core.text) for name, core in CORES.items()])
+    return print("count with: mnasnet bench latency --network a1 --device emulated")
+
+
+def calibrate(arguments: argparse.Namespace) -> None:
+    """Fit a phone, and print how far its networks are from the line."""
+    from keras_mnasnet.benchmarks import calibrate as fit
+
+    measured = {}
+    for text in arguments.measured:
+        model, _, ms = text.rpartition("=")
+        try:
+            measured[model] = float(ms)
+        except ValueError:
+            raise UsageError(f"a measured network is MODEL=MS, as a1=78; received {text!r}") from None
+    found = fit(
+        measured, arguments.output, **given(arguments, "phone", "size", "include_preprocessing", core="emulated_core")
+    )  # fmt: skip
+    if arguments.json:
+        return print_json(found.to_json())
+    print_columns(
+        found.rows,
+        {
+            "model": "network", "M instructions": lambda row: round(row.instructions / 1e6, 3), "measured ms": "measured_ms",
+            "line's ms": lambda row: significant(found.ms(row.instructions)),
+            "off %": lambda row: round(100 * (found.ms(row.instructions) / row.measured_ms - 1), 2),
+        },
+    )  # fmt: skip
+    print(
+        f"\nms = {found.ms_per_million:g} x million instructions + {found.constant_ms:g}: "
+        f"{found.percent_off['mean']:.2f} % off, each from the line of the others {found.percent_off['one_left_out']:.2f} %"
+    )
+    return print(f"wrote {arguments.output}. Use it with --device emulated:{arguments.output}")
+
+
 def print_latency(report: LatencyReport) -> None:
     """The table, where it was measured, and what its columns mean."""
+    if report.device["kind"] == "emulated":
+        return _print_counts(report)
     _print_where(report)
     _print_latencies(report)
     for result in report.results:
         if result.stages:
             _print_stages(result)
     _print_notes(report)
+    return None
+
+
+def _print_counts(report: LatencyReport) -> None:
+    device, phone = report.device, report.device["phone"]
+    print(f"{device['name']}, {device['system']}, {device['runtime']}, XNNPACK, 1 thread; {report.date}")
+    if phone:
+        print(
+            f"{phone['phone']}: ms = {phone['ms_per_million']:g} x million instructions + {phone['constant_ms']:g}, fitted "
+            f"with LiteRT {phone['litert']}, {phone['percent_off']['mean']:g} % off its rows on average"
+        )
+    print()
+    columns: dict[str, Column] = {
+        "model": _short_name,
+        "MB": lambda each: round(each.size_bytes / 1e6, 2),
+        "M instructions": lambda each: round(each.instructions / 1e6, 3),
+        "ms": lambda each: significant(each.estimated_ms),
+        "x first": lambda each: round(each.ratio.value, 3),
+        "parts": "delegates",
+    }
+    if not phone:
+        del columns["ms"]
+    print_columns(report.results, columns)
+    _print_inputs(report)
+    print(f"{report.settings['clock']}; x first: ratio of {report.ratio_of}; parts: of the graph, run by XNNPACK")
+
+
+def _short_name(result: ModelLatency) -> str:
+    return result.model if len(result.model) <= 40 else f"...{result.model[-37:]}"
 
 
 def _process_start() -> float | None:
@@ -225,13 +328,13 @@ def _print_latencies(report: LatencyReport) -> None:
 
     on_host = report.device["kind"] == "host"
     columns: dict[str, Column] = {
-        "model": lambda each: each.model if len(each.model) <= 40 else f"...{each.model[-37:]}",
+        "model": _short_name,
         "MB": lambda each: round(each.size_bytes / 1e6, 2),
-        "cpu ms" if on_host else "ms": lambda each: _ms(_middle(each.cpu or each.wall)),
+        "cpu ms" if on_host else "ms": lambda each: _ms(each.typical_ms),
         "p10" if on_host else "p5": edge(True),
         "p90" if on_host else "p95": edge(False),
         "min": lambda each: _ms((each.cpu or each.wall).min_ms),
-        "wall ms": lambda each: _ms(_middle(each.wall)),
+        "wall ms": lambda each: _ms(each.wall.median_ms),
         "x first": lambda each: round(each.ratio.value, 3),
         "95 %": _interval,
         "memory MB": "memory_mb",
@@ -240,10 +343,6 @@ def _print_latencies(report: LatencyReport) -> None:
     if not on_host:
         del columns["wall ms"]
     print_columns(report.results, columns)
-
-
-def _middle(times: Times) -> float:
-    return times.mean_ms if times.median_ms is None else times.median_ms
 
 
 def _ms(value: float | None) -> float | None:
@@ -271,6 +370,13 @@ def _print_stages(result: ModelLatency) -> None:
 
 
 def _print_notes(report: LatencyReport) -> None:
+    _print_inputs(report)
+    clock = report.settings.get("cpu_clock") or report.settings["clock"]
+    print(f"time: {clock}; x first: ratio of {report.ratio_of} to the first model's, with its 95 % bootstrap interval")
+    print(f"memory: {report.memory}; parts: of the graph, run by XNNPACK")
+
+
+def _print_inputs(report: LatencyReport) -> None:
     print()
     for result in report.results:
         if result.outside:
@@ -278,6 +384,3 @@ def _print_notes(report: LatencyReport) -> None:
         if result.source != "file":
             inside = "" if report.settings["include_preprocessing"] else ", input normalized outside"
             print(f"{result.model}: {result.source}, {result.size} pixels, {result.precision}{inside}")
-    clock = report.settings.get("cpu_clock") or report.settings["clock"]
-    print(f"time: {clock}; x first: ratio of {report.ratio_of} to the first model's, with its 95 % bootstrap interval")
-    print(f"memory: {report.memory}; parts: of the graph, run by XNNPACK")

@@ -204,6 +204,6 @@ def _print_training(report: TrainingReport, latency: LatencyReport | None) -> No
             f"{report.dense_bytes:,}; after zlib {report.compressed_bytes:,}, dense {report.dense_compressed_bytes:,}"
         )
         print(
-            f"latency on this machine, one thread: {sparse.wall.median_ms:.3f} ms, dense {dense.wall.median_ms:.3f} ms; ratio "
+            f"latency on this machine, one thread: {sparse.typical_ms:.3f} ms, dense {dense.typical_ms:.3f} ms; ratio "
             f"of {latency.ratio_of} {sparse.ratio.value:.3f}"
         )

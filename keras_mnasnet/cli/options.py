@@ -89,7 +89,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--data": _text("DATA", f"Take {LABELLED[0].lower()}{LABELLED[1:]}"),
     "--depth": {"type": float, "metavar": "X", "help": "Multiply the repeats of every stage by X."},
-    "--device": _text("DEVICE", "Measure latency there: host is this machine, adb or adb:SERIAL a phone."),
+    "--device": _text("DEVICE", "Measure latency there: host is this machine, adb or adb:SERIAL a phone, emulated a Pixel 1."),
     "--epochs": _count("Go N times through the training data."),
     "--from": _text("MODEL", f"Start from this trained model: {SOURCES}"),
     "--input": _choice(INPUTS, "Say how the model takes pixels: 0..255, 0..1, -1..1, or by ImageNet's mean and deviation."),

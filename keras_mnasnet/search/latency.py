@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from keras_mnasnet.architecture import Architecture, Block, Layer
 from keras_mnasnet.benchmarks import phone
+from keras_mnasnet.benchmarks.emulator import EmulatorMeter, parse_emulated
 from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_cores
 from keras_mnasnet.benchmarks.speed import Target
 from keras_mnasnet.benchmarks.timing import Times
@@ -37,10 +38,13 @@ FITTED_MS = (5.4, 135.0)
 FITTED_KERNELS, FITTED_EXPANSIONS, FITTED_GATE = (3, 5), (1, 3, 6), 0.25
 GATE_STRIDE = 8  # A1 gates no map larger than an eighth of the input
 
-SYNTAX = "host, adb, adb:SERIAL, table:FILE, pixel1, madds, or several with commas: the next answers where one cannot"
+SYNTAX = (
+    "host, adb, adb:SERIAL, emulated, emulated:CORE, emulated:FILE, table:FILE, pixel1, madds, or several with commas: the "
+    "next answers where one cannot"
+)
 RUNS, WARMUP = 60, 3
 VISIT = 20  # timed invocations in a row: one network alone needs no turns
-LINK = re.compile(r",(?=(?:host|adb|pixel1|madds|table)(?:[:,]|$))")
+LINK = re.compile(r",(?=(?:host|adb|emulated|pixel1|madds|table)(?:[:,]|$))")
 
 
 class DeviceGone(OSError):
@@ -100,6 +104,8 @@ def parse_device(
         kind, colon, rest = part.partition(":")
         if kind == "adb" and bool(colon) == bool(rest):
             links.append(PhoneLatency(rest or None, mask=mask, benchmark_model=benchmark_model, runs=runs))
+        elif kind == "emulated" and bool(colon) == bool(rest):
+            links.append(EmulatedLatency(rest))
         elif kind == "table" and rest:
             links.append(TableLatency.open(rest))
         elif kind == "host" and not colon:
@@ -221,6 +227,38 @@ class PhoneLatency:
 
     def close(self) -> None:
         """Remove the tool from the phone."""
+        if self._meter is not None:
+            self._meter.close()
+            self._meter = None
+
+
+class EmulatedLatency:
+    """Instructions on an emulated core, as a phone's milliseconds; where only a core is named, millions of them in their place.
+
+    A network's count is the same whatever this machine does. The emulator starts with the first network and stays.
+    """
+
+    measures = True
+
+    def __init__(self, text: str) -> None:
+        self.core, self.fit = parse_emulated(text)
+        self.name = f"emulated:{text}" if text else "emulated"
+        self._meter: EmulatorMeter | None = None
+
+    def latency_ms(self, architecture: Architecture, resolution: int, classes: int) -> Latency:
+        """The phone's milliseconds; DeviceGone where the emulator is not set up, or ends."""
+        with _written(architecture, resolution, classes) as file:
+            try:
+                if self._meter is None:
+                    self._meter = EmulatorMeter(self.core)
+                found = self._meter.count([file], names=[architecture.name])[0].instructions
+            except OSError as error:
+                raise DeviceGone(str(error)) from error
+        details = {"instructions": found, "core": self.core, "phone": self.fit and self.fit.phone}
+        return Latency(self.fit.ms(found) if self.fit else found / 1e6, self.name, details=details)
+
+    def close(self) -> None:
+        """End the emulator."""
         if self._meter is not None:
             self._meter.close()
             self._meter = None

@@ -245,7 +245,7 @@ def test_a_file_that_ends_the_measuring_process(tmp_path, monkeypatch, ending, e
         ({"warmup": -1}, "`warmup` must be an integer of 0 or more"),
         ({"size": 8}, "`size` must be an integer of 32 pixels or more"),
         ({"core": 4096}, "`core` must be one of .* Received: core=4096"),
-        ({"device": "usb"}, "`device` must be host, adb or adb:SERIAL. Received: device='usb'"),
+        ({"device": "usb"}, "`device` must be host, adb, adb:SERIAL, emulated, .* Received: device='usb'"),
         ({"device": "host:1"}, "`device` must be"),
         ({"device": "adb:"}, "`device` must be"),
         ({"mask": "f0"}, "are for device='adb'. Received: mask='f0'"),

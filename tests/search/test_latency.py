@@ -30,6 +30,8 @@ phone = _stand_in.phone  # a fixture
         ("adb", rooms.PhoneLatency, "adb", True),
         ("adb:HT69A0", rooms.PhoneLatency, "adb:HT69A0", True),
         ("pixel1,madds", rooms.ChainLatency, "pixel1,madds", False),
+        ("emulated", rooms.EmulatedLatency, "emulated", True),
+        ("emulated:cortex-a76,madds", rooms.ChainLatency, "emulated:cortex-a76,madds", True),
         ("adb:10.0.0.2:5555,pixel1", rooms.ChainLatency, "adb:10.0.0.2:5555,pixel1", True),
     ],
 )
@@ -41,7 +43,7 @@ def test_what_a_text_means(text, kind, name, measures):
 
 @pytest.mark.parametrize("text", ["", "usb", "adb:", "host:1", "table:", "pixel2", "host,", "pixel1,usb", None])
 def test_what_is_no_device(text):
-    with pytest.raises(ValueError, match="A device must be host, adb, adb:SERIAL, table:FILE"):
+    with pytest.raises(ValueError, match="A device must be host, adb, adb:SERIAL, emulated, .*, table:FILE"):
         parse_device(text)
 
 
