@@ -53,14 +53,14 @@ def of_family(name: str) -> Files:
 
 def of_bundled(name: str) -> Files:
     """By the export that users call."""
-    from keras_mnasnet.export import export_tflite
+    from keras_mnasnet.export import export
 
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file.tflite"
         for precision in ("float32", "float16", "weight-int8", "dynamic", "int8"):
             calibrated = {"representative_data": str(DEMO)} if precision == "int8" else {}
-            export_tflite(name, path, quantize=precision, progress=False, accept_changed=1.0, **calibrated)
+            export(name, path, quantize=precision, progress=False, accept_changed=1.0, **calibrated)
             found[precision] = path.read_bytes()
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import os
 import re
 import shutil
@@ -52,11 +53,7 @@ from keras_mnasnet.weights.fetch import (
 )
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, SUFFIXES, TensorFile
 from keras_mnasnet.weights.formats.content import SHARD, SHARDED, kind_of
-from keras_mnasnet.weights.formats.graph import recognized
-from keras_mnasnet.weights.formats.graphdef import read_pb
 from keras_mnasnet.weights.formats.keras import h5_tensors, keras_header, load_keras, open_h5, write_keras
-from keras_mnasnet.weights.formats.mindspore import open_mindspore
-from keras_mnasnet.weights.formats.onnx import read_onnx
 from keras_mnasnet.weights.formats.safetensors import (
     FORMAT,
     described,
@@ -66,11 +63,9 @@ from keras_mnasnet.weights.formats.safetensors import (
     write_native,
 )
 from keras_mnasnet.weights.formats.tf1 import open_tf1, unpack
-from keras_mnasnet.weights.formats.tfjs import read_tfjs
-from keras_mnasnet.weights.formats.tflite import read_tflite
 
 RUN_MODEL = "model.safetensors"
-GRAPHS = {"tflite": read_tflite, "onnx": read_onnx, "tfjs": read_tfjs, "pb": read_pb}  # readers of files that hold a graph
+GRAPHS = {"tflite": "tflite", "onnx": "onnx", "tfjs": "tfjs", "pb": "graphdef"}  # modules of formats that read graphs, by kind
 HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?(?:/(?P<file>.+))?$")
 KINDS = (
     f"{', '.join(map(repr, DATASETS))}, a record's id (`mnasnet weights list`), the folder of a training run, a checkpoint "
@@ -231,6 +226,8 @@ def open_tensors(path: Path, kind: str | None = None) -> Iterator[TensorFile]:
         with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
             yield open_tf1(unpack(path, Path(folder)), path)
     elif kind == "mindspore":
+        from keras_mnasnet.weights.formats.mindspore import open_mindspore
+
         yield open_mindspore(path)
     elif kind in ("keras", "zip") or kind in GRAPHS:
         raise CheckpointError(f"A file of tensors is needed here. Received: {path}, a whole model")
@@ -256,11 +253,20 @@ def _read(path: Path, kind: str, network: Architecture | None) -> Checkpoint:
                 except CheckpointError as error:
                     raise CheckpointError(str(error).replace(str(inside), f"{path} ({inside.name})")) from error
                 return dataclasses.replace(found, origin=dataclasses.replace(found.origin, name=str(path)))
+            from keras_mnasnet.weights.convert import convert
+
             return convert(open_tf1(inside, path), network)
-    checkpoint = recognized(GRAPHS[kind](path)) if kind in GRAPHS else _read_tensors(path, kind, network)
+    checkpoint = _read_graph(path, kind) if kind in GRAPHS else _read_tensors(path, kind, network)
     if checkpoint.origin.notes and checkpoint.origin.source != OWN_SOURCE:
         logging.warning("%s: %s", path, "; ".join(checkpoint.origin.notes))
     return checkpoint
+
+
+def _read_graph(path: Path, kind: str) -> Checkpoint:
+    from keras_mnasnet.weights.formats.graph import recognized
+
+    module = importlib.import_module(f"keras_mnasnet.weights.formats.{GRAPHS[kind]}")
+    return recognized(getattr(module, f"read_{kind}")(path))
 
 
 def _unzipped(archive: Path, folder: Path) -> Path:

@@ -73,7 +73,7 @@ def _load(job: dict[str, Any], index: int, send: Send) -> tuple[Any, Callable[[]
     except (ValueError, RuntimeError, TypeError, OverflowError, MemoryError) as error:
         send("refused", index=index, message=str(error.__cause__ or error).strip() or type(error).__name__)
         raise _Refused from error
-    return file, invoke, partitions and dataclasses.asdict(partitions)
+    return file, invoke, None if partitions is None else dataclasses.asdict(partitions)
 
 
 def drawn_values(details: dict[str, Any], rng: np.random.Generator) -> np.ndarray:

@@ -20,7 +20,8 @@ from keras_mnasnet.utils.text import say
 
 ROOMS = {  # the modules of `keras_mnasnet.cli`, and the commands of each
     "networks": ("networks", "info"), "predict": ("predict",), "data": ("data",), "train": ("train", "recipes"),
-    "export": ("export", "qat"), "bench": ("bench",), "detect": ("detect",), "search": ("search",), "weights": ("weights", "push"),
+    "export": ("export", "qat"), "bench": ("bench",), "detect": ("detect",), "search": ("search",),
+    "weights": ("weights", "push"),
 }  # fmt: skip
 PACKAGE = os.path.dirname(os.path.dirname(__file__))
 LONGEST_ERROR = 4_000  # characters

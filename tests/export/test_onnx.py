@@ -205,7 +205,7 @@ def test_other_models_and_commands_name_the_way(tmp_path, bundled, capfd):
         assert "must end in .tflite. Received: path=" in (error := capfd.readouterr().err)
         assert "`mnasnet export` writes classifiers as .onnx" in error
     (tmp_path / "x.onnx").touch()
-    with pytest.raises(ValueError, match="On a phone the official tool runs .tflite files. Received: .*x.onnx"):
+    with pytest.raises(ValueError, match="A phone and an emulated core run .tflite files. Received: .*x.onnx"):
         benchmarks.latency(tmp_path / "x.onnx", device="adb")
 
 

@@ -228,8 +228,8 @@ def test_numpy_reference_equals_keras(bundled, pictures, tmp_path, quantize):
     [
         ("b1", "symmetric"),
         (
-            "stem24 r1_k3_s11_e1_i24_o16_noskip_conv r2_k1_s22_e3_i16_o24_pool r2_k7_s11_e3_i24_o24_se0.25 r1_k1_s22_e1_i24_o32_conv "
-            "r1_k5_s22_e1_i32_o40_linear head64",
+            "stem24 r1_k3_s11_e1_i24_o16_noskip_conv r2_k1_s22_e3_i16_o24_pool r2_k7_s11_e3_i24_o24_se0.25 "
+            "r1_k1_s22_e1_i24_o32_conv r1_k5_s22_e1_i32_o40_linear head64",
             "same",
         ),
     ],

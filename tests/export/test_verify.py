@@ -143,7 +143,8 @@ def test_drawn_pictures_are_sums_of_waves():
             u, v = rng.uniform(-frequency, frequency, (2, 3))
             waves += np.sin(2 * np.pi * (rows * u + columns * v) + rng.uniform(-np.pi, np.pi, 3)) / frequency
         expected = 255 * (waves - waves.min()) / np.ptp(waves)
-        assert picture.dtype == np.float32 and (picture.min(), picture.max()) == (0, 255)
+        assert picture.dtype == np.float32
+        assert (picture.min(), picture.max()) == (0, 255)
         assert np.abs(picture - expected).max() < 0.5 + 1e-6
 
 
