@@ -169,7 +169,10 @@ def read_results(path: str | os.PathLike[str]) -> list[Result]:
         raise ValueError(f"A result file must exist. Received: {path}, which does not")
     value = read_json(path, "A result file", limit=LONGEST_ANNOTATIONS)
     if not isinstance(value, list):
-        raise ValueError(f"A result file must hold a JSON list of detections. Received: {path}, a {type(value).__name__}")
+        raise ValueError(
+            f"A result file must hold a JSON list of detections. Received: {path}, a {type(value).__name__}. `mnasnet detect "
+            f"eval --write-results FOLDER` writes one"
+        )
     wanted = "A result file holds detections with `image_id`, `category_id`, `bbox` [x, y, width, height] and `score`"
     with rows_of(path, wanted) as rows:
         return [
