@@ -303,7 +303,7 @@ class DetectorRun(Run):
         ours = self.data.counts()
         if lost := [name for name, count in data.counts().items() if count and not ours.get(name)]:
             logging.warning(
-                "no photo to train on has a box of %s, which %s photos have: it is not learned", listed(lost, 10), split
+                "only %s photos have boxes of %s: without boxes to train on a class is not learned", split, listed(lost)
             )
 
     def _hold_out(self) -> None:

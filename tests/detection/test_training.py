@@ -324,7 +324,7 @@ def test_a_class_that_only_the_validation_has(tmp_path, drawn, caplog):
     assert describe(drawn, drawn.parent, validation=idle).classes == ("red", "green")
     assert not caplog.messages
     assert describe(idle, drawn.parent, validation=more).classes == ("red", "green", "blue")
-    assert caplog.messages == ["no photo to train on has a box of blue, which validation photos have: it is not learned"]
+    assert caplog.messages == ["only validation photos have boxes of blue: without boxes to train on a class is not learned"]
 
 
 def test_runs_of_the_other_kind(tmp_path, finished):
