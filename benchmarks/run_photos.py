@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of every training; default %(default)s")
-    parser.add_argument("--output", type=Path, help="JSON file to write after every job")
+    parser.add_argument("--output", type=Path, help="JSON file to write after every job, with the tables beside it as .md")
     parser.add_argument("--list", action="store_true", help="show the jobs and stop")
     arguments = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
@@ -282,21 +282,28 @@ def main() -> None:
         parser.error(f"--data must be a folder with {', '.join(lost)} in it. Received: {root}, without")
 
     from keras_mnasnet.benchmarks.results import write_json
+    from keras_mnasnet.utils.files import write_file
     from keras_mnasnet.utils.system import environment
 
-    rows: list[dict[str, Any]] = []
-    for job in found:
+    rows: dict[str, dict[str, Any]] = {}
+    steps = [(job, run, "epochs") for job in found] + [
+        (job, quantized, "qat_epochs") for job in found if "table" in job.sections
+    ]
+    for job, step, made in steps:
         kept = runs / "rows" / f"{job.name}.json"
-        if not kept.is_file():
-            write_json(kept, {**run(job, root, runs), "environment": environment(), "threads": arguments.threads})
-        rows.append(json.loads(kept.read_text("utf-8")))
-        print(text(rows[-1]), flush=True)
+        row = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
+        if made not in row:
+            row |= {**step(job, root, runs), "environment": environment(), "threads": arguments.threads}
+            write_json(kept, row)
+        rows[job.name] = row
+        print(text(row), flush=True)
         if arguments.output:
             value = {
                 "schema": SCHEMA, "benchmark": "photos", "date": datetime.date.today().isoformat(), "seed": arguments.seed,
-                "threads": arguments.threads, "rows": rows,
+                "threads": arguments.threads, "rows": list(rows.values()),
             }  # fmt: skip
             write_json(arguments.output, value)
+            write_file(arguments.output.with_suffix(".md"), tables(value["rows"]))
 
 
 def text(row: dict[str, Any]) -> str:
