@@ -327,7 +327,7 @@ _ALL = (
         augment=Augment(crop="inception", flip=True),
     ),
     Recipe(
-        name="finetune", epochs=10, batch_size=32, optimizer="adamw", learning_rate=1e-3, base_batch=32, schedule="cosine",
+        name="finetune", epochs=10, batch_size=32, optimizer="adamw", learning_rate=3e-3, base_batch=32, schedule="cosine",
         warmup_epochs=0.5, weight_decay=0.02, clip_norm=1.0, label_smoothing=0.1, dropout=0.2, bn_momentum=0.9,
         frozen_epochs=1, frozen_learning_rate=3e-3, augment=Augment(crop="inception", area=(0.35, 1.0), flip=True),
     ),
@@ -360,7 +360,10 @@ SOURCES = {
         "the batch": _TRAINER,
         "biases are spared by the weight decay (the trainer spares batch norms only)": _OURS,
     },
-    "finetune": {"everything": _OURS},
+    "finetune": {
+        "learning_rate, frozen_epochs, layer_decay": f"{_OURS}, measured: docs/small_photos.md",
+        "everything else": _OURS,
+    },
     "distill": {"the loss": "Hinton et al., arXiv 1503.02531, section 2", "everything else": _OURS},
     "cifar10": {"everything": _OURS},
     "proxy-5-epochs": {"5 epochs": "arXiv 1807.11626v3, section 4.2", "everything else": _OURS},
