@@ -269,7 +269,7 @@ def calibrate(
     Example:
         from keras_mnasnet import benchmarks
 
-        fit = benchmarks.calibrate({"a1": 21.0, "a1-0.5": 8.3, "small": 5.9}, "phone.json", phone="Pixel 6")
+        fit = benchmarks.calibrate({"a1": 78, "a1-0.5": 32, "small": 23.2}, "pixel1.json", core="cortex-a72")
         print(fit.percent_off)
     """
     from keras_mnasnet.benchmarks.emulator import CORES, EmulatorMeter, FitRow, fitted

@@ -92,7 +92,7 @@ def add_commands(top: Parser) -> None:
     command = bench.add(
         "calibrate", "Fit a phone to networks measured on it, for --device emulated:FILE.", calibrate,
         usage="MODEL=MS... -o FILE.json [options]",
-        example="mnasnet bench calibrate a1=21 a1-0.5=8.3 small=5.9 --phone 'Pixel 6' -o pixel6.json",
+        example="mnasnet bench calibrate a1=78 a1-0.5=32 small=23.2 --emulated-core cortex-a72 -o pixel1.json",
         needs=("MODEL=MS", "-o FILE.json"),
     )  # fmt: skip
     command.add_argument(
