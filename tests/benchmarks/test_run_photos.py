@@ -1,5 +1,6 @@
 """The jobs of benchmarks/run_photos.py and the sets it divides; nothing is trained."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from keras_mnasnet.training.recipe import parse_recipe
 
-SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "run_photos.py"))
+ROOT = Path(__file__).parents[2]
+SCRIPT = runpy.run_path(str(ROOT / "benchmarks" / "run_photos.py"))
 
 
 @pytest.mark.parametrize("only", [["finetune"], ["table"], ["teacher"], ["finetune", "table", "teacher"]])
@@ -60,3 +62,22 @@ def test_tables_say_what_was_measured_and_what_is_missing():
     assert "| b1, fresh, full-rate3 | 50.0 / 25.0 / 12.5 / 100.0 | - |" in lines
     assert "| alone | 50.0 / 25.0 / 12.5 |" in lines
     assert len(lines) == 3 * 2 + len(SCRIPT["variants"](1)) + 9 + 2 + 2
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/results/*/photos.json")), ids=lambda path: path.parent.name)
+def test_results_are_whole(path):
+    """Every job is there by its own command, and the documentation shows the tables."""
+    report = json.loads(path.read_text("utf-8"))
+    assert (report["schema"], report["benchmark"]) == (SCRIPT["SCHEMA"], "photos")
+    rows = {row["job"]: row for row in report["rows"]}
+    for job in SCRIPT["jobs"](report["seed"], list(SCRIPT["SECTIONS"])):
+        row = rows.pop(job.name)
+        assert (row["recipe"], row["data"], row["network"]) == (job.recipe, job.data, job.network)
+        assert job.recipe in row["command"]
+        assert len(row["curve"]) == row["epochs"] == parse_recipe(job.recipe).epochs
+        assert row["val_accuracy"] == max(row["curve"]) == row["curve"][row["best_epoch"] - 1]
+    assert not rows
+    text = path.with_suffix(".md").read_text("utf-8")
+    assert text == SCRIPT["tables"](report["rows"])
+    page = (ROOT / "docs" / "small_photos.md").read_text("utf-8")
+    assert all(table in page for table in text.strip().split("\n\n"))

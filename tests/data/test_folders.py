@@ -270,7 +270,8 @@ def test_a_summary_says_what_was_read(tmp_path, capsys):
         source="ann.json", parts=(Part("train", "ann.json", 4, {"box": 9}),), classes=("box",), counted="boxes",
         sizes=Sizes.of(np.array([[5, 6]])), facts={"crowd": 2, "matched": "97 %"},
     )  # fmt: skip
-    assert {"classes  train boxes: box 9", "sizes    6 x 5 pixels (width x height)", "crowd    2", "matched  97 %"} <= set(boxes.lines())
+    expected = {"classes  train boxes: box 9", "sizes    6 x 5 pixels (width x height)", "crowd    2", "matched  97 %"}
+    assert expected <= set(boxes.lines())
     assert boxes.as_json()["crowd"] == 2
 
 
