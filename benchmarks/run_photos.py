@@ -12,8 +12,8 @@ all layers; all layers from the start; the classifier alone for all epochs, or f
 layers; some of them at three times the rate, too. `table` trains A1, B1 and small from fresh weights and in two ways from the
 CIFAR-10 weights. `teacher` trains a smaller network with a teacher and without.
 
-The validation split chooses the epoch. Each job is measured once on the test photos, as a float32 model and as an int8 file
-that is calibrated on training photos; the jobs of `table` also after quantization-aware training (QAT).
+The validation split chooses the epoch. Each job is measured once on the test photos, those of `table` and `teacher` also as an
+int8 file that is calibrated on training photos, and those of `table` after quantization-aware training (QAT).
 
 flowers128 states no split: the names of each class are sorted, every fifth is a test photo, and every tenth of the others
 validates. Six of its photos occur twice, four of them under two classes; they are left as they are. The small sets of CIFAR-10
@@ -194,10 +194,12 @@ def run(job: Job, root: Path, runs: Path) -> dict[str, Any]:
         "seconds": done.rows[-1]["seconds"], "cpu_s": None if resumed else round(cpu_s, 1),
         "images_per_second": done.rows[-1]["images_per_second"],
     }  # fmt: skip
-    file = runs / f"{job.name}-int8.tflite"
-    export(folder, file, quantize="int8", representative_data=str(data), calibration_count=300)
-    float32, int8 = evaluate([str(folder), str(file)], data, split="test", threads=1)
-    row |= {"test_float32": float32.top1, "test_int8": int8.top1, "test_images": float32.images}
+    files = {"float32": folder}
+    if {"table", "teacher"} & set(job.sections):
+        files["int8"] = runs / f"{job.name}-int8.tflite"
+        export(folder, files["int8"], quantize="int8", representative_data=str(data), calibration_count=300)
+    for key, result in zip(files, evaluate(list(map(str, files.values())), data, split="test", threads=1), strict=True):
+        row |= {f"test_{key}": result.top1, "test_images": result.images}
     keras.backend.clear_session()
     return row
 
