@@ -107,7 +107,7 @@ def test_a_measuring_process_that_ends_is_a_device_gone_and_is_replaced(monkeypa
 
         def killed(*arguments, **options):
             os.kill(child.pid, signal.SIGKILL)
-            monkeypatch.setattr(model._meter._child, "do", lambda *_: model._meter._child._died(None))
+            monkeypatch.setattr(model._meter._child, "do", lambda *_: model._meter._child._died("", None))
             return real(*arguments, **options)
 
         monkeypatch.setattr(type(model._meter._child), "ended", property(lambda self: False))
