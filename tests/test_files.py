@@ -229,6 +229,8 @@ OTHERS = {
     "search/tables.py": "rows to measure, in a temporary folder",
     "benchmarks/speed.py": "files to measure, in a temporary folder",
     "hub.py": "a folder to upload, which is temporary",
+    "loading.py": "a member of an archive, in a temporary folder",
+    "benchmarks/emulator.py": "the emulator's own folder, which is moved to its place when it is whole",
 }
 
 

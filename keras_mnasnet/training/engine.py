@@ -132,7 +132,7 @@ def photos_sha256(sets: Iterable[ImageSet], *values: np.ndarray) -> str:
     digest = hashlib.sha256()
     for images in sets:
         names = [images.where(index) for index in range(images.count)]
-        above = os.path.commonpath({os.path.dirname(name) for name in names} or {""})
+        above = os.path.commonprefix(names).rpartition(os.sep)[0]  # noqa: RUF071 (names may be of any kind)
         digest.update(b"\0".join([str(images.count).encode(), *(os.fsencode(name[len(above) :]) for name in names)]))
         sizes = getattr(images.source, "sizes", None)
         values += () if sizes is None else (sizes if images.picked is None else sizes[images.picked],)
