@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mnasnet.utils.reading import shown
 from keras_mnasnet.weights.formats.graph import EPSILON
 
 PHOTOS = 128  # that statistics are taken of
@@ -43,6 +44,10 @@ def unfold(model: keras.Model, batches: Iterable[np.ndarray]) -> int:
         >>> unfold(load("cifar10").model(), [])
         0
     """
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"`model` must be a Keras model, which is changed. Received: {shown(model)}. load(...).model() makes one"
+        )
     norms = folded_norms(model)
     if not norms:
         return 0

@@ -264,7 +264,7 @@ def test_reference_of_other_networks(network, padding):
         ({"quantize": "int8", "representative_data": 5}, "`representative_data` must be .*Received: int '5'"),
         ({"quantize": "int8", "representative_data": "nowhere"}, "Received: data='nowhere', which does not exist"),
         ({"normalization": "signed"}, "`normalization` .* must be pixels for a model that normalizes them itself"),
-        ({"normalization": "raw"}, "`normalization` must be one of pixels, unit, signed, imagenet or a Normalization. Received"),
+        ({"normalization": "raw"}, "`normalization` must be one of pixels, unit, signed, imagenet or a Normalization"),
         ({"quantize": "int8", "representative_data": []}, "nothing to calibrate on"),
         ({"quantize": "int8", "representative_data": np.zeros((9, 8, 8, 3))}, r"must hold images \[32, 32, 3\].*\[8, 8, 3\]"),
         ({"quantize": "int8", "representative_data": np.zeros((9, 32, 32, 3))}, "whose pixels are all 0"),

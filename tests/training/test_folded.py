@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from graphs import AUTOML, LINEAR, drawn, write_uint8
 
 from keras_mnasnet import load
@@ -45,3 +46,8 @@ def test_photos_are_spread():
     assert list(sample(4)) == [0, 1, 2, 3]
     assert (sample(1280) == np.arange(128) * 10).all()
     assert sample(0).size == 0
+
+
+def test_only_a_keras_model_is_unfolded():
+    with pytest.raises(ValueError, match=r"must be a Keras model, which is changed. Received: 'cifar10'. load"):
+        unfold("cifar10", [])
