@@ -256,7 +256,11 @@ def _read(path: Path, kind: str, network: Architecture | None) -> Checkpoint:
             from keras_mnasnet.weights.convert import convert
 
             return convert(open_tf1(inside, path), network)
-    checkpoint = _read_graph(path, kind) if kind in GRAPHS else _read_tensors(path, kind, network)
+    return _said(_read_graph(path, kind), path) if kind in GRAPHS else _read_tensors(path, kind, network)
+
+
+def _said(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """The checkpoint of a foreign file, with a warning of what was taken for granted or changed; our own says it itself."""
     if checkpoint.origin.notes and checkpoint.origin.source != OWN_SOURCE:
         logging.warning("%s: %s", path, "; ".join(checkpoint.origin.notes))
     return checkpoint
@@ -295,7 +299,7 @@ def _read_tensors(path: Path, kind: str, network: Architecture | None) -> Checkp
         if FORMAT not in file.metadata:
             from keras_mnasnet.weights.convert import convert
 
-            return convert(file, network)
+            return _said(convert(file, network), path)
         if kind != "h5":
             return described(file)
         return described(file, lambda names: h5_tensors(file, names))
