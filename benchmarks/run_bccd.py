@@ -128,6 +128,18 @@ def described(name: str, run: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def matched(data: Path) -> list[dict[str, Any]]:
+    """The share of boxes to train on that some anchor overlaps enough, with the usual anchors and with those chosen."""
+    from keras_mnasnet.detection import describe
+
+    rows = []
+    for iou in (CHANGES["match_iou"], 0.5):
+        facts = describe(data, size=SIZE, anchors=ANCHORS, changes={"match_iou": iou}).facts
+        shares = {"usual": facts["share_with_the_usual_anchors"], "chosen": facts["share_of_boxes_with_an_anchor"]}
+        rows.append({"match_iou": iou, "anchors": facts["anchors"], **shares})
+    return rows
+
+
 def curves(networks: Sequence[dict[str, Any]]) -> bytes:
     """AP, AP50 and the losses by epoch, as PNG."""
     from keras_mnasnet.search.charts import Chart, Dots, Layer, Line, png
@@ -187,7 +199,11 @@ def tables(report: dict[str, Any]) -> str:
             if row["precision"] in ("float32", "int8"):
                 settings = [row["boxes"], f"{row['score']:g}", f"{row['iou']:g}"]
                 more.append([network["network"], row["precision"], *settings, *cells(row)])
-    return "\n\n".join("\n".join(map(_line, [part[0], ["---"] * len(part[0]), *part[1:]])) for part in (lines, more)) + "\n"
+    anchors = [["IoU", "usual anchors", "chosen anchors"]]
+    for row in report["anchors"]:
+        anchors.append([f"{row['match_iou']:g}", percent(row["usual"]), percent(row["chosen"])])
+    parts = (lines, more, anchors)
+    return "\n\n".join("\n".join(map(_line, [part[0], ["---"] * len(part[0]), *part[1:]])) for part in parts) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -230,7 +246,7 @@ def main() -> None:
         report: dict[str, Any] = {
             "schema": SCHEMA, "benchmark": "bccd", "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "environment": environment(), "evaluator": evaluator(), "data": {**SOURCE, **counts},
-            "networks": [rows[each] for each in NETWORKS if each in rows],
+            "anchors": matched(arguments.data), "networks": [rows[each] for each in NETWORKS if each in rows],
         }  # fmt: skip
         write_json(stem.with_suffix(".json"), report)
         write_file(stem.with_suffix(".md"), tables(report))

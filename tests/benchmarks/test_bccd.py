@@ -29,8 +29,10 @@ def test_tables(script):
     classes = {name: {"AP": 0.25, "AP50": 0.5} for name in ("RBC", "WBC")}
     row = {"score": 0.01, "iou": 0.6, "AP": 0.1234, "AP50": 0.9876, "classes": classes}
     rows = [{**row, "precision": "keras", "boxes": "none"}, {**row, "precision": "int8", "boxes": "operator"}]
-    text = script.tables({"networks": [{"network": "small", "bytes": {"int8": 1234567}, "test": rows}]})
-    first, second = text.split("\n\n")
+    anchors = [{"match_iou": 0.4, "usual": 0.9731, "chosen": 0.9837}]
+    text = script.tables({"anchors": anchors, "networks": [{"network": "small", "bytes": {"int8": 1234567}, "test": rows}]})
+    first, second, third = text.strip().split("\n\n")
+    assert third.splitlines()[2:] == ["| 0.4 | 97.3 | 98.4 |"]
     assert first.splitlines()[2:] == [
         "| small | keras |  | 12.3 | 98.8 | 50.0 | 50.0 |", "| small | int8 | 1,234,567 | 12.3 | 98.8 | 50.0 | 50.0 |",
     ]  # fmt: skip
@@ -46,6 +48,8 @@ def test_results_are_whole(path, script):
     for precision in script.PRECISIONS:
         expected |= {(precision, tail, 0.01, 0.6) for tail in script.TAILS}
         expected |= {(precision, "none", each["score"], each["iou"]) for each in script.SELECTIONS}
+    assert [row["match_iou"] for row in report["anchors"]] == [0.4, 0.5]
+    assert all(0 < row["usual"] < row["chosen"] < 1 for row in report["anchors"])
     for network in report["networks"]:
         assert network["command"] == script.command(network["network"])
         recipe = network["recipe"]
