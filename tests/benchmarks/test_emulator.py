@@ -261,7 +261,7 @@ def test_a_file_that_fails_or_hangs_and_the_next_one(installed, tmp_path, monkey
             meter.count([bad], names=["bad"])
         before = meter.count([good], names=["good"])[0].instructions
         monkeypatch.setattr(emulator, "SECONDS", 1)
-        with pytest.raises(ValueError, match="that LiteRT runs in time. Received: d1, which took too long"):
+        with pytest.raises(ValueError, match="that LiteRT can run. Received: d1, which took too long"):
             meter.count([parse_network("d1").write(tmp_path, number=1)[0]], names=["d1"])
         monkeypatch.undo()
         assert meter.count([good], names=["good"])[0].instructions == before
