@@ -29,7 +29,7 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "HF_HUB_VERBOSITY": "error", "HF_HUB_DISAB
 
 
 def parser(command: str | None = None) -> Parser:
-    """The parser of `mnasnet` with all its commands; for one of them without the rooms of others, which start no program."""
+    """The parser of `mnasnet` with all its commands; for one of them with those of its room alone, which takes less time."""
     top = Parser(
         prog="mnasnet",
         description="MnasNet for Keras 3: networks, checkpoints, training, export to phones, measurements and search.",

@@ -190,9 +190,8 @@ def open_splits(
 
 def difference(ours: Sequence[str], theirs: Sequence[str], what: str) -> str:
     """What two lists of classes do not share: `only in training: fox; only in validation: cat, dog`."""
-    only = {
-        "training": [name for name in ours if name not in set(theirs)], what: [name for name in theirs if name not in set(ours)]
-    }  # fmt: skip
+    trained, found = set(ours), set(theirs)
+    only = {"training": [name for name in ours if name not in found], what: [name for name in theirs if name not in trained]}
     shown = "; ".join(f"only in {part}: {listed(names, 10)}" for part, names in only.items() if names)
     return shown or f"the same {len(ours)} classes in another order ({listed(ours, 4)}; {listed(theirs, 4)})"
 

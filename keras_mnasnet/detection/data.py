@@ -399,10 +399,10 @@ def _turned(given: tuple[int, int] | None, header: Header) -> tuple[tuple[int, i
 
 def _check_classes(truth: Truth, classes: Sequence[str], what: str) -> None:
     """ValueError where a split lacks a category of the training, or has boxes of one that the training lacks."""
-    known = {**truth.roots, **truth.categories}
+    known, trained = {**truth.roots, **truth.categories}, set(classes)
     used = {row["category_id"] for row in truth.annotations if not row["iscrowd"]}
-    theirs = [name for number, name in known.items() if name in classes or number in used]
-    if set(theirs) != set(classes):
+    theirs = [name for number, name in known.items() if name in trained or number in used]
+    if set(theirs) != trained:
         raise ValueError(
             f"Training and {what} annotations must have the same classes. Received: {difference(classes, theirs, what)}, of "
             f"{truth.name}. Correct the names, annotate photos of each in both, or name the classes to learn, those of both, "
