@@ -59,7 +59,7 @@ def of_bundled(name: str) -> Files:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file.tflite"
         for precision in ("float32", "float16", "weight-int8", "dynamic", "int8"):
-            calibrated = {"representative_data": str(DEMO)} if precision == "int8" else {}
+            calibrated: dict[str, Any] = {"representative_data": str(DEMO)} if precision == "int8" else {}
             export(name, path, quantize=precision, progress=False, accept_changed=1.0, **calibrated)
             found[precision] = path.read_bytes()
     return found

@@ -97,7 +97,7 @@ def errors(fit: PhoneFit, rows: Sequence[FitRow]) -> dict[str, float]:
         "from 30 ms": [each for ms, each in off if ms >= LARGE_MS],
         "below 30 ms": [each for ms, each in off if ms < LARGE_MS],
     }
-    found = {}
+    found: dict[str, float] = {}
     for name, values in parts.items():
         mean = "mean" if name == "all" else name
         found |= {mean: round(math.fsum(values) / len(values), 2), f"{mean}, largest": round(max(values), 2)} if values else {}
