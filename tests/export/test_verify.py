@@ -1,12 +1,15 @@
 """The comparison of a file with its model, by numbers computed by hand, and what it refuses."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from keras_mnasnet.export import ExportError, export
 from keras_mnasnet.export.verify import LIMITS, _comparison, accepting, drawn_images, judge
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
 
 def judged(found, wanted, precision="int8", **options):
@@ -153,3 +156,15 @@ def test_a_smaller_share_than_the_default_loosens_nothing():
     assert (limits.spread, limits.scores, limits.changed) == (LIMITS["int8"].spread, LIMITS["int8"].scores, 0.0)
     assert (accepting("int8", 0.2).spread, accepting("int8", 0.2).scores) == (1.0, None)
     assert accepting("float32", 0.2).spread == LIMITS["float32"].spread
+
+
+def test_the_readme_shows_the_limits():
+    lines = [line.split("|")[1:-1] for line in README.splitlines() if line.startswith("| ") and line.count("|") == 6]
+    rows = {name.partition(",")[0].strip(): [cell.strip() for cell in cells] for name, *cells in lines}
+    rows["dynamic"] = rows["weight-int8"]
+    for name, limits in LIMITS.items():
+        spread, level, margin, changed = rows[name]
+        assert (float(spread), float(level), float(margin)) == (limits.spread, limits.level, limits.margin)
+        assert changed.startswith(f"{100 * limits.changed:g} %" if limits.changed else "none")
+        if limits.detections:
+            assert f"detectors: {100 * limits.detections:g} % of the boxes" in changed
