@@ -18,7 +18,6 @@ from keras_mnasnet.export.calibration import Calibration
 from keras_mnasnet.export.classifier import open_file
 from keras_mnasnet.export.file import LABELS, REPORT, GraphFacts, ModelFile
 from keras_mnasnet.export.flatbuffer import METADATA_NAME, append_files, classifier_metadata
-from keras_mnasnet.export.onnx_file import with_texts
 from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.export.verify import Comparison, ExportError, Limits, accepting, check_promise, compare, judge
 from keras_mnasnet.preprocessing import Normalization, Preprocessing
@@ -134,7 +133,12 @@ def write_export(content: bytes, target: Path, report: Report, labels: Sequence[
     if labels is not None:
         files[LABELS] = labels
     onnx = target.suffix == ".onnx"
-    content = (with_texts if onnx else append_files)(content, files)
+    if onnx:
+        from keras_mnasnet.export.onnx_file import with_texts
+
+        content = with_texts(content, files)
+    else:
+        content = append_files(content, files)
     _check_written(open_file(content, onnx=onnx, name="the exported file"), report, labels)
     facts = dataclasses.replace(report.facts, bytes=len(content))
     report = dataclasses.replace(report, facts=facts, sha256=hashlib.sha256(content).hexdigest())

@@ -11,6 +11,7 @@ import numpy as np
 __all__ = [
     "H5_SUFFIX",
     "KERAS_SUFFIX",
+    "LABEL_FILES",
     "ONNX_SUFFIX",
     "PB_SUFFIX",
     "PTH_SUFFIXES",
@@ -24,6 +25,7 @@ PTH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 TAR_SUFFIXES = (".tgz", ".tar.gz", ".tar")
 KERAS_SUFFIX, H5_SUFFIX = ".keras", ".weights.h5"
 TFLITE_SUFFIX, ONNX_SUFFIX, PB_SUFFIX = ".tflite", ".onnx", ".pb"
+LABEL_FILES = ("labels.txt", "dict.txt")  # beside a file, or in it
 SUFFIXES = (
     ".safetensors",
     *PTH_SUFFIXES,

@@ -18,10 +18,10 @@ from keras_mnasnet.preprocessing import NORMALIZATIONS, PIXELS, SIGNED, UNIT, No
 from keras_mnasnet.spec import UnitShape, read_network
 from keras_mnasnet.utils.reading import check_names, read_text
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics, Origin, expected_shapes
+from keras_mnasnet.weights.formats import LABEL_FILES
 from keras_mnasnet.weights.registry import BACKGROUND, labels_of
 
 EPSILON = 2.0**-10  # of the batch norms, which are folded: with it 1 - epsilon and its sum with epsilon are exact in float32
-LABEL_FILES = ("labels.txt", "dict.txt")  # beside a file, or in it
 WEIGHTED = ("convolution", "dense")
 ACTIVATIONS = {"relu": "a ReLU", "linear": "no activation", "sigmoid": "a sigmoid", "softmax": "a softmax"}
 DEFAULT_SIZE = 224

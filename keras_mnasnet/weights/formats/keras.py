@@ -20,7 +20,6 @@ from keras_mnasnet.utils.reading import check_growth, check_limit, open_regular,
 from keras_mnasnet.weights.checkpoint import CheckpointError
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, TensorFile
 from keras_mnasnet.weights.formats.safetensors import FORMAT
-from keras_mnasnet.weights.names import TF2CV
 
 RUNNING = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "StringLookup", "IntegerLookup", "TextVectorization", "__lambda__")
 DAMAGE = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, AssertionError, MemoryError)
@@ -225,6 +224,8 @@ def open_h5(path: Path) -> Iterator[TensorFile]:
 def _check_keras3(path: Path, file: Any, shapes: Iterable[str]) -> None:
     """CheckpointError for what Keras 2 wrote (but for imgclsmob's weights), and for `.h5` files of whole models, whose layers
     have other names."""
+    from keras_mnasnet.weights.names import TF2CV
+
     if "model_config" in file.attrs or "model_weights" in file:
         raise CheckpointError(
             f"A .h5 file must be the weights that Keras 3 writes (.weights.h5). Received: {path}, a whole model in Keras's "

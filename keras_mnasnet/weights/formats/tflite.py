@@ -9,7 +9,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,11 @@ from keras_mnasnet.utils.reading import (
     record,
 )
 from keras_mnasnet.weights.checkpoint import CheckpointError
+from keras_mnasnet.weights.formats import LABEL_FILES
 from keras_mnasnet.weights.formats.content import HEAD, check_tflite
-from keras_mnasnet.weights.formats.graph import LABEL_FILES, Graph, Operation
+
+if TYPE_CHECKING:
+    from keras_mnasnet.weights.formats.graph import Graph, Operation
 
 LABELS, REPORT = LABEL_FILES[0], "export.json"  # what this package writes behind a graph
 METADATA = b"TFLITE_METADATA"
@@ -44,6 +47,8 @@ WAY = (
 
 def read_tflite(path: Path) -> Graph:
     """The graph of a `.tflite` file. CheckpointError for a damaged one, and for weights that cannot be dequantized."""
+    from keras_mnasnet.weights.formats.graph import Graph
+
     content = read_bytes(path, "A .tflite file", limit=LARGEST_MODEL)
     check_tflite(str(path), content[:HEAD], len(content))
     texts = texts_behind(content)
@@ -178,6 +183,8 @@ class _File:
 
     def operations(self) -> Iterator[Operation]:
         """The operators in their order, without those that make a constant of a constant."""
+        from keras_mnasnet.weights.formats.graph import Operation
+
         for index in range(self.graph.OperatorsLength()):
             one = self._operator(index)
             if one.kind == "DEQUANTIZE" and self.stored(one.inputs[0]) is not None:
