@@ -9,7 +9,8 @@ change. Compared are the log and the weights of a training, the graph of an expo
 the file made from it, and the trials of a study. `fetch` needs the folder KERAS_MNASNET_GOLDEN and the program openssl: a
 server of this script stands in for the publisher's, behind the proxy that the command is given. `left` counts temporary files,
 locks and processes, in any session, that are still there at the end, `torn` files that were
-half-written or whose report was another file's at the moment of a kill.
+half-written or whose report was another file's at the moment of a kill. What a command has in the system's temporary folder
+counts as left, too: it is given one of its own. `emulated` needs the cores of `mnasnet bench emulator`.
 """
 
 from __future__ import annotations
@@ -90,29 +91,69 @@ class Training(Kind):
         return mnasnet("train", "shapes:96@32", "-o", run, *NETWORK, "--recipe", "cifar10", *changes, "--checkpoint-steps", 2)
 
     def result(self, folder: Path) -> str:
+        return trained(folder / "run")
+
+
+def trained(run: Path) -> str:
+    """The names in a run's folder, its log without times, and its weights."""
+    with (run / "log.csv").open(newline="", encoding="utf-8") as file:
+        rows = [
+            [value for key, value in row.items() if key not in ("seconds", "images_per_second")] for row in csv.DictReader(file)
+        ]
+    names = sorted(path.name for path in run.iterdir())
+    return json.dumps([names, rows, sha256((run / "model.safetensors").read_bytes())])
+
+
+class Detection(Kind):
+    """A detector of bright boxes on dark photos."""
+
+    def __init__(self, shared: Path) -> None:
+        super().__init__(shared)
+        import numpy as np
+        from PIL import Image
+
+        rng, boxes = np.random.default_rng(0), []
+        (shared / "photos").mkdir()
+        for number in range(1, 13):
+            photo = rng.integers(0, 60, (96, 96, 3), np.uint8)
+            left, top = (int(each) for each in rng.integers(0, 60, 2))
+            photo[top : top + 32, left : left + 32] += 150
+            Image.fromarray(photo).save(shared / "photos" / f"{number}.png")
+            box = {"id": number, "image_id": number, "category_id": 1, "bbox": [left, top, 32, 32], "area": 1024, "iscrowd": 0}
+            boxes.append(box)
+        photos = [{"id": box["id"], "file_name": f"{box['id']}.png", "width": 96, "height": 96} for box in boxes]
+        value = {"images": photos, "annotations": boxes, "categories": [{"id": 1, "name": "box"}]}
+        (shared / "boxes.json").write_text(json.dumps(value), "utf-8")
+
+    def command(self, folder: Path) -> list[str]:
         run = folder / "run"
-        with (run / "log.csv").open(newline="", encoding="utf-8") as file:
-            rows = [
-                [value for key, value in row.items() if key not in ("seconds", "images_per_second")]
-                for row in csv.DictReader(file)
-            ]
-        names = sorted(path.name for path in run.iterdir())
-        return json.dumps([names, rows, sha256((run / "model.safetensors").read_bytes())])
+        if (run / "run.json").is_file():
+            return mnasnet("detect", "train", "--resume", run)
+        data = [self.shared / "boxes.json", self.shared / "photos", "--validation", "0", "--size", 96]
+        return mnasnet(
+            "detect", "train", *data, "-o", run, "--network", "small", "--width", "0.35", "--epochs", 3, "--batch-size", 4,
+            "--checkpoint-steps", 1,
+        )  # fmt: skip
+
+    def result(self, folder: Path) -> str:
+        return trained(folder / "run")
 
 
 class Export(Kind):
     """A float16 file over a float32 one."""
 
+    model: str | Path = MODEL
+
     def prepare(self, folder: Path) -> None:
         start = self.shared / "float32.tflite"
         if not start.exists():
-            subprocess.run(mnasnet("export", MODEL, "-o", start), check=True, capture_output=True)
+            subprocess.run(mnasnet("export", self.model, "-o", start), check=True, capture_output=True)
             self.known = {graph_of(start.read_bytes())}
         for ending in ("", ".json"):
             (folder / f"m.tflite{ending}").write_bytes(Path(f"{start}{ending}").read_bytes())
 
     def command(self, folder: Path) -> list[str]:
-        return mnasnet("export", MODEL, "--quantize", "float16", "-o", folder / "m.tflite")
+        return mnasnet("export", self.model, "--quantize", "float16", "-o", folder / "m.tflite")
 
     def result(self, folder: Path) -> str:
         made = graph_of((folder / "m.tflite").read_bytes())
@@ -125,6 +166,38 @@ class Export(Kind):
         if report.is_file() and json.loads(report.read_text("utf-8"))["sha256"] != sha256(content):
             found.append("m.tflite.json, of another file")
         return found
+
+
+class Qat(Export):
+    """An int8 file trained in another process, over a float32 one."""
+
+    def __init__(self, shared: Path) -> None:
+        super().__init__(shared)
+        subprocess.run(Training(shared).command(shared), check=True, capture_output=True)
+        self.model = shared / "run"
+
+    def command(self, folder: Path) -> list[str]:
+        settings = ["--data", "shapes:96@32", "--epochs", 1, "--batch-size", 16]
+        return mnasnet("qat", self.model, *settings, "-o", folder / "m.tflite")
+
+
+class Convert(Kind):
+    def command(self, folder: Path) -> list[str]:
+        return mnasnet("weights", "convert", MODEL, "-o", folder / "m.safetensors")
+
+    def result(self, folder: Path) -> str:
+        return json.dumps([[path.name, sha256(path.read_bytes())] for path in folder.iterdir()])
+
+
+class Emulated(Kind):
+    """A count on an emulated core, in two processes of its own."""
+
+    def command(self, folder: Path) -> list[str]:
+        return mnasnet("bench", "latency", "--network", "small@64", "--device", "emulated:cortex-a53", "-o", folder / "r.json")
+
+    def result(self, folder: Path) -> str:
+        (row,) = json.loads((folder / "r.json").read_text("utf-8"))["results"]
+        return json.dumps([sorted(path.name for path in folder.iterdir()), f"{row['instructions']:.3e}"])
 
 
 def graph_of(content: bytes) -> str:
@@ -233,6 +306,22 @@ class Search(Kind):
         return json.dumps([sorted(path.name for path in folder.iterdir()), trials])
 
 
+class Retrain(Search):
+    """The two best networks of a study, trained fully."""
+
+    def __init__(self, shared: Path) -> None:
+        super().__init__(shared)
+        subprocess.run(super().command(shared), check=True, capture_output=True)
+
+    def command(self, folder: Path) -> list[str]:
+        settings = ["--set", "epochs=2", "--set", "batch_size=16"]
+        return mnasnet("search", "retrain", "--study", self.shared / "s.study", "-o", folder / "best", "--top", 2, *settings)
+
+    def result(self, folder: Path) -> str:
+        runs = sorted(path.parent for path in folder.rglob("log.csv"))
+        return json.dumps([sorted(path.name for path in (folder / "best").iterdir()), *map(trained, runs)])
+
+
 class Ray(Search):
     """Most of a run is Ray's start and the worker's: few trials, and more kills before a run that goes to its end."""
 
@@ -245,16 +334,29 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "training": Training,
     "export": Export,
     "fetch": Fetch,
+    "convert": Convert,
+    "detection": Detection,
+    "qat": Qat,
+    "emulated": Emulated,
     "search": Search,
+    "retrain": Retrain,
     "ray": Ray,
 }
 
 
+def temporary(folder: Path) -> Path:
+    """The system's temporary folder of the commands in `folder`."""
+    return folder.with_name(f"{folder.name}.tmp")
+
+
 def started(kind: Kind, folder: Path) -> subprocess.Popen[bytes]:
+    temporary(folder).mkdir(exist_ok=True)
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": tempfile.gettempdir(),  # its sockets must have short names, and its logs are kept
+        "TMPDIR": str(temporary(folder)),
         MARK: str(folder),
         **kind.environment(folder),
     }
@@ -314,13 +416,16 @@ def orphans(folder: Path) -> bool:
 
 
 def left_in(folder: Path) -> list[str]:
-    """Temporary files and locks below and beside a folder."""
+    """Temporary files and locks below and beside a folder, and what is in the temporary one but the meter's lock."""
     around = [*folder.rglob("*"), *folder.parent.glob(f".{folder.name}*")]
-    return sorted(
+    found = [
         path.name
         for path in around
         if path.name.startswith(".mnasnet-tmp-") or path.name.endswith((".lock", ".part", ".part.json", ".new"))
-    )
+    ]
+    kept = ("keras_mnasnet-locks-", "keras_mnasnet-meter-")
+    own = [path for path in temporary(folder).rglob("*") if not path.name.startswith(kept)]
+    return sorted(found + [str(path.relative_to(folder.parent)) for path in own])
 
 
 def rounds(name: str, kills: int, rng: random.Random, scratch: Path) -> Iterator[dict[str, Any]]:

@@ -36,6 +36,10 @@ SETTLED = {  # random weights, with the statistics of drawn pictures: network, s
     "d1-0.75": ("d1", 48, 10, {"width_multiplier": 0.75}),
     "a1-0.5, depth 1.5": ("a1", 48, 10, {"width_multiplier": 0.5, "depth_multiplier": 1.5}),
     "a1-0.5, no squeeze-and-excite": ("a1", 48, 10, {"width_multiplier": 0.5, "se": False}),
+    "d1-320-0.5": ("d1-320", 64, 10, {"width_multiplier": 0.5}),
+    "a2-0.5, depth 0.5": ("a2", 48, 10, {"width_multiplier": 0.5, "depth_multiplier": 0.5}),
+    "b1-0.35, depth 2": ("b1", 48, 10, {"width_multiplier": 0.35, "depth_multiplier": 2.0}),
+    "d1-320-0.35, depth 1.5": ("d1-320", 64, 100, {"width_multiplier": 0.35, "depth_multiplier": 1.5}),
 }
 FLAT = {  # random weights and statistics: the biases drown the image
     "a1-0.5, flat": ("a1", 48, 10, {"width_multiplier": 0.5}),

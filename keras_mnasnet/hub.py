@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.loading import RUN_MODEL, load, save
 from keras_mnasnet.preprocessing import MOST_PIXELS
 from keras_mnasnet.spec import Spec, describe, rebuild
+from keras_mnasnet.utils.files import scratch
 from keras_mnasnet.utils.reading import check_limit, read_json, record, shown, texts
 from keras_mnasnet.weights.checkpoint import CheckpointError, DownloadError, assign, expected_shapes, remember
 from keras_mnasnet.weights.fetch import fetch_hub
@@ -75,8 +75,7 @@ def push_to_hub(
     spec = dataclasses.replace(describe(model), normalization=checkpoint.numerics.normalization)
     class_names = _checked_labels(labels, spec)
     figures = _checked_metrics(metrics, dataset)
-    with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as name:
-        folder = Path(name)
+    with scratch() as folder:
         save(checkpoint, folder / WEIGHTS_FILE, labels=class_names)
         config = json.dumps(_config(spec, model.name, class_names is not None), indent=2)
         (folder / CONFIG_FILE).write_text(config + "\n", "utf-8")

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -22,6 +21,7 @@ from absl import logging
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.preprocessing import Preprocessing
+from keras_mnasnet.utils.files import scratch
 from keras_mnasnet.utils.locks import sweep_lock
 from keras_mnasnet.utils.reading import open_zip, shown, texts
 from keras_mnasnet.utils.text import did_you_mean
@@ -223,8 +223,8 @@ def open_tensors(path: Path, kind: str | None = None) -> Iterator[TensorFile]:
     if kind == "tf1":
         yield open_tf1(path)
     elif kind == "tar":
-        with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
-            yield open_tf1(unpack(path, Path(folder)), path)
+        with scratch() as folder:
+            yield open_tf1(unpack(path, folder), path)
     elif kind == "mindspore":
         from keras_mnasnet.weights.formats.mindspore import open_mindspore
 
@@ -245,8 +245,8 @@ def _read(path: Path, kind: str, network: Architecture | None) -> Checkpoint:
     if kind == "keras":
         return read_keras(path, load_keras(path))
     if kind in ("tar", "zip"):
-        with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
-            inside = (unpack if kind == "tar" else _unzipped)(path, Path(folder))
+        with scratch() as folder:
+            inside = (unpack if kind == "tar" else _unzipped)(path, folder)
             if inside.is_file():
                 try:
                     found = _read(inside, _packed(inside), network)

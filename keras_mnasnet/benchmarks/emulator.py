@@ -29,7 +29,7 @@ from filelock import FileLock
 from keras_mnasnet.benchmarks.host import ROOT, MeterProcess
 from keras_mnasnet.benchmarks.host_meter import COUNT, OUTPUTS
 from keras_mnasnet.export.partitions import Partitions
-from keras_mnasnet.utils.files import TEMPORARY, write_file
+from keras_mnasnet.utils.files import TEMPORARY, scratch, write_file
 from keras_mnasnet.utils.reading import fields_of, read_json, shown
 from keras_mnasnet.utils.system import machine
 from keras_mnasnet.utils.text import Life, header
@@ -202,9 +202,9 @@ def _try(folder: Path) -> None:
     """Count a small network, which also makes the bytecode of all that a count reads; OSError where that fails."""
     from keras_mnasnet.benchmarks.speed import parse_network
 
-    with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as text, EmulatorMeter(PIXEL1, folder=folder) as meter:
+    with scratch() as made, EmulatorMeter(PIXEL1, folder=folder) as meter:
         try:
-            meter.count(parse_network("small@32").write(Path(text), number=0)[:1], names=["small@32"])
+            meter.count(parse_network("small@32").write(made, number=0)[:1], names=["small@32"])
         except ValueError as error:
             raise OSError(f"The emulator must count a small network. Received: {error}") from error
 
@@ -284,7 +284,7 @@ class EmulatorMeter:
         self.core, self.folder = core, folder or place()
         self._installed = installed(self.folder)
         self._process: MeterProcess | None = None
-        self._place: tempfile.TemporaryDirectory[str] | None = None
+        self._held, self._place = contextlib.ExitStack(), Path()
 
     def __enter__(self) -> EmulatorMeter:
         return self
@@ -323,11 +323,10 @@ class EmulatorMeter:
         A name's length moves what lies behind it in memory. So it sees no path of this machine: its `/` is `root`, with the
         packages, the wheels and this package, and it works in `work`.
         """
-        if self._process is not None and self._place is not None and not self._process.ended:
-            return self._process, Path(self._place.name, WORK)
+        if self._process is not None and not self._process.ended:
+            return self._process, self._place / WORK
         self.close()
-        self._place = tempfile.TemporaryDirectory(prefix="keras_mnasnet-")
-        place = Path(self._place.name)
+        self._place = place = self._held.enter_context(scratch())
         (place / WORK).mkdir()
         (place / "emulator").symlink_to(self.folder)
         (place / "root").mkdir()
@@ -351,9 +350,7 @@ class EmulatorMeter:
         if self._process is not None:
             self._process.close()
             self._process = None
-        if self._place is not None:
-            self._place.cleanup()
-            self._place = None
+        self._held.close()
 
 
 def _command(folder: Path, core: str) -> list[str]:

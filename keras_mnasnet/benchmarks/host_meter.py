@@ -30,7 +30,6 @@ Send = Callable[..., None]
 COUNT = 100_000  # the system call, of a number that Linux has not, at which emulator.c tells how many instructions it counted
 DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 OUTPUTS = "outputs.npz"
-NO_MORE_JOBS = 3  # the exit status of a fork that found the end of standard input
 
 
 def main() -> int:
@@ -145,11 +144,11 @@ def serve_counts() -> int:
     from ai_edge_litert import interpreter  # noqa: F401 - once, and not in every fork
 
     libc, send, waiting = ctypes.CDLL(None), _sender(), select.poll()
+    libc.prctl(DIE_WITH_PARENT, signal.SIGKILL)
     waiting.register(0)
     gc.collect()
     gc.disable()
-    while True:
-        waiting.poll()
+    while not waiting.poll()[0][1] & select.POLLHUP:  # with a job, whoever wrote it is gone
         child = os.fork()
         if not child:
             _count_in_fork(libc, send)
@@ -157,7 +156,8 @@ def serve_counts() -> int:
         if status < 0:
             os.kill(os.getpid(), -status)
         if status:
-            return 0 if status == NO_MORE_JOBS else status
+            return status
+    return 0
 
 
 def _count_in_fork(libc: Any, send: Send) -> None:
@@ -165,14 +165,11 @@ def _count_in_fork(libc: Any, send: Send) -> None:
     status = 1
     try:
         libc.prctl(DIE_WITH_PARENT, signal.SIGKILL)
-        if line := sys.stdin.readline():
-            job = parse_json(line, "A job")
-            signal.alarm(job["seconds"])
-            with contextlib.suppress(_Refused):
-                _count(job, send, libc.syscall)
-            status = 0
-        else:
-            status = NO_MORE_JOBS
+        job = parse_json(sys.stdin.readline(), "A job")
+        signal.alarm(job["seconds"])
+        with contextlib.suppress(_Refused):
+            _count(job, send, libc.syscall)
+        status = 0
     except Exception:
         traceback.print_exc()
     finally:

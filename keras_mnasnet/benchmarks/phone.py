@@ -26,6 +26,7 @@ RUNS, WARMUP, MIN_SECONDS = 50, 1, 1.0
 RUN_SECONDS = 400.0  # the tool itself stops a warm-up and a measurement after 150 s each
 MOST_RUNS = 10**9
 FOLDER = "/data/local/tmp"
+SWEEP = f"find {FOLDER} -maxdepth 1 -name 'keras_mnasnet-*' -mtime +0 -exec rm -rf {{}} +"  # a day old: of killed processes
 CLOCK = "wall time of the official tool"
 
 SHELL_SECONDS, PUSH_SECONDS = 30.0, 300.0
@@ -113,6 +114,7 @@ class PhoneMeter:
         self._mask, self._choice = _mask(plan, self._phone)
         self._folder = f"{FOLDER}/keras_mnasnet-{uuid.uuid4().hex[:12]}"
         try:
+            self._device.shell(SWEEP)
             self._device.checked(f"mkdir {self._folder}")
             self._device.push(self._binary, f"{self._folder}/benchmark_model")
             self._device.checked(f"chmod 755 {self._folder}/benchmark_model")

@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_
 from keras_mnasnet.benchmarks.results import SCHEMA
 from keras_mnasnet.benchmarks.timing import Ratio, Times, ratio_of_medians
 from keras_mnasnet.family import FAMILY, as_architecture, default_size
+from keras_mnasnet.utils.files import scratch
 from keras_mnasnet.utils.reading import TFLITE_MARK, exported_kind
 from keras_mnasnet.utils.system import core_state, machine
 from keras_mnasnet.utils.text import did_you_mean, header, listed
@@ -280,9 +280,9 @@ def calibrate(
     if path is not None:
         check_output(path)
     targets = [parse_target(model, size=size) for model in measured]
-    with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder, EmulatorMeter(core) as meter:
+    with scratch() as folder, EmulatorMeter(core) as meter:
         files = [
-            target.write(Path(folder), include_preprocessing=include_preprocessing, number=number)[0]
+            target.write(folder, include_preprocessing=include_preprocessing, number=number)[0]
             for number, target in enumerate(targets)
         ]
         sizes = [target.size if target.path else None for target in targets]
@@ -438,8 +438,8 @@ def _on_host(
     device = _host_facts(cores, core, targets)
     pinned = f"core {', '.join(map(str, cores))} ({device['affinity_choice']})" if cores else device["affinity_choice"]
     _header(targets, device, pinned, threads, f"{runs} timed of each after {warmup} to warm up, in turns", progress)
-    with tempfile.TemporaryDirectory() as folder, HostMeter(cores, threads, seed) as meter:
-        written = _written(targets, Path(folder), include_preprocessing, seed)
+    with scratch() as folder, HostMeter(cores, threads, seed) as meter:
+        written = _written(targets, folder, include_preprocessing, seed)
         sizes = [path.stat().st_size for path in written]
         samples = meter.measure(
             written,
@@ -451,9 +451,7 @@ def _on_host(
             progress=progress,
         )
         split = [
-            _profile(target, Path(folder), cores, threads, include_preprocessing, runs, warmup, seed, progress)
-            if profile
-            else ()
+            _profile(target, folder, cores, threads, include_preprocessing, runs, warmup, seed, progress) if profile else ()
             for target in targets
         ]
     rounds = samples.cpu if threads == 1 else samples.wall
@@ -492,12 +490,12 @@ def _on_phone(targets: Sequence[Target], plan: Any, *, include_preprocessing: bo
     from keras_mnasnet.benchmarks import phone
 
     date = _now()
-    with tempfile.TemporaryDirectory() as folder, phone.PhoneMeter(plan) as meter:
+    with scratch() as folder, phone.PhoneMeter(plan) as meter:
         mask = meter.facts["affinity"]
         pinned = f"mask {mask} ({meter.facts['affinity_choice']})" if mask else meter.facts["affinity_choice"]
         counts = f"{meter.settings['runs']} of each, {plan.repeats} times, in turns"
         _header(targets, meter.facts, pinned, plan.threads, counts, progress)
-        written = _written(targets, Path(folder), include_preprocessing, seed)
+        written = _written(targets, folder, include_preprocessing, seed)
         sizes = [path.stat().st_size for path in written]
         found = meter.measure(written, names=[target.name for target in targets], progress=progress)
     has_medians = all(run.median_ms is not None for runs in found.runs for run in runs)
@@ -534,11 +532,11 @@ def _on_emulator(
 
     core, fit = parse_emulated(name)
     date = _now()
-    with tempfile.TemporaryDirectory() as folder, EmulatorMeter(core) as meter:
+    with scratch() as folder, EmulatorMeter(core) as meter:
         device = meter.facts()
         what = f"for {fit.phone}" if fit else "instructions alone"
         _header(targets, device, what, 1, "one of each, counted", progress)
-        written = _written(targets, Path(folder), include_preprocessing, seed)
+        written = _written(targets, folder, include_preprocessing, seed)
         sizes = [path.stat().st_size for path in written]
         counts = meter.count(
             written, names=[target.name for target in targets],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from keras_mnasnet.export.verify import accepting
 from keras_mnasnet.loading import save
 from keras_mnasnet.training.job import read_run, run_of, validation_of
 from keras_mnasnet.training.recipe import recipe_to_json
+from keras_mnasnet.utils.files import scratch
 from keras_mnasnet.utils.text import header
 
 WORKER = "keras_mnasnet.detection.qat_worker"
@@ -120,15 +120,15 @@ def quantize_aware(
         },
         shown=progress,
     )
-    with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as temporary:
-        files = {name: str(Path(temporary) / file) for name, file in FILES.items()}
+    with scratch() as temporary:
+        files = {name: str(temporary / file) for name, file in FILES.items()}
         save(checkpoint, files["checkpoint"])
         values = {
             **files, "job": dataclasses.asdict(job) | {"recipe": recipe_to_json(recipe)},
             "excluded": run.data.bad + (run.validation.bad if run.validation else ()), "epochs": epochs, "seed": seed,
             "steps": min(steps, steps_per_epoch or steps), "learning_rate": learning_rate, "input_dtype": input_dtype,
         }  # fmt: skip
-        described = Path(temporary) / "job.json"
+        described = temporary / "job.json"
         described.write_text(json.dumps(values), "utf-8")
         events = work(WORKER, described, epochs, batch_size, progress)
         with np.load(files["expected"]) as expected:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_mnasnet.export.verify import ExportError
+from keras_mnasnet.utils.files import scratch
 from keras_mnasnet.utils.system import held_output
 from keras_mnasnet.utils.text import Life, listed
 
@@ -128,8 +127,8 @@ def weight_only(content: bytes) -> bytes:
             "quantize='weight-int8' of a model that is not a plain MnasNet needs ai-edge-quantizer, which is not installed. "
             "Run: pip install 'keras_mnasnet[quantizer]'"
         ) from error
-    with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder, held_output():
-        source, target = Path(folder) / "float.tflite", Path(folder) / "int8.tflite"
+    with scratch() as folder, held_output():
+        source, target = folder / "float.tflite", folder / "int8.tflite"
         source.write_bytes(content)
         maker = quantizer.Quantizer(str(source), recipe.weight_only_wi8_afp32())
         maker.quantize().export_model(str(target))

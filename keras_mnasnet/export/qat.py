@@ -31,7 +31,7 @@ from keras_mnasnet.export.verify import accepting
 from keras_mnasnet.loading import save
 from keras_mnasnet.model import resolve_input_shape
 from keras_mnasnet.preprocessing import Augment, Normalization
-from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.files import replaced, scratch
 from keras_mnasnet.utils.reading import parse_json
 from keras_mnasnet.utils.text import Life, header, say
 from keras_mnasnet.weights.checkpoint import Checkpoint
@@ -164,11 +164,11 @@ class _Job:
             },
             shown=progress,
         )  # fmt: skip
-        with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as temporary:
-            events = self._trained(checkpoint, Path(temporary), size, input_dtype, sparsity, progress)
-            images, expected = (np.load(Path(temporary) / f"{name}.npy") for name in ("images", "expected"))
-            content = (Path(temporary) / "out.tflite").read_bytes()
-            dense = (Path(temporary) / "dense.tflite").read_bytes() if sparsity else None
+        with scratch() as temporary:
+            events = self._trained(checkpoint, temporary, size, input_dtype, sparsity, progress)
+            images, expected = (np.load(temporary / f"{name}.npy") for name in ("images", "expected"))
+            content = (temporary / "out.tflite").read_bytes()
+            dense = (temporary / "dense.tflite").read_bytes() if sparsity else None
         seconds = time.perf_counter() - started
         name = f"mnasnet_{checkpoint.architecture.name}"
         description = Description(
@@ -255,7 +255,7 @@ def work(worker: str, job: Path, epochs: int, batch: int, progress: bool) -> dic
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(
-            [sys.executable, "-m", worker, str(job)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+            [sys.executable, "-m", worker, str(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             env=environment, text=True,
         ) as child,
     ):  # fmt: skip

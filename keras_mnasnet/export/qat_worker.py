@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,7 @@ def serve(work: Callable[[dict[str, Any], Send], None]) -> int:
     """Do the job of the file that is named; what it sends goes to the process that waits for it, line by line."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not come between the events
+    threading.Thread(target=_follow_the_parent, daemon=True).start()
 
     def send(event: str, **values: Any) -> None:
         events.write(json.dumps({"event": event, **values}) + "\n")
@@ -192,6 +194,12 @@ def serve(work: Callable[[dict[str, Any], Send], None]) -> int:
         return 1
     send("done")
     return 0
+
+
+def _follow_the_parent() -> None:
+    """End this process when standard input ends, which is with the one that holds its other end."""
+    os.read(0, 1)
+    os._exit(1)
 
 
 def _classifier(job: dict[str, Any], send: Send) -> None:

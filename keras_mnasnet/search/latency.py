@@ -24,6 +24,7 @@ from keras_mnasnet.benchmarks.emulator import EmulatorMeter, parse_emulated, pix
 from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_cores
 from keras_mnasnet.benchmarks.speed import Target
 from keras_mnasnet.benchmarks.timing import Times
+from keras_mnasnet.utils.files import scratch
 from keras_mnasnet.utils.reading import fields_of, read_json, shown
 from keras_mnasnet.utils.system import core_state, machine
 
@@ -426,8 +427,8 @@ class ChainLatency:
 def _written(architecture: Architecture, resolution: int, classes: int) -> Iterator[Path]:
     """The network as a `.tflite` file with random weights, as long as the block lasts."""
     target = Target(architecture.name, architecture=architecture, size=resolution, classes=classes)
-    with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
-        yield target.write(Path(folder))[0]
+    with scratch() as folder:
+        yield target.write(folder)[0]
 
 
 def _times(rounds: Sequence[Sequence[float]]) -> Times:

@@ -7,7 +7,6 @@ import datetime
 import math
 import os
 import statistics
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from keras_mnasnet.search.networks import macro
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.setup import make_space
 from keras_mnasnet.search.space import Candidate, SearchSpace
-from keras_mnasnet.utils.files import check_writable
+from keras_mnasnet.utils.files import check_writable, scratch
 from keras_mnasnet.utils.reading import fields_of, read_json, record, shown
 from keras_mnasnet.utils.text import Life, header
 
@@ -98,11 +97,11 @@ def build_table(
         waiting = [part for key, part in sorted(rows.items()) if key not in draft.ms]
         with (
             Life("rows", total=len(rows), unit="row", shown=progress, done=len(rows) - len(waiting)) as life,
-            tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder,
+            scratch() as folder,
         ):
             for start in range(0, len(waiting), BATCH):
                 batch = waiting[start : start + BATCH]
-                files = [_write(part, Path(folder) / f"{number}.tflite", classes) for number, part in enumerate(batch)]
+                files = [_write(part, folder / f"{number}.tflite", classes) for number, part in enumerate(batch)]
                 found = meter.files_ms(files, [part.key for part in batch])
                 draft.add({part.key: ms for part, ms in zip(batch, found, strict=True)})
                 life.step(len(batch))

@@ -22,6 +22,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".mnasnet-tmp-"
+SCRATCH = "mnasnet-files-"  # and eight letters: a folder among the system's temporary ones
 FULL = (os.strerror(errno.ENOSPC), "disk is full")  # as libraries say it, SQLite last
 DATABASE = ("-journal", "-wal", "-shm")  # what SQLite puts beside a file that it writes
 LONGEST_NAME = 60  # characters of a target's name that its temporary name ends with: 255 bytes are the most that systems take
@@ -37,8 +38,8 @@ def replaced(path: Path, *, needs: int | None = None) -> Iterator[Path]:
     """
     target, before = _target(path)
     if _is_stream(target, before):
-        with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
-            temporary = Path(folder) / path.name
+        with scratch() as folder:
+            temporary = folder / path.name
             temporary.touch()
             with _space_named(path, temporary, needs):
                 yield temporary
@@ -93,6 +94,25 @@ def sweep(folder: Path) -> None:
     for left in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError), _held(os.open(left, os.O_RDONLY | _GUARDED), wait=False):
             left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A new temporary folder, removed at the end; those that killed processes of this user have left are removed first."""
+    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*") if fcntl is not None else ():
+        with contextlib.suppress(OSError), _held(os.open(left, os.O_RDONLY | _GUARDED | os.O_DIRECTORY), wait=False) as at:
+            if os.fstat(at).st_uid == os.getuid():
+                shutil.rmtree(left)
+    while True:
+        with tempfile.TemporaryDirectory(prefix=SCRATCH) as name, contextlib.ExitStack() as held:
+            folder = Path(name)
+            try:
+                at = held.enter_context(_held(os.open(folder, os.O_RDONLY))) if fcntl is not None else None
+            except FileNotFoundError:
+                continue
+            if at is None or _is_at(at, folder):  # not swept by another one in this very moment
+                yield folder
+                return
 
 
 _GUARDED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)

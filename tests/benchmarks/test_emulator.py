@@ -1,5 +1,6 @@
 """The emulated cores: setup, counts, phones fitted to them. What needs the emulator skips where it is not set up."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -49,7 +50,7 @@ def pretended(monkeypatch):
         def __init__(self, core):
             self.core = core
             self._installed = {"packages": ["qemu-user_7.deb"], "litert": "2.3.0"}
-            self._process = self._place = None
+            self._process, self._held = None, contextlib.ExitStack()
 
         def count(self, files, *, names, sizes=None, seed=0, progress=False):
             return [Counted(INSTRUCTIONS[name], Partitions(1, {}), ()) for name in names]

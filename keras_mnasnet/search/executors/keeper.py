@@ -29,10 +29,12 @@ def marked(mark: str) -> list[int]:
 
 
 def end(mark: str) -> None:
-    """Kill what is marked, until nothing is."""
+    """Kill what is marked, until nothing is, twice: a process that becomes another program has no environment for a moment."""
+    empty = 0
     for _ in range(ROUNDS):
         found = marked(mark)
-        if not found:
+        empty = 0 if found else empty + 1
+        if empty == 2:
             return
         for process in found:
             with contextlib.suppress(OSError):

@@ -7,7 +7,6 @@ import io
 import itertools
 import math
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mnasnet.utils.files import replaced
+from keras_mnasnet.utils.files import replaced, scratch
 from keras_mnasnet.utils.reading import check_growth, check_limit, open_regular, open_zip, parse_json, shown
 from keras_mnasnet.weights.checkpoint import CheckpointError
 from keras_mnasnet.weights.formats import H5_SUFFIX, KERAS_SUFFIX, TensorFile
@@ -54,8 +53,8 @@ def load_keras(path: Path) -> Any:
         with contextlib.ExitStack() as stack:
             named = path  # Keras asks for the ending
             if path.suffix != KERAS_SUFFIX:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="keras_mnasnet-"))
-                named = Path(shutil.copyfile(path, Path(folder) / f"model{KERAS_SUFFIX}"))
+                folder = stack.enter_context(scratch())
+                named = Path(shutil.copyfile(path, folder / f"model{KERAS_SUFFIX}"))
             return keras.saving.load_model(named, compile=False, safe_mode=True)
     except CheckpointError as error:
         raise CheckpointError(
@@ -256,8 +255,8 @@ def h5_tensors(file: TensorFile, names: Iterable[str]) -> dict[str, np.ndarray]:
 
 def write_keras(model: Any, path: Path, header: str) -> None:
     """Write a model to `.keras` or `.weights.h5` with our header inside, atomically."""
-    with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
-        whole = Path(folder) / f"model{KERAS_SUFFIX if path.suffix == KERAS_SUFFIX else H5_SUFFIX}"
+    with scratch() as folder:
+        whole = folder / f"model{KERAS_SUFFIX if path.suffix == KERAS_SUFFIX else H5_SUFFIX}"
         if whole.suffix == KERAS_SUFFIX:
             model.save(whole)
             with zipfile.ZipFile(whole, "a") as archive:
