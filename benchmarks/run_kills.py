@@ -416,14 +416,14 @@ def orphans(folder: Path) -> bool:
 
 
 def left_in(folder: Path) -> list[str]:
-    """Temporary files and locks below and beside a folder, and what is in the temporary one but the meter's lock."""
+    """Temporary files and locks below and beside a folder, and what the package has in the temporary one but its locks."""
     around = [*folder.rglob("*"), *folder.parent.glob(f".{folder.name}*")]
     found = [
         path.name
         for path in around
         if path.name.startswith(".mnasnet-tmp-") or path.name.endswith((".lock", ".part", ".part.json", ".new"))
     ]
-    kept = ("keras_mnasnet-locks-", "keras_mnasnet-meter-")
+    kept = ("keras_mnasnet-locks-", "keras_mnasnet-meter-", "__autograph_generated_file")  # the last are TensorFlow's own
     own = [path for path in temporary(folder).rglob("*") if not path.name.startswith(kept)]
     return sorted(found + [str(path.relative_to(folder.parent)) for path in own])
 

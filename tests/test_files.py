@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import keras_mnasnet
-from keras_mnasnet.utils.files import TEMPORARY, check_writable, is_empty, replaced, sweep, write_file
+from keras_mnasnet.utils.files import SCRATCH, TEMPORARY, check_writable, is_empty, replaced, scratch, sweep, write_file
 
 PACKAGE = Path(keras_mnasnet.__file__).parent
 HANGS_WHILE_IT_WRITES = """
@@ -255,3 +255,30 @@ def test_nobody_else_writes_files():
         if any(map(writes, calls)):
             found.add(path.relative_to(PACKAGE).as_posix())
     assert found - {"utils/files.py"} == set(OTHERS)
+
+
+HANGS_IN_A_FOLDER = """
+import time
+from keras_mnasnet.utils.files import scratch
+with scratch() as folder:
+    (folder / "large").write_bytes(b"x")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_temporary_folders_of_killed_processes_are_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / f"{SCRATCH}link").symlink_to(tmp_path / "theirs")
+    command = [sys.executable, "-c", HANGS_IN_A_FOLDER]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        theirs = Path(child.stdout.readline().strip())
+        with scratch() as folder, scratch() as another:
+            assert {theirs, folder, another} <= set(tmp_path.iterdir())
+        child.kill()
+    assert theirs.is_dir()
+    with scratch() as folder:
+        assert set(tmp_path.iterdir()) == {folder, tmp_path / "theirs", tmp_path / f"{SCRATCH}link"}
+    assert not folder.exists()

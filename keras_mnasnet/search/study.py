@@ -245,9 +245,12 @@ class Study:
         """The algorithm's state after the last transaction."""
         with translated(self.path):
             row = self._connection.execute("SELECT algorithm FROM state").fetchone()
+            rest = self._connection.execute("SELECT value FROM meta WHERE key = 'state'").fetchone()
         if row is not None and not isinstance(row[0], bytes):
             raise ValueError(f"{self._place('state', 1)} must hold bytes. Received: {type(row[0]).__name__} in `algorithm`")
-        return row and row[0]
+        if rest is not None and not isinstance(rest[0], str):
+            raise ValueError(f"{self._place('meta', 'state')} must hold a text. Received: {type(rest[0]).__name__} in `value`")
+        return row and row[0] + (b"" if rest is None else b"\n" + rest[0].encode())
 
     def owner(self) -> dict[str, Any] | None:
         """The process that writes the study, or that was killed while it did."""
@@ -392,10 +395,16 @@ class Writer:
         )
 
     def state(self, state: bytes) -> None:
-        """The algorithm's state."""
+        """The algorithm's state, whose lines behind the first are written only where they changed."""
+        first, _, rest = state.partition(b"\n")
         self._connection.execute(
-            "INSERT INTO state VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET algorithm = excluded.algorithm", (state,)
+            "INSERT INTO state VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET algorithm = excluded.algorithm", (first,)
         )
+        if rest:
+            self._connection.execute(
+                "INSERT INTO meta VALUES ('state', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value "
+                "WHERE value <> excluded.value", (rest.decode(),)
+            )  # fmt: skip
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:

@@ -5,12 +5,13 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from keras_mnasnet.benchmarks import latency
-from keras_mnasnet.benchmarks.phone import AdbDevice, choose_device, connect, find_binary, mask_of, parse_output
+from keras_mnasnet.benchmarks.phone import FOLDER, SWEEP, AdbDevice, choose_device, connect, find_binary, mask_of, parse_output
 
 # A phone in a folder: `devices`, `getprop`, `state` and `output` are what it prints; `exit` is the tool's exit status,
 # `dies` the number of the run of the tool at which it goes away, to be waited for if it `returns`; `refuse` a command that it
@@ -280,6 +281,15 @@ def test_cleaning_that_is_refused_is_told(phone, tool, tiny, caplog):
     (phone / "refusal").write_text("rm: Permission denied\n")
     latency([tiny], device="adb", benchmark_model=tool)
     assert "remove /data/local/tmp/keras_mnasnet-" in caplog.text
+
+
+def test_folders_of_killed_measurements_are_swept_after_a_day(tmp_path):
+    for name, age in (("keras_mnasnet-old", 2 * 86_400), ("keras_mnasnet-new", 60), ("other", 2 * 86_400)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "benchmark_model").touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    subprocess.run(["sh", "-c", SWEEP.replace(FOLDER, str(tmp_path))], check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"keras_mnasnet-new", "other"}
 
 
 def test_a_phone_that_does_not_answer(phone):

@@ -284,8 +284,11 @@ def test_draws_outside_the_constraint_do_not_count():
     assert search.draws == 20 * search.updates + len(search._batch)
 
 
+@pytest.mark.parametrize("every", [1, 2, 100])
 @pytest.mark.parametrize("preset", ["paper", "tuned"])
-def test_a_restored_controller_goes_on_as_if_nothing_had_happened(preset):
+def test_a_restored_controller_goes_on_as_if_nothing_had_happened(preset, every, monkeypatch):
+    """Also behind a snapshot, and with updates to repeat since the last."""
+    monkeypatch.setattr("keras_mnasnet.search.algorithms.ppo.SNAPSHOT", every)
     search = ppo(preset=preset)
     proposals = search.ask(33)
     search.tell([observed(proposal) for proposal in proposals[:29]])
@@ -293,11 +296,17 @@ def test_a_restored_controller_goes_on_as_if_nothing_had_happened(preset):
     other.restore(search.state(), proposals, [observed(proposal) for proposal in proposals[:29]])
     assert other.state() == search.state()
     for one in (search, other):
+        asked = list(proposals)
         one.tell([observed(proposal) for proposal in proposals[29:]])
         for _ in range(3):
-            one.tell([observed(proposal) for proposal in one.ask(15)])
+            asked += one.ask(15)
+            one.tell([observed(proposal) for proposal in asked[-15:]])
     assert search.updates >= 3
     assert other.state() == search.state()
+    assert len(search._since) == search.updates % every
+    again = ppo(preset=preset)
+    again.restore(search.state(), asked, [observed(proposal) for proposal in asked])
+    assert again.state() == search.state()
     assert other.ask(9) == search.ask(9)
     assert other.facts() == search.facts()
 

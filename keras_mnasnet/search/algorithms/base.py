@@ -27,7 +27,8 @@ class Algorithm(Protocol):
 
     `ask` never gives a network that was asked or told before; a space with nothing left gives fewer than `count`.
     Observations may be told in any order, and networks may be told that were never asked. `state` is the same bytes after
-    the same calls, and holds what cannot be seen from these: it does not grow with the trials. An algorithm made with the same
+    the same calls, and holds what cannot be seen from these: it does not grow with the trials. A study writes the lines behind
+    its first only where they changed. An algorithm made with the same
     arguments goes on from `restore(state, asked, told)` as if nothing had happened. `facts` are figures for the record, such
     as the entropy of a controller.
     """
@@ -152,7 +153,7 @@ class Searcher(abc.ABC):
         ValueError for a state that is damaged, of another algorithm, space, schema, or of other trials.
         """
         what = "The state of a search"
-        value = parse_json(state, what)
+        value = parse_json(state.partition(b"\n")[0], what)
         value = record(value, dict[str, Any], what)
         expected = {
             "schema": SCHEMA, "algorithm": self.name, "space": self.space.fingerprint(), "asked": len(asked), "told": len(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, pack_array, unpack_array
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
-from keras_mnasnet.utils.reading import record
+from keras_mnasnet.utils.reading import parse_json, record
 
+SNAPSHOT = 100  # updates from one to the next; going on repeats those since the last
 PATIENCE = 50  # draws of known networks in a row before an unseen neighbor is asked for instead
 
 
@@ -83,6 +85,8 @@ class PPO(Searcher):
         self.entropy = self._entropy_now()
         self._batch: list[tuple[list[int], float, float]] = []  # actions, log-probability when drawn, reward
         self._waiting: dict[Candidate, list[tuple[list[int], float]]] = {}  # draws of pending networks
+        self._since: list[list[tuple[list[int], float, float]]] = []  # the batches of the updates since the snapshot
+        self._snapshot = self._packed()
 
     def _propose(self, count: int) -> list[Proposal]:
         found: dict[Candidate, Proposal] = {}
@@ -130,6 +134,7 @@ class PPO(Searcher):
         """PPO's epochs over one batch of draws."""
         columns = zip(*self._batch, strict=True)
         actions, old, rewards = (np.array(column) for column in columns)
+        self._since.append(self._batch)
         self._batch = []
         advantage, self.baseline = advantages(rewards, self.baseline, self.settings)
         for _ in range(self.settings.epochs):
@@ -140,6 +145,8 @@ class PPO(Searcher):
             self.adam.step(self.controller.weights, self.controller.gradient(now, slope, by_entropy))
         self.entropy = float(now.entropy.mean()) / len(self.space.counts)
         self.updates += 1
+        if len(self._since) == SNAPSHOT:
+            self._snapshot, self._since = self._packed(), []
 
     def _entropy_now(self) -> float:
         """The entropy of a fresh controller in nats per decision, along one sequence."""
@@ -151,13 +158,24 @@ class PPO(Searcher):
         facts = {"entropy": self.entropy, "draws": float(self.draws), "updates": float(self.updates)}
         return facts if self.baseline is None else {**facts, "baseline": self.baseline}
 
+    def state(self) -> bytes:
+        """As every algorithm's, and in a second line, which changes once in `SNAPSHOT` updates, the controller."""
+        return super().state() + b"\n" + self._snapshot
+
+    def restore(self, state: bytes, asked: Sequence[Proposal], told: Sequence[Observation]) -> None:
+        """As every algorithm's."""
+        self._snapshot = state.partition(b"\n")[2]
+        super().restore(state, asked, told)
+
     def _state(self) -> dict[str, Any]:
+        waiting = [[list(candidate), draws] for candidate, draws in self._waiting.items()]
+        return {"preset": self.preset, "draws": self.draws, "batch": self._batch, "waiting": waiting, "since": self._since}
+
+    def _packed(self) -> bytes:
+        """The controller and its optimizer after the latest update."""
         packed = {name: {key: pack_array(value) for key, value in group.items()} for name, group in self._arrays().items()}
-        return {
-            "preset": self.preset, "draws": self.draws, "updates": self.updates, "baseline": self.baseline,
-            "entropy": self.entropy, "steps": self.adam.steps, "batch": self._batch,
-            "waiting": [[list(candidate), draws] for candidate, draws in self._waiting.items()], **packed,
-        }  # fmt: skip
+        facts = {"updates": self.updates, "baseline": self.baseline, "entropy": self.entropy}
+        return json.dumps(facts | packed, sort_keys=True, separators=(",", ":")).encode()
 
     def _arrays(self) -> dict[str, Weights]:
         return {"weights": self.controller.weights, "first": self.adam.first, "second": self.adam.second}
@@ -166,13 +184,30 @@ class PPO(Searcher):
         found = record(value, _State, "The state of a controller")
         if found.preset != self.preset:
             raise ValueError(f"The state of a search must have preset={self.preset!r}. Received: preset={found.preset!r}")
-        for actions in [actions for actions, *_ in found.batch] + [each[0] for _, draws in found.waiting for each in draws]:
+        drawn = [draw for batch in (found.batch, *found.since) for draw in batch]
+        for actions in [actions for actions, *_ in drawn] + [each[0] for _, draws in found.waiting for each in draws]:
             self.space.check(tuple(actions))
-        self.draws, self.updates, self.baseline = found.draws, found.updates, found.baseline
-        self.entropy, self.adam.steps = found.entropy, found.steps
-        self._batch = list(found.batch)
-        self._waiting = dict(found.waiting)
+        if any(len(batch) != self.settings.batch for batch in found.since) or len(found.since) >= SNAPSHOT:
+            raise ValueError(
+                f"The state of a controller must have less than {SNAPSHOT} batches of {self.settings.batch}. Received: others "
+                f"at $.own.since"
+            )
+        self.draws, self._waiting = found.draws, dict(found.waiting)
         self.rewards = {each.candidate: each.reward for each in self.told if each.reward is not None}
+        self._unpack()
+        self._since = []
+        for batch in found.since:
+            self._batch = list(batch)
+            self._update()
+        self._batch = list(found.batch)
+
+    def _unpack(self) -> None:
+        """Take over the snapshot."""
+        found = record(parse_json(self._snapshot, "The state of a controller"), _Snapshot, "The state of a controller")
+        if found.updates < 0:
+            raise ValueError(f"The state of a controller must count its updates. Received: updates={found.updates}")
+        self.updates, self.baseline, self.entropy = found.updates, found.baseline, found.entropy
+        self.adam.steps = found.updates * self.settings.epochs
         for name, group in self._arrays().items():
             stored = getattr(found, name)
             if stored.keys() != group.keys():
@@ -190,12 +225,18 @@ class _State:
 
     preset: str
     draws: int
+    batch: list[tuple[list[int], float, float]]
+    waiting: list[tuple[Candidate, list[Draw]]]
+    since: list[list[tuple[list[int], float, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Snapshot:
+    """What `PPO._packed` gives."""
+
     updates: int
     baseline: float | None
     entropy: float
-    steps: int
-    batch: list[tuple[list[int], float, float]]
-    waiting: list[tuple[Candidate, list[Draw]]]
     weights: dict[str, str]
     first: dict[str, str]
     second: dict[str, str]
