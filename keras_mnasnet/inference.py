@@ -45,20 +45,20 @@ class Classifier:
 
 
 def open_classifier(
-    model: Any, *, size: int | None = None, preprocessing: Preprocessing | str | None = None, tflite_input: str | None = None,
+    model: Any, *, size: int | None = None, preprocessing: Preprocessing | str | None = None, file_input: str | None = None,
     threads: int | None = None, probabilities: bool = False,
 ) -> Classifier:  # fmt: skip
     """Open what `load` takes, or a `.tflite` or `.onnx` file, at its own input size and with its own preprocessing, or others.
 
     `preprocessing`: a Preprocessing, google, timm, torchvision or pillow (the shorter side to size / 0.875, bilinear, then the
-    central crop); a file's own is what its report says, if this package wrote it, else pillow. `tflite_input` (pixels, unit,
+    central crop); a file's own is what its report says, if this package wrote it, else pillow. `file_input` (pixels, unit,
     signed, imagenet) and `threads` (default: all cores) are for these files. `probabilities` asks a Keras
     model for probabilities instead of logits, and a file of whole numbers for what they stand for. CheckpointError or
     ValueError says what is wrong.
     """
     if (kind := exported_kind(model)) is not None:
         text = os.fspath(model)
-        lite = FileClassifier(text, size=size, threads=threads, how=tflite_input)
+        lite = FileClassifier(text, size=size, threads=threads, how=file_input)
         pixels = _named(preprocessing or lite.file.preprocessing or "pillow", lite.size)
         labels = lite.labels
         if labels is None and (beside := labels_beside(Path(text).expanduser())) is not None:
@@ -134,7 +134,7 @@ def predict(
     labels: Sequence[str] | None = None,
     size: int | None = None,
     upright: bool = True,
-    tflite_input: str | None = None,
+    file_input: str | None = None,
     batch_size: int = BATCH,
     progress: bool = False,
 ) -> list[Prediction]:
@@ -148,7 +148,7 @@ def predict(
         size: input size in pixels; default: the model's own.
         upright: turn photos as their EXIF orientation says, as viewers show them, however the model was trained; False: do
             what the model's preprocessing says.
-        tflite_input: of such a file, what becomes of pixels 0..255 (pixels, unit, signed, imagenet); default: as it says.
+        file_input: of such a file, what becomes of pixels 0..255 (pixels, unit, signed, imagenet); default: as it says.
 
     Returns:
         One Prediction for each photo, in their order; one that cannot be read has an `error` and no classes.
@@ -164,11 +164,11 @@ def predict(
 
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise ValueError(f"`top` must be an integer >= 1. Received: top={top!r}")
-    classifier = open_classifier(model, size=size, tflite_input=tflite_input, probabilities=True)
-    if tflite_input is not None and classifier.kind == "keras":
+    classifier = open_classifier(model, size=size, file_input=file_input, probabilities=True)
+    if file_input is not None and classifier.kind == "keras":
         raise ValueError(
-            f"`tflite_input` (--input) is for .tflite and .onnx files; other models say themselves how they take pixels. "
-            f"Received: tflite_input={tflite_input!r} for {classifier.name}"
+            f"`file_input` (--input) is for .tflite and .onnx files; other models say themselves how they take pixels. "
+            f"Received: file_input={file_input!r} for {classifier.name}"
         )
     preprocessing = dataclasses.replace(classifier.preprocessing, upright=upright or classifier.preprocessing.upright)
     names = classifier.labels if labels is None else texts(labels)

@@ -75,7 +75,7 @@ class AccuracyResult:
 def evaluate(
     models: Any, data: str | os.PathLike[str] | ImageSet, *, split: str | None = None,
     ground_truth: str | os.PathLike[str] | None = None, synsets: str | os.PathLike[str] | None = None, size: int | None = None,
-    preprocessing: Preprocessing | str | None = None, upright: bool | None = None, tflite_input: str | None = None,
+    preprocessing: Preprocessing | str | None = None, upright: bool | None = None, file_input: str | None = None,
     labels_offset: int | None = None, batch_size: int = 32, threads: int | None = None, limit: int | None = None,
     max_bad: int = 0, progress: bool = True,
 ) -> list[AccuracyResult]:  # fmt: skip
@@ -84,7 +84,7 @@ def evaluate(
     `models`: one or several of what `keras_mnasnet.load` takes, or files (`.tflite`, `.onnx`), at their own size and with their
     own preprocessing unless `size` and `preprocessing` (a Preprocessing, google, timm, torchvision, pillow) say otherwise;
     `upright` turns photos as their EXIF orientation says, or does not (default: as the preprocessing says);
-    `tflite_input` (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for files. `data` is what
+    `file_input` (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for files. `data` is what
     `data.open_images` opens, of it the `split` named, else validation if the data has it, else test; `limit` takes that many
     photos, spread evenly over the set.
 
@@ -113,7 +113,7 @@ def evaluate(
     classifiers = [
         model
         if isinstance(model, Classifier)
-        else open_classifier(model, size=size, preprocessing=preprocessing, tflite_input=tflite_input, threads=threads)
+        else open_classifier(model, size=size, preprocessing=preprocessing, file_input=file_input, threads=threads)
         for model in listed
     ]
     if upright is not None:

@@ -124,7 +124,7 @@ def accuracy(arguments: argparse.Namespace) -> None:
 
     if arguments.output:
         check_output(arguments.output)
-    settings = {key: getattr(arguments, key) for key in SETTINGS} | {"tflite_input": arguments.input}
+    settings = {key: getattr(arguments, key) for key in SETTINGS} | {"file_input": arguments.input}
     results = evaluate(
         arguments.models, arguments.data, **given(arguments, "split", "ground_truth", "synsets"), **settings
     )  # fmt: skip

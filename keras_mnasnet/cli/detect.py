@@ -246,7 +246,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         arguments.models, arguments.annotations, arguments.photos,
         **given(
             arguments, "labels", "threads", "batch_size", "limit", "max_bad", "max_detections", "split", "crowd_as_objects",
-            tflite_input="input", results="write_results", **BOXES,
+            file_input="input", results="write_results", **BOXES,
         ),
     )  # fmt: skip
     report = {
@@ -309,7 +309,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
     found = detection.predict(
         arguments.model, arguments.photos,
-        **given(arguments, "output", "labels", "threads", "max_detections", tflite_input="input", **BOXES),
+        **given(arguments, "output", "labels", "threads", "max_detections", file_input="input", **BOXES),
     )  # fmt: skip
     if arguments.json:
         print_json([each.as_json() for each in found])

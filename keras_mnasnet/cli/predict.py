@@ -30,7 +30,7 @@ def predict(arguments: argparse.Namespace) -> int:
     """Print the best classes of each photo; one that cannot be read is reported and makes the exit status 1."""
     from keras_mnasnet.inference import predict as predict_photos
 
-    settings = given(arguments, "top", "labels", "size", "upright", tflite_input="input")
+    settings = given(arguments, "top", "labels", "size", "upright", file_input="input")
     found = predict_photos(arguments.model, arguments.photos, **settings)
     if arguments.json:
         print_json(

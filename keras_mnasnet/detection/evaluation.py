@@ -107,7 +107,7 @@ def past_coco(data: Summary) -> str | None:
 def evaluate(
     models: Any, annotations: str | os.PathLike[str], photos: str | os.PathLike[str] | None = None, *,
     split: str | None = None, crowd_as_objects: bool = False, score: float = 1e-8, iou: float = 0.6,
-    max_detections: int = 100, labels: Sequence[str] | None = None, tflite_input: str | None = None,
+    max_detections: int = 100, labels: Sequence[str] | None = None, file_input: str | None = None,
     threads: int | None = None, batch_size: int = 8, limit: int | None = None, max_bad: int = 0,
     results: str | os.PathLike[str] | None = None, progress: bool = False,
 ) -> list[CocoResult]:  # fmt: skip
@@ -120,7 +120,7 @@ def evaluate(
         split: train, validation or test of annotations that have several; default: validation, else test.
         crowd_as_objects: take regions that are marked as crowds, and VOC's difficult objects, as objects like the others.
         score, iou, max_detections: which boxes of a photo count, as in `predict`.
-        labels, tflite_input, threads: for `.tflite` files, as `open_detector` says.
+        labels, file_input, threads: for `.tflite` files, as `open_detector` says.
         batch_size: photos at a time.
         limit: only so many photos, spread evenly over the file.
         max_bad: damaged and missing photos to leave out, for all models, before giving up.
@@ -156,7 +156,7 @@ def evaluate(
             read_results(text)
             if text.endswith(".json")
             else open_detector(
-                model, settings=settings, labels=labels if is_tflite(text) else None, tflite_input=tflite_input,
+                model, settings=settings, labels=labels if is_tflite(text) else None, file_input=file_input,
                 threads=threads, batch_size=batch_size,
             )
         )  # fmt: skip

@@ -53,16 +53,16 @@ class Detector:
 
 
 def open_detector(
-    model: Any, *, settings: PostProcess | None = None, labels: Sequence[str] | None = None, tflite_input: str | None = None,
+    model: Any, *, settings: PostProcess | None = None, labels: Sequence[str] | None = None, file_input: str | None = None,
     threads: int | None = None, batch_size: int = 8,
 ) -> Detector:  # fmt: skip
     """Open what `load` takes, or a `.tflite` file; CheckpointError, ValueError or OSError says what is wrong.
 
     `settings` are for Keras models and files with raw outputs; other files select boxes themselves. `labels` (of files that do
-    not carry theirs), `tflite_input` (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for files.
+    not carry theirs), `file_input` (pixels, unit, signed, imagenet) and `threads` (default: all cores) are for files.
     """
     if is_tflite(model):
-        return _open_tflite(os.fspath(model), settings or PostProcess(), labels, tflite_input, threads)
+        return _open_tflite(os.fspath(model), settings or PostProcess(), labels, file_input, threads)
     built, origin = detector_model(model)
     name = origin.name
     if labels is not None:
@@ -290,7 +290,7 @@ class PhotoObjects:
 def predict(
     model: Any, photos: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *,
     output: str | os.PathLike[str] | None = None, score: float = 0.3, iou: float = 0.6, max_detections: int = 100,
-    labels: Sequence[str] | None = None, tflite_input: str | None = None, threads: int | None = None, progress: bool = False,
+    labels: Sequence[str] | None = None, file_input: str | None = None, threads: int | None = None, progress: bool = False,
 ) -> list[PhotoObjects]:  # fmt: skip
     """Find objects in photos, upright as EXIF says, and draw them.
 
@@ -301,7 +301,7 @@ def predict(
         score: the least score of an object, 0..1.
         iou: boxes of one class that overlap a better one by more than this are left out.
         max_detections: the most objects of a photo.
-        labels, tflite_input, threads: for `.tflite` files, as `open_detector` says.
+        labels, file_input, threads: for `.tflite` files, as `open_detector` says.
 
     Returns:
         One PhotoObjects for each photo, in their order; one that cannot be read has an `error`.
@@ -319,7 +319,7 @@ def predict(
     targets = {} if output is None else _targets(files, Path(output).expanduser())
     settings = PostProcess(score, iou, max_detections, max_detections)
     detector = open_detector(
-        model, settings=settings, labels=labels, tflite_input=tflite_input, threads=threads, batch_size=1
+        model, settings=settings, labels=labels, file_input=file_input, threads=threads, batch_size=1
     )  # fmt: skip
     header(
         {

@@ -158,13 +158,13 @@ def input_of(
     if dtype not in (np.float32, np.float16) and dtype.kind not in "iu":
         raise ValueError(f"A .tflite input must be of floats or whole numbers. Received: {name} with {dtype}")
     if how is not None and how not in NORMALIZATIONS:
-        raise ValueError(f"`tflite_input` must be one of {', '.join(NORMALIZATIONS)}. Received: tflite_input={how!r}")
+        raise ValueError(f"`file_input` must be one of {', '.join(NORMALIZATIONS)}. Received: file_input={how!r}")
     if not (math.isfinite(scale) and scale >= 0):
         raise ValueError(f"A quantized input must have a positive scale. Received: {name} with the scale {scale:g}")
     for channels in {len(each.mean) for each in (how and NORMALIZATIONS[how], said) if each} - {1, layout.channels}:
         raise ValueError(
             f"A normalization must have one mean, or one for each channel. Received: {channels} means for {name}, whose "
-            f"input has {layout.channels}. Pass tflite_input= (--input) pixels, unit or signed"
+            f"input has {layout.channels}. Pass file_input= (--input) pixels, unit or signed"
         )
     shown = "pixels - 128" if dtype == np.int8 else "pixels 0..255"
     base = -128 if dtype == np.int8 else 0
@@ -172,7 +172,7 @@ def input_of(
         if how not in (None, "pixels"):
             raise ValueError(
                 f"An input of {dtype} that is not quantized holds {shown}, no normalized values. Received: {name} with "
-                f"tflite_input={how!r}. Leave out tflite_input= (--input), or pass pixels"
+                f"file_input={how!r}. Leave out file_input= (--input), or pass pixels"
             )
         return Input(dtype, f"{dtype} {shown} (not quantized)", raw=True, zero=base, layout=layout)
     real: dict[str, Any] = {"layout": layout, **({"scale": scale, "zero": zero} if dtype.kind in "iu" else {})}
@@ -187,15 +187,14 @@ def input_of(
         if kind:
             return Input(dtype, f"{dtype} {shown} (its range is {low:.4g}..{high:.4g})", raw=True, zero=base, layout=layout)
     if said is not None:
-        mean, std = (", ".join(f"{value:g}" for value in side) for side in (said.mean, said.std))
-        return Input(dtype, f"{dtype} (pixels - {mean}) / {std} (its metadata)", normalization=said, **real)
+        return Input(dtype, f"{dtype} {TITLES.get(str(said), said)} (its metadata)", normalization=said, **real)
     if dtype.kind in "iu":
         raise ValueError(
             f"A quantized input must say what it takes: 8 bits with a range of 0..255, 0..1 or -1..1, or TFLite metadata. "
-            f"Received: {name} of {dtype} with the range {low:.4g}..{high:.4g}. Pass tflite_input= (--input), one of "
+            f"Received: {name} of {dtype} with the range {low:.4g}..{high:.4g}. Pass file_input= (--input), one of "
             f"{', '.join(NORMALIZATIONS)}."
         )
-    return Input(dtype, f"{dtype} pixels 0..255 (assumed; tflite_input= changes it)", layout=layout)
+    return Input(dtype, f"{dtype} pixels 0..255 (assumed; file_input= changes it)", layout=layout)
 
 
 class ModelFile(abc.ABC):

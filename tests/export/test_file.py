@@ -45,7 +45,10 @@ def test_float_inputs():
     assert first(input_of("m", np.float32, (0.0, 0))(PIXELS)) == first(PIXELS)
     assert first(input_of("m", np.float32, (0.0, 0), how="unit")(PIXELS))[-1] == 1.0
     signed = input_of("m", np.float32, (0.0, 0), said=SIGNED)
-    assert "(its metadata)" in signed.text
+    assert signed.text == "float32 pixels / 127.5 - 1 (its metadata)"
+    assert input_of("m", np.float32, (0.0, 0), said=Normalization()).text == "float32 pixels 0..255 (its metadata)"
+    other = input_of("m", np.float32, (0.0, 0), said=Normalization((128.0,), (127.0,)))
+    assert other.text == "float32 (pixels - 128) / 127 (its metadata)"
     assert first(signed(PIXELS))[::3] == [-1.0, 0.0, 1.0]
     normal = input_of("m", np.float32, (0.0, 0), how="imagenet")(PIXELS)
     np.testing.assert_allclose(normal[0, -1, 0], (1 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225], rtol=1e-6)
@@ -53,7 +56,7 @@ def test_float_inputs():
 
 def test_other_quantized_ranges_need_to_be_told():
     scale, zero = 4.75 / 255, 114
-    with pytest.raises(ValueError, match=r"Received: m of uint8 with the range -2.124..2.626. Pass tflite_input="):
+    with pytest.raises(ValueError, match=r"Received: m of uint8 with the range -2.124..2.626. Pass file_input="):
         input_of("m", np.uint8, (scale, zero))
     told = input_of("m", np.uint8, (scale, zero), how="imagenet")(PIXELS)
     assert told[0, -1, 0].tolist() == [235, 244, 255]
@@ -69,7 +72,7 @@ def test_refused_inputs():
             input_of("m", np.uint8, (scale, 0))
     with pytest.raises(ValueError, match="one for each channel. Received: 3 means for m, whose input has 1"):
         input_of("m", np.float32, (0.0, 0), how="imagenet", layout=Layout(1))
-    with pytest.raises(ValueError, match="`tflite_input` must be one of pixels, unit, signed, imagenet"):
+    with pytest.raises(ValueError, match="`file_input` must be one of pixels, unit, signed, imagenet"):
         input_of("m", np.float32, (0.0, 0), how="raw")
 
 
@@ -82,7 +85,7 @@ def test_whole_numbers_that_are_not_quantized_are_the_pixels(dtype, least):
         assert first(found(PIXELS)) == [least + value for value in (0, 0, 1, 128, 128, 255, 255)]
         assert found(PIXELS).dtype == dtype
     assert first(input_of("m", dtype, (0.0, 0), said=SIGNED)(PIXELS)) == first(input_of("m", dtype, (0.0, 0))(PIXELS))
-    with pytest.raises(ValueError, match=r"is not quantized holds pixels.*Received: m with tflite_input='unit'"):
+    with pytest.raises(ValueError, match=r"is not quantized holds pixels.*Received: m with file_input='unit'"):
         input_of("m", dtype, (0.0, 0), how="unit")
 
 
@@ -221,13 +224,13 @@ def test_predictions_of_files(tmp_path, write_tiny):
     PIL.Image.new("RGB", (8, 8), (64, 128, 192)).save(tmp_path / "a.png")
     for name in ("tiny.tflite", "tiny.lite", "TINY.TFLITE", "tiny"):
         path = write_tiny(tmp_path / name, dtype="uint8", quantization=(1 / 128, 128))
-        (found,) = predict(path, tmp_path / "a.png", tflite_input="signed")
+        (found,) = predict(path, tmp_path / "a.png", file_input="signed")
         np.testing.assert_allclose([score for _, score in found.classes], [0.505, 0.004, -0.498], atol=0.01)
     plain = write_tiny(tmp_path / "plain.tflite")
-    (found,) = predict(plain, tmp_path / "a.png", tflite_input="unit")
+    (found,) = predict(plain, tmp_path / "a.png", file_input="unit")
     np.testing.assert_allclose([score for _, score in found.classes], [192 / 255, 128 / 255, 64 / 255], atol=1e-5)
-    with pytest.raises(ValueError, match=r"`tflite_input` \(--input\) is for .tflite and .onnx files.*for cifar10"):
-        predict("cifar10", tmp_path / "a.png", tflite_input="unit")
+    with pytest.raises(ValueError, match=r"`file_input` \(--input\) is for .tflite and .onnx files.*for cifar10"):
+        predict("cifar10", tmp_path / "a.png", file_input="unit")
     with pytest.raises(ValueError, match=r"Received: 2 names for 3 classes. Give one name a line"):
         predict(plain, tmp_path / "a.png", labels=["a", "b"])
     assert main(["predict", str(plain), str(tmp_path / "a.png"), "--input", "signed"]) == 0
