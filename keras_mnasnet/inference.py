@@ -15,11 +15,11 @@ from absl import logging
 from keras_mnasnet.export.classifier import FileClassifier
 from keras_mnasnet.loading import load
 from keras_mnasnet.preprocessing import Preprocessing, small_margin
-from keras_mnasnet.utils.reading import exported_kind, texts
+from keras_mnasnet.utils.reading import check_names, exported_kind, read_names
 from keras_mnasnet.utils.text import Life, header
 from keras_mnasnet.weights.checkpoint import CheckpointError, Origin
-from keras_mnasnet.weights.formats.graph import labels_beside, read_labels
-from keras_mnasnet.weights.registry import source_preprocessing
+from keras_mnasnet.weights.formats.graph import labels_beside
+from keras_mnasnet.weights.registry import source_preprocessing, with_background
 
 PREPROCESSINGS = ("google", "timm", "torchvision", "pillow")
 BATCH = 32
@@ -43,6 +43,18 @@ class Classifier:
     origin: Origin
     labels: tuple[str, ...] | None = dataclasses.field(default=None, repr=False)
 
+    def labeled(self, labels: Sequence[str] | None) -> Classifier:
+        """The same with these names of its outputs, in their order (None: its own); ValueError for another number of them."""
+        if labels is None:
+            return self
+        names = with_background(check_names(labels, "`labels`"), self.outputs)
+        if len(names) != self.outputs:
+            raise ValueError(
+                f"`labels` must name every class of the model. Received: {len(names)} names for {self.outputs} classes of "
+                f"{self.name}. Give one name a line (--labels), in the order of the model's outputs"
+            )
+        return dataclasses.replace(self, labels=names)
+
 
 def open_classifier(
     model: Any, *, size: int | None = None, preprocessing: Preprocessing | str | None = None, file_input: str | None = None,
@@ -62,8 +74,13 @@ def open_classifier(
         pixels = _named(preprocessing or lite.file.preprocessing or "pillow", lite.size)
         labels = lite.labels
         if labels is None and (beside := labels_beside(Path(text).expanduser())) is not None:
-            names = read_labels(beside)
-            labels = names if len(names) == lite.classes else None
+            names = with_background(read_names(beside, f"The labels in {beside}"), lite.classes)
+            if len(names) == lite.classes:
+                labels = names
+            else:
+                logging.warning(
+                    "%s is passed over: it has %d labels, and %s has %d outputs", beside, len(names), text, lite.classes
+                )
 
         def real(images: np.ndarray, batch_size: int) -> tuple[np.ndarray, float]:
             scores, seconds = lite.run(images, batch_size)
@@ -164,19 +181,14 @@ def predict(
 
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise ValueError(f"`top` must be an integer >= 1. Received: top={top!r}")
-    classifier = open_classifier(model, size=size, file_input=file_input, probabilities=True)
+    classifier = open_classifier(model, size=size, file_input=file_input, probabilities=True).labeled(labels)
     if file_input is not None and classifier.kind == "keras":
         raise ValueError(
             f"`file_input` (--input) is for .tflite and .onnx files; other models say themselves how they take pixels. "
             f"Received: file_input={file_input!r} for {classifier.name}"
         )
     preprocessing = dataclasses.replace(classifier.preprocessing, upright=upright or classifier.preprocessing.upright)
-    names = classifier.labels if labels is None else texts(labels)
-    if names is not None and len(names) != classifier.outputs:
-        raise ValueError(
-            f"`labels` must name every class of the model. Received: {len(names)} names for {classifier.outputs} classes. Give "
-            f"one name a line (--labels), in the order of the model's outputs"
-        )
+    names = classifier.labels
     if names is None:
         logging.warning(
             "%s does not name its classes: they are numbered. Pass labels= (--labels FILE), or save(..., labels=) it",

@@ -15,7 +15,18 @@ from pathlib import Path
 import pytest
 
 import keras_mnasnet
-from keras_mnasnet.utils.files import SCRATCH, TEMPORARY, check_writable, is_empty, replaced, scratch, sweep, write_file
+from keras_mnasnet.utils.files import (
+    SCRATCH,
+    TEMPORARY,
+    check_writable,
+    is_empty,
+    new_folder,
+    replaced,
+    scratch,
+    sweep,
+    write_file,
+)
+from keras_mnasnet.utils.locks import BusyError
 
 PACKAGE = Path(keras_mnasnet.__file__).parent
 HANGS_WHILE_IT_WRITES = """
@@ -40,6 +51,12 @@ def write_half(path, error):
     with replaced(path) as temporary:
         temporary.write_bytes(bytes(1000))
         raise error
+
+
+def fill_half(path):
+    with new_folder(path) as folder:
+        (folder / "index.html").write_text("half")
+        raise RuntimeError("stop")
 
 
 def names(folder):
@@ -104,6 +121,33 @@ class TestWholeOrNotAtAll:
         for name in ("a" * 255, "é" * 127, "木" * 85):
             write_file(tmp_path / name, "x")
         assert all(path.read_text() == "x" for path in tmp_path.iterdir())
+
+
+class TestFolders:
+    def test_a_folder_appears_whole_or_not_at_all(self, tmp_path):
+        with new_folder(tmp_path / "new" / "page") as folder:
+            (folder / "photos").mkdir()
+            (folder / "index.html").write_text("x")
+            assert is_empty(tmp_path / "new" / "page")
+        assert names(tmp_path / "new" / "page") == ["index.html", "photos"]
+        with pytest.raises(ValueError, match="A folder must be new or empty. Received: .*page, which is not"):
+            new_folder(tmp_path / "new" / "page").__enter__()
+        (tmp_path / "empty").mkdir()
+        for name in ("other", "empty"):
+            with pytest.raises(RuntimeError, match="stop"):
+                fill_half(tmp_path / name)
+        assert names(tmp_path) == ["empty", "new"]
+        assert names(tmp_path / "empty") == []
+
+    def test_what_a_killed_writer_left_is_taken_away(self, tmp_path):
+        (tmp_path / f"{TEMPORARY}folder").mkdir()
+        (tmp_path / f"{TEMPORARY}folder" / "half").write_text("x")
+        with new_folder(tmp_path) as folder:
+            assert names(folder) == []
+            (folder / "a").write_text("x")
+            with pytest.raises(BusyError, match="is written by one process at a time"):
+                new_folder(tmp_path).__enter__()
+        assert names(tmp_path) == ["a"]
 
 
 class TestLinks:
@@ -230,6 +274,7 @@ OTHERS = {
     "benchmarks/speed.py": "files to measure, in a temporary folder",
     "hub.py": "a folder to upload, which is temporary",
     "loading.py": "a member of an archive, in a temporary folder",
+    "benchmarks/gallery.py": "thumbnails, in a temporary folder",
     "benchmarks/emulator.py": "the emulator's own folder, which is moved to its place when it is whole",
 }
 

@@ -46,10 +46,15 @@ def add_commands(top: Parser) -> None:
     )  # fmt: skip
     option(how, "--upright", "The default is what each model's preprocessing says.", default=None)
     option(how, "--input", "It is for .tflite and .onnx files (default: as the file says).")
+    option(how, "--labels", "They name each model's outputs, in their order (default: as the model says).")
     own(how, "--labels-offset", "0|1", "Let this output stand for label 0 (default: by name or count).", type=int)
     option(how, "--threads", "The default is all cores.")
     shown = command.add_argument_group("the result")
     shown.add_argument("--per-class", action="store_true", help="Also print the counts of every class.")
+    own(
+        shown, "--errors", "DIR", "Write a page of the photos that models decide differently or wrongly into this new or empty "
+        "folder.",
+    )  # fmt: skip
     output(shown, "FILE.json", "results, settings and environment.", required=False)
     command.set_defaults(max_bad=0)
 
@@ -126,10 +131,16 @@ def accuracy(arguments: argparse.Namespace) -> None:
         check_output(arguments.output)
     settings = {key: getattr(arguments, key) for key in SETTINGS} | {"file_input": arguments.input}
     results = evaluate(
-        arguments.models, arguments.data, **given(arguments, "split", "ground_truth", "synsets"), **settings
+        arguments.models, arguments.data, **given(arguments, "split", "ground_truth", "synsets", "labels", "errors"), **settings
     )  # fmt: skip
-    report = report_of(results, **settings)
-    return finish(arguments, report, lambda: _print_accuracies(report, results, per_class=arguments.per_class))
+    report = report_of(results, **settings, labels=arguments.labels, errors=arguments.errors)
+
+    def show() -> None:
+        _print_accuracies(report, results, per_class=arguments.per_class)
+        if arguments.errors:
+            print(f"wrote {Path(arguments.errors) / 'index.html'}")
+
+    return finish(arguments, report, show)
 
 
 def _print_accuracies(report: dict[str, Any], results: list[AccuracyResult], *, per_class: bool) -> None:
@@ -155,6 +166,11 @@ def _print_accuracies(report: dict[str, Any], results: list[AccuracyResult], *, 
             print(f"  top-1 {100 * result.top1:.2f} %; its record says {result.published_top1:g}{top5}, {origin}")
         if result.background:
             print("  has a background output beside the data's classes")
+        if result.top1_among is not None:
+            print(
+                f"  all {result.outputs:,} outputs are ranked, of which the data's classes name {result.classes:,}; among "
+                f"these alone top-1 is {100 * result.top1_among:.2f} %"
+            )
     if bad := results[0].bad:
         print(f"damaged and left out, {len(bad):,}: {', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''}")
     if per_class:

@@ -223,15 +223,15 @@ def network(arguments: argparse.Namespace, name: str | None = None) -> Architect
 
 def _read_labels(arguments: argparse.Namespace) -> list[str] | None:
     """The lines of `--labels FILE` that are not empty; None without `--labels`."""
-    from keras_mnasnet.utils.reading import check_names, read_text
+    from keras_mnasnet.utils.reading import read_names
 
     if arguments.labels is None:
         return None
     wanted = "`--labels` must be a text file with a class name a line."
     try:
-        lines = read_text(arguments.labels, "A file of class names").splitlines()
+        names = read_names(arguments.labels, "A file of class names")
     except (OSError, ValueError) as error:
         raise ValueError(f"{wanted} Received: {arguments.labels} ({error})") from error
-    if not (names := [line.strip() for line in lines if line.strip()]):
+    if not names:
         raise ValueError(f"{wanted} Received: {arguments.labels}, which names none")
-    return list(check_names(names, wanted))
+    return list(names)

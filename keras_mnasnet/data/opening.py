@@ -29,7 +29,7 @@ from keras_mnasnet.data.shapes import SHAPE_CLASSES, draw_shapes
 from keras_mnasnet.data.sources import Arrays, Files, ImageSet
 from keras_mnasnet.data.summary import Part, Sizes, Summary, added
 from keras_mnasnet.data.tfrecord import EAGER_BYTES, SHARD, SPLITS, is_tfrecord, open_tfrecords, split_of, whole_sets
-from keras_mnasnet.utils.reading import read_text
+from keras_mnasnet.utils.reading import read_names
 from keras_mnasnet.utils.text import listed, printable
 
 KINDS = (
@@ -461,7 +461,7 @@ def _labels(files: list[Path], labels: Any, label_base: int | None) -> tuple[tup
         path = Path(labels).expanduser()
         if not path.is_file():
             raise ValueError(f"`labels` must be class names or a file with one per line. Received: labels={path}")
-        labels = [line.strip() for line in read_text(path, "A file of class names").splitlines() if line.strip()]
+        labels = read_names(path, "A file of class names")
     if labels is not None:
         return tuple(labels), 0 if label_base is None else label_base
     if all(SHARD.search(path.name) for path in files):

@@ -16,6 +16,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from keras_mnasnet.utils.locks import locked
+from keras_mnasnet.utils.text import printable
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -66,6 +69,36 @@ def write_file(path: Path, content: bytes | str) -> None:
     data = content.encode("utf-8") if isinstance(content, str) else content
     with replaced(path, needs=len(data)) as temporary:
         temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder whose content comes into the new or empty folder `path` when the block ends well, files last.
+
+    ValueError for a folder that holds something, OSError where none can be written, BusyError where another process writes it.
+    """
+    target = Path(path).expanduser()
+    if os.path.lexists(target) and not (target.is_dir() and is_empty(target)):
+        raise ValueError(f"A folder must be new or empty. Received: {printable(target)}, which is not. Name another one.")
+    is_new = not target.exists()
+    check_writable(target / "x")
+    try:
+        with locked(target):
+            temporary = target / f"{TEMPORARY}folder"
+            shutil.rmtree(temporary, ignore_errors=True)  # of a writer that was killed
+            temporary.mkdir()
+            try:
+                yield temporary
+                for each in sorted(temporary.iterdir(), key=lambda each: (each.is_file(), each.name)):
+                    os.rename(each, target / each.name)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                target.rmdir()
+        raise
+    _sync_folder(target)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -160,6 +160,12 @@ def read_text(path: str | os.PathLike[str], what: str, *, limit: int = LONGEST_T
     return text
 
 
+def read_names(path: str | os.PathLike[str], what: str) -> tuple[str, ...]:
+    """The names in a text file, one a line; empty lines are none. ValueError that begins with `what`."""
+    lines = (line.strip() for line in read_text(path, what).splitlines())
+    return check_names(filter(None, lines), what)
+
+
 # JSON, and our own records in it
 
 

@@ -170,6 +170,11 @@ def labels_of(source: str, classes: int) -> tuple[str, ...] | None:
     return (BACKGROUND,) * (classes == 1001) + tuple(name for _, name in imagenet_classes())
 
 
+def with_background(names: Sequence[str], outputs: int) -> tuple[str, ...]:
+    """Class names, with a background in front where 1000 of them are given for 1001 outputs."""
+    return ((BACKGROUND,) if len(names) + 1 == outputs == 1001 else ()) + tuple(names)
+
+
 def spelled_as(known: Sequence[str] | None, labels: Sequence[str]) -> tuple[str, ...] | None:
     """A model's class names as data spells them: ImageNet's may be WordNet ids there, or numbers (None: matched by number)."""
     if known is None or tuple(known) != labels_of("google", len(known)):

@@ -1,14 +1,16 @@
 """The ImageNet evaluator: hand computations, all forms of data, damaged photos, models that do not fit."""
 
+import dataclasses
 import shutil
 import tarfile
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_mnasnet import MnasNetA1, load, save
-from keras_mnasnet.benchmarks import evaluate
+from keras_mnasnet.benchmarks import evaluate, gallery
 from keras_mnasnet.benchmarks.accuracy import label_outputs, ranks
 from keras_mnasnet.data import evaluation_batches, load_image, open_images
 from keras_mnasnet.data.folders import imagenet_wnids
@@ -157,6 +159,121 @@ def test_a_background_and_few_classes(capfd):
     assert result.correct1 == np.bincount(images.subset(np.arange(20) * images.count // 20).label_ids)[0]
 
 
+def test_labels_name_the_outputs_and_the_data_may_have_fewer_of_them(capfd):
+    """Of twelve outputs in another order ten are the data's; the best is none of them, the second is 'circle'."""
+    images = open_images("shapes:60@40", split="validation")
+    names = ["box", *reversed(images.labels), "cone"]
+    scores = np.zeros(12)
+    scores[0], scores[names.index("circle")] = 2, 1
+    model, _ = scripted(12, scores)
+    with pytest.raises(ValueError, match="12 outputs and data with 10 classes .* or name the model's outputs with labels="):
+        evaluate(model, images, progress=False)
+    with pytest.raises(ValueError, match="`labels` must name every class of the model. Received: 11 names for 12 classes"):
+        evaluate(model, images, labels=names[1:], progress=False)
+    with pytest.raises(ValueError, match="Received: 12 labels and labels_offset=1. Leave out one"):
+        evaluate(model, images, labels=names, labels_offset=1)
+    (result,) = evaluate(model, images, labels=names)
+    assert "model    scripted, 12 classes (10 of them in the data)" in capfd.readouterr().err
+    share = np.mean(images.label_ids == images.labels.index("circle"))
+    assert (result.top1, result.top1_among, result.outputs, result.classes) == (0, share, 12, 10)
+    assert not result.background
+    (result,) = evaluate(model, images, labels=[*names[:-1], "disk"], progress=False)
+    assert result.top1_among == share
+    with pytest.raises(ValueError, match=r"1 of 10 classes are not: 'ring' \(near: 'rings'\)"):
+        evaluate(model, images, labels=[{"ring": "rings"}.get(name, name) for name in names], progress=False)
+
+
+class Page(HTMLParser):
+    """The elements of a page, with their attributes, and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.text = [], ""
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += f" {data}"
+
+
+HOSTILE = "<img src=x onerror=alert(1)>", "a\"b'c&lt;"
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """Three photos of one class and two of another, with names that are HTML."""
+    for label, count in zip(HOSTILE, (3, 2), strict=True):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.full((400, 600, 3), 50 * number, np.uint8)
+            name = f'{number}"><script>alert(1)<\u2215script>.jpg'
+            (tmp_path / "photos" / label / name).write_bytes(tf.io.encode_jpeg(pixels).numpy())
+    return tmp_path / "photos"
+
+
+def test_the_page_of_errors(hostile, tmp_path):
+    """What is decided differently, by confusion; then what all decide wrongly; names are text and nothing else."""
+    first, second = (scripted(2, scores)[0] for scores in ([1, 0], [0, 1]))
+    renamed = [dataclasses.replace(each, name=f"models/<b>{name}") for each, name in ((first, "x"), (second, "y"))]
+    evaluate(renamed, hostile, errors=tmp_path / "page", progress=False)
+    page = Page(tmp_path / "page" / "index.html")
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "svg", "b"}
+    pictures = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert [each["alt"] for each in pictures] == [HOSTILE[0]] * 3 + [HOSTILE[1]] * 2
+    assert all("onerror" not in each for each in pictures)
+    for each in pictures:
+        photo = tf.io.decode_jpeg((tmp_path / "page" / each["src"]).read_bytes())
+        assert photo.shape == (213, 320, 3)
+    assert sorted(path.name for path in (tmp_path / "page").iterdir()) == ["index.html", "photos"]
+    text = " ".join(page.text.split())
+    assert "Decided differently: 5 photos 2 confusions, the most frequent first" in text
+    assert f"{HOSTILE[0]} <b>x: {HOSTILE[0]} ✓ <b>y: {HOSTILE[1]} ✗ 3 photos" in text
+    assert "Decided wrongly, and alike: 0 photos" in text
+    assert "script>.jpg <b>y: place\xa02" in page.text
+
+    evaluate([first, dataclasses.replace(first)], hostile, errors=tmp_path / "alike", progress=False)
+    text = " ".join(Page(tmp_path / "alike" / "index.html").text.split())
+    assert "Decided differently: 0 photos" in text
+    assert "Decided wrongly, and alike: 2 photos 1 confusion, the most frequent first" in text
+    assert f"{HOSTILE[1]} taken for {HOSTILE[0]} ✗ 2 photos" in text
+
+
+def test_many_errors_are_cut_and_counted(hostile, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "MOST", 2)
+    monkeypatch.setattr(gallery, "MOST_OF_GROUP", 2)
+    evaluate([scripted(2, scores)[0] for scores in ([1, 0], [0, 1])], hostile, errors=tmp_path / "page", progress=False)
+    page = Page(tmp_path / "page" / "index.html")
+    assert len([tag for tag, _ in page.elements if tag == "img"]) == 2
+    assert "3 photos, 2 shown" in page.text
+    assert "Not shown: 2 photos of 1 confusion less frequent." in page.text
+
+
+def test_no_half_a_page(hostile, tmp_path, monkeypatch):
+    model, _ = scripted(2, [1, 0])
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(gallery, "_head", lambda *_: 1 / 0)
+    for name in ("new/page", "empty"):
+        with pytest.raises(ZeroDivisionError):
+            evaluate(model, hostile, errors=tmp_path / name, progress=False)
+    assert not (tmp_path / "new" / "page").exists()
+    assert not list((tmp_path / "empty").iterdir())
+    with pytest.raises(ValueError, match="A folder must be new or empty. Received: .*photos, which is not"):
+        evaluate(model, hostile, errors=hostile, progress=False)
+
+
+def test_the_names_of_wnids_are_shown(tmp_path):
+    for wnid in imagenet_wnids()[:2]:
+        (tmp_path / "photos" / wnid).mkdir(parents=True)
+        (tmp_path / "photos" / wnid / "1.jpg").write_bytes(tf.io.encode_jpeg(np.zeros((50, 50, 3), np.uint8)).numpy())
+    evaluate(scripted(1000, range(1000, 0, -1))[0], tmp_path / "photos", errors=tmp_path / "page", progress=False)
+    page = Page(tmp_path / "page" / "index.html")
+    assert "goldfish taken for tench ✗ 1 photo" in " ".join(page.text.split())
+    assert [attributes.get("class") for tag, attributes in page.elements if tag == "img"] == ["small"]
+
+
 def test_refusals(built):
     checkpoint, folder = built
     images = open_images("shapes:20@40")
@@ -249,8 +366,17 @@ def test_labels_go_by_name_where_the_model_knows_its_classes():
     assert label_outputs("m", 3, ["cow", "cat"], known=known).tolist() == [2, 0]
     assert label_outputs("m", 3, ["a", "b", "c"], known=known, offset=0).tolist() == [0, 1, 2]
     assert label_outputs("m", 3, ["a", "b"], offset=0).tolist() == [0, 1]
-    with pytest.raises(ValueError, match="classes must be the model's. Received: m of cat, dog, cow and data with horse"):
+    wanted = "must be one of the model's. Received: m of cat, dog, cow, and data of which 1 of 3 classes are not: 'horse'. .*"
+    with pytest.raises(ValueError, match=f"{wanted}labels_offset=0 .*--labels FILE"):
         label_outputs("m", 3, ["cat", "dog", "horse"], known=known)
+    with pytest.raises(
+        ValueError, match=r"1 of 2 classes are not: 'Cows_' \(near: 'cow'\). Rename the data's classes, or pass labels="
+    ):
+        label_outputs("m", 3, ["Cows_", "cat"], known=known)
+    assert label_outputs("m", 4, ["crane", "cat", "crane"], known=("crane", "cat", "crane")).tolist() == [1, 2, 3]
+    assert label_outputs("m", 3, ["cat"], known=("crane", "cat", "crane")).tolist() == [1]
+    with pytest.raises(ValueError, match="'crane', which stands twice"):
+        label_outputs("m", 3, ["crane"], known=("crane", "cat", "crane"))
 
 
 @pytest.mark.parametrize("outputs", [999, 1002, 10])

@@ -83,6 +83,40 @@ def test_a_model_of_other_classes(mnasnet, folder, hosted):
     assert "with 1,001 outputs and data with 2 classes (a, b)" in err
 
 
+def test_labels_and_the_page_of_errors(mnasnet, write_tiny, tmp_path):
+    """Three outputs, the mean of each colour, named in a file; two classes of the data, of which one photo is wrong."""
+    model = write_tiny(tmp_path / "tiny.tflite")
+    for name, color in (("red/1", (250, 9, 9)), ("blue/1", (9, 9, 250)), ("blue/2", (9, 250, 200))):
+        photo = tmp_path / "photos" / f"{name}.png"
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        photo.write_bytes(tf.io.encode_png(np.full((40, 40, 3), color, np.uint8)).numpy())
+    (tmp_path / "names").write_text("red\ngreen\nblue\n\n")
+    arguments = ("bench", "accuracy", model, "--data", tmp_path / "photos")
+    how = ("--labels", tmp_path / "names", "--errors", tmp_path / "page")
+    status, out, err = mnasnet(*arguments, *how)
+    assert status == 0
+    assert "3 classes (2 of them in the data)" in err
+    assert "all 3 outputs are ranked, of which the data's classes name 2; among these alone top-1 is 100.00 %" in out
+    assert f"wrote {tmp_path / 'page' / 'index.html'}" in out
+    assert "taken for" in (tmp_path / "page" / "index.html").read_text("utf-8")
+    assert len(list((tmp_path / "page" / "photos").iterdir())) == 1
+    status, out, err = mnasnet(*arguments, *how)
+    assert (status, out) == (1, "")
+    assert "A folder must be new or empty" in err
+    (tmp_path / "labels.txt").write_text("red\nblue\n")  # of another model
+    status, out, err = mnasnet(*arguments)
+    assert status == 0
+    assert "labels.txt is passed over: it has 2 labels, and" in err
+    (tmp_path / "labels.txt").write_text("Red\ngreen\nblue\n")
+    status, out, err = mnasnet(*arguments)
+    assert (status, out) == (1, "")
+    assert "1 of 2 classes are not: 'red' (near: 'Red')" in err
+    (tmp_path / "labels.txt").write_text("red\ngreen\nblue\n")
+    status, out, _ = mnasnet(*arguments, "--json")
+    (result,) = json.loads(out)["results"]
+    assert (result["correct1"], result["images"], result["outputs"], result["top1_among"]) == (2, 3, 3, 1.0)
+
+
 def test_a_damaged_photo(mnasnet, data, hosted, tmp_path):
     for wnid in ("n01443537", "n01496331"):
         photo = next((data / "imagenet_250" / wnid).iterdir())

@@ -16,10 +16,10 @@ import numpy as np
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.preprocessing import NORMALIZATIONS, PIXELS, SIGNED, UNIT, Normalization, Preprocessing, small_margin
 from keras_mnasnet.spec import UnitShape, read_network
-from keras_mnasnet.utils.reading import check_names, read_text
+from keras_mnasnet.utils.reading import read_names
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Numerics, Origin, expected_shapes
 from keras_mnasnet.weights.formats import LABEL_FILES
-from keras_mnasnet.weights.registry import BACKGROUND, labels_of
+from keras_mnasnet.weights.registry import labels_of, with_background
 
 EPSILON = 2.0**-10  # of the batch norms, which are folded: with it 1 - epsilon and its sum with epsilon are exact in float32
 WEIGHTED = ("convolution", "dense")
@@ -124,9 +124,8 @@ def _labels(graph: Graph, classes: int) -> tuple[tuple[str, ...] | None, bool]:
         path = labels_beside(graph.path)
         if path is None:
             return labels_of("google", classes), False
-        found, place = read_labels(path), f"in {path}"
-    if len(found) + 1 == classes == 1001:
-        found = (BACKGROUND, *found)
+        found, place = read_names(path, f"The labels in {path}"), f"in {path}"
+    found = with_background(found, classes)
     if len(found) != classes:
         raise CheckpointError(
             f"There must be one label for each class. Received: {len(found)} labels {place} for the {classes} classes of "
@@ -138,11 +137,6 @@ def _labels(graph: Graph, classes: int) -> tuple[tuple[str, ...] | None, bool]:
 def labels_beside(path: Path) -> Path | None:
     """The file of labels beside a file, as AutoML's exports have it."""
     return next((each for each in map(path.with_name, LABEL_FILES) if each.is_file()), None)
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """The names in a file of labels, one a line; ValueError for one that holds others."""
-    return check_names(read_text(path, "A file of labels").splitlines(), f"The labels in {path}")
 
 
 class _Walk:
