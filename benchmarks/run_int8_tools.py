@@ -74,7 +74,15 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from keras_mnasnet.benchmarks.results import write_json
+    from keras_mnasnet.data import check_classes, open_images
+    from keras_mnasnet.loading import load
     from keras_mnasnet.utils.system import environment
+
+    try:
+        images = open_images(arguments.data, split="test")
+        check_classes(load("cifar10").labels, images.labels, "This benchmark", "Name the folder of CIFAR-10.")
+    except (ValueError, OSError) as error:
+        parser.error(f"--data: {error}")
 
     with tempfile.TemporaryDirectory() as scratch:
         rows = [row for name in NETWORKS for row in network_rows(name, arguments.data, Path(scratch))]

@@ -187,10 +187,17 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "tests"))  # mutants
 
     from keras_mnasnet.benchmarks.results import write_json
-    from keras_mnasnet.data import sample_photos
+    from keras_mnasnet.data import check_classes, open_images, sample_photos
     from keras_mnasnet.export.verify import drawn_images
+    from keras_mnasnet.loading import load
     from keras_mnasnet.preprocessing import Preprocessing
     from keras_mnasnet.utils.system import environment
+
+    try:
+        images = open_images(arguments.data, split="test")
+        check_classes(load("cifar10").labels, images.labels, "This benchmark", "Name the folder of CIFAR-10.")
+    except (ValueError, OSError) as error:
+        parser.error(f"--data: {error}")
 
     rows = []
     for name, make in networks(arguments.only).items():
