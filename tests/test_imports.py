@@ -14,7 +14,7 @@ LOW = {"_version", "utils", "preprocessing", "architecture", "family"}
 VALUE = {*LOW, "model", "spec", "weights", "loading"}
 
 # What a room may import from the package (DESIGN, "Import direction"), inside functions too. A detector's spec and graph are
-# values below `weights`, in files of their own: `load` gives detectors as it gives classifiers.
+# values below `weights`, in files of their own: `load` gives detectors as it gives classifiers. So is what a run's folder says.
 ALLOWED = {
     "_version": set(),
     "utils": {"_version"},
@@ -31,7 +31,9 @@ ALLOWED = {
     "applications": VALUE,
     "hub": VALUE,
     "data": {*LOW, "weights"},
-    "export": {*VALUE, "data"},
+    "training.job": {*LOW, "weights", "training.recipe"},
+    "training.recipe": {*LOW},
+    "export": {*VALUE, "data", "training.job"},
     "training": {*VALUE, "applications", "data", "inference"},
     "inference": {*VALUE, "data", "export"},
     "detection": {*VALUE, "applications", "data", "export", "training", "inference"},
@@ -52,9 +54,8 @@ MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
 def room_of(name: str) -> str:
-    if name.startswith("detection.") and ".".join(name.split(".")[:2]) in ALLOWED:
-        return ".".join(name.split(".")[:2])
-    return name.split(".")[0]
+    two = ".".join(name.split(".")[:2])
+    return two if two in ALLOWED else name.split(".")[0]
 
 
 def imported(path: Path) -> set[str]:

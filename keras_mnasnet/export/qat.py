@@ -31,6 +31,7 @@ from keras_mnasnet.export.verify import accepting
 from keras_mnasnet.loading import save
 from keras_mnasnet.model import resolve_input_shape
 from keras_mnasnet.preprocessing import Augment, Normalization
+from keras_mnasnet.training.job import read_run, run_of
 from keras_mnasnet.utils.files import replaced, scratch
 from keras_mnasnet.utils.reading import parse_json
 from keras_mnasnet.utils.text import Life, header, say
@@ -76,7 +77,7 @@ def quantize_aware(
     model: Any, data: str | os.PathLike[str], path: str | os.PathLike[str], *, epochs: int = 3, batch_size: int = 64,
     learning_rate: float = 1e-4, input_dtype: str = "float32", size: int | None = None,
     network: Architecture | str | None = None, labels: Sequence[str] | None = None,
-    validation: str | os.PathLike[str] | float | None = None, augment: Augment = AUGMENT,
+    validation: str | os.PathLike[str] | float | None = None, augment: Augment | None = None,
     steps_per_epoch: int | None = None, accept_changed: float | None = None, seed: int = 0, max_bad: int = 0,
     progress: bool = True,
 ) -> TrainingReport:  # fmt: skip
@@ -88,6 +89,8 @@ def quantize_aware(
         input_dtype: "uint8" or "int8": input and output are then of that type.
         learning_rate: a cosine starts there.
         size: input size in pixels; the model's own by default. `labels` stand in the file in place of the model's.
+        augment: how photos are varied; default: as in the training run that the model is of, else moved by up to 2 pixels
+            and flipped.
         steps_per_epoch: at most so many; `max_bad` damaged photos are passed over.
         accept_changed: as of `export`.
 
@@ -107,8 +110,8 @@ def quantize_aware(
 def prune(
     model: Any, data: str | os.PathLike[str], path: str | os.PathLike[str], *, sparsity: float, epochs: int = 3,
     batch_size: int = 64, learning_rate: float = 1e-3, size: int | None = None, network: Architecture | str | None = None,
-    labels: Sequence[str] | None = None, validation: str | os.PathLike[str] | float | None = None, augment: Augment = AUGMENT,
-    steps_per_epoch: int | None = None, seed: int = 0, max_bad: int = 0, progress: bool = True,
+    labels: Sequence[str] | None = None, validation: str | os.PathLike[str] | float | None = None,
+    augment: Augment | None = None, steps_per_epoch: int | None = None, seed: int = 0, max_bad: int = 0, progress: bool = True,
 ) -> TrainingReport:  # fmt: skip
     """Fine-tune the 1x1 convolutions of the stages to `sparsity` zeros and write a float32 `.tflite` with sparse weights.
 
@@ -134,7 +137,7 @@ class _Job:
     learning_rate: float
     size: int | None
     validation: str | os.PathLike[str] | float | None
-    augment: Augment
+    augment: Augment | None
     steps_per_epoch: int | None
     seed: int
     max_bad: int
@@ -154,18 +157,20 @@ class _Job:
         known = checkpoint.labels
         names = check_labels(known if labels is None else labels, (None, checkpoint.classes), own=known)
         size = checkpoint.size if self.size is None else self.size
+        augment, whose = self._augmentation(checkpoint)
         started = time.perf_counter()
         what = "int8, quantization-aware training" if sparsity is None else f"float32, pruned to {sparsity:.0%}"
         header(
             {
                 "model": checkpoint.origin, "network": checkpoint.architecture.name, "input": f"{size} x {size} pixels",
                 "training": f"{what}; {self.epochs} epochs, batches of {self.batch_size}, learning rate {self.learning_rate:g}",
-                "data": os.fspath(self.data), "output": os.fspath(self.path),
+                "augmentation": whose, "data": os.fspath(self.data), "output": os.fspath(self.path),
             },
             shown=progress,
         )  # fmt: skip
         with scratch() as temporary:
-            events = self._trained(checkpoint, temporary, size, input_dtype, sparsity, progress)
+            job = dataclasses.replace(self, augment=augment)
+            events = job._trained(checkpoint, temporary, size, input_dtype, sparsity, progress)
             images, expected = (np.load(temporary / f"{name}.npy") for name in ("images", "expected"))
             content = (temporary / "out.tflite").read_bytes()
             dense = (temporary / "dense.tflite").read_bytes() if sparsity else None
@@ -204,6 +209,14 @@ class _Job:
             export=report, float_accuracy=events["start"]["float_accuracy"], start_accuracy=events["ready"]["accuracy"],
             epochs=tuple(events["epochs"]), seconds=round(seconds, 1), data=events["data"]["read"], **own,
         )  # fmt: skip
+
+    def _augmentation(self, checkpoint: Checkpoint) -> tuple[Augment, str]:
+        """How photos are varied, and whose way that is."""
+        if self.augment is not None:
+            return self.augment, "as asked"
+        if (folder := run_of(checkpoint.origin.name)) is not None:
+            return read_run(folder)[0].recipe.augment, f"that of the run {folder}"
+        return AUGMENT, f"moved by up to {AUGMENT.pad} pixels, flipped"
 
     def _trained(
         self, checkpoint: Checkpoint, folder: Path, size: int, input_dtype: str, sparsity: float | None, progress: bool

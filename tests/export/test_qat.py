@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,10 +15,13 @@ import pytest
 from models import SMALLEST
 from mutants import CHANGES, mutant
 
-from keras_mnasnet import MnasNet, load
+from keras_mnasnet import MnasNet, load, save
 from keras_mnasnet.export import ExportError, TfliteFile, export, prune, quantize_aware
 from keras_mnasnet.export import qat as room
 from keras_mnasnet.export.verify import LIMITS, comparisons, judge
+from keras_mnasnet.preprocessing import Augment
+from keras_mnasnet.training.job import Facts, Job, write_run
+from keras_mnasnet.training.recipe import recipe_of
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow_model_optimization") is None, reason="the extra [qat] is not installed"
@@ -102,9 +106,42 @@ def test_this_process_never_loads_keras_2():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def run_folder(folder):
+    """The folder of a training run, with an augmentation of single images and one of batches."""
+    network = MnasNet(SMALLEST, weights=None, classes=10, input_shape=(32, 32, 3))
+    save(network, folder / "model.safetensors")
+    changes = {"augment.crop": "inception", "augment.randaugment_ops": 1, "augment.mixup": 0.2}
+    told = {"size": 32, "bn_epsilon": 1e-3, "padding": "same", "labels": ("a",) * 10, "train_images": 1}
+    counts = {"validation_images": 1, "steps_per_part": 1, "parts_per_epoch": 1}
+    job = Job(data=SHAPES, recipe=recipe_of("cifar10", changes))
+    write_run(folder, job, Facts(architecture=SMALLEST, **told, **counts))
+    return job.recipe.augment
+
+
+def test_the_augmentation_is_the_runs(tmp_path, monkeypatch, capfd):
+    """Of a run's folder and of its model file; of another model a small one; what is asked for goes before both."""
+    augment, seen = run_folder(tmp_path), []
+    given = {"epochs": 1, "batch_size": 16}
+
+    def work(worker, job, *more):
+        seen.append(json.loads(job.read_text("utf-8"))["augment"])
+        raise ChildProcessError("enough")
+
+    monkeypatch.setattr(room, "work", work)
+    (tmp_path / "alone").mkdir()
+    shutil.copy(tmp_path / "model.safetensors", tmp_path / "alone")
+    models = [tmp_path, tmp_path / "model.safetensors", tmp_path / "alone" / "model.safetensors"]
+    for model, options in (*((model, {}) for model in models), (tmp_path, {"augment": Augment(crop="none")})):
+        with pytest.raises(ChildProcessError, match="enough"):
+            quantize_aware(model, SHAPES, tmp_path / "x.tflite", **given, **options)
+    assert [Augment(**each) for each in seen] == [augment, augment, room.AUGMENT, Augment(crop="none")]
+    assert f"augmentation  that of the run {tmp_path}" in capfd.readouterr().err
+
+
 def test_pruning(tmp_path):
-    path, network = tmp_path / "sparse.tflite", MnasNet(SMALLEST, weights=None, classes=10, input_shape=(32, 32, 3))
-    report = prune(network, SHAPES, path, sparsity=0.5, epochs=1, batch_size=16, steps_per_epoch=6)
+    path = tmp_path / "sparse.tflite"
+    run_folder(tmp_path)
+    report = prune(tmp_path, SHAPES, path, sparsity=0.5, epochs=1, batch_size=16, steps_per_epoch=6)
     assert report.sparsity == pytest.approx(0.5, abs=0.01)
     assert "DENSIFY" in report.export.facts.operators
     assert report.export.facts.bytes < report.dense_bytes
