@@ -340,7 +340,7 @@ def export(arguments: argparse.Namespace) -> None:
     report = detection.export(
         arguments.model, arguments.output, postprocess=_postprocess(arguments),
         **given(
-            arguments, "quantize", "photos", "annotations", "input_dtype", "seed", "max_bad", "max_detections",
+            arguments, "quantize", "compute", "photos", "annotations", "input_dtype", "seed", "max_bad", "max_detections",
             "accept_changed", representative_data="calibrate", calibration_count="calibration_photos",
             verification_count="verification_photos",
             **BOXES,

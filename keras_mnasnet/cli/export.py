@@ -12,6 +12,7 @@ from keras_mnasnet.cli.parsing import Parser
 if TYPE_CHECKING:
     from keras_mnasnet.benchmarks import LatencyReport
     from keras_mnasnet.export import ExportReport, TrainingReport
+    from keras_mnasnet.export.half import HalfCheck
 
 PRECISIONS = ("float32", "float16", "weight-int8", "int8", "dynamic")
 FILE = "a .tflite file, and its report beside it as FILE.tflite.json."
@@ -73,6 +74,11 @@ def file_options(
         result, "--quantize", "|".join(precisions), f"Write a file of this precision (default: %(default)s). {more}",
         default="float32",
     )  # fmt: skip
+    own(
+        result, "--compute", "half|float32",
+        "Mark a float file, so that ARM CPUs since 2018 compute it in half precision, if that changes no more than it may in a "
+        "simulation (default: half for float16, else float32).",
+    )  # fmt: skip
     option(result, "--input-dtype", default="float32")
     photos = command.add_argument_group("photos")
     options(photos, "--calibrate", "--calibration-photos")
@@ -99,7 +105,7 @@ def export(arguments: argparse.Namespace) -> None:
     report = export(
         arguments.model, arguments.output,
         **given(
-            arguments, "quantize", "photos", "input_dtype", "labels", "size", "seed", "max_bad", "accept_changed",
+            arguments, "quantize", "compute", "photos", "input_dtype", "labels", "size", "seed", "max_bad", "accept_changed",
             batch="batch_size", normalization="input", representative_data="calibrate", calibration_count="calibration_photos",
             verification_count="verification_photos",
         ),
@@ -157,11 +163,28 @@ def print_comparisons(report: Any) -> None:
             "judged by": "judged",
         },
     )
+    _print_half(report.half)
     limits = report.limits
     error = max(map(limits.of, report.comparisons))
     print(
         f"limits: error {error:g} of the spread of the outputs, {WORST_CLASS * error:g} in a class; "
         f"{limits.changed:.0%} of the decisions with a margin changed"
+    )
+
+
+def _print_half(half: HalfCheck | None) -> None:
+    """What the simulation in half precision found."""
+    if half is None:
+        return
+    if half.reason:
+        return print(f"computed in float32, not marked for half precision: {half.reason}")
+    found = ", ".join(
+        f"error / spread {each.error:.2e}{'' if each.decided is None else f', {each.changed} of {each.decided} changed'}"
+        for each in half.comparisons
+    )
+    print(
+        f"marked: ARM CPUs since 2018 compute in half precision; simulated on {half.images} of these images: largest value "
+        f"{half.largest:,.4g} of 65,504 ({half.largest_at}), {found}"
     )
 
 

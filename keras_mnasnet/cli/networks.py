@@ -102,7 +102,7 @@ def info(arguments: argparse.Namespace) -> None:
                 "size": [height, width] if detector else size, "params": params,
                 "moving_statistics": sum(2 * row.filters for row in rows if row.bn), "madds": madds,
                 "layers": [row._asdict() for row in rows], "checkpoints": [each.id for each in _records(architecture)],
-                "model": _facts(checkpoint) if checkpoint else None,
+                "model": _facts(checkpoint, arguments.model) if checkpoint else None,
             }
         )  # fmt: skip
     print(f"{'SSDLite on ' if detector else ''}MnasNet {architecture.name} ({architecture.provenance} layout)")
@@ -119,7 +119,7 @@ def info(arguments: argparse.Namespace) -> None:
         _stage_table(architecture, rows)
     print(f"\n{architecture}")
     if checkpoint:
-        for name, value in _facts(checkpoint).items():
+        for name, value in _facts(checkpoint, arguments.model).items():
             if value not in (None, {}, []):
                 print(f"{name.replace('_', ' ')}: {_shown(value, ' %' if name in ('published', 'measured') else '')}")
         return None
@@ -158,9 +158,13 @@ def _records(architecture: Architecture) -> list[Any]:
     return [r for r in registry.records() if r.numerics.apply(architecture).same_network(r.architecture)]
 
 
-def _facts(checkpoint: Any) -> dict[str, Any]:
+def _facts(checkpoint: Any, source: str) -> dict[str, Any]:
     """What a model is beside its network: plain values."""
-    origin = checkpoint.origin
+    origin, half = checkpoint.origin, False
+    if origin.source == "tflite":
+        from keras_mnasnet.export.file import TfliteFile
+
+        half = TfliteFile(source).facts.half
     return {
         "task": checkpoint.task, "origin": origin.name, "source": origin.source, "address": origin.url,
         "license": origin.license, "published": origin.published, "published_at": origin.published_at,
@@ -168,6 +172,7 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
         "numerics": {**dataclasses.asdict(checkpoint.numerics), "normalization": str(checkpoint.numerics.normalization)},
         "trained_at": "x".join(map(str, checkpoint.detector.input_size)) if checkpoint.detector else checkpoint.size,
         "anchors": str(checkpoint.detector.anchors) if checkpoint.detector else None, "classes": checkpoint.classes,
+        "computes": "half precision where the CPU can (marked)" if half else None,
         "labels": None if checkpoint.labels is None else list(checkpoint.labels),
         "preprocessing": str(checkpoint.preprocessing), "assumed": list(checkpoint.assumed), "notes": list(origin.notes),
     }  # fmt: skip

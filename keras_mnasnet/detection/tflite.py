@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ from keras_mnasnet.detection.spec import DetectorSpec, pixels_text
 from keras_mnasnet.detection.summary import summary_of_one
 from keras_mnasnet.export.calibration import Calibration, calibration_images
 from keras_mnasnet.export.converter import convert_function, convert_model
-from keras_mnasnet.export.file import GraphFacts, TfliteFile
+from keras_mnasnet.export.file import HALF, GraphFacts, TfliteFile
 from keras_mnasnet.export.flatbuffer import METADATA_NAME, ModelWriter, detector_metadata, joined
+from keras_mnasnet.export.half import HalfCheck, check_compute, checked_half, rounded
 from keras_mnasnet.export.layers import NORMALIZED
 from keras_mnasnet.export.layers import PIXELS as TAKES_PIXELS
 from keras_mnasnet.export.partitions import Partitions
@@ -106,7 +107,8 @@ class DetectorReport:
     """What was written and how it compares with the model. `comparisons` are of the network's raw outputs, `agreement` of the
     detections; `evaluation` where annotated photos were given. `network_partitions` are those up to the suppression of boxes.
     `detector` is the DetectorSpec; `silent_layers` are zero on every
-    calibration image, and constant in the file. `data` is what was read of the annotations.
+    calibration image, and constant in the file. `data` is what was read of the annotations. `half` is the simulation in half
+    precision, as of an ExportReport.
     """
 
     path: str
@@ -130,6 +132,7 @@ class DetectorReport:
     detector: DetectorSpec
     silent_layers: tuple[str, ...] = ()
     data: dict[str, Any] | None = None
+    half: HalfCheck | None = None
 
     def as_json(self) -> dict[str, Any]:
         """One JSON value, with the schema's version, the package's, and the date."""
@@ -137,8 +140,8 @@ class DetectorReport:
 
 
 def export(
-    model: Any, path: str | os.PathLike[str], *, quantize: str | None = None, representative_data: Any = None,
-    photos: Any = None, annotations: str | os.PathLike[str] | None = None, postprocess: str = "operator",
+    model: Any, path: str | os.PathLike[str], *, quantize: str | None = None, compute: str | None = None,
+    representative_data: Any = None, photos: Any = None, annotations: str | os.PathLike[str] | None = None, postprocess: str = "operator",
     score: float = EXPORT_SETTINGS.score_threshold, iou: float = EXPORT_SETTINGS.iou_threshold,
     max_detections: int = EXPORT_SETTINGS.total, input_dtype: str = "float32", calibration_count: int = 500,
     verification_count: int = 32, accept_changed: float | None = None, max_bad: int = 0, seed: int = 0,
@@ -151,6 +154,9 @@ def export(
         path: the .tflite file to write; its report is written beside it, as `path`.json.
         quantize: None or "float32", float16, or int8, whose network computes in integers throughout and whose sigmoid and
             post-processing compute in float32.
+        compute: "half" marks a float16 or float32 file, so that ARM CPUs since 2018 compute it in half precision, if a
+            simulation of the network and its detections allows it; not with builtin NMS, whose boxes the delegate computes,
+            too. "float32" does not. None: half for float16, where that is possible.
         representative_data: photos for int8's ranges: a folder, TFRecords, tfds:NAME, or images as the model takes them.
         photos: what the file is verified on: a folder, or images `[N, H, W, 3]` as the model takes them. Default: the first
             calibration images, else drawn ones.
@@ -187,6 +193,12 @@ def export(
     precision = quantize or "float32"
     limits = accepting(precision, accept_changed)
     check_postprocess(postprocess)
+    computes = check_compute(compute, quantize)
+    if postprocess == "builtin" and compute == "half":
+        raise ValueError(
+            "compute='half' is not for postprocess='builtin', whose boxes would be computed in half precision, too. Received: "
+            "both. Take postprocess='operator' (--postprocess operator), or leave `compute` (--compute) out"
+        )
     if annotations is not None and not isinstance(photos, str | os.PathLike):
         raise ValueError(f"`annotations` need `photos` (--photos), the folder of their photos. Received: photos={photos!r}")
     model, origin = detector_model(model)
@@ -236,6 +248,8 @@ def export(
         content, path, spec, _outputs_of(model), images, name=model.name, quantize=quantize, precision=precision,
         limits=limits, postprocess=postprocess, settings=settings, started=started, origin=origin,
         against=f"Keras {model.name}", on=on, calibration=calibration, progress=progress,
+        half=None if computes != "half" or postprocess == "builtin" else accepting("half", accept_changed),
+        half_asked=compute == "half",
         data=None if summary is None else summary.as_json(),
         measure=lambda written: measured_drop(model, written, settings, evaluation, progress),
     )  # fmt: skip
@@ -251,11 +265,12 @@ def published(
     content: bytes, path: Path, spec: DetectorSpec, outputs: Oracle, images: np.ndarray, *, name: str,
     quantize: str | None, precision: str, limits: Limits, postprocess: str, settings: PostProcess, started: float,
     origin: Origin, against: str, on: str, calibration: Calibration | None, data: dict[str, Any] | None,
-    measure: Callable[[bytes], MeasuredDrop | None], progress: bool,
+    measure: Callable[[bytes], MeasuredDrop | None], progress: bool, half: Limits | None = None, half_asked: bool = False,
 ) -> DetectorReport:  # fmt: skip
     """A converted network, with the selection of boxes behind it: verified against `outputs` on `images`, and written.
 
-    `outputs` gives {"codes", "logits"} of images as the network takes them. `precision` is one of LIMITS.
+    `outputs` gives {"codes", "logits"} of images as the network takes them. `precision` is one of LIMITS. `half` are the limits
+    of the simulation in half precision, after which the file is marked (None: it is not to be).
     """
     name = f"{name}_{'x'.join(map(str, dict.fromkeys(spec.input_size)))}"
     description = f"{name}, {precision}, made by keras_mnasnet {__version__}"
@@ -266,7 +281,14 @@ def published(
     check_promise(network.facts, quantize)
     comparisons = compare(network, outputs, images, precision=precision, progress=progress)
     judge(comparisons, precision, limits)
-    metadata = {}
+    metadata, simulated = {}, None
+    if half is not None:
+        def detections(found: Mapping[str, np.ndarray], images: np.ndarray) -> None:
+            pairs = [(side["codes"], rounded(sigmoid(side["logits"]))) for side in (outputs(images), found)]
+            judge_detections(agreement(*(detections_of(*pair, spec, settings) for pair in pairs)), half)
+
+        _, simulated = checked_half(body, images, half, asked=half_asked, progress=progress, further=detections)
+        metadata = HALF.copy() if simulated.reason is None else metadata
     if postprocess != "none":
         metadata[METADATA_NAME] = detector_metadata(
             name=name, description=description, license=origin.license or "not stated", input_name="image",
@@ -282,7 +304,7 @@ def published(
         facts=facts, partitions=file.partitions(), network_partitions=file.partitions(until=SUPPRESSION[postprocess]),
         comparisons=comparisons, limits=limits, agreement=agreed, evaluation=measure(content), verified_against=against,
         verified_on=on, calibration=calibration, origin=origin, description=description, detector=spec,
-        silent_layers=tuple(silent), data=data,
+        silent_layers=tuple(silent), data=data, half=simulated,
     )  # fmt: skip
     report = write_export(content, path, report, spec.labels)
     if progress:

@@ -36,6 +36,7 @@ MINIMUM_BYTES = 64
 MOST_VALUES = 1 << 28  # of an input: 9,000 x 9,000 pixels
 BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
 LABELS, REPORT = "labels.txt", "export.json"
+HALF = {"reduced_precision_support": b"fp16accfp16"}  # lets XNNPACK compute in half precision where the CPU can
 DAMAGE = (struct.error, TypeError, ValueError, LookupError, AttributeError, OverflowError)
 TITLES = {
     "pixels": "pixels 0..255",
@@ -61,7 +62,8 @@ class Port:
 class GraphFacts:
     """Counts of operators by kind, of their outputs by type, and of constants' bytes by type; inputs and outputs by position.
 
-    `floating` are the operators, QUANTIZE and DEQUANTIZE apart, that read or write a float tensor.
+    `floating` are the operators, QUANTIZE and DEQUANTIZE apart, that read or write a float tensor. `half` is whether the file
+    is marked for half precision.
     """
 
     operators: dict[str, int]
@@ -73,6 +75,7 @@ class GraphFacts:
     outputs: tuple[Port, ...]
     signatures: dict[str, dict[str, list[str]]]
     bytes: int
+    half: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -478,6 +481,8 @@ def real_values(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
 def _facts(content: bytes) -> GraphFacts:
     from ai_edge_litert import schema_py_generated as schema
 
+    from keras_mnasnet.weights.formats.tflite import metadata_of
+
     model = schema.Model.GetRootAs(content, 0)
     if model.SubgraphsLength() < 1:
         raise ValueError("it has no graph")
@@ -519,6 +524,7 @@ def _facts(content: bytes) -> GraphFacts:
         outputs=tuple(_port(main.Tensors(int(index)), type_names) for index in main.OutputsAsNumpy()),
         signatures=_signatures(model),
         bytes=len(content),
+        half=all(metadata_of(content, name) == value for name, value in HALF.items()),
     )
 
 

@@ -17,7 +17,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_mnasnet.export.file import LABELS, REPORT
+from keras_mnasnet.export.file import HALF, LABELS, REPORT
 from keras_mnasnet.preprocessing import Normalization
 
 ALIGNMENT = 16
@@ -129,6 +129,14 @@ def attach(model: Any, metadata: Mapping[str, bytes]) -> None:
         entry.name, entry.buffer = name, len(model.buffers)
         model.buffers.append(aligned(np.frombuffer(content, np.uint8)))
         model.metadata.append(entry)
+
+
+def marked(content: bytes) -> bytes:
+    """A `.tflite` with XNNPACK's entry for half precision (HALF)."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model.buffers = [_copied(buffer) for buffer in model.buffers]
+    attach(model, HALF)
+    return pack(model)
 
 
 def pack(model: Any) -> bytes:

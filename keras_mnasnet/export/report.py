@@ -18,6 +18,7 @@ from keras_mnasnet.export.calibration import Calibration
 from keras_mnasnet.export.classifier import open_file
 from keras_mnasnet.export.file import LABELS, REPORT, GraphFacts, ModelFile
 from keras_mnasnet.export.flatbuffer import METADATA_NAME, append_files, classifier_metadata
+from keras_mnasnet.export.half import HalfCheck, checked_half
 from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.export.verify import Comparison, ExportError, Limits, accepting, check_promise, compare, judge
 from keras_mnasnet.preprocessing import Normalization, Preprocessing
@@ -37,7 +38,8 @@ class ExportReport:
     `route`: direct (written straight into the file), converter (TensorFlow's) or converter + ai-edge-quantizer. `seconds`
     are for writing, calibration included, verification not. `partitions` is None for a `.onnx`, of which XNNPACK runs nothing.
     `preprocessing` is how photos become its input, where that is known; `mnasnet bench accuracy` goes by it. `silent_layers`:
-    those that gave nothing but zero on the calibration images; they are constant in the file.
+    those that gave nothing but zero on the calibration images; they are constant in the file. `half` is the simulation in half
+    precision, where the file was to be marked for it; `facts.half` says whether it is.
     """
 
     path: str
@@ -57,6 +59,7 @@ class ExportReport:
     description: str
     preprocessing: Preprocessing | None
     silent_layers: tuple[str, ...] = ()
+    half: HalfCheck | None = None
 
     def as_json(self) -> dict[str, Any]:
         """One JSON value, with the schema's version, the package's, and the date."""
@@ -99,11 +102,13 @@ def publish(
     content: bytes, path: str | os.PathLike[str], description: Description, *, quantize: str | None, route: str, seconds: float,
     calibration: Calibration | None, oracle: Oracle, against: str, images: np.ndarray, images_name: str, progress: bool,
     silent_layers: tuple[str, ...] = (), precision: str | None = None, accept_changed: float | None = None,
+    compute: str = "float32", half_asked: bool = False,
 ) -> ExportReport:  # fmt: skip
     """Check and compare, then write the file and its report, each whole or not at all.
 
     `precision` is one of LIMITS, by default what `quantize` says; `accept_changed` stands in place of its share of changed
-    decisions.
+    decisions. `compute` "half" marks the file where the simulation allows it, and where that was asked for (`half_asked`) raises
+    ExportError elsewhere.
     """
     precision = precision or quantize or "float32"
     target = Path(path).expanduser()
@@ -112,13 +117,18 @@ def publish(
     comparisons = compare(file, oracle, images, precision=precision, progress=progress)
     limits = accepting(precision, accept_changed)
     judge(comparisons, precision, limits)
-    taken, facts = file.partitions(), file.facts
+    taken, half = file.partitions(), None
     del file  # and LiteRT's copy of the weights, before another copy is made
+    if compute == "half":
+        allowed = accepting("half", accept_changed)
+        content, half = checked_half(content, images, allowed, asked=half_asked, progress=progress)
+    facts = open_file(content, onnx=target.suffix == ".onnx", name="the exported file").facts
     report = ExportReport(
         path=str(target), quantize=quantize, route=route, seconds=round(seconds, 3), sha256="", facts=facts,
         partitions=taken, outside_reason=_reason(taken, quantize), comparisons=comparisons, limits=limits,
         verified_against=against, verified_on=images_name, calibration=calibration, origin=description.origin,
         description=description.text, preprocessing=description.preprocessing, silent_layers=silent_layers,
+        half=half,
     )  # fmt: skip
     return write_export(content, target, report, description.labels)
 

@@ -20,6 +20,7 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.export.calibration import calibration_images, map_ranges, warn_of_silent
 from keras_mnasnet.export.file import Input, Layout
 from keras_mnasnet.export.graph import folded_weights, write_graph
+from keras_mnasnet.export.half import check_compute
 from keras_mnasnet.export.layers import PIXELS, UNCLEAR, as_functional, check_layout, in_float32, input_kind
 from keras_mnasnet.export.report import Description, ExportReport, Oracle, publish
 from keras_mnasnet.export.verify import LEAST_IMAGES, LIMITS, accepting, check_calls, comparisons, drawn_images
@@ -46,6 +47,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     quantize: str | None = None,
+    compute: str | None = None,
     representative_data: Any = None,
     photos: Any = None,
     input_dtype: str = "float32",
@@ -74,6 +76,9 @@ def export(
             written directly, without TensorFlow.
         quantize: None or "float32", "float16", "weight-int8" (int8 weights, float speed), "int8" (int8 throughout; needs
             `representative_data`) or "dynamic" (small, slower than float32).
+        compute: "half" marks a float16, float32 or weight-int8 `.tflite`, so that ARM CPUs since 2018 compute it in half
+            precision, if a simulation on the verification images allows it; "float32" does not. None: half for float16, where
+            the file stays unmarked, with a warning, if the simulation does not allow it.
         representative_data: what int8 is calibrated on, `calibration_count` of it: photos as `open_images` takes them (a
             folder, TFRecords, tfds:NAME, shapes:COUNT@SIZE), or images as the model takes them, an array `[N, H, W, C]`, a
             Dataset or an iterable.
@@ -105,6 +110,7 @@ def export(
     onnx = os.fspath(path).endswith(".onnx")
     if onnx:
         _check_onnx(quantize, input_dtype)
+    computes = check_compute(compute, quantize, tflite=not onnx)
     for what, count in (("calibration", calibration_count), ("verification", verification_count)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"`{what}_count` (--{what}-photos) must be an integer >= 1. Received: {what}_count={count!r}")
@@ -176,7 +182,7 @@ def export(
     report = publish(
         content, path, description, quantize=quantize, route=route, seconds=seconds, calibration=calibration,
         oracle=subject.oracle(names), against=against, images=shown, images_name=shown_name, progress=progress,
-        silent_layers=silent, accept_changed=accept_changed,
+        silent_layers=silent, accept_changed=accept_changed, compute=computes, half_asked=compute == "half",
     )  # fmt: skip
     if progress:
         say(f"wrote {report.path} ({report.facts.bytes:,} bytes). Next: mnasnet bench latency {report.path}")

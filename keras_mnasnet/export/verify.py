@@ -72,6 +72,7 @@ class Limits:
 LIMITS = {
     "float32": Limits(spread=2e-3, level=1e-5, margin=2e-3, changed=0.0, variation=0.1),
     "float16": Limits(spread=0.03, level=2e-3, margin=0.01, changed=0.0, detections=0.05, variation=0.15),
+    "half": Limits(spread=0.1, level=0.01, margin=0.02, changed=0.01, detections=0.05, variation=0.5),
     "weight-int8": Limits(spread=0.2, level=0.03, margin=0.15, changed=0.03, variation=0.45),
     "dynamic": Limits(spread=0.2, level=0.03, margin=0.15, changed=0.03),
     "int8": Limits(spread=0.45, level=0.03, margin=0.2, changed=0.05, scores=0.7, detections=0.2, eight_bits=True),
@@ -300,7 +301,7 @@ def _are_probabilities(values: np.ndarray) -> bool:
 def judge(comparisons: tuple[Comparison, ...], precision: str, limits: Limits) -> None:
     """ExportError where the file is not the model within the limits of its precision, or gives no number.
 
-    What could not be judged for certain is logged.
+    What could not be judged for certain is logged, if it was not of the same outputs before the simulation of `half`.
     """
     for each in comparisons:
         if not math.isfinite(each.max_difference):
@@ -340,7 +341,7 @@ def judge(comparisons: tuple[Comparison, ...], precision: str, limits: Limits) -
                 f"differences of {each.error:.3g} of the spread of the outputs. {_way_out(precision)} "
                 f"`accept_changed` (--accept-changed) takes more, as {math.ceil(100 * changed / decided) / 100:g}."
             )
-        if each.judged in UNSURE:
+        if each.judged in UNSURE and precision != "half":
             logging.warning("The output %r was judged with %s: %s.", each.output, each.judged, UNSURE[each.judged])
 
 
@@ -349,6 +350,8 @@ def _accepting(share: float) -> str:
 
 
 def _way_out(precision: str) -> str:
+    if precision == "half":
+        return "compute='float32' (--compute float32) leaves the mark for half precision out."
     if precision == "int8":
         return (
             "Ways out: calibrate on a hundred photos or more of the kind that the model will see, prepared as it expects them; "

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from keras_mnasnet.weights.formats.graph import Graph, Operation
 
 LABELS, REPORT = LABEL_FILES[0], "export.json"  # what this package writes behind a graph
-METADATA = b"TFLITE_METADATA"
+METADATA = "TFLITE_METADATA"
 MAXIMUM_TEXT = 1 << 24  # bytes of a text file behind a graph
 DAMAGE = (struct.error, TypeError, ValueError, LookupError, AttributeError, OverflowError, MemoryError)
 ACTIVATIONS = {0: "linear", 1: "relu", 3: "relu6"}
@@ -380,18 +380,25 @@ def preprocessing_in(report: dict[str, Any]) -> Preprocessing | None:
         return None
 
 
-def metadata_normalization(content: bytes) -> Normalization | None:
-    """What a file's metadata does to pixels of its first input."""
+def metadata_of(content: bytes, name: str) -> bytes | None:
+    """A file's metadata of that name."""
     from ai_edge_litert import schema_py_generated as schema
 
+    root = schema.Model.GetRootAs(content, 0)
+    check_limit("members", root.MetadataLength(), "A .tflite file")
+    for entry in (root.Metadata(index) for index in range(root.MetadataLength())):
+        if entry.Name() == name.encode():
+            buffer = root.Buffers(entry.Buffer())
+            inside = content[buffer.Offset() :][: buffer.Size()]
+            return bytes(buffer.DataAsNumpy()) if buffer.DataLength() else inside
+    return None
+
+
+def metadata_normalization(content: bytes) -> Normalization | None:
+    """What a file's metadata does to pixels of its first input."""
     try:
-        root = schema.Model.GetRootAs(content, 0)
-        check_limit("members", root.MetadataLength(), "A .tflite file")
-        for entry in (root.Metadata(index) for index in range(root.MetadataLength())):
-            if entry.Name() == METADATA:
-                buffer = root.Buffers(entry.Buffer())
-                inside = content[buffer.Offset() :][: buffer.Size()]
-                return _normalization(bytes(buffer.DataAsNumpy()) if buffer.DataLength() else inside)
+        found = metadata_of(content, METADATA)
+        return None if found is None else _normalization(found)
     except DAMAGE as error:
         from absl import logging
 
