@@ -5,8 +5,9 @@
 On emulated cores (`mnasnet bench emulator` sets them up). Networks of the family have random weights and invented activation
 ranges; `trashnet` is the bundled network of photos, calibrated on weights/demo; the detector and keras.applications' networks
 have random weights and statistics, go through TensorFlow's converter and are calibrated on drawn images. `half` is the float32
-file with the metadata entry that lets XNNPACK compute in half precision where the core can (ARMv8.2); this machine computes it
-in float32.
+file marked for half precision, in which XNNPACK computes it where the core can (ARMv8.2); this machine computes it in float32.
+Its `simulation` is that of `mnasnet export`: its largest value, and how far its outputs are from this machine's and, on that
+core, from the emulated ones (null where an operator is not known, or at 65,504).
 
 Every file gets one random input. `largest_difference` is that of an output value to LiteRT's on this machine, in units of the
 largest one there; untrained networks make much of little, and where `distinct_values` are few, all scores are 0 or 1 and say
@@ -28,16 +29,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from keras_mnasnet.benchmarks.emulator import PIXEL1, EmulatorMeter, pixel1
+from keras_mnasnet.benchmarks.emulator import CORES, PIXEL1, EmulatorMeter, pixel1
 from keras_mnasnet.benchmarks.host_meter import drawn_values
 from keras_mnasnet.benchmarks.results import write_json
 from keras_mnasnet.benchmarks.speed import PRECISIONS, parse_network
 from keras_mnasnet.export.file import TfliteFile
+from keras_mnasnet.export.flatbuffer import marked
+from keras_mnasnet.export.half import HalfGraph
 from keras_mnasnet.utils.system import held_output, machine
 
 SCHEMA = 1
 ARM_CORES = ("cortex-a72", "cortex-a76")
-HALF = {"reduced_precision_support": b"fp16accfp16"}
 DEMO = Path(__file__).parents[1] / "weights/demo"
 CALIBRATION_IMAGES = 4
 Files = dict[str, bytes]
@@ -61,7 +63,7 @@ def of_bundled(name: str) -> Files:
         path = Path(folder) / "file.tflite"
         for precision in ("float32", "float16", "weight-int8", "dynamic", "int8"):
             calibrated: dict[str, Any] = {"representative_data": str(DEMO)} if precision == "int8" else {}
-            export(name, path, quantize=precision, progress=False, accept_changed=1.0, **calibrated)
+            export(name, path, quantize=precision, compute="float32", progress=False, accept_changed=1.0, **calibrated)
             found[precision] = path.read_bytes()
     return found
 
@@ -114,16 +116,14 @@ NETWORKS: dict[str, tuple[Callable[[str], Files], str]] = {
 }  # fmt: skip
 
 
-def with_half(content: bytes) -> bytes:
-    """The file with XNNPACK's entry for half precision."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    from keras_mnasnet.export.flatbuffer import aligned, attach, pack
-
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    model.buffers = [aligned(None if buffer.data is None else np.asarray(buffer.data, np.uint8)) for buffer in model.buffers]
-    attach(model, HALF)
-    return pack(model)
+def simulated(content: bytes, path: Path) -> tuple[list[np.ndarray], float] | None:
+    """The simulation's outputs of the same input, and its largest value; None for operators that it does not know."""
+    try:
+        graph = HalfGraph(content)
+    except ValueError:
+        return None
+    outputs = graph(drawn_values(TfliteFile(path, threads=1).inputs[0], np.random.default_rng(0)))
+    return list(outputs.values()), max(graph.largest.values())
 
 
 def here(path: Path) -> list[np.ndarray]:
@@ -135,7 +135,7 @@ def here(path: Path) -> list[np.ndarray]:
 def compared(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> dict[str, Any]:
     """How far emulated outputs are from this machine's."""
     pairs = [(np.float64(mine), np.float64(other)) for mine, other in zip(ours, theirs, strict=True)]
-    finite = all(np.isfinite(mine).all() for mine, _ in pairs)
+    finite = all(np.isfinite(side).all() for pair in pairs for side in pair)
     off = [float(abs(mine - other).max()) / (float(abs(other).max()) or 1.0) for mine, other in pairs]
     return {
         "largest_difference": max(off) if finite else None,
@@ -149,17 +149,23 @@ def rows_of(name: str, meters: dict[str, EmulatorMeter], folder: Path) -> list[d
     make, argument = NETWORKS[name]
     with held_output():
         contents = make(argument)
-    contents["half"] = with_half(contents["float32"])
+    contents["half"] = marked(contents["float32"])
     rows = []
     for precision, content in contents.items():
         path = folder / "file.tflite"
         path.write_bytes(content)
         outputs = here(path)
         row: dict[str, Any] = {"network": name, "precision": precision, "bytes": len(content), "cores": {}}
+        simulation = simulated(content, path) if precision == "half" else None
+        if simulation is not None:
+            off = compared(simulation[0], outputs)["largest_difference"]
+            row["simulation"] = {"largest_value": simulation[1], "largest_difference": off}
         row["distinct_values"] = int(np.unique(np.concatenate([each.ravel() for each in outputs])).size)
         for core, meter in meters.items():
             found = meter.count([path], names=[f"{name}, {precision}"], progress=True)[0]
             row["cores"][core] = {"instructions": found.instructions, **compared(found.outputs, outputs)}
+            if simulation is not None and "fphp" in CORES[core].features:
+                row["cores"][core]["simulation"] = compared(simulation[0], found.outputs)["largest_difference"]
             if (core, precision) == (PIXEL1, "float32"):  # what the line was fitted on
                 row["pixel1_ms"] = round(pixel1().ms(found.instructions), 2)
         rows.append(row)

@@ -141,8 +141,8 @@ class DetectorReport:
 
 def export(
     model: Any, path: str | os.PathLike[str], *, quantize: str | None = None, compute: str | None = None,
-    representative_data: Any = None, photos: Any = None, annotations: str | os.PathLike[str] | None = None, postprocess: str = "operator",
-    score: float = EXPORT_SETTINGS.score_threshold, iou: float = EXPORT_SETTINGS.iou_threshold,
+    representative_data: Any = None, photos: Any = None, annotations: str | os.PathLike[str] | None = None,
+    postprocess: str = "operator", score: float = EXPORT_SETTINGS.score_threshold, iou: float = EXPORT_SETTINGS.iou_threshold,
     max_detections: int = EXPORT_SETTINGS.total, input_dtype: str = "float32", calibration_count: int = 500,
     verification_count: int = 32, accept_changed: float | None = None, max_bad: int = 0, seed: int = 0,
     progress: bool = False,
@@ -281,8 +281,10 @@ def published(
     check_promise(network.facts, quantize)
     comparisons = compare(network, outputs, images, precision=precision, progress=progress)
     judge(comparisons, precision, limits)
-    metadata, simulated = {}, None
+    metadata: dict[str, bytes] = {}
+    simulated = None
     if half is not None:
+
         def detections(found: Mapping[str, np.ndarray], images: np.ndarray) -> None:
             pairs = [(side["codes"], rounded(sigmoid(side["logits"]))) for side in (outputs(images), found)]
             judge_detections(agreement(*(detections_of(*pair, spec, settings) for pair in pairs)), half)

@@ -121,9 +121,10 @@ def aligned(data: np.ndarray | None) -> Any:
     return buffer
 
 
-def attach(model: Any, metadata: Mapping[str, bytes]) -> None:
-    """Add named metadata buffers to a ModelT."""
-    model.metadata = list(model.metadata or [])
+def attach(model: Any, metadata: Mapping[str, bytes], *, without: Sequence[str] = ()) -> None:
+    """Add named metadata buffers to a ModelT; they replace those of the same names, and those `without` go, too."""
+    gone = {name.encode() for name in (*metadata, *without)}
+    model.metadata = [entry for entry in model.metadata or () if entry.name not in gone]
     for name, content in metadata.items():
         entry = schema.MetadataT()
         entry.name, entry.buffer = name, len(model.buffers)

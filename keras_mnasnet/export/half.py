@@ -24,7 +24,7 @@ from keras_mnasnet.utils.text import Life
 
 COMPUTE = ("half", "float32")
 MARKABLE = ("float32", "float16", "weight-int8")  # their maps are floats, and their layers XNNPACK's
-MOST_MADDS = 6e9  # that are simulated; a second takes 0.3 to 1e9
+MOST_MADDS = 2e9  # that are simulated, on LEAST_IMAGES at least
 CHUNK = 8  # images at once
 LARGEST = 65504.0  # of half precision
 SPLIT = np.float32(2**13 + 1)  # Veltkamp's, for the 13 bits that float32 has more
@@ -41,7 +41,7 @@ def rounded(x: np.ndarray, scratch: np.ndarray | None = None) -> np.ndarray:
 
 def _fused(x: np.ndarray, y: Any, z: Any) -> np.ndarray:
     """x y + z, rounded once."""
-    return rounded(np.float32(x * y + z))
+    return rounded(np.asarray(x * y + z, np.float32))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def checked_half(
     compared: tuple[Comparison, ...] = ()
     try:
         graph = HalfGraph(content)
-        images = images[: max(int(MOST_MADDS // graph.madds), LEAST_IMAGES)]
+        images = images[: max(int(MOST_MADDS // max(graph.madds, 1)), LEAST_IMAGES)]
         largest = graph.largest
         parts = []
         with Life("simulate half precision", total=len(images), unit="image", shown=progress) as life:
@@ -102,7 +102,7 @@ def checked_half(
             further(found, images)
         reason = None
     except (ExportError, _Unknown) as error:
-        reason = str(error)
+        reason = str(error).strip().removesuffix(".")
     if reason and asked:
         raise ExportError(
             f"A file that is marked must be the model in half precision, too. Received: {reason}. Write it without the mark: "
@@ -121,14 +121,15 @@ class _Unknown(ValueError):
 
 
 class HalfGraph:
-    """Float images `[n, H, W, C]` in, {output: values} out; `largest` is the largest value, sums included, of every map so far.
+    """Float images `[n, H, W, C]` in, {output: values} out, by position; ValueError names operators that it does not know.
 
-    `madds` are the multiply-adds of one image. ValueError names operators that it does not know.
+    `largest` is the largest value of every map so far, and of the sums in it; `madds` are the multiply-adds of one image.
     """
 
     def __init__(self, content: bytes) -> None:
         model = schema.ModelT.InitFromPackedBuf(content, 0)
-        self._graph, self._outputs = model.subgraphs[0], model.signatureDefs[0].outputs
+        self._graph = model.subgraphs[0]
+        self._names = {int(each.tensorIndex): each.name.decode() for each in model.signatureDefs[0].outputs}
         names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
         kinds = [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
         if unknown := sorted(set(kinds) - set(OPERATORS)):
@@ -155,7 +156,9 @@ class HalfGraph:
     def _weights(self, kind: str, inputs: list[int], options: Any) -> np.ndarray:
         """The kernel of a layer; one without a bias gets zeros."""
         kernel, filters = self._values.get(inputs[1]), -1 if kind == "DEPTHWISE_CONV_2D" else 0
-        channels = 1 if kernel is None or kind == "FULLY_CONNECTED" else self._graph.tensors[inputs[0]].shape[-1] / kernel.shape[-1]
+        channels = (
+            1 if kernel is None or kind == "FULLY_CONNECTED" else self._graph.tensors[inputs[0]].shape[-1] / kernel.shape[-1]
+        )
         dilation = getattr(options, "dilationHFactor", 1), getattr(options, "dilationWFactor", 1)
         if kernel is None or channels != 1 or dilation != (1, 1):
             raise _Unknown(f"the simulation does not know {kind} of groups, with dilation or with a kernel that is computed")
@@ -177,7 +180,7 @@ class HalfGraph:
             for each in inputs:
                 if last[each] == number:
                     maps.pop(each, None)
-        return {each.name.decode(): maps[int(each.tensorIndex)] for each in self._outputs}
+        return {self._names[int(each)]: maps[int(each)] for each in self._graph.outputs}
 
     def _sums(self, rows: np.ndarray, lines: np.ndarray, start: np.ndarray) -> np.ndarray:
         """start + sum over k of rows[k, a] lines[k, b], in the order of k: `[A, B]`, fastest where B is large."""
@@ -254,7 +257,7 @@ class HalfGraph:
         return np.max(_windows(x, options, options.filterHeight, options.filterWidth, fill=-np.inf), axis=0)
 
     def _logistic(self, options: Any, x: np.ndarray) -> np.ndarray:
-        """1 / (1 + exp(-|x|)) or 1 minus that, as XNNPACK has it: 2^n, a polynomial, the reciprocal's estimate, Newton's step."""
+        """1 / (1 + exp(-|x|)) as XNNPACK has it: 2^n, a polynomial, and of the reciprocal an estimate and Newton's step."""
         z = np.abs(x)
         n = _fused(z, -1.4423828125, 1551) - 1551  # whole numbers, since half has none between at 1551
         t = _fused(n, -0.00021219253540039062, _fused(n, 0.693359375, z))

@@ -107,8 +107,8 @@ def publish(
     """Check and compare, then write the file and its report, each whole or not at all.
 
     `precision` is one of LIMITS, by default what `quantize` says; `accept_changed` stands in place of its share of changed
-    decisions. `compute` "half" marks the file where the simulation allows it, and where that was asked for (`half_asked`) raises
-    ExportError elsewhere.
+    decisions. `compute` "half" marks the file where the simulation allows it; elsewhere ExportError, if that was asked for
+    (`half_asked`).
     """
     precision = precision or quantize or "float32"
     target = Path(path).expanduser()

@@ -10,6 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_mnasnet.export.calibration import warn_of_silent
+from keras_mnasnet.export.file import HALF
 from keras_mnasnet.export.flatbuffer import aligned, attach, pack, renamed, signature_of
 
 ARITHMETIC = tuple(getattr(schema.BuiltinOperator, kind) for kind in ("ADD", "SUB", "MUL", "DIV"))
@@ -51,7 +52,7 @@ def rewritten(
     warn_of_silent(silent)
     _split_concatenations(model)
     model.buffers = [aligned(None if buffer.data is None else np.asarray(buffer.data, np.uint8)) for buffer in model.buffers]
-    attach(model, metadata)
+    attach(model, metadata, without=tuple(HALF))  # TensorFlow's own, fp16accfp32, which no CPU goes by
     return pack(model), silent
 
 

@@ -19,6 +19,8 @@ from keras_mnasnet.benchmarks.emulator import CORES, Counted, EmulatorMeter, Fit
 from keras_mnasnet.benchmarks.speed import parse_network
 from keras_mnasnet.cli.main import main
 from keras_mnasnet.export.file import TfliteFile
+from keras_mnasnet.export.flatbuffer import marked
+from keras_mnasnet.export.half import HalfGraph
 from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.search.latency import DeviceGone, parse_device
 
@@ -234,21 +236,24 @@ def written(folder, text, **options):
 def test_every_precision_counts_the_same_twice_and_gives_this_machines_outputs(installed, tmp_path):
     from keras_mnasnet.benchmarks.host_meter import drawn_values
 
-    half = script(ROOT / "benchmarks/run_arm.py").with_half
     found = {}
     with EmulatorMeter("cortex-a76") as meter:
         for number, precision in enumerate(("float32", "float16", "weight-int8", "int8", "half")):
             file = written(tmp_path, f"small@32:{precision.replace('half', 'float32')}", number=number)
             if precision == "half":
-                file.write_bytes(half(file.read_bytes()))
+                file.write_bytes(marked(file.read_bytes()))
             (first,), (again,) = (meter.count([file], names=[precision]) for _ in range(2))
             assert first.instructions == again.instructions
             found[precision] = first.instructions
             model = TfliteFile(file, threads=1)
-            here = model.run(drawn_values(model.inputs[0], np.random.default_rng(0)))[0]
+            values = drawn_values(model.inputs[0], np.random.default_rng(0))
+            here = model.run(values)[0]
             difference = np.abs(first.outputs[0].astype(float) - here).max()
             assert difference <= {"half": 0.05, "int8": 1 / 256}.get(precision, 1e-5)
             assert (difference > 0) or precision != "half"
+            if precision == "half":
+                simulated = HalfGraph(file.read_bytes())(values)["scores"]
+                assert np.abs(first.outputs[0] - simulated).max() < 0.2 * difference
     assert found["int8"] < found["half"] < found["float32"] == pytest.approx(found["weight-int8"], abs=200)
     with EmulatorMeter("cortex-a72") as meter:  # without dot products
         old = meter.count([tmp_path / "3-whole.tflite"], names=["int8"])[0].instructions
