@@ -20,7 +20,7 @@ from absl import logging
 
 from keras_mnasnet.benchmarks.timing import Times, visit_order
 from keras_mnasnet.utils.reading import LIMITS, run_bounded
-from keras_mnasnet.utils.text import Life
+from keras_mnasnet.utils.text import Life, listed
 
 RUNS, WARMUP, MIN_SECONDS = 50, 1, 1.0
 RUN_SECONDS = 400.0  # the tool itself stops a warm-up and a measurement after 150 s each
@@ -76,8 +76,15 @@ TIMINGS = re.compile(
     rf"Warmup \(avg\): ({NUMBER}), Inference \(avg\): ({NUMBER})"
 )
 MEMORY = re.compile(rf"Memory footprint delta from the start of the tool \(MB\): init=({NUMBER}) overall=({NUMBER})")
-KERNELS = re.compile(r"w/ (\d{1,9}) delegate kernels")
-WHOLE = re.compile(r"model graph will be completely executed by the delegate")
+APPLIED = re.compile(
+    r"(\w+) delegate(?:, and| is explicitly applied,) the model graph will (not be|be completely|be partially) executed by the "
+    r"delegate(?: w/ (\d{1,9}) delegate kernels)?"
+)
+REPLACED = re.compile(r"Replacing (\d{1,9}) out of (\d{1,9}) node\(s\) with delegate \(TfLite(\w+)\) node")
+UNSUPPORTED = re.compile(r"operations are not supported by GPU delegate:(.{0,20000}?)operations will run on the GPU", re.DOTALL)
+UNSUPPORTED_OPERATOR = re.compile(r"^(?:.*tflite[^:]*: )?(?:ERROR: )?[ \t]*((?:CUSTOM )?[A-Z]\w{1,80}):", re.MULTILINE)
+ACCELERATORS = re.compile(r"NNAPI accelerators available: \[([^\]\n]{1,500})\]")
+TITLES = {"xnnpack": "XNNPACK", "gpu": "GPU", "nnapi": "NNAPI"}  # what the tool calls its delegates
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,6 +98,7 @@ class Plan:
     mask: str | None
     benchmark_model: str | os.PathLike[str] | None
     repeats: int
+    delegate: str = "xnnpack"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,7 +166,7 @@ class PhoneMeter:
         plan = self.plan
         return {
             "device": "adb", "threads": plan.threads, "runs": _or(plan.runs, RUNS), "warmup": _or(plan.warmup, WARMUP),
-            "min_seconds": MIN_SECONDS, "repeats": plan.repeats, "delegate": "XNNPACK", "clock": CLOCK,
+            "min_seconds": MIN_SECONDS, "repeats": plan.repeats, "delegate": title_of(plan.delegate), "clock": CLOCK,
         }  # fmt: skip
 
     def close(self) -> None:
@@ -173,7 +181,25 @@ def _or(value: int | None, default: int) -> int:
     return default if value is None else value
 
 
+def title_of(delegate: str) -> str:
+    """`xnnpack`, `gpu`, `nnapi` or `nnapi:ACCELERATOR` as it is shown; ValueError for any other."""
+    name, colon, accelerator = delegate.partition(":")
+    if name not in TITLES or (colon and (name != "nnapi" or not re.fullmatch(r"[\w.,-]{1,200}", accelerator))):
+        raise ValueError(
+            f"`delegate` must be xnnpack, gpu, nnapi or nnapi:ACCELERATOR, an accelerator's name as the phone has it. "
+            f"Received: delegate={delegate!r}"
+        )
+    return f"NNAPI ({accelerator})" if accelerator else TITLES[name]
+
+
+def _flags(delegate: str) -> str:
+    """The tool's options for a delegate; what it leaves is run as LiteRT runs it by default."""
+    name, _, accelerator = delegate.partition(":")
+    return f"--use_{name}=true" + (f" --nnapi_accelerator_name={shlex.quote(accelerator)}" if accelerator else "")
+
+
 def _check(plan: Plan) -> None:
+    title_of(plan.delegate)
     if isinstance(plan.threads, bool) or not isinstance(plan.threads, int) or not 1 <= plan.threads <= 64:
         raise ValueError(f"`threads` must be 1 to 64. Received: threads={plan.threads!r}")
     if plan.mask is not None:
@@ -201,18 +227,21 @@ def _mask(plan: Plan, phone: Phone) -> tuple[str | None, str]:
 def _run(device: AdbDevice, folder: str, plan: Plan, mask: str | None, file: str, name: str) -> ToolRun:
     command = (
         f"cd {folder} && {f'taskset {mask} ' if mask else ''}./benchmark_model --graph={file} --num_threads={plan.threads} "
-        f"--use_xnnpack=true --warmup_runs={_or(plan.warmup, WARMUP)} --num_runs={_or(plan.runs, RUNS)} "
+        f"{_flags(plan.delegate)} --warmup_runs={_or(plan.warmup, WARMUP)} --num_runs={_or(plan.runs, RUNS)} "
         f"--min_secs={MIN_SECONDS:g}"
     )
     status, output = device.shell(command, timeout=RUN_SECONDS)
     if status:
         last = " | ".join(line.strip() for line in output.strip().splitlines()[-3:])
+        there = ACCELERATORS.search(output)
         raise OSError(
             f"benchmark_model must run on the phone. Received: exit status {status} for {name}: {last or 'nothing said'}. "
             f"Check that the tool is built for the phone, and that the mask names cores it has"
+            + ("" if plan.delegate == "xnnpack" else f", or take another delegate than {title_of(plan.delegate)}")
+            + (f"; the phone's accelerators are {there[1]}" if there else "")
         )
     try:
-        return parse_output(output)
+        return parse_output(output, plan.delegate)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
@@ -431,7 +460,11 @@ def _lost_line(text: str) -> str | None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ToolRun:
-    """One run of the tool, in milliseconds; median, p5 and p95 are None from builds that do not print them."""
+    """One run of the tool, in milliseconds; median, p5 and p95 are None from builds that do not print them.
+
+    `delegates` counts the parts of the graph that the delegate runs, `outside` are the operators that it leaves (None: not
+    known).
+    """
 
     count: int
     min_ms: float
@@ -446,11 +479,12 @@ class ToolRun:
     outside: tuple[str, ...] | None
 
 
-def parse_output(text: str) -> ToolRun:
+def parse_output(text: str, delegate: str = "xnnpack") -> ToolRun:
     """Read the tool's output, with or without `INFO: ` or logcat prefixes; microseconds, which may have exponents.
 
     The tool prints a line of statistics after the warm-up and one after the measurement: the last counts, of a single run it
-    holds no more than `curr`. ValueError where the measurement is missing.
+    holds no more than `curr`. ValueError where the measurement is missing, and where another delegate than XNNPACK did not run
+    any of the graph: the figures are then not its own.
     """
     timings, counted = TIMINGS.search(text), COUNT.findall(text)
     if timings is None or len(counted) < 2:
@@ -469,8 +503,8 @@ def parse_output(text: str) -> ToolRun:
             f"{', '.join(f'{figure:g}' for figure in figures[-3:])} ms"
         )
     only = values.get("curr", mean) if int(count) == 1 else None
-    memory, kernels = MEMORY.search(text), KERNELS.search(text)
-    whole = WHOLE.search(text) is not None
+    memory = MEMORY.search(text)
+    delegates, outside = _delegated(text, delegate)
     return ToolRun(
         count=int(count),
         min_ms=values.get("min", mean if only is None else only),
@@ -481,9 +515,39 @@ def parse_output(text: str) -> ToolRun:
         init_ms=init,
         first_ms=first,
         memory_mb=float(memory[2]) if memory else None,
-        delegates=int(kernels[1]) if kernels else 1 if whole else None,
-        outside=() if whole else None,
+        delegates=delegates,
+        outside=outside,
     )
+
+
+def _delegated(text: str, delegate: str) -> tuple[int | None, tuple[str, ...] | None]:
+    """Of a ToolRun, by what the tool says of this delegate."""
+    name = delegate.partition(":")[0]
+    said = next((found for found in APPLIED.finditer(text) if found[1] == TITLES[name]), None)
+    if name != "xnnpack" and (said is None or said[2] == "not be"):
+        refused, there = _unsupported(text), ACCELERATORS.search(text)
+        raise ValueError(
+            f"The {title_of(delegate)} delegate must run the graph, or a part of it. Received: a tool that "
+            f"{'does not say that it applied it' if said is None else 'could apply it to nothing'}"
+            f"{f'; not supported: {listed(refused)}' if refused else ''}"
+            f"{f'; the accelerators are {there[1]}' if there else ''}. The figures would be the CPU's: take a build of "
+            f"the tool and a phone with this delegate, or another one (--delegate)"
+        )
+    if said is None:
+        return None, None
+    if said[2] == "be completely":
+        return 1, ()
+    counts = next((found for found in REPLACED.finditer(text) if found[3].lower().startswith(name)), None)
+    outside = _unsupported(text) if name == "gpu" else ()
+    if not outside and counts is not None:
+        outside = (f"{int(counts[2]) - int(counts[1])} operators that the tool does not name",)
+    return int(said[3] or 0), outside or None
+
+
+def _unsupported(text: str) -> tuple[str, ...]:
+    """The kinds of operators that the tool says the GPU delegate does not take."""
+    found = UNSUPPORTED.search(text)
+    return tuple(dict.fromkeys(UNSUPPORTED_OPERATOR.findall(found[1]))) if found else ()
 
 
 def find_binary(path: str | os.PathLike[str] | None, abis: Sequence[str]) -> tuple[Path, str]:

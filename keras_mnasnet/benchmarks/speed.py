@@ -62,8 +62,8 @@ class ModelLatency:
     `cpu` and `wall` are milliseconds of one invocation (`cpu` None on a phone), `ratio` that of the medians to the first
     model's, in the report's `ratio_of`. On an emulated core both are None: there `instructions` are counted, and `estimated_ms`
     are a phone's milliseconds, where the device names one. `size` is the input's, in pixels. `delegates` counts the parts of
-    the graph that XNNPACK runs, `outside` names the operators that it does not (None: not known). `stages` is empty without a
-    profile.
+    the graph that XNNPACK, or a phone's other delegate, runs, `outside` names the operators that it does not (None: not known).
+    `stages` is empty without a profile.
     """
 
     model: str
@@ -177,8 +177,9 @@ class Target:
 def latency(
     models: Any = (), *, networks: str | Sequence[str] = (), device: str = "host", size: int | None = None, threads: int = 1,
     runs: int | None = None, warmup: int | None = None, core: int | None = None, mask: str | None = None,
-    benchmark_model: str | os.PathLike[str] | None = None, repeats: int | None = None, include_preprocessing: bool = True,
-    profile: bool = False, memory: bool = True, seed: int = 0, progress: bool = True, started: float | None = None,
+    benchmark_model: str | os.PathLike[str] | None = None, repeats: int | None = None, delegate: str = "xnnpack",
+    include_preprocessing: bool = True, profile: bool = False, memory: bool = True, seed: int = 0, progress: bool = True,
+    started: float | None = None,
 ) -> LatencyReport:  # fmt: skip
     """Measure models in turns on `device`: `host` (this machine), `adb` or `adb:SERIAL` (a phone), or an emulated ARM core.
 
@@ -191,7 +192,8 @@ def latency(
     every round visits every model, one invocation to warm and three timed, and begins with the next model; `runs` (60)
     timed invocations of each after `warmup` (3). `adb`: the official tool, at the path or in the folder `benchmark_model`,
     pinned to the cores of `mask` (hexadecimal; default: the fastest); `runs` (50) and `warmup` (1) go to the tool, and every
-    model is run `repeats` times (3; a single model: 1), in turns.
+    model is run `repeats` times (3; a single model: 1), in turns. `delegate` is xnnpack, gpu, nnapi or nnapi:ACCELERATOR; one
+    that does not run any of a model is an error.
 
     `emulated`: instructions of one inference, one thread, counted on an emulated Cortex-A72, and a Pixel 1's milliseconds from
     them; `emulated:CORE` counts on cortex-a53, cortex-a72, cortex-a76 or armv8.6, without milliseconds; `emulated:FILE` is a
@@ -219,6 +221,8 @@ def latency(
     if profile and (found := next((target.name for target in targets if target.architecture is None), None)):
         raise ValueError(f"A profile cuts the graphs of networks and checkpoints; a file stays as it is. Received: {found}")
     kind, colon, serial = device.partition(":")
+    if delegate != "xnnpack" and kind != "adb":
+        raise ValueError(f"`delegate` other than xnnpack is for device='adb', a phone. Received: delegate={delegate!r}")
     shared: dict[str, Any] = {"include_preprocessing": include_preprocessing, "seed": seed, "progress": progress}
     if kind == "host" and not serial:
         if mask is not None or benchmark_model is not None or repeats is not None:
@@ -253,7 +257,8 @@ def latency(
         )
     from keras_mnasnet.benchmarks.phone import Plan
 
-    plan = Plan(serial or None, threads, runs, warmup, mask, benchmark_model, repeats or (3 if len(targets) > 1 else 1))
+    repeats = repeats or (3 if len(targets) > 1 else 1)
+    plan = Plan(serial or None, threads, runs, warmup, mask, benchmark_model, repeats, delegate)
     return _on_phone(targets, plan, **shared)
 
 
@@ -494,7 +499,7 @@ def _on_phone(targets: Sequence[Target], plan: Any, *, include_preprocessing: bo
         mask = meter.facts["affinity"]
         pinned = f"mask {mask} ({meter.facts['affinity_choice']})" if mask else meter.facts["affinity_choice"]
         counts = f"{meter.settings['runs']} of each, {plan.repeats} times, in turns"
-        _header(targets, meter.facts, pinned, plan.threads, counts, progress)
+        _header(targets, meter.facts, pinned, plan.threads, counts, progress, delegate=meter.settings["delegate"])
         written = _written(targets, folder, include_preprocessing, seed)
         sizes = [path.stat().st_size for path in written]
         found = meter.measure(written, names=[target.name for target in targets], progress=progress)
@@ -575,7 +580,10 @@ def _on_emulator(
     )  # fmt: skip
 
 
-def _header(targets: Sequence[Target], device: dict[str, Any], pinned: str, count: int, runs: str, progress: bool) -> None:
+def _header(
+    targets: Sequence[Target], device: dict[str, Any], pinned: str, count: int, runs: str, progress: bool,
+    delegate: str | None = None,
+) -> None:  # fmt: skip
     """What is measured, where and how often."""
     shown = [
         f"{target.name} ({target.source}{f', {target.size} px' if target.size else ''}"
@@ -586,7 +594,7 @@ def _header(targets: Sequence[Target], device: dict[str, Any], pinned: str, coun
     rows = {
         "models": listed(shown),
         "device": f"{device['name']}, {device['system']}, {pinned}",
-        "runtime": listed(filter(None, (device["runtime"], _delegate(targets), threads))),
+        "runtime": listed(filter(None, (device["runtime"], delegate or _delegate(targets), threads))),
         "runs": runs,
     }
     header(rows, shown=progress)

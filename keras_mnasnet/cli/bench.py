@@ -85,6 +85,11 @@ def add_commands(top: Parser) -> None:
     own(how, "--warmup", "N", "Run each model N times before the first timed run (default: 3; phones: 1).")
     own(how, "--repeats", "N", "Measure each model N times on the phone, in turns (default: 3).")
     options(how, "--core", "--mask", "--benchmark-model")
+    own(
+        how, "--delegate", "DELEGATE",
+        "Let this delegate of the official tool run models on a phone: xnnpack, gpu (in half precision), nnapi or "
+        "nnapi:ACCELERATOR (default: %(default)s).", default="xnnpack",
+    )  # fmt: skip
     option(how, "--seed", default=0)
     shown = command.add_argument_group("the result")
     shown.add_argument("--profile", action="store_true", help="Also print milliseconds by stage, of networks.")
@@ -205,7 +210,7 @@ def latency(arguments: argparse.Namespace) -> None:
         arguments.models, started=_process_start(),
         **given(
             arguments, "device", "size", "threads", "runs", "warmup", "core", "mask", "benchmark_model", "repeats",
-            "include_preprocessing", "profile", "seed", networks="network",
+            "delegate", "include_preprocessing", "profile", "seed", networks="network",
         ),
     )  # fmt: skip
     return finish(arguments, report.to_json(), lambda: print_latency(report))
@@ -389,14 +394,14 @@ def _print_notes(report: LatencyReport) -> None:
     _print_inputs(report)
     clock = report.settings.get("cpu_clock") or report.settings["clock"]
     print(f"time: {clock}; x first: ratio of {report.ratio_of} to the first model's, with its 95 % bootstrap interval")
-    print(f"memory: {report.memory}; parts: of the graph, run by XNNPACK")
+    print(f"memory: {report.memory}; parts: of the graph, run by {report.settings['delegate'] or 'XNNPACK'}")
 
 
 def _print_inputs(report: LatencyReport) -> None:
     print()
     for result in report.results:
         if result.outside:
-            print(f"{result.model}: outside XNNPACK: {', '.join(result.outside)}")
+            print(f"{result.model}: outside {report.settings['delegate']}: {', '.join(result.outside)}")
         if result.source != "file":
             inside = "" if report.settings["include_preprocessing"] else ", input normalized outside"
             print(f"{result.model}: {result.source}, {result.size} pixels, {result.precision}{inside}")

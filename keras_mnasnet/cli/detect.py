@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_mnasnet.cli.export import FILE, accepting_option, file_options, print_comparisons, print_outline
+from keras_mnasnet.cli.export import FILE, accepting_option, file_options, print_accelerators, print_comparisons, print_outline
 from keras_mnasnet.cli.options import OF_DETECTORS, given, network_options, option, options, output, own
 from keras_mnasnet.cli.output import Column, finish, print_columns, print_json, print_table, rounded
 from keras_mnasnet.cli.parsing import Parser, UsageError, one_of
@@ -384,6 +384,7 @@ def _print_file(report: DetectorReport) -> None:
         f"XNNPACK  {network.delegates} partition{'s' * (network.delegates != 1)} up to the selection of boxes"
         f"{f'; outside: {outside}' if outside else ', the whole graph'}"
     )
+    print_accelerators(report)
     print_comparisons(report)
     agreed = report.agreement
     print(

@@ -124,6 +124,7 @@ def _print_report(report: ExportReport) -> None:
             else f"{taken.delegates} partitions; outside: {outside or 'nothing'}"
         )
         print(f"XNNPACK  {whole}{f' ({report.outside_reason})' if report.outside_reason else ''}")
+    print_accelerators(report)
     print_comparisons(report)
     print(f"report: {report.path}.json")
 
@@ -139,6 +140,12 @@ def print_outline(report: Any, route: str) -> None:
     print("operators  " + ", ".join(f"{kind} {count}" for kind, count in facts.operators.items()))
     if facts.output_types:
         print("types  " + ", ".join(f"{kind} {count}" for kind, count in facts.output_types.items()))
+
+
+def print_accelerators(report: Any) -> None:
+    """What the published lists of accelerators lack of the file."""
+    for name, said in report.accelerators.items():
+        print(f"{name}  {said}")
 
 
 def print_comparisons(report: Any) -> None:

@@ -36,7 +36,7 @@ from keras_mnasnet.export.flatbuffer import METADATA_NAME, ModelWriter, detector
 from keras_mnasnet.export.half import HalfCheck, check_compute, checked_half, rounded
 from keras_mnasnet.export.layers import NORMALIZED
 from keras_mnasnet.export.layers import PIXELS as TAKES_PIXELS
-from keras_mnasnet.export.partitions import Partitions
+from keras_mnasnet.export.partitions import Partitions, accelerators
 from keras_mnasnet.export.report import Oracle, stamped, write_export
 from keras_mnasnet.export.rewrite import rewritten
 from keras_mnasnet.export.tflite import check_options, check_target, with_extremes
@@ -108,7 +108,7 @@ class DetectorReport:
     detections; `evaluation` where annotated photos were given. `network_partitions` are those up to the suppression of boxes.
     `detector` is the DetectorSpec; `silent_layers` are zero on every
     calibration image, and constant in the file. `data` is what was read of the annotations. `half` is the simulation in half
-    precision, as of an ExportReport.
+    precision, and `accelerators` what their published lists lack, as of an ExportReport.
     """
 
     path: str
@@ -133,6 +133,7 @@ class DetectorReport:
     silent_layers: tuple[str, ...] = ()
     data: dict[str, Any] | None = None
     half: HalfCheck | None = None
+    accelerators: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """One JSON value, with the schema's version, the package's, and the date."""
@@ -307,6 +308,7 @@ def published(
         comparisons=comparisons, limits=limits, agreement=agreed, evaluation=measure(content), verified_against=against,
         verified_on=on, calibration=calibration, origin=origin, description=description, detector=spec,
         silent_layers=tuple(silent), data=data, half=simulated,
+        accelerators=accelerators(facts),
     )  # fmt: skip
     report = write_export(content, path, report, spec.labels)
     if progress:

@@ -1,4 +1,4 @@
-"""How much of a `.tflite` XNNPACK takes over: the number of its partitions, and the operators outside of them.
+"""How much of a `.tflite` XNNPACK takes over, and what the Edge TPU's and the GPU delegate's published lists lack of it.
 
 A file of its own, since who shows latencies needs the value and neither LiteRT nor numpy.
 """
@@ -7,7 +7,45 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_mnasnet.export.file import GraphFacts
+
+# coral.ai/docs/edgetpu/models-intro/#supported-operations, which asks for 8 bits throughout and one image at a time
+EDGE_TPU = (
+    "ADD AVERAGE_POOL_2D CONCATENATION CONV_2D DEPTHWISE_CONV_2D EXPAND_DIMS FULLY_CONNECTED L2_NORMALIZATION LOGISTIC LSTM "
+    "MAXIMUM MAX_POOL_2D MEAN MINIMUM MUL PACK PAD PRELU QUANTIZE REDUCE_MAX REDUCE_MIN RELU RELU6 RELU_N1_TO_1 RESHAPE "
+    "RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR RSQRT SLICE SOFTMAX SPACE_TO_DEPTH SPLIT SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE "
+    "SUB SUM TANH TRANSPOSE TRANSPOSE_CONV"
+)
+# github.com/tensorflow/tensorflow, tensorflow/lite/tools/versioning/gpu_compatibility.cc, by which the delegate itself decides
+GPU = (
+    "ABS ADD ADD_N ATAN2 AVERAGE_POOL_2D BATCH_MATMUL CAST CEIL CONCATENATION CONV_2D COS CUMSUM DENSIFY DEPTHWISE_CONV_2D "
+    "DEPTH_TO_SPACE DEQUANTIZE DIV DYNAMIC_UPDATE_SLICE ELU EMBEDDING_LOOKUP EQUAL EXP FLOOR FLOOR_DIV FLOOR_MOD "
+    "FULLY_CONNECTED GATHER GELU GREATER GREATER_EQUAL HARD_SWISH LEAKY_RELU LESS LESS_EQUAL LOG LOGICAL_AND LOGISTIC LSTM "
+    "MAXIMUM MAX_POOL_2D MEAN MINIMUM MIRROR_PAD MUL NEG NOT_EQUAL ONE_HOT PACK PAD PADV2 POW PRELU QUANTIZE REDUCE_MAX "
+    "REDUCE_MIN REDUCE_PROD RELU RELU6 RELU_N1_TO_1 RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR RSQRT SELECT SELECT_V2 "
+    "SIGN SIN SLICE SOFTMAX SPACE_TO_DEPTH SPLIT SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE STABLEHLO_CLAMP STRIDED_SLICE SUB SUM "
+    "TANH TILE TRANSPOSE TRANSPOSE_CONV"
+)
+
+
+def accelerators(facts: GraphFacts) -> dict[str, str]:
+    """What the published lists say of a `.tflite`: a line each. Whether an accelerator takes a graph, its compiler decides."""
+    found = {}
+    for name, known in (("Edge TPU", EDGE_TPU), ("GPU delegate", GPU)):
+        outside = [f"{kind} {count}" for kind, count in facts.operators.items() if kind not in known.split()]
+        said = f"its list lacks {', '.join(outside)}" if outside else "every operator is on its list"
+        if name == "Edge TPU":
+            if not {"int8", "uint8"} & set(facts.output_types):
+                said = "takes 8 bits throughout, as of --quantize int8"
+            elif facts.floating:
+                said += f"; it does not compute in floats, as here {', '.join(facts.floating)}"
+            if facts.inputs and facts.inputs[0].shape[:1] != (1,):
+                said += "; it takes one image at a time"
+        found[name] = said
+    return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from keras_mnasnet.export.classifier import open_file
 from keras_mnasnet.export.file import LABELS, REPORT, GraphFacts, ModelFile
 from keras_mnasnet.export.flatbuffer import METADATA_NAME, append_files, classifier_metadata
 from keras_mnasnet.export.half import HalfCheck, checked_half
-from keras_mnasnet.export.partitions import Partitions
+from keras_mnasnet.export.partitions import Partitions, accelerators
 from keras_mnasnet.export.verify import Comparison, ExportError, Limits, accepting, check_promise, compare, judge
 from keras_mnasnet.preprocessing import Normalization, Preprocessing
 from keras_mnasnet.utils.files import replaced, write_file
@@ -39,7 +39,8 @@ class ExportReport:
     are for writing, calibration included, verification not. `partitions` is None for a `.onnx`, of which XNNPACK runs nothing.
     `preprocessing` is how photos become its input, where that is known; `mnasnet bench accuracy` goes by it. `silent_layers`:
     those that gave nothing but zero on the calibration images; they are constant in the file. `half` is the simulation in half
-    precision, where the file was to be marked for it; `facts.half` says whether it is.
+    precision, where the file was to be marked for it; `facts.half` says whether it is. `accelerators`: what the
+    published lists of some lack of it.
     """
 
     path: str
@@ -60,6 +61,7 @@ class ExportReport:
     preprocessing: Preprocessing | None
     silent_layers: tuple[str, ...] = ()
     half: HalfCheck | None = None
+    accelerators: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """One JSON value, with the schema's version, the package's, and the date."""
@@ -128,7 +130,7 @@ def publish(
         partitions=taken, outside_reason=_reason(taken, quantize), comparisons=comparisons, limits=limits,
         verified_against=against, verified_on=images_name, calibration=calibration, origin=description.origin,
         description=description.text, preprocessing=description.preprocessing, silent_layers=silent_layers,
-        half=half,
+        half=half, accelerators=accelerators(facts) if taken else {},
     )  # fmt: skip
     return write_export(content, target, report, description.labels)
 

@@ -12,6 +12,7 @@ import pytest
 
 from keras_mnasnet.benchmarks import latency
 from keras_mnasnet.benchmarks.phone import FOLDER, SWEEP, AdbDevice, choose_device, connect, find_binary, mask_of, parse_output
+from keras_mnasnet.cli.bench import print_latency
 
 # A phone in a folder: `devices`, `getprop`, `state` and `output` are what it prints; `exit` is the tool's exit status,
 # `dies` the number of the run of the tool at which it goes away, to be waited for if it `returns`; `refuse` a command that it
@@ -469,3 +470,83 @@ def test_the_real_adb_without_a_phone(tiny, tool, tmp_path, monkeypatch):
 def test_a_listing_that_once_failed():
     listing = Path(os.environ["KERAS_MNASNET_CASES"], "32_adb_serial_with_a_space", "adb_devices.txt").read_text("utf-8")
     assert choose_device(listing, None) == "adb-13e75597-Abc123 (2)._adb-tls-connect._tcp"
+
+
+GPU = OUTPUT.replace("Use xnnpack", "Use gpu").replace("Lite XNNPACK delegate for CPU", "Lite delegate for GPU")
+WHOLE_GPU = GPU.replace("applied XNNPACK", "applied GPU")
+PART = "partially executed by the delegate w/ 2 delegate kernels."
+REFUSED = """ERROR: Following operations are not supported by GPU delegate:
+CUSTOM TFLite_Detection_PostProcess: Operation is not supported.
+MEAN: Only supported with constant axes.
+
+98 operations will run on the GPU, and the remaining 2 operations will run on the CPU.
+"""
+PARTLY_GPU = WHOLE_GPU.replace("completely executed by the delegate.", PART).replace("INFO: Expl", f"{REFUSED}INFO: Expl")
+NO_GPU = GPU.replace("Explicitly applied XNNPACK delegate, and the", "Though GPU delegate is explicitly applied, the").replace(
+    "be completely executed", "not be executed"
+)
+PARTLY_NNAPI = (
+    WHOLE_GPU.replace("applied GPU", "applied NNAPI")
+    .replace("completely executed by the delegate.", PART)
+    .replace(
+        "INFO: Explicitly",
+        "NNAPI accelerators available: [eden-drv,nnapi-reference]\nINFO: Replacing 90 out of 100 node(s) with delegate "
+        "(TfLiteNnapiDelegate) node, yielding 3 partitions for the whole graph.\nINFO: Explicitly",
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("delegate", "output", "flags", "title", "parts", "outside"),
+    [
+        ("gpu", WHOLE_GPU, "--use_gpu=true", "GPU", 1, ()),
+        ("gpu", PARTLY_GPU, "--use_gpu=true", "GPU", 2, ("CUSTOM TFLite_Detection_PostProcess", "MEAN")),
+        (
+            "nnapi:eden-drv", PARTLY_NNAPI, "--use_nnapi=true --nnapi_accelerator_name=eden-drv", "NNAPI (eden-drv)", 2,
+            ("10 operators that the tool does not name",),
+        ),
+    ],
+)  # fmt: skip
+def test_other_delegates(phone, tool, tiny, capsys, delegate, output, flags, title, parts, outside):
+    (phone / "output").write_text(output)
+    report = latency([tiny], device="adb", benchmark_model=tool, delegate=delegate, progress=False)
+    assert f"--num_threads=1 {flags} --warmup_runs" in log(phone)
+    assert "xnnpack" not in log(phone)
+    assert report.settings["delegate"] == title
+    assert (report.results[0].delegates, report.results[0].outside) == (parts, outside)
+    logcat = re.sub(r"^(?=\w)", "05-31 10:38:42.607 22206 22206 E tflite  : ", output, flags=re.MULTILINE)
+    assert parse_output(logcat, delegate) == parse_output(output, delegate)
+    print_latency(report)
+    shown = capsys.readouterr().out
+    assert f"parts: of the graph, run by {title}" in shown
+    assert not outside or f"outside {title}: {', '.join(outside)}" in shown
+
+
+@pytest.mark.parametrize(
+    ("delegate", "output", "message"),
+    [
+        ("gpu", NO_GPU, "The GPU delegate must run the graph, .*could apply it to nothing. The figures would be the CPU's"),
+        ("gpu", OUTPUT, "does not say that it applied it"),
+        ("gpu", REFUSED + NO_GPU, "not supported: CUSTOM TFL.*, MEAN"),
+        ("nnapi:npu", "NNAPI accelerators available: [eden-drv]\n" + OUTPUT, "NNAPI .npu. .*; the accelerators are eden-drv"),
+        ("hexagon", OUTPUT, "`delegate` must be xnnpack, gpu, nnapi or nnapi:ACC.*Received: delegate='hexagon'"),
+        ("gpu:1", OUTPUT, "Received: delegate='gpu:1'"),
+        ("nnapi:$(reboot)", OUTPUT, "an accelerator's name as the phone has it"),
+    ],
+)
+def test_delegates_that_do_not_run(phone, tool, tiny, delegate, output, message):
+    (phone / "output").write_text(output)
+    with pytest.raises(ValueError, match=message):
+        latency([tiny], device="adb", benchmark_model=tool, delegate=delegate, progress=False)
+
+
+def test_a_tool_that_fails_with_a_delegate(phone, tool, tiny):
+    (phone / "output").write_text("NNAPI accelerators available: [eden-drv]\nERROR: Failed to apply NNAPI delegate.\n")
+    (phone / "exit").write_text("1")
+    with pytest.raises(OSError, match=r"another delegate than NNAPI \(npu\); the phone's accelerators are eden-drv"):
+        latency([tiny], device="adb", benchmark_model=tool, delegate="nnapi:npu", progress=False)
+
+
+def test_a_delegate_is_a_phones(tiny):
+    with pytest.raises(ValueError, match="other than xnnpack is for device='adb', a phone. Received: delegate='gpu'"):
+        latency([tiny], delegate="gpu")

@@ -6,9 +6,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_mnasnet import load
 from keras_mnasnet.export import ExportError, TfliteFile, export
+from keras_mnasnet.export.file import GraphFacts, Port
 from keras_mnasnet.export.flatbuffer import ModelWriter, append_files, marked
 from keras_mnasnet.export.graph import random_weights, write_graph
 from keras_mnasnet.export.half import HalfGraph, check_compute, checked_half, rounded
+from keras_mnasnet.export.partitions import accelerators
 from keras_mnasnet.export.verify import LIMITS
 from keras_mnasnet.family import as_architecture
 
@@ -164,3 +166,25 @@ def test_what_is_computed(compute, quantize, tflite, wanted):
 def test_what_cannot_be_computed(compute, quantize, tflite, message):
     with pytest.raises(ValueError, match=message):
         check_compute(compute, quantize, tflite=tflite)
+
+
+def test_what_accelerators_lack(tmp_path, pictures):
+    """By their published lists."""
+    found = {}
+    for quantize in ("float16", "int8"):
+        given = {"representative_data": pictures} if quantize == "int8" else {}
+        found[quantize] = export("cifar10", tmp_path / "a.tflite", quantize=quantize, progress=False, **given).accelerators
+    assert found["float16"] == {
+        "Edge TPU": "takes 8 bits throughout, as of --quantize int8", "GPU delegate": "every operator is on its list",
+    }  # fmt: skip
+    assert found["int8"] == {"Edge TPU": "its list lacks DEQUANTIZE 1", "GPU delegate": "every operator is on its list"}
+
+
+def test_batches_and_other_operators_on_accelerators():
+    port = Port("image", (4, 8, 8, 3), "int8", 1.0, 0)
+    facts = GraphFacts({"CUSTOM:X": 1, "GELU": 2}, {"int8": 3}, {}, (), ("GELU",), (port,), (), {}, 100)
+    assert accelerators(facts) == {
+        "Edge TPU": "its list lacks CUSTOM:X 1, GELU 2; it does not compute in floats, as here GELU; "
+        "it takes one image at a time",
+        "GPU delegate": "its list lacks CUSTOM:X 1",
+    }
