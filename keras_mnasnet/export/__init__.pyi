@@ -1,5 +1,6 @@
 # ruff: noqa: I001
 from .classifier import FileClassifier as FileClassifier
+from .equalize import Recipe as Recipe
 from .file import GraphFacts as GraphFacts, TfliteFile as TfliteFile
 from .onnx_file import OnnxFile as OnnxFile
 from .partitions import Partitions as Partitions

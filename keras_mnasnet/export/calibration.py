@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
+from keras_mnasnet.architecture import Layer
+from keras_mnasnet.export.equalize import Statistics
 from keras_mnasnet.export.file import ModelFile
 from keras_mnasnet.export.layers import NORMALIZED, PIXELS
+from keras_mnasnet.preprocessing import Normalization
 from keras_mnasnet.utils.text import Life
 
 ENOUGH = 100
+MOST_VALUES = 1 << 17  # of a map, that are kept
+LEAST_NOISE = 1e-12
 LARGEST = 4.0  # of a normalized input: ImageNet's is -2.12..2.64
 FORMS = "an array [N, H, W, C], a tf.data.Dataset, or an iterable of images or batches (labels beside them are ignored)"
 
@@ -107,13 +114,58 @@ def warn_of_silent(layers: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def map_ranges(file: ModelFile, images: np.ndarray, *, progress: bool = False) -> dict[str, tuple[float, float]]:
-    """{output: (lowest, highest)} of a file's outputs over `images` `[n, H, W, C]`."""
-    found: dict[str, tuple[float, float]] = {}
+@dataclasses.dataclass(frozen=True, slots=True)
+class LayerLoss:
+    """What is left of a layer's map in an int8 file: `signal_to_noise`, the power of its values over that of their errors, dB.
+
+    `added` is what the power of the errors is of that of the values, less the same of the layer's worst input.
+    """
+
+    layer: str
+    signal_to_noise: float
+    added: float
+
+
+def layer_losses(rows: Sequence[Layer], exact: ModelFile, file: ModelFile, images: np.ndarray) -> tuple[LayerLoss, ...]:
+    """Of the layers with weights, in order, from two files that give every map of one function: in float and in int8."""
+    signal, noise = (collections.defaultdict[str, float](float) for _ in range(2))
+    for start in range(0, len(images), exact.batch):
+        wanted, found = (each.values(images[start : start + exact.batch]) for each in (exact, file))
+        for name, values in wanted.items():
+            signal[name] += float(np.square(values).sum(dtype=np.float64))
+            noise[name] += float(np.square(values - found[name]).sum(dtype=np.float64))
+    shares = {name: noise[name] / signal[name] if signal[name] else 0.0 for name in signal}
+    losses = []
+    for row in (row for row in rows if row.params):
+        share, taken = shares[row.output], max(shares.get(name, 0.0) for name in row.inputs)
+        losses.append(LayerLoss(row.output, -10 * math.log10(max(share, LEAST_NOISE)), max(share - taken, 0.0)))
+    return tuple(losses)
+
+
+def map_statistics(
+    file: ModelFile, images: np.ndarray, normalization: Normalization | None, *, progress: bool = False
+) -> dict[str, Statistics]:
+    """{map: its channels} of the outputs of a float file over `images` `[n, H, W, C]`, and of the normalized `image`."""
+    rng, parts = np.random.default_rng(0), dict[str, list[Statistics]]()
+    mean, std = (np.array(side, np.float32) for side in dataclasses.astuple(normalization or Normalization()))
     with Life("calibrate", total=len(images), unit="image", shown=progress) as life:
-        for image in images:
-            for name, values in file.values(image[None]).items():
-                low, high = found.get(name, (np.inf, -np.inf))
-                found[name] = min(low, float(values.min())), max(high, float(values.max()))
-            life.step(1)
+        for start in range(0, len(images), file.batch):
+            chunk = images[start : start + file.batch]
+            for name, values in {"image": (chunk - mean) / std, **file.values(chunk)}.items():
+                flat = values.reshape(-1, values.shape[-1])
+                count = -(-MOST_VALUES * len(chunk) // (flat.shape[1] * len(images)))
+                some = flat[rng.integers(len(flat), size=min(count, len(flat)))]
+                share = np.float32(len(chunk) / len(images))
+                parts.setdefault(name, []).append(
+                    Statistics(flat.min(axis=0), flat.max(axis=0), share * flat.mean(axis=0), some)
+                )
+            life.step(len(chunk))
+    found = {}
+    for name, each in parts.items():
+        lowest, highest, means, some_values = zip(*each, strict=True)
+        found[name] = Statistics(
+            np.min(lowest, axis=0), np.max(highest, axis=0), np.sum(means, axis=0), np.concatenate(some_values)
+        )
+    if normalization is not None:
+        found["image"] = found["image"]._replace(lowest=-mean / std, highest=(255 - mean) / std)
     return found

@@ -6,22 +6,19 @@ operator (QDQ), which a runtime computes in integers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_mnasnet.architecture import Architecture, Layer, same_padding
-from keras_mnasnet.export.graph import Folded, rounded
+from keras_mnasnet.export.graph import LARGEST_BIAS, Folded, Ranges, check_ranges, rounded
 from keras_mnasnet.preprocessing import IMAGENET, Normalization
 from keras_mnasnet.weights.formats.onnx import PRODUCER, package
 
 PRECISIONS = ("float32", "float16", "int8")
 OPSET, IR_VERSION = 13, 7  # the first with a scale for each channel
-SIGMOID_RANGE = (0.0, 255 / 256)
-LARGEST_BIAS = 2.0**30  # int32 holds twice as much
 OPERATORS = {"squeeze": "GlobalAveragePool", "sigmoid": "Sigmoid", "multiply": "Mul", "add": "Add"}
-Ranges = Mapping[str, tuple[float, float]]
 
 
 def write_onnx(
@@ -38,27 +35,29 @@ def write_onnx(
     batch: int = 1,
     description: str = "",
     ranges: Ranges | None = None,
-    every_map: bool = False,
+    keep_float: Collection[str] = (),
 ) -> bytes:
     """The `.onnx` of a classifier: `image` `[batch, 3, height, width]` -> `scores` `[batch, classes]`, both float32.
 
     `preprocessing`: the image is RGB pixels 0..255, normalized inside (True: as ImageNet's). `float16` is that of the weights,
     which become float32 when the file is loaded. `int8` has weights of int8 by channel and maps of uint8, whose `ranges` it
-    needs, {map: (lowest, highest)}; normalization and softmax stay float32. `every_map` gives all maps as outputs, too.
+    needs, {map: (lowest, highest)}; normalization, softmax and operations whose outputs are in `keep_float` stay float32.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: precision={precision!r}")
     onnx = package("onnx")
-    net = _Net(weights, precision, padding, ranges or {})
+    rows = architecture.operations(height, width, classes=classes)
+    if precision == "int8":
+        check_ranges(rows, ranges)
+    integers = {name for row in rows if row.output not in keep_float for name in (row.output, *row.inputs)}
+    net = _Net(weights, precision, padding, ranges or {}, keep_float, integers if precision == "int8" else ())
     net.begin(IMAGENET if preprocessing is True else preprocessing or None, (height, width))
-    for row in architecture.operations(height, width, classes=classes):
+    for row in rows:
         net.add(row, "logits" if softmax else "scores")
     if softmax:
         net.node("Softmax", "scores", ["logits"], axis=1)
     described, float32 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     outputs = [described("scores", float32, [batch, classes])]
-    if every_map:
-        outputs += [described(each.tensor, float32, None) for each in net.maps.values()]
     graph = onnx.helper.make_graph(
         net.nodes, architecture.name, [described("image", float32, [batch, 3, height, width])], outputs, net.constants
     )
@@ -70,20 +69,26 @@ def write_onnx(
 
 
 class _Map(NamedTuple):
-    """A map: the tensor that operators take, its height and width; in int8 the range of its values, and its scale."""
+    """A map: the tensor that operators take, its height and width; in int8 the range of its values, its scale, and the tensor
+    that operations in float take."""
 
     tensor: str
     sides: tuple[int, int]
     range: tuple[float, float] = (0.0, 0.0)
     scale: float = 1.0
+    exact: str = ""
 
 
 class _Net:
     """The graph so far: the map that every operation gave, by its name."""
 
-    def __init__(self, weights: Mapping[str, Folded], precision: str, padding: str, ranges: Ranges) -> None:
+    def __init__(
+        self, weights: Mapping[str, Folded], precision: str, padding: str, ranges: Ranges, keep_float: Collection[str],
+        integers: Collection[str],
+    ) -> None:  # fmt: skip
         self.onnx = package("onnx")
         self.weights, self.precision, self.padding, self.ranges = weights, precision, padding, ranges
+        self.keep_float, self.integers = keep_float, integers  # the maps that operations in int8 give or take
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.maps: dict[str, _Map] = {}
@@ -95,12 +100,13 @@ class _Net:
             for kind, by in (("Sub", np.array(normalization.mean)), ("Mul", 1 / np.array(normalization.std))):
                 name = "image_centred" if kind == "Sub" else "image_normalized"
                 x = self.node(kind, name, [x, self.constant(f"{name}_by", by.reshape(1, -1, 1, 1).astype(np.float32))])
-        self.maps["image"] = self.kept(x, x, sides)
+        self.maps["image"] = self.kept("image", x, sides)
 
     def add(self, row: Layer, scores: str) -> None:
         """One operation of the network; the classifier's is the tensor `scores`, and stays float."""
         inputs = [self.maps[name] for name in row.inputs]
-        given, name, sides, scale = [each.tensor for each in inputs], row.output, (row.height, row.width), inputs[0].scale
+        name, sides, scale = row.output, (row.height, row.width), inputs[0].scale
+        given = [each.exact if name in self.keep_float else each.tensor for each in inputs]
         shown: tuple[float, float] | None = None
         if row.op == "dense":
             self.node("Gemm", scores, [*given, *self.layer(row, scale)[0]], transB=1)
@@ -114,7 +120,7 @@ class _Net:
             )  # fmt: skip
             x = self.node("Relu", name, [x]) if row.relu else x
         elif row.op == "max_pool":
-            shown = inputs[0].range
+            shown = inputs[0].range if any(inputs[0].range) else None
             x = self.node(
                 "MaxPool", name, given, kernel_shape=[row.kernel] * 2, strides=[row.stride] * 2,
                 pads=self.pads(row, inputs[0].sides),
@@ -123,7 +129,6 @@ class _Net:
             x = self.kept(name, self.node("GlobalAveragePool", f"{name}_map", given), sides, scale).tensor
             x = self.node("Flatten", name, [x])
         else:
-            shown = SIGMOID_RANGE if row.op == "sigmoid" else None
             x = self.node(OPERATORS[row.op], name, given)
         self.maps[name] = self.kept(name, x, sides, scale, shown)
 
@@ -151,15 +156,16 @@ class _Net:
 
         `scale` is for a map that was the same everywhere.
         """
-        if self.precision != "int8":
-            return _Map(tensor, sides)
+        if name not in self.integers:
+            return _Map(tensor, sides, scale=scale, exact=tensor)
         low, high = shown or self.ranges[name]
         low, high = min(low, 0.0), max(high, 0.0)
         step = np.float32((high - low) / 255 if high > low else scale)
         zero = np.rint(-low / step).astype(np.uint8)
         by = [self.constant(f"{tensor}_scale", step), self.constant(f"{tensor}_zero", zero)]
         x = self.node("QuantizeLinear", f"{tensor}_quantized", [tensor, *by])
-        return _Map(self.node("DequantizeLinear", f"{tensor}_restored", [x, *by]), sides, (low, high), float(step))
+        x = self.node("DequantizeLinear", f"{tensor}_restored", [x, *by])
+        return _Map(x, sides, (low, high), float(step), tensor if name in self.keep_float else x)
 
     def layer(self, row: Layer, scale: float) -> tuple[list[str], float]:
         """Kernel and bias of a layer whose input has this scale, and the largest scale of its sums."""
@@ -167,7 +173,7 @@ class _Net:
         if row.op != "dense":
             kernel = kernel.transpose((3, 0, 1, 2) if row.op == "depthwise" else (0, 3, 1, 2))
         named = {f"{row.name}/kernel": kernel, f"{row.name}/bias": bias}
-        if self.precision == "float32":
+        if self.precision == "float32" or row.output in self.keep_float:
             return [self.constant(name, value) for name, value in named.items()], scale
         if self.precision == "float16":
             stored = {name: self.constant(f"{name}_float16", value.astype(np.float16)) for name, value in named.items()}

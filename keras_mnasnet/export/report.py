@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from keras_mnasnet import __version__
-from keras_mnasnet.export.calibration import Calibration
+from keras_mnasnet.export.calibration import Calibration, LayerLoss
 from keras_mnasnet.export.classifier import open_file
+from keras_mnasnet.export.equalize import Recipe
 from keras_mnasnet.export.file import LABELS, REPORT, GraphFacts, ModelFile
 from keras_mnasnet.export.flatbuffer import METADATA_NAME, append_files, classifier_metadata
 from keras_mnasnet.export.half import HalfCheck, checked_half
@@ -32,6 +33,20 @@ Report = TypeVar("Report", bound=Any)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a MnasNet became int8: the recipe, the layers that stayed float, and what every layer with weights lost."""
+
+    recipe: Recipe
+    keep_float: tuple[str, ...]
+    layers: tuple[LayerLoss, ...]
+
+    @property
+    def worst(self) -> tuple[LayerLoss, ...]:
+        """The layers that lose most, the first of all first."""
+        return tuple(sorted(self.layers, key=lambda each: -each.added))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ExportReport:
     """What was written, how, and how it compares with the model (`verified_against`, on `verified_on`).
 
@@ -40,7 +55,7 @@ class ExportReport:
     `preprocessing` is how photos become its input, where that is known; `mnasnet bench accuracy` goes by it. `silent_layers`:
     those that gave nothing but zero on the calibration images; they are constant in the file. `half` is the simulation in half
     precision, where the file was to be marked for it; `facts.half` says whether it is. `accelerators`: what the
-    published lists of some lack of it.
+    published lists of some lack of it. `quantization` is None but for int8 that was written directly.
     """
 
     path: str
@@ -62,6 +77,7 @@ class ExportReport:
     silent_layers: tuple[str, ...] = ()
     half: HalfCheck | None = None
     accelerators: dict[str, str] = dataclasses.field(default_factory=dict)
+    quantization: Quantization | None = None
 
     def as_json(self) -> dict[str, Any]:
         """One JSON value, with the schema's version, the package's, and the date."""
@@ -104,7 +120,7 @@ def publish(
     content: bytes, path: str | os.PathLike[str], description: Description, *, quantize: str | None, route: str, seconds: float,
     calibration: Calibration | None, oracle: Oracle, against: str, images: np.ndarray, images_name: str, progress: bool,
     silent_layers: tuple[str, ...] = (), precision: str | None = None, accept_changed: float | None = None,
-    compute: str = "float32", half_asked: bool = False,
+    compute: str = "float32", half_asked: bool = False, quantization: Quantization | None = None,
 ) -> ExportReport:  # fmt: skip
     """Check and compare, then write the file and its report, each whole or not at all.
 
@@ -115,7 +131,7 @@ def publish(
     precision = precision or quantize or "float32"
     target = Path(path).expanduser()
     file = open_file(content, onnx=target.suffix == ".onnx", name="the exported file")
-    check_promise(file.facts, quantize)
+    check_promise(file.facts, quantize, keep_float=quantization is not None and bool(quantization.keep_float))
     comparisons = compare(file, oracle, images, precision=precision, progress=progress)
     limits = accepting(precision, accept_changed)
     judge(comparisons, precision, limits)
@@ -130,7 +146,7 @@ def publish(
         partitions=taken, outside_reason=_reason(taken, quantize), comparisons=comparisons, limits=limits,
         verified_against=against, verified_on=images_name, calibration=calibration, origin=description.origin,
         description=description.text, preprocessing=description.preprocessing, silent_layers=silent_layers,
-        half=half, accelerators=accelerators(facts) if taken else {},
+        half=half, accelerators=accelerators(facts) if taken else {}, quantization=quantization,
     )  # fmt: skip
     return write_export(content, target, report, description.labels)
 

@@ -16,13 +16,14 @@ import numpy as np
 from absl import logging
 
 from keras_mnasnet import __version__
-from keras_mnasnet.architecture import Architecture
-from keras_mnasnet.export.calibration import calibration_images, map_ranges, warn_of_silent
-from keras_mnasnet.export.file import Input, Layout
+from keras_mnasnet.architecture import Architecture, Layer
+from keras_mnasnet.export.calibration import calibration_images, layer_losses, map_statistics, warn_of_silent
+from keras_mnasnet.export.equalize import Recipe, prepared
+from keras_mnasnet.export.file import Input, Layout, TfliteFile
 from keras_mnasnet.export.graph import folded_weights, write_graph
 from keras_mnasnet.export.half import check_compute
 from keras_mnasnet.export.layers import PIXELS, UNCLEAR, as_functional, check_layout, in_float32, input_kind
-from keras_mnasnet.export.report import Description, ExportReport, Oracle, publish
+from keras_mnasnet.export.report import Description, ExportReport, Oracle, Quantization, publish
 from keras_mnasnet.export.verify import LEAST_IMAGES, LIMITS, accepting, check_calls, comparisons, drawn_images
 from keras_mnasnet.loading import checkpoint_of, load, read_keras
 from keras_mnasnet.model import resolve_input_shape
@@ -30,16 +31,17 @@ from keras_mnasnet.preprocessing import NORMALIZATIONS, Normalization, Preproces
 from keras_mnasnet.utils.files import check_writable
 from keras_mnasnet.utils.reading import texts
 from keras_mnasnet.utils.system import held_stderr
-from keras_mnasnet.utils.text import header, listed, say
+from keras_mnasnet.utils.text import did_you_mean, header, listed, say
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Origin, remember
 from keras_mnasnet.weights.formats.content import kind_of
 from keras_mnasnet.weights.formats.keras import load_keras
 from keras_mnasnet.weights.registry import source_preprocessing
 
 PRECISIONS = ("float32", "float16", "weight-int8", "dynamic", "int8")
-DIRECT = {None: "float32", "float16": "float16", "weight-int8": "weight-int8"}
+DIRECT = {None: "float32", "float16": "float16", "weight-int8": "weight-int8", "int8": "int8"}
 INPUT_DTYPES = ("float32", "uint8", "int8")
 DRAWN_IMAGES, DRAWN_WITHOUT_KERAS = 32, LEAST_IMAGES  # NumPy takes 25 ms an image at 224 pixels
+LOSS_IMAGES, CALIBRATION_PIXELS = 16, 1 << 16  # of how many layers are compared; at once
 
 
 def export(
@@ -61,6 +63,8 @@ def export(
     calibration_count: int = 500,
     verification_count: int = 64,
     accept_changed: float | None = None,
+    keep_float: Sequence[str] = (),
+    recipe: Recipe | None = None,
     seed: int = 0,
     max_bad: int = 0,
     progress: bool = True,
@@ -72,8 +76,8 @@ def export(
 
     Args:
         model: any source that `load` takes, a Checkpoint, or a functional or Sequential Keras model with one image input, of
-            this package or not, in the process or in a `.keras` file. A float32, float16 or weight-int8 file of a MnasNet is
-            written directly, without TensorFlow.
+            this package or not, in the process or in a `.keras` file. A file of a MnasNet is written directly, without
+            TensorFlow, but for "dynamic".
         quantize: None or "float32", "float16", "weight-int8" (int8 weights, float speed), "int8" (int8 throughout; needs
             `representative_data`) or "dynamic" (small, slower than float32).
         compute: "half" marks a float16, float32 or weight-int8 `.tflite`, so that ARM CPUs since 2018 compute it in half
@@ -86,6 +90,9 @@ def export(
             calibration images, else drawn ones, which also fill up fewer than four.
         accept_changed: the share of decisions, 0 to 1, that the file may change among those that the model makes with a
             margin; None: what `export.verify.LIMITS` says of the precision.
+        keep_float: layers of a MnasNet that an int8 file computes in float32, as the report names them, or whole parts (`stem`,
+            `block3a`, `head`).
+        recipe: how a MnasNet becomes int8 (export.equalize.Recipe); None: as measured best.
         input_dtype: "uint8" or "int8" is for int8 files: input and output are then of that type.
         labels, preprocessing, origin: what the file says of itself where the model does not, or in its place.
         size: height and width in pixels, or both; the model's own by default.
@@ -152,13 +159,22 @@ def export(
             f"A .onnx file is written of MnasNets that end with a softmax or with logits. Received: {subject.name!r}, which is "
             f"none. Name a file that ends in .tflite (-o)"
         )
-    if subject.keras is None and not (writes_directly and quantize != "int8" and not _are_photos(photos)):
+    if keep_float and not (writes_directly and quantize == "int8"):
+        raise ValueError(
+            f"`keep_float` (--keep-float) is for int8 files of MnasNets that end with a softmax or with logits. "
+            f"Received: keep_float={list(keep_float)} with {subject.name!r}, quantize={quantize!r}"
+        )
+    if subject.keras is None and not (writes_directly and not _are_photos(photos) and not _are_photos(representative_data)):
         subject = subject.built()
     given = subject.images("photos", photos, verification_count, **read)
     shown, shown_name = _verification_images(given, None if calibrated is None else calibrated[:verification_count], subject)
     silent: tuple[str, ...] = ()
+    quantization: Quantization | None = None
     if writes_directly:
-        content, silent = _written(subject, description, quantize, batch, calibrated, onnx=onnx, progress=progress)
+        content, quantization, silent = _written(
+            subject, description, quantize, batch, calibrated, recipe or Recipe(), keep_float, onnx=onnx, dtype=input_dtype,
+            progress=progress,
+        )  # fmt: skip
         names, route = ["scores"], "direct"
     else:
         from keras_mnasnet.export.converter import convert_model, output_names, weight_only
@@ -183,6 +199,7 @@ def export(
         content, path, description, quantize=quantize, route=route, seconds=seconds, calibration=calibration,
         oracle=subject.oracle(names), against=against, images=shown, images_name=shown_name, progress=progress,
         silent_layers=silent, accept_changed=accept_changed, compute=computes, half_asked=compute == "half",
+        quantization=quantization,
     )  # fmt: skip
     if progress:
         say(f"wrote {report.path} ({report.facts.bytes:,} bytes). Next: mnasnet bench latency {report.path}")
@@ -364,42 +381,64 @@ def _check_twin(twin: Any, model: Any, replaced: Sequence[str], shape: tuple[int
 
 
 def _written(
-    subject: _Subject, description: Description, quantize: str | None, batch: int, calibrated: np.ndarray | None, *, onnx: bool,
-    progress: bool,
-) -> tuple[bytes, tuple[str, ...]]:  # fmt: skip
-    """The file of the direct writers, and the layers that were silent in calibration."""
+    subject: _Subject, description: Description, quantize: str | None, batch: int, calibrated: np.ndarray | None,
+    recipe: Recipe, keep_float: Sequence[str], *, onnx: bool, dtype: str, progress: bool,
+) -> tuple[bytes, Quantization | None, tuple[str, ...]]:  # fmt: skip
+    """The file of the direct writers, how it became int8, and the layers that were silent in calibration."""
     checkpoint, (height, width, _) = subject.checkpoint, subject.shape
     assert checkpoint is not None
     weights = folded_weights(
         checkpoint.architecture, checkpoint.tensors, classes=checkpoint.classes, bn_epsilon=checkpoint.numerics.bn_epsilon
     )
+    architecture, normalization = checkpoint.architecture, checkpoint.numerics.normalization if subject.kind == PIXELS else None
     graph: dict[str, Any] = {
         "height": height, "width": width, "classes": checkpoint.classes, "padding": checkpoint.numerics.padding,
-        "preprocessing": subject.kind == PIXELS and checkpoint.numerics.normalization, "softmax": bool(subject.softmax),
-        "description": description.text,
+        "preprocessing": normalization or False,
     }  # fmt: skip
+    quantization, silent = None, tuple[str, ...]()
+    file = graph | {"softmax": bool(subject.softmax), "description": description.text, "batch": batch}
+    if calibrated is not None:
+        rows = architecture.operations(height, width, classes=checkpoint.classes)
+        kept = _kept(rows, keep_float)
+        graph |= {"every_map": True, "batch": max(min(CALIBRATION_PIXELS // (height * width), LOSS_IMAGES), 1)}
+        exact = TfliteFile(write_graph(architecture, weights, **graph))
+        statistics = map_statistics(exact, calibrated, normalization, progress=progress)
+        same, weights, ranges = prepared(rows, weights, statistics, recipe, kept)
+        file |= {"ranges": ranges, "keep_float": kept}
+        exact = TfliteFile(write_graph(architecture, same, **graph))
+        integers = write_graph(architecture, weights, precision="int8", ranges=ranges, keep_float=kept, **graph)
+        losses = layer_losses(rows, exact, TfliteFile(integers), calibrated[:LOSS_IMAGES])
+        quantization = Quantization(recipe, tuple(sorted(kept)), losses)
+        silent = tuple(row.output for row in rows if row.relu and ranges[row.output] == (0, 0))
+        warn_of_silent(silent)
     if not onnx:
         metadata = description.metadata("image", ["scores"], subject.shape)
-        content = write_graph(
-            checkpoint.architecture, weights, precision=DIRECT[quantize], batch=batch, metadata=metadata, **graph
-        )
-        return content, ()
-    from keras_mnasnet.export.onnx_file import OnnxFile, with_texts
+        content = write_graph(architecture, weights, precision=DIRECT[quantize], metadata=metadata, dtype=dtype, **file)
+        return content, quantization, silent
+    from keras_mnasnet.export.onnx_file import with_texts
     from keras_mnasnet.export.onnx_graph import write_onnx
     from keras_mnasnet.weights.formats.onnx import LICENSE, NORMALIZATION
 
-    ranges: dict[str, tuple[float, float]] = {}
-    if calibrated is not None:
-        every = OnnxFile(write_onnx(checkpoint.architecture, weights, every_map=True, **graph), name="the float32 file")
-        ranges = map_ranges(every, calibrated, progress=progress)
-    content = write_onnx(checkpoint.architecture, weights, precision=quantize or "float32", batch=batch, ranges=ranges, **graph)
+    content = write_onnx(architecture, weights, precision=quantize or "float32", **file)
     texts = {LICENSE: description.origin.license or "not stated"}
     if description.normalization is not None:
         texts[NORMALIZATION] = json.dumps(dataclasses.asdict(description.normalization))
-    layers = [row.output for row in checkpoint.architecture.layers(height, width, classes=checkpoint.classes) if row.relu]
-    silent = tuple(name for name in layers if ranges.get(name) == (0, 0))
-    warn_of_silent(silent)
-    return with_texts(content, texts), silent
+    return with_texts(content, texts), quantization, silent
+
+
+def _kept(rows: Sequence[Layer], names: Sequence[str]) -> set[str]:
+    """The outputs of the operations that were named by their output or by their part; ValueError for another name."""
+    if isinstance(names, str):
+        raise ValueError(f"`keep_float` must be a list of layers. Received: keep_float={names!r}")
+    parts = dict.fromkeys(row.part for row in rows)
+    known = {row.output for row in rows} | {*parts}
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"`keep_float` (--keep-float) must name layers as the report does, or parts ({listed(parts)}). "
+                f"Received: {name!r}.{did_you_mean(name, known)}"
+            )
+    return {row.output for row in rows if {row.output, row.part} & set(names)}
 
 
 def classifier(model: Any, *, network: Architecture | str | None = None, size: int | None = None) -> Checkpoint:

@@ -106,7 +106,8 @@ class Comparison:
     between images ("variation"), or the level alone ("too little spread"), because the outputs differ less between images than
     the precision resolves. `variation` is then what differs in the differences, over what may (None elsewhere). `confidence` is
     the mean of the file's largest probabilities minus that of the model's (None without probabilities). `constant`: the file
-    gives the same values for all images, although the model does not.
+    gives the same values for all images, although the model does not. `divergence` is the mean Kullback-Leibler divergence of
+    the file's probabilities, or of the softmax of its scores, from the model's, in nats.
     """
 
     output: str
@@ -125,10 +126,16 @@ class Comparison:
     confidence: float | None = None
     constant: bool = False
     variation: float | None = None
+    divergence: float | None = None
 
 
-def check_promise(facts: GraphFacts, quantize: str | None, allowed_custom: tuple[str, ...] = ()) -> None:
-    """ExportError for a graph with variables, operators outside of LiteRT's own, or float operators where int8 was asked."""
+def check_promise(
+    facts: GraphFacts, quantize: str | None, allowed_custom: tuple[str, ...] = (), *, keep_float: bool = False
+) -> None:
+    """ExportError for a graph with variables, operators outside of LiteRT's own, or float operators where int8 was asked.
+
+    `keep_float`: layers were asked to stay float.
+    """
     stateful = [kind for kind in facts.operators if kind in STATEFUL]
     if stateful:
         raise ExportError(
@@ -141,7 +148,7 @@ def check_promise(facts: GraphFacts, quantize: str | None, allowed_custom: tuple
             f"An exported graph must use LiteRT's builtin operators. Received: {', '.join(foreign)}. A layer of the model has "
             f"no builtin equivalent; replace it, or take it out and compute it beside the graph."
         )
-    if quantize == "int8" and facts.floating:
+    if quantize == "int8" and facts.floating and not keep_float:
         raise ExportError(
             f"An int8 graph must compute in integers throughout. Received: float operators {', '.join(facts.floating)}. "
             f"A layer of the model has no int8 kernel; use quantize='weight-int8' or take that layer out."
@@ -293,7 +300,23 @@ def _comparison(name: str, found: np.ndarray, wanted: np.ndarray, precision: str
         confidence=float((found.max(axis=1) - wanted.max(axis=1)).mean()) if probabilities else None,
         constant=bool(apart and same),
         variation=variation,
+        divergence=divergence(found, wanted, probabilities=probabilities) if scores else None,
     )
+
+
+def divergence(found: np.ndarray, wanted: np.ndarray, *, probabilities: bool) -> float:
+    """The mean of sum(p log(p / q)) over images, p of `wanted` and q of `found`, `[n, classes]` of probabilities or logits.
+
+    Probabilities that an 8-bit softmax rounds to zero count as half of its step.
+    """
+    p, q = (_probabilities(side) if not probabilities else side for side in (wanted, found))
+    q = np.where(q > 0, q, PROBABILITY_STEP / 2)
+    return float((p * np.log(np.maximum(p, SMALLEST) / (q / q.sum(axis=1, keepdims=True)))).sum(axis=1).mean())
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
 
 
 def _rms(values: np.ndarray) -> float:
