@@ -23,6 +23,7 @@ from keras_mnasnet.export.flatbuffer import marked
 from keras_mnasnet.export.half import HalfGraph
 from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.search.latency import DeviceGone, parse_device
+from keras_mnasnet.utils.files import SCRATCH
 
 ROOT = Path(__file__).parents[2]
 TINY = "tiny: stem8 r1_k3_s22_e3_i8_o16_se0.25 head32"
@@ -270,9 +271,9 @@ def test_no_name_of_a_folder_changes_a_count(installed, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_MNASNET_EMULATOR", str(elsewhere))
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere.parent))
     with EmulatorMeter("cortex-a76") as meter:
-        assert list(elsewhere.parent.glob("keras_mnasnet-*")) == []
+        assert list(elsewhere.parent.glob(f"{SCRATCH}*")) == []
         (here,) = meter.count([file], names=["here"])
-        assert len(list(elsewhere.parent.glob("keras_mnasnet-*"))) == 1
+        assert len(list(elsewhere.parent.glob(f"{SCRATCH}*"))) == 1
     assert here.instructions == there.instructions
     assert list(elsewhere.parent.iterdir()) == [elsewhere]
 
