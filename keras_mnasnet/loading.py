@@ -23,7 +23,7 @@ from keras_mnasnet.family import FAMILY, as_architecture, default_size
 from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.utils.files import scratch
 from keras_mnasnet.utils.locks import sweep_lock
-from keras_mnasnet.utils.reading import open_zip, shown, texts
+from keras_mnasnet.utils.reading import check_limit, open_zip, shown, texts
 from keras_mnasnet.utils.text import did_you_mean
 from keras_mnasnet.weights import registry
 from keras_mnasnet.weights.checkpoint import (
@@ -278,6 +278,7 @@ def _unzipped(archive: Path, folder: Path) -> Path:
     try:
         with open_zip(archive, "An archive") as members:
             names = [name for name in members.namelist() if name.endswith((*SUFFIXES, ".h5"))]
+            check_limit("path", len(names[0]), "An archive")
             target = folder / PurePosixPath(names[0]).name
             with members.open(names[0]) as member, target.open("wb") as file:
                 shutil.copyfileobj(member, file)

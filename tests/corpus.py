@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import copy
 import dataclasses
+import functools
 import gzip
 import importlib.util
 import io
@@ -542,6 +543,12 @@ def hostile_tfjs(path: Path) -> Iterator[None]:
     """Shards that lead elsewhere, are pipes, are missing, cut short or too long; then what no text file may do."""
     value, shard = json.loads(path.read_text()), path.with_name("group1-shard1of2.bin")
     content = shard.read_bytes()
+    paths = value["weightsManifest"][0]["paths"]
+    for many in (paths * 500, [paths[0]] * 2):  # one shard many times
+        path.write_text(json.dumps({**value, "weightsManifest": [{**value["weightsManifest"][0], "paths": many}]}))
+        yield
+    path.write_text(json.dumps({**value, "weightsManifest": value["weightsManifest"] * 2_000}))
+    yield
     for name in ("/etc/passwd", "../../etc/passwd", "a/../../x", "", ".", "\\x", "x" * 5000, "\0"):
         value["weightsManifest"][0]["paths"][0] = name
         path.write_text(json.dumps(value))
@@ -922,6 +929,63 @@ def seed_onnx_network(folder: Path) -> Path:
     return folder / "x.onnx"
 
 
+def hostile_onnx(path: Path) -> Iterator[None]:
+    """Tensors in other files, of more values than there are, of negative or no sides; graphs in graphs; one tensor many times."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    content = path.read_bytes()
+
+    def changed(change: Callable[[Any], Any]) -> None:
+        model = onnx.ModelProto.FromString(content)
+        change(model)
+        path.write_bytes(model.SerializeToString())
+
+    def outside(model: Any, place: str) -> None:
+        tensor = model.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", place), ("offset", "0"), ("length", "36")):
+            tensor.external_data.add(key=key, value=value)
+
+    def nested(model: Any) -> None:
+        inner = helper.make_graph([helper.make_node("Identity", ["image"], ["y"])], "g", [], [model.graph.output[0]])
+        for _ in range(25):
+            node = helper.make_node("If", ["image"], ["scores"], then_branch=inner)
+            inner = helper.make_graph([node], "g", [], [model.graph.output[0]])
+        model.graph.node.append(node)
+
+    def sides(model: Any, values: tuple[int, ...]) -> None:
+        model.graph.initializer[0].dims[:] = values
+
+    def many(model: Any, what: str) -> None:
+        rows = getattr(model.graph, what)
+        rows.extend([rows[0]] * 10_000)
+
+    def function(model: Any) -> None:
+        model.opset_import.append(helper.make_opsetid("mine", 1))
+        model.functions.append(
+            helper.make_function("mine", "F", ["x"], ["y"], [helper.make_node("F", ["x"], ["y"], domain="mine")], [])
+        )
+        model.graph.node[0].domain, model.graph.node[0].op_type = "mine", "F"
+
+    ways: list[Callable[[Any], Any]] = [
+        *(functools.partial(outside, place=place) for place in ("/etc/passwd", "../../etc/passwd", "x.onnx", "", "\0")),
+        *(functools.partial(sides, values=values) for values in ((-3, -3), (2**62, 2), (0,), (1,) * 64, (2**31, 2**31))),
+        *(functools.partial(many, what=what) for what in ("initializer", "node", "input")),
+        nested, function, lambda model: model.graph.node[0].input.append(model.graph.node[0].output[0]),
+        lambda model: model.graph.node[0].ClearField("output"), lambda model: model.graph.initializer[0].ClearField("raw_data"),
+        lambda model: setattr(model.graph.initializer[0], "data_type", TensorProto.STRING),
+        lambda model: setattr(model.graph.initializer[0], "data_type", 99), lambda model: setattr(model, "ir_version", 2**62),
+        lambda model: helper.set_model_props(model, {"labels.txt": "\x1b[2J\na\nb", "export.json": "[" * 100_000}),
+        lambda model: setattr(model.graph.node[0], "op_type", "x" * 1_000_000),
+        lambda model: setattr(model.graph.node[0], "domain", "com.microsoft"),
+    ]  # fmt: skip
+    for way in ways:
+        changed(way)
+        yield
+
+
 def onnx_report(path: Path) -> Any:
     import onnx
 
@@ -948,6 +1012,186 @@ def run_onnx(path: Path) -> Any:
     return said, classifier.run(np.zeros((1, classifier.size, classifier.size, 3), np.float32))
 
 
+def fields(*pairs: tuple[int, bytes | int]) -> bytes:
+    """A message of protocol buffers: numbers, and bytes of any length."""
+    return b"".join(
+        varint(number << 3 | 2) + varint(len(value)) + value
+        if isinstance(value, bytes)
+        else varint(number << 3) + varint(value)
+        for number, value in pairs
+    )
+
+
+def varint(value: int) -> bytes:
+    found = b""
+    while value > 127:
+        found, value = found + bytes([value & 127 | 128]), value >> 7
+    return found + bytes([value])
+
+
+def mindspore(name: str, shape: bytes, content: bytes, kind: bytes = b"Float32") -> bytes:
+    return fields((1, fields((1, name.encode()), (2, fields((1, shape), (2, kind), (3, content))))))
+
+
+def seed_mindspore(folder: Path) -> Path:
+    (folder / "x.ckpt").write_bytes(mindspore("a.weight", b"\2\3", bytes(24)) + mindspore("b.weight", b"\4", bytes(16)))
+    return folder / "x.ckpt"
+
+
+def read_mindspore(path: Path) -> Any:
+    from keras_mnasnet.weights.formats.mindspore import open_mindspore
+
+    file = open_mindspore(path)
+    return {name: file.read(name) for name in file.shapes}
+
+
+def hostile_mindspore(path: Path) -> Iterator[None]:
+    """Shapes of millions of sides, sizes that are none, tensors without bytes, fields without end, messages in messages."""
+    inner = b""
+    for _ in range(2_000):
+        inner = fields((1, inner))
+    for content in (
+        *(mindspore("a", shape, b"") for shape in (b"\xff" * 9 + b"\1", b"\xff" * 12, varint(2**63) * 2)),
+        mindspore("a", b"\0" + varint(2**62), b""), mindspore("a", b"\1" * 5_000_000, b""),
+        mindspore("a" * 1_000_000, b"\1", bytes(4)), mindspore("a", b"\1", bytes(4), b"\xff\xfe"), b"\x0a\0" * 600_000,
+        fields((1, fields((1, b"a"), *[(2, b"")] * 500_000))), b"\x0a" + varint(2**63), inner,
+        mindspore("a", b"\1", bytes(4)) * 11_000, fields((1, fields((1, b"a"), (2, 7)))),
+    ):  # fmt: skip
+        path.write_bytes(content)
+        yield
+    yield from texts_of(path)
+
+
+def seed_zip(folder: Path) -> Path:
+    content = seed_safetensors(folder).read_bytes()
+    with zipfile.ZipFile(folder / "x.zip", "w") as archive:
+        archive.writestr("inner/x.safetensors", content)
+        archive.writestr("inner/README.md", "x")
+    return folder / "x.zip"
+
+
+def hostile_zip(path: Path) -> Iterator[None]:
+    """Archives in archives, bombs, wrong checksums and sizes, members that overlap, names that lead elsewhere."""
+    with zipfile.ZipFile(path) as archive:
+        weights = archive.read("inner/x.safetensors")
+    whole = path.read_bytes()
+    names = (
+        "../x.safetensors", "/etc/x.safetensors", "a/../../x.safetensors", "x\\y.safetensors", f"{'x' * 5000}.safetensors",
+        "/".join("d" * 1500) + "/x.safetensors", ".safetensors", "a\nb.safetensors", "\x1b[2J.safetensors", "x.safetensors/",
+        "..pth", "a.pth\0b",
+    )  # fmt: skip
+    for name in names:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, weights)
+        yield
+    for name, content in (("x.zip", whole), ("x.tgz", gzip.compress(whole)), ("x.pth", bytes(50 * 2**20)), ("x.keras", whole)):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(name, content)
+        yield
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr("x.safetensors", weights + bytes(30 * 2**20))
+        yield
+    with zipfile.ZipFile(path, "w") as archive:  # a link
+        info = zipfile.ZipInfo("x.safetensors")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    yield
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(50):
+            archive.writestr(f"{number}.safetensors", weights)
+    yield
+    for old, new in (
+        (weights[100:110], b"0123456789"),
+        (b"PK\x01\x02", b"PK\x01\x03"),
+        (struct.pack("<I", len(weights)), b"\xff\xff\xff\x7f"),
+    ):
+        path.write_bytes(whole.replace(old, new))
+        yield
+    yield from texts_of(path)
+
+
+def seed_fit(folder: Path) -> Path:
+    from keras_mnasnet.benchmarks.emulator import FitRow, fitted
+
+    rows = [FitRow("a1", 78.0, 300_000_000), FitRow("a1-0.5", 32.0, 110_000_000), FitRow("small", 23.0, 70_000_000)]
+    (folder / "x.json").write_text(json.dumps(fitted(rows, phone="mine", core="cortex-a72", litert="2").to_json()))
+    return folder / "x.json"
+
+
+def read_fit(path: Path) -> Any:
+    from keras_mnasnet.benchmarks.emulator import parse_emulated
+
+    _, fit = parse_emulated(str(path))
+    return json.dumps(fit.to_json()), float(fit.ms(10**9))
+
+
+DATA_YAML = "path: .\ntrain: photos\nval: photos\nnc: 2\nnames:\n  0: cat\n  1: dog\nkpt_shape: [2, 3]\n"
+
+
+def seed_yolo(folder: Path) -> Path:
+    (folder / "photos").mkdir()
+    for number in range(20):
+        (folder / "photos" / f"{number}.jpg").write_bytes(b"x")
+        (folder / "photos" / f"{number}.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    (folder / "data.yaml").write_text(DATA_YAML)
+    return folder / "data.yaml"
+
+
+def read_yolo(path: Path) -> Any:
+    from keras_mnasnet.detection.yolo import layout_of
+    from keras_mnasnet.detection.yolo import read_yolo as read
+
+    layout_of(path)
+    return read(path, None, "train")
+
+
+def hostile_yolo(path: Path) -> Iterator[None]:
+    """Aliases, tags, one folder named thousands of times, numbers without end; then what no text file may do."""
+    for content in (
+        "a: &a [x, x]\nb: &b [*a, *a]\nnames: *b\n", "names: !!python/object/apply:os.system [true]\n", "? [names]\n: [a]\n",
+        DATA_YAML.replace("train: photos", f"train: [{'photos,' * 10_000}]"), DATA_YAML.replace("[2, 3]", f"[{'9' * 4000}, 3]"),
+        DATA_YAML.replace("0: cat", f"{'9' * 5000}: cat"), DATA_YAML.replace("0: cat", "99999999: cat"), "[" * 5000,
+        DATA_YAML.replace("cat", '"\\e[2J"'), DATA_YAML.replace("path: .", "path: /proc/self/fd"), "names: {a: {b: c}}\n" * 3,
+        DATA_YAML.replace("train: photos", f"train: {'../' * 3000}etc"), DATA_YAML.replace("train: photos", "train: /dev/zero"),
+        "names: " + "- " * 10_000, "names: [" + "a, b, " * 15_000 + "]",
+        "%YAML 9.9\n---\n" + DATA_YAML, DATA_YAML.replace("cat", "2001-01-01"),
+    ):  # fmt: skip
+        path.write_text(content)
+        yield
+    yield from texts_of(path)
+
+
+def seed_labels(folder: Path) -> Path:
+    (folder / "labels.txt").write_text("cat\ndog\n")
+    return folder / "labels.txt"
+
+
+def read_labels(path: Path) -> Any:
+    from keras_mnasnet.weights.formats.graph import read_labels as read
+
+    return read(path)
+
+
+def hostile_labels(path: Path) -> Iterator[None]:
+    """A gigabyte that takes no space, more classes than there are, names that a terminal would obey."""
+    with path.open("wb") as file:
+        file.truncate(2**30)
+    yield
+    for content in (
+        "x\n" * 200_000,
+        "x" * 10_000,
+        "\x1b]0;mine\x07\n",
+        "\x9b2J\n",
+        "a\x08b\n",
+        "\n" * 1_000_000,
+        "cat\u2028dog\n",
+    ):
+        path.write_text(content)
+        yield
+    yield from texts_of(path)
+
+
 def read_tgz(path: Path) -> Any:
     from keras_mnasnet.loading import open_tensors
 
@@ -970,9 +1214,14 @@ READERS = (
     Reader("litert", "light", seed_tflite, run_tflite),
     Reader("tflite_network", "light", seed_uint8, load, None, texts_of),
     *((
-        Reader("onnx", "light", seed_onnx, run_onnx, (onnx_report, set_onnx_report)),
-        Reader("onnx_network", "light", seed_onnx_network, load),
+        Reader("onnx", "light", seed_onnx, run_onnx, (onnx_report, set_onnx_report), hostile_onnx),
+        Reader("onnx_network", "light", seed_onnx_network, load, None, hostile_onnx),
     ) if HAS_ONNX else ()),
+    Reader("mindspore", "light", seed_mindspore, read_mindspore, None, hostile_mindspore),
+    Reader("zip", "light", seed_zip, load, None, hostile_zip),
+    Reader("phone_fit", "light", seed_fit, read_fit, PLAIN, texts_of),
+    Reader("yolo", "light", seed_yolo, read_yolo, None, hostile_yolo),
+    Reader("labels", "light", seed_labels, read_labels, None, hostile_labels),
     Reader("detector", "light", seed_spec, read_spec, PLAIN, texts_of),
     Reader("latency_table", "light", seed_table, read_table, PLAIN, texts_of),
     Reader("coco", "light", seed_coco, read_coco, PLAIN, hostile_coco),

@@ -425,7 +425,7 @@ class PhoneFit:
             )  # fmt: skip
             schema, kind = found.pop("schema"), found.pop("kind")
             if (schema, kind) != (SCHEMA, FIT_KIND) or found["core"] not in CORES:
-                raise ValueError(f"schema {schema}, kind {kind!r}, core {found['core']!r}")
+                raise ValueError(f"schema {schema}, kind {shown(kind)}, core {shown(found['core'])}")
             if not (0 < found["ms_per_million"] < math.inf and math.isfinite(found["constant_ms"])):
                 raise ValueError("milliseconds that are none")
         except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ beside it.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import os
@@ -127,7 +128,7 @@ def _names(value: Any, path: Path) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"`names` must be a list of classes, or say them by number. Received: {path} with {shown(value)}")
     names = check_names(value, f"The classes of {path}")
-    if twice := sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []:
+    if twice := sorted(name for name, count in collections.Counter(names).items() if count > 1):
         raise ValueError(f"The classes of YOLO's data must have different names. Received: {path} with {shown(twice[0])} twice")
     return names
 
@@ -219,7 +220,7 @@ def read_yolo(source: Path, photos: Path | None, split: str | None) -> Truth:
             f"{f'{lost}, which is not there' if lost else f'{sorted(layout.splits)} alone'}"
         )
     places = layout.splits.get(wanted, ()) if photos is None else [photos]
-    files = list(dict.fromkeys(file for place in places for file in _photos(place, layout.source.parent)))
+    files = list(dict.fromkeys(file for place in dict.fromkeys(places) for file in _photos(place, layout.source.parent)))
     if not files:
         raise ValueError(f"YOLO's data must have photos. Received: {', '.join(map(str, places))}, without any")
     labels = [_label_file(file, layout, photos) for file in files]

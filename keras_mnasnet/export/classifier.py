@@ -45,8 +45,8 @@ class FileClassifier:
         if not one_image or len(gives) != 1 or found[0].size != (found[0].shape or (0,))[-1]:
             raise ValueError(
                 f"A classifier must take one image [1, size, size, 3], or a grey one [1, size, size, 1], or one with its "
-                f"channels first, and give [1, classes]. Received: {self.file.name} with the inputs {takes} and the outputs "
-                f"{gives}. `mnasnet bench latency` takes it"
+                f"channels first, and give [1, classes]. Received: {self.file.name} with the inputs {str(takes)[:300]} and the "
+                f"outputs {str(gives)[:300]}. `mnasnet bench latency` takes it"
             )
         if found[0].size == 1 and found[0].dtype.kind in "iu" and not self.file.outputs[0]["quantization"][0]:
             raise ValueError(

@@ -302,7 +302,7 @@ class ModelFile(abc.ABC):
         count = len(self.content) if self.path is None else self.path.stat().st_size
         return ValueError(
             f"A {self.suffix} file must be one that {self.runtime} can run. Received: {self.name} ({count:,} bytes): "
-            f"{str(error).strip()}"
+            f"{str(error).strip()[:1000]}"
         )
 
     def _shape(self, shape: list[int]) -> list[int]:

@@ -116,13 +116,16 @@ def texts(value: str | Iterable[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # a terminal would do what they say
+
+
 def check_names(names: str | Iterable[str], what: str) -> tuple[str, ...]:
     """Class names that are texts of one line each, not too many nor too long; ValueError that begins with `what`."""
     found = texts(names)
     check_limit("classes", len(found), what)
     for name in found:
-        if not isinstance(name, str) or not name.strip() or name.splitlines() != [name]:
-            raise ValueError(f"{what} must have names of one line each. Received: {shown(name)}")
+        if not isinstance(name, str) or not name.strip() or name.splitlines() != [name] or CONTROL.search(name):
+            raise ValueError(f"{what} must have names of one line each, without control characters. Received: {shown(name)}")
         check_limit("class name", len(name), what)
     return found
 

@@ -384,7 +384,7 @@ class _Walk:
         return self._refusal(f"whose {operation.said}{shape}{has} stands {why}")
 
     def _refusal(self, why: str) -> CheckpointError:
-        return CheckpointError(f"A model must be a MnasNet. Received: {self.graph.path}, {why}{self.graph.way}")
+        return CheckpointError(f"A model must be a MnasNet. Received: {self.graph.path}, {why[:500]}{self.graph.way}")
 
     def _tensors(self, network: Architecture, layers: Mapping[str, Operation], classes: int) -> dict[str, np.ndarray]:
         """The tensors of the layers; CheckpointError where a shape does not fit the others."""

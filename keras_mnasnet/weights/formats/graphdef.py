@@ -320,7 +320,7 @@ def _tensor(data: Any, total: int, size: int) -> tuple[np.ndarray | None, int]:
         parts = [np.frombuffer(each, real) for each in found.get(number, ()) if not isinstance(each, int)]
         values = np.concatenate(parts) if parts else np.zeros(0, dtype)
     else:
-        values = np.array(protobuf.whole_numbers(found, number), np.int64).astype(dtype)
+        values = np.array(protobuf.whole_numbers(found, number, count), np.int64).astype(dtype)
     if len(values) > count:
         raise ValueError(f"a constant of the shape {shape} with {len(values):,} values")
     whole = np.full(count, values[-1] if len(values) else 0, dtype)

@@ -152,7 +152,8 @@ class _File:
         images = [each for each in model.graph.input if each.name not in self.constants]
         shapes = [[side.dim_value or None for side in each.type.tensor_type.shape.dim] for each in images]
         if len(images) != 1 or len(shapes[0]) != 4 or 3 not in (shapes[0][1], shapes[0][3]):
-            raise CheckpointError(f"A model must be a MnasNet, of one image. Received: {path} with the inputs {shapes}{WAY}")
+            has = str(shapes)[:300]
+            raise CheckpointError(f"A model must be a MnasNet, of one image. Received: {path} with the inputs {has}{WAY}")
         first = shapes[0][3] != 3
         self.image = images[0].name
         self.maps = {self.image: _Map(tuple(shapes[0][2:] if first else shapes[0][1:3]), first)}  # type: ignore[arg-type]

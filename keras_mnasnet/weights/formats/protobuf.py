@@ -11,7 +11,8 @@ from typing import Any
 
 Message = dict[int, list[Any]]  # of each number the values in their order: an int, or the bytes of a text, a message, a row
 
-MOST_FIELDS = 4_000_000  # of a message; a frozen MnasNet has 500
+MOST_FIELDS = 500_000  # of a message; a frozen MnasNet has 500
+MOST_NUMBERS = 10_000  # of a list
 
 
 def message(data: memoryview | bytes) -> Message:
@@ -76,17 +77,19 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def whole_numbers(found: Message, number: int) -> list[int]:
-    """A repeated field of whole numbers, packed or not."""
+def whole_numbers(found: Message, number: int, most: int = MOST_NUMBERS) -> list[int]:
+    """A repeated field of at most so many whole numbers, packed or not."""
     values = []
     for value in found.get(number, ()):
         if isinstance(value, int):
             values.append(signed(value))
             continue
         at = 0
-        while at < len(value):
+        while at < len(value) and len(values) <= most:
             each, at = varint(value, at)
             values.append(signed(each))
+    if len(values) > most:
+        raise ValueError(f"a list must have at most {most:,} whole numbers")
     return values
 
 

@@ -21,6 +21,7 @@ from keras_mnasnet.utils.reading import (
     read_json,
     record,
     shown,
+    texts,
 )
 from keras_mnasnet.weights.checkpoint import CheckpointError
 from keras_mnasnet.weights.formats.graph import Graph
@@ -43,6 +44,9 @@ def read_tfjs(path: Path) -> Graph:
         check_limit("nodes", len(nodes), "A graph of TensorFlow")
         constants: dict[str, np.ndarray] = {}
         quantized: set[str] = set()
+        paths = [path for group in said["weightsManifest"] for path in texts(group.get("paths", ()))]
+        if len(set(paths)) < len(paths):
+            raise ValueError("a shard that is named twice")
         for group in said["weightsManifest"]:
             _read_group(path, group, constants, quantized)
         notes = (f"its weights were dequantized from {', '.join(sorted(quantized))}",) if quantized else ()
