@@ -2,10 +2,10 @@
 
     python tests/corpus.py GROUP FOLDER --rounds N [--seed S]
 
-Each input ends in a result or in one error (ValueError, OSError). Anything else is a finding: another exception, more than ten
-seconds, a growth beyond half a gigabyte (the system gives no more than a whole one), a started process, a connection, an
-import of a package that reading the seed did not need, a write outside of FOLDER. Printed is one JSON line for each input
-that is a finding, and counts at the end; the number of the input in work stands in FOLDER/at. `benchmarks/run_fuzz.py` starts
+Each input ends in a result or in one error (ValueError, OSError). Anything else is a finding: another exception, ten seconds
+of work or a minute in all, a growth beyond half a gigabyte (the system gives no more than a whole one), a started process, a
+connection, an import of a package that reading the seed did not need, a write outside of FOLDER. Printed is one JSON line for
+each reader, with its counts and findings; the number of the input in work stands in FOLDER/at. `benchmarks/run_fuzz.py` starts
 it and watches over it.
 """
 
@@ -35,7 +35,8 @@ from typing import Any
 
 import numpy as np
 
-SECONDS = 10
+SECONDS = 10  # of CPU time
+WAIT_SECONDS = 60
 GROWTH = 512 * 2**20
 LONGEST_MESSAGE = 4_000
 ACCEPTED = (ValueError, OSError)
@@ -930,7 +931,7 @@ def seed_onnx_network(folder: Path) -> Path:
 
 
 def hostile_onnx(path: Path) -> Iterator[None]:
-    """Tensors in other files, of more values than there are, of negative or no sides; graphs in graphs; one tensor many times."""
+    """Tensors in other files, of more values than there are, of negative or no sides; graphs in graphs; one many times."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -1340,7 +1341,8 @@ def watched(reader: Reader, folder: Path, watch: Watch, rounds: int, seed: int) 
         before = peak()
         watch.notes.clear()
         problem = None
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(WAIT_SECONDS)
         try:
             reader.read(path)
             found["results"] += 1
@@ -1352,6 +1354,7 @@ def watched(reader: Reader, folder: Path, watch: Watch, rounds: int, seed: int) 
             last = traceback.extract_tb(error.__traceback__)[-1]
             problem = f"{type(error).__name__}: {str(error)[:200]} at {Path(last.filename).name}:{last.lineno}"
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
         found["inputs"] += 1
         if watch.notes:
@@ -1376,9 +1379,10 @@ def main() -> None:
     tempfile.tempdir = str(folder)
 
     def late(*_: object) -> None:
-        raise Hung(f"more than {SECONDS} s")
+        raise Hung(f"more than {SECONDS} s of work, or {WAIT_SECONDS} s in all")
 
-    signal.signal(signal.SIGALRM, late)
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, late)
     watch = Watch(folder)
     for reader in READERS:
         if arguments.group in (reader.group, reader.name):
