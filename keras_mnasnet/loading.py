@@ -79,9 +79,9 @@ def load(source: Any, *, network: Architecture | str | None = None, size: int | 
     Args:
         source: "imagenet", "cifar10" or "trashnet" (of `network`, a1 without it, trained nearest to `size` pixels), a
             record's id, the folder of a training run (of a detector's too), a file of keras_mnasnet, Google, timm, torchvision
-            or Keras (`.weights.h5`, `.keras`), a MnasNet in a `.tflite`, a `model.json` of TensorFlow.js or a frozen `.pb`
-            (weights dequantized, batch norms folded), hf://owner/name[@revision][/file], a Checkpoint, or a Keras model of
-            this process.
+            or Keras (`.weights.h5`, `.keras`), a MnasNet in a `.tflite`, a `.onnx`, a `model.json` of TensorFlow.js or a
+            frozen `.pb` (weights dequantized, batch norms folded), hf://owner/name[@revision][/file], a Checkpoint, or a
+            Keras model of this process.
         network: of a dataset's name, which member (`b1`, `a1-0.75`); of a file whose strides its tensors do not show, its text.
         size: input size in pixels that a dataset's record should have been trained near.
 

@@ -32,7 +32,9 @@ class Normalization:
 
     def __str__(self) -> str:
         known = next((name for name, each in NORMALIZATIONS.items() if each.per_channel == self.per_channel), None)
-        mean, std = (", ".join(f"{value:g}" for value in side) for side in (self.mean, self.std))
+        mean, std = (
+            ", ".join(f"{value:g}" for value in (side if len(set(side)) > 1 else side[:1])) for side in (self.mean, self.std)
+        )
         return known or f"(pixels - {mean}) / {std}"
 
     @property

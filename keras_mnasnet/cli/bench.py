@@ -30,7 +30,7 @@ def add_commands(top: Parser) -> None:
         usage="MODEL... --data DATA [options]", example="mnasnet bench accuracy cifar10 a1.tflite --data shapes:200@32",
         needs=("MODEL", "--data DATA"),
     )  # fmt: skip
-    option(command, "MODEL", "A .tflite or .onnx file is taken, too.", dest="models", nargs="+")
+    option(command, "MODEL", "A .tflite or .onnx file is scored as it is.", dest="models", nargs="+")
     data = command.add_argument_group("data")
     option(data, "--data", "The ILSVRC-2012 validation photos are taken as a folder or tar, too.", required=True)
     option(data, "--split")
@@ -66,7 +66,7 @@ def add_commands(top: Parser) -> None:
     )  # fmt: skip
     option(
         command, "MODEL",
-        "A .tflite or .onnx file is taken, too. A record id may end in [@PIXELS][:float32|float16|weight-int8|int8].",
+        "A .tflite or .onnx file is timed as it is. A record id may end in [@PIXELS][:float32|float16|weight-int8|int8].",
         dest="models", nargs="*",
     )  # fmt: skip
     option(

@@ -16,7 +16,7 @@ Adds = Any  # a parser or one of its groups: what has `add_argument`
 
 SOURCES = (
     f"a record id (`mnasnet weights list`), {NAMES}, a run's folder, a checkpoint file of any source, a .keras file, a "
-    ".tflite, a model.json of TensorFlow.js, a frozen .pb file, or hf://OWNER/NAME."
+    ".tflite or .onnx file, a model.json of TensorFlow.js, a frozen .pb file, or hf://OWNER/NAME."
 )
 LABELLED = "Photos with labels: a folder of <class>/*.jpg, TFRecords, cifar10, shapes, or tfds:NAME."
 INPUTS = ("pixels", "unit", "signed", "imagenet")

@@ -176,13 +176,21 @@ def with_background(names: Sequence[str], outputs: int) -> tuple[str, ...]:
 
 
 def spelled_as(known: Sequence[str] | None, labels: Sequence[str]) -> tuple[str, ...] | None:
-    """A model's class names as data spells them: ImageNet's may be WordNet ids there, or numbers (None: matched by number)."""
-    if known is None or tuple(known) != labels_of("google", len(known)):
-        return None if known is None else tuple(known)
+    """A model's class names as data spells them: ImageNet's, also with their synonyms behind them (`tench, Tinca tinca`), may
+    be WordNet ids there, or numbers (None: matched by number)."""
+    if not known:
+        return None
+    imagenets = labels_of("google", len(known)) or ()
+    if set(labels) <= set(known) or list(map(_first_name, known)) != list(map(_first_name, imagenets)):
+        return tuple(known)
     for spelling in zip(*imagenet_classes(), strict=True):
         if set(labels) <= set(spelling):
             return (BACKGROUND,) * (len(known) - len(spelling)) + spelling
     return None
+
+
+def _first_name(label: str) -> str:
+    return label.partition(",")[0].strip().replace("_", " ").lower()
 
 
 def _preference(record: Record, size: int) -> tuple:

@@ -17,7 +17,7 @@ from keras_mnasnet.data.folders import imagenet_wnids
 from keras_mnasnet.inference import Classifier, open_classifier
 from keras_mnasnet.preprocessing import Preprocessing
 from keras_mnasnet.weights.checkpoint import Origin
-from keras_mnasnet.weights.registry import source_preprocessing
+from keras_mnasnet.weights.registry import labels_of, source_preprocessing, spelled_as
 
 PLACES = [0] * 5 + [3] * 4 + [10] * 3
 
@@ -262,6 +262,17 @@ def test_no_half_a_page(hostile, tmp_path, monkeypatch):
     assert not list((tmp_path / "empty").iterdir())
     with pytest.raises(ValueError, match="A folder must be new or empty. Received: .*photos, which is not"):
         evaluate(model, hostile, errors=hostile, progress=False)
+
+
+def test_imagenets_names_with_synonyms_are_imagenets():
+    """As most files of labels have them; matched by wnid, with a background or without."""
+    names = [name.replace("_", " ") for name in labels_of("google", 1000)]
+    synonyms = [f"{name}, Latin name" for name in names]
+    wnids = imagenet_wnids()
+    assert spelled_as(synonyms, wnids) == tuple(wnids)
+    assert spelled_as(["background", *synonyms], wnids[:3])[1:] == tuple(wnids)
+    assert spelled_as(synonyms, synonyms[:5]) == tuple(synonyms)
+    assert spelled_as(["other", *synonyms[1:]], wnids)[0] == "other"
 
 
 def test_the_names_of_wnids_are_shown(tmp_path):
