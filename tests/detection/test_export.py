@@ -77,6 +77,8 @@ def test_precisions_and_tails(detector, pictures, tmp_path, quantize, postproces
     given = {"representative_data": pictures, "input_dtype": dtype} if quantize == "int8" else {}
     report = export(detector, path, quantize=quantize, postprocess=postprocess, photos=pictures[:4], **given)
     check_file(path.read_bytes(), report, postprocess, dtype)
+    assert report.facts.half == (quantize == "float16"), report.half
+    assert set(report.accelerators) == {"Edge TPU", "GPU delegate"}
     (image,) = report.facts.inputs
     if dtype == "uint8":
         assert (image.scale, image.zero_point) == (1.0, 0)
@@ -87,6 +89,11 @@ def test_precisions_and_tails(detector, pictures, tmp_path, quantize, postproces
         assert all(each.error <= report.limits.spread for each in report.comparisons)
     elif quantize is None:
         assert report.agreement.close == report.agreement.expected
+
+
+def test_builtin_boxes_are_not_computed_in_half(detector, tmp_path):
+    with pytest.raises(ValueError, match="compute='half' is not for postprocess='builtin'"):
+        export(detector, tmp_path / "a.tflite", quantize="float16", compute="half", postprocess="builtin")
 
 
 def check_file(content, report, postprocess, dtype):
