@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from keras_mnasnet.export.half import HalfCheck
 
 PRECISIONS = ("float32", "float16", "weight-int8", "int8", "dynamic")
+WORST = 5  # layers that are shown
 FILE = "a .tflite file, and its report beside it as FILE.tflite.json."
 
 
@@ -37,6 +38,11 @@ def add_commands(top: Parser) -> None:
     model = command.add_argument_group("the model")
     option(model, "--size", "The default is the model's own.")
     option(model, "--labels", "The default is the model's own, if it has any.")
+    own(
+        command, "--keep-float", "LAYERS",
+        "Let these layers of an int8 file compute in float32, with commas between: as the report names them, or stem, block3a, "
+        "head.", type=_names,
+    )  # fmt: skip
     option(model, "--batch-size", "The file takes exactly so many (default: %(default)s).", default=1)
     option(model, "--input", "It is for .keras files (default: 0..255 where the model normalizes them itself).")
     trained = top.add(
@@ -98,6 +104,10 @@ def accepting_option(to: Any) -> None:
     )  # fmt: skip
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
 def export(arguments: argparse.Namespace) -> None:
     """Write the file and its report, and print what was measured."""
     from keras_mnasnet.export import export
@@ -106,6 +116,7 @@ def export(arguments: argparse.Namespace) -> None:
         arguments.model, arguments.output,
         **given(
             arguments, "quantize", "compute", "photos", "input_dtype", "labels", "size", "seed", "max_bad", "accept_changed",
+            "keep_float",
             batch="batch_size", normalization="input", representative_data="calibrate", calibration_count="calibration_photos",
             verification_count="verification_photos",
         ),
@@ -126,6 +137,9 @@ def _print_report(report: ExportReport) -> None:
         print(f"XNNPACK  {whole}{f' ({report.outside_reason})' if report.outside_reason else ''}")
     print_accelerators(report)
     print_comparisons(report)
+    if report.quantization:
+        shown = (f"{each.layer} {each.signal_to_noise:.1f} dB" for each in report.quantization.worst[:WORST])
+        print(f"layers that lose most (signal to noise): {', '.join(shown)}")
     print(f"report: {report.path}.json")
 
 
@@ -166,10 +180,13 @@ def print_comparisons(report: Any) -> None:
             "error / spread": lambda each: f"{each.error:.2e}",
             "worst class": lambda each: f"{each.worst:.2e}",
             "top-1 agreement": "top1_agreement",
+            "KL": lambda each: None if each.divergence is None else f"{each.divergence:.2e}",
             "changed": lambda each: None if each.decided is None else f"{each.changed} of {each.decided}",
             "judged by": "judged",
         },
     )
+    for each in (each for each in report.comparisons if each.top1 is not None):
+        print(f"top-1 on the photos' labels: {each.top1:.2%}, the model {each.model_top1:.2%}")
     _print_half(report.half)
     limits = report.limits
     error = max(map(limits.of, report.comparisons))

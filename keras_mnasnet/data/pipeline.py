@@ -128,13 +128,20 @@ def sample_photos(
     `data` is what `open_images` takes, or a folder of photos without classes; of several splits `split` is taken. More than
     `max_bad` damaged photos are a ValueError that names them.
     """
+    return labelled_photos(data, preprocessing, count, split=split, seed=seed, max_bad=max_bad)[0]
+
+
+def labelled_photos(
+    data: str | os.PathLike[str], preprocessing: Preprocessing, count: int, *, split: str, seed: int = 0, max_bad: int = 0
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """As `sample_photos`; with them the number of each photo's class `[n]`, and the names of the classes."""
     images = chosen_photos(data, count, split=split, seed=seed)
     parts = list(evaluation_batches(images, preprocessing, batch_size=min(SAMPLE_BATCH, images.count)).as_numpy_iterator())
     seen = np.concatenate([index for _, _, index in parts]) if parts else np.empty(0, np.int64)
     refuse_bad(missing(images, seen), max_bad, images.count)
     if not parts:
         raise ValueError(f"At least one photo must be whole. Received: {images.name}, where none can be decoded")
-    return np.concatenate([pixels for pixels, _, _ in parts])
+    return np.concatenate([pixels for pixels, _, _ in parts]), np.concatenate([label for _, label, _ in parts]), images.labels
 
 
 def decoded(images: ImageSet, limit_bytes: int = CACHE_BYTES, *, upright: bool = False) -> tuple[Any, Any] | None:

@@ -121,18 +121,19 @@ def publish(
     calibration: Calibration | None, oracle: Oracle, against: str, images: np.ndarray, images_name: str, progress: bool,
     silent_layers: tuple[str, ...] = (), precision: str | None = None, accept_changed: float | None = None,
     compute: str = "float32", half_asked: bool = False, quantization: Quantization | None = None,
+    answers: np.ndarray | None = None,
 ) -> ExportReport:  # fmt: skip
     """Check and compare, then write the file and its report, each whole or not at all.
 
-    `precision` is one of LIMITS, by default what `quantize` says; `accept_changed` stands in place of its share of changed
-    decisions. `compute` "half" marks the file where the simulation allows it; elsewhere ExportError, if that was asked for
-    (`half_asked`).
+    `precision` is one of LIMITS, by default what `quantize` says; `answers` are the right outputs of the first images;
+    `accept_changed` stands in place of its share of changed decisions. `compute` "half" marks the file where the simulation
+    allows it; elsewhere ExportError, if that was asked for (`half_asked`).
     """
     precision = precision or quantize or "float32"
     target = Path(path).expanduser()
     file = open_file(content, onnx=target.suffix == ".onnx", name="the exported file")
     check_promise(file.facts, quantize, keep_float=quantization is not None and bool(quantization.keep_float))
-    comparisons = compare(file, oracle, images, precision=precision, progress=progress)
+    comparisons = compare(file, oracle, images, precision=precision, answers=answers, progress=progress)
     limits = accepting(precision, accept_changed)
     judge(comparisons, precision, limits)
     taken, half = file.partitions(), None

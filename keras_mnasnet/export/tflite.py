@@ -35,7 +35,7 @@ from keras_mnasnet.utils.text import did_you_mean, header, listed, say
 from keras_mnasnet.weights.checkpoint import Checkpoint, CheckpointError, Origin, remember
 from keras_mnasnet.weights.formats.content import kind_of
 from keras_mnasnet.weights.formats.keras import load_keras
-from keras_mnasnet.weights.registry import source_preprocessing
+from keras_mnasnet.weights.registry import source_preprocessing, spelled_as
 
 PRECISIONS = ("float32", "float16", "weight-int8", "dynamic", "int8")
 DIRECT = {None: "float32", "float16": "float16", "weight-int8": "weight-int8", "int8": "int8"}
@@ -87,7 +87,8 @@ def export(
             folder, TFRecords, tfds:NAME, shapes:COUNT@SIZE), or images as the model takes them, an array `[N, H, W, C]`, a
             Dataset or an iterable.
         photos: what the file is verified on, `verification_count` of such photos or an array `[N, H, W, C]`; None: the first
-            calibration images, else drawn ones, which also fill up fewer than four.
+            calibration images, else drawn ones, which also fill up fewer than four. Where they have labels that are the
+            model's, the report has the accuracy on them.
         accept_changed: the share of decisions, 0 to 1, that the file may change among those that the model makes with a
             margin; None: what `export.verify.LIMITS` says of the precision.
         keep_float: layers of a MnasNet that an int8 file computes in float32, as the report names them, or whole parts (`stem`,
@@ -149,9 +150,10 @@ def export(
     read = {"seed": seed, "max_bad": max_bad}
     calibrated, calibration = None, None
     if quantize == "int8":
+        data, _ = subject.images("representative_data", representative_data, calibration_count, split="train", **read)
         calibrated, calibration = calibration_images(
-            subject.images("representative_data", representative_data, calibration_count, **read), shape=subject.shape,
-            count=calibration_count, seed=seed, kind=PIXELS if subject.takes_pixels else subject.kind,
+            data, shape=subject.shape, count=calibration_count, seed=seed,
+            kind=PIXELS if subject.takes_pixels else subject.kind,
         )  # fmt: skip
     writes_directly = (onnx or quantize in DIRECT) and subject.checkpoint is not None and subject.softmax is not None
     if onnx and not writes_directly:
@@ -166,7 +168,7 @@ def export(
         )
     if subject.keras is None and not (writes_directly and not _are_photos(photos) and not _are_photos(representative_data)):
         subject = subject.built()
-    given = subject.images("photos", photos, verification_count, **read)
+    given, answers = subject.images("photos", photos, verification_count, split="test", **read)
     shown, shown_name = _verification_images(given, None if calibrated is None else calibrated[:verification_count], subject)
     silent: tuple[str, ...] = ()
     quantization: Quantization | None = None
@@ -199,7 +201,7 @@ def export(
         content, path, description, quantize=quantize, route=route, seconds=seconds, calibration=calibration,
         oracle=subject.oracle(names), against=against, images=shown, images_name=shown_name, progress=progress,
         silent_layers=silent, accept_changed=accept_changed, compute=computes, half_asked=compute == "half",
-        quantization=quantization,
+        quantization=quantization, answers=answers,
     )  # fmt: skip
     if progress:
         say(f"wrote {report.path} ({report.facts.bytes:,} bytes). Next: mnasnet bench latency {report.path}")
@@ -250,10 +252,13 @@ class _Subject:
         )  # fmt: skip
         return lambda values: {"scores": reference(values)}
 
-    def images(self, argument: str, data: Any, count: int, *, seed: int, max_bad: int) -> Any:
-        """`data`; where that names photos, `count` of them `[n, S, S, 3]` as the model takes them."""
+    def images(self, argument: str, data: Any, count: int, *, split: str, seed: int, max_bad: int) -> tuple[Any, Any]:
+        """`data`; where that names photos, `count` of them `[n, S, S, 3]` as the model takes them, of `split` if there is one.
+
+        With them the right outputs `[n]`, None where the photos' classes are not the model's.
+        """
         if not isinstance(data, str | os.PathLike):
-            return data
+            return data, None
         if self.normalization is None:
             raise ValueError(
                 f"`normalization` (--input) must say how the model takes photos, one of {', '.join(NORMALIZATIONS)}. Received: "
@@ -266,11 +271,14 @@ class _Subject:
                 f"channels or are made grey. Received: {_shown(data)}. Pass the array in Python, to export.export"
             )
         with held_stderr():
-            from keras_mnasnet.data import sample_photos
+            from keras_mnasnet.data.pipeline import labelled_photos
 
         photos = self.preprocessing or source_preprocessing("timm", height)
-        pixels = sample_photos(data, photos.at(height), count, seed=seed, max_bad=max_bad)
-        return Input(np.dtype(np.float32), argument, normalization=self.normalization, layout=Layout(channels))(pixels)
+        pixels, classes, names = labelled_photos(data, photos.at(height), count, split=split, seed=seed, max_bad=max_bad)
+        known = {name: number for number, name in enumerate(spelled_as(self.labels, names) or ())}
+        answers = np.array([known[name] for name in names])[classes] if known.keys() >= {*names} else None
+        made = Input(np.dtype(np.float32), argument, normalization=self.normalization, layout=Layout(channels))
+        return made(pixels), answers
 
 
 def _subject(

@@ -107,7 +107,8 @@ class Comparison:
     the precision resolves. `variation` is then what differs in the differences, over what may (None elsewhere). `confidence` is
     the mean of the file's largest probabilities minus that of the model's (None without probabilities). `constant`: the file
     gives the same values for all images, although the model does not. `divergence` is the mean Kullback-Leibler divergence of
-    the file's probabilities, or of the softmax of its scores, from the model's, in nats.
+    the file's probabilities, or of the softmax of its scores, from the model's, in nats. `top1` and `model_top1` are the shares
+    of photos with labels that the file and the model classify right (None without labels).
     """
 
     output: str
@@ -127,6 +128,8 @@ class Comparison:
     constant: bool = False
     variation: float | None = None
     divergence: float | None = None
+    top1: float | None = None
+    model_top1: float | None = None
 
 
 def check_promise(
@@ -205,11 +208,11 @@ def _training_calls(model: Any) -> Iterator[str]:
 
 def compare(
     file: ModelFile, model: Callable[[np.ndarray], Mapping[str, np.ndarray]], images: np.ndarray, *, precision: str,
-    progress: bool = False,
+    answers: np.ndarray | None = None, progress: bool = False,
 ) -> tuple[Comparison, ...]:  # fmt: skip
     """Run both on `images` `[n, H, W, C]`, a few at a time; `model` gives {output: values} under the file's output names.
 
-    `precision` is one of LIMITS.
+    `precision` is one of LIMITS; `answers` are the right outputs of the first images.
     """
     step = max(8 // file.batch, 1) * file.batch
     found: list[dict[str, np.ndarray]] = []
@@ -224,18 +227,20 @@ def compare(
                 raise ExportError(str(error)) from error
             life.step(len(chunk))
     ours, theirs = ({name: np.concatenate([part[name] for part in side]) for name in found[0]} for side in (found, wanted))
-    return comparisons(ours, theirs, precision)
+    return comparisons(ours, theirs, precision, answers)
 
 
-def comparisons(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], precision: str) -> tuple[Comparison, ...]:
+def comparisons(
+    found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], precision: str, answers: np.ndarray | None = None
+) -> tuple[Comparison, ...]:
     """{output: values} of all images, compared with what they should be."""
     return tuple(
-        _comparison(name, np.asarray(found[name], np.float64), np.asarray(wanted[name], np.float64), precision)
+        _comparison(name, np.asarray(found[name], np.float64), np.asarray(wanted[name], np.float64), precision, answers)
         for name in found
     )
 
 
-def _comparison(name: str, found: np.ndarray, wanted: np.ndarray, precision: str) -> Comparison:
+def _comparison(name: str, found: np.ndarray, wanted: np.ndarray, precision: str, answers: np.ndarray | None) -> Comparison:
     if found.shape != wanted.shape:
         raise ExportError(
             f"The file's output {name!r} must have the model's shape. Received: {found.shape[1:]} against {wanted.shape[1:]}"
@@ -301,7 +306,13 @@ def _comparison(name: str, found: np.ndarray, wanted: np.ndarray, precision: str
         constant=bool(apart and same),
         variation=variation,
         divergence=divergence(found, wanted, probabilities=probabilities) if scores else None,
+        top1=_right(found, answers) if scores else None,
+        model_top1=_right(wanted, answers) if scores else None,
     )
+
+
+def _right(scores: np.ndarray, answers: np.ndarray | None) -> float | None:
+    return None if answers is None else float((scores[: len(answers)].argmax(axis=1) == answers).mean())
 
 
 def divergence(found: np.ndarray, wanted: np.ndarray, *, probabilities: bool) -> float:
@@ -311,7 +322,8 @@ def divergence(found: np.ndarray, wanted: np.ndarray, *, probabilities: bool) ->
     """
     p, q = (_probabilities(side) if not probabilities else side for side in (wanted, found))
     q = np.where(q > 0, q, PROBABILITY_STEP / 2)
-    return float((p * np.log(np.maximum(p, SMALLEST) / (q / q.sum(axis=1, keepdims=True)))).sum(axis=1).mean())
+    each = (p * np.log(np.maximum(p, SMALLEST) / (q / q.sum(axis=1, keepdims=True)))).sum(axis=1)
+    return max(float(each.mean()), 0.0)
 
 
 def _probabilities(logits: np.ndarray) -> np.ndarray:
