@@ -23,7 +23,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = 1
-DIRECT, CONVERTED = ("float32", "float16", "weight-int8"), ("dynamic", "int8")
+DIRECT, CONVERTED = ("float32", "float16", "weight-int8", "int8"), ("dynamic",)
 MOST = 0.7  # share of the statistics of the pictures that a random network takes; all of them amplify rounding
 SETTLED = {  # random weights, with the statistics of drawn pictures: network, size, classes, options
     "a1-0.5": ("a1", 48, 10, {"width_multiplier": 0.5}),
@@ -108,6 +108,7 @@ def shaken(model: Any, seed: int) -> Any:
 
 def file_of(model: Any, precision: str, images: np.ndarray) -> bytes:
     """The true file of a model with logits, made without any check."""
+    from keras_mnasnet.export.calibration import calibrated
     from keras_mnasnet.export.converter import convert_model
     from keras_mnasnet.export.graph import folded_weights, write_graph
     from keras_mnasnet.export.rewrite import rewritten
@@ -117,11 +118,15 @@ def file_of(model: Any, precision: str, images: np.ndarray) -> bytes:
     if precision in DIRECT:
         of = checkpoint_of(model)
         weights = folded_weights(of.architecture, of.tensors, classes=of.classes, bn_epsilon=of.numerics.bn_epsilon)
-        return write_graph(
-            of.architecture, weights, height=height, width=width, classes=of.classes, precision=precision,
-            padding=of.numerics.padding, softmax=False,
-        )  # fmt: skip
-    content = convert_model(model, shape, quantize=precision, images=images if precision == "int8" else None)
+        graph: dict[str, Any] = {
+            "height": height, "width": width, "classes": of.classes, "padding": of.numerics.padding,
+            "preprocessing": of.numerics.normalization,
+        }  # fmt: skip
+        ranges = None
+        if precision == "int8":
+            _, weights, ranges = calibrated(of.architecture, weights, images, graph)
+        return write_graph(of.architecture, weights, precision=precision, ranges=ranges, softmax=False, **graph)
+    content = convert_model(model, shape, quantize=precision)
     return rewritten(content, input_names=["image"], output_names=["scores"], description="", metadata={})[0]
 
 

@@ -26,9 +26,7 @@ RANGE_IMAGES = 4  # of random weights, whose ranges do not change a latency
 def full_size(folder: Path) -> dict[str, Path]:
     """{network, precision, runtime: file} at 224 px with random weights."""
     from keras_mnasnet.benchmarks.speed import PRECISIONS as OF_LITERT
-    from keras_mnasnet.export import Recipe, TfliteFile
-    from keras_mnasnet.export.calibration import map_statistics
-    from keras_mnasnet.export.equalize import prepared
+    from keras_mnasnet.export.calibration import calibrated
     from keras_mnasnet.export.graph import random_weights, write_graph
     from keras_mnasnet.export.onnx_graph import write_onnx
     from keras_mnasnet.export.verify import drawn_images
@@ -40,9 +38,8 @@ def full_size(folder: Path) -> dict[str, Path]:
     for name in NETWORKS:
         network = FAMILY[name]
         weights = random_weights(network, classes=1000)
-        every = TfliteFile(write_graph(network, weights, every_map=True, **graph))
-        statistics = map_statistics(every, drawn_images(RANGE_IMAGES, 224, 224, 3), IMAGENET.per_channel)
-        _, _, ranges = prepared(network.operations(classes=1000), weights, statistics, Recipe())
+        images = drawn_images(RANGE_IMAGES, 224, 224, 3)
+        ranges = calibrated(network, weights, images, graph | {"preprocessing": IMAGENET}).ranges
         for precision in PRECISIONS:
             lite, onnx = (folder / f"{name}-{precision}.{kind}" for kind in ("tflite", "onnx"))
             lite.write_bytes(write_graph(network, weights, precision=OF_LITERT[precision], **graph))

@@ -6,15 +6,16 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
-from keras_mnasnet.architecture import Layer
-from keras_mnasnet.export.equalize import Statistics
-from keras_mnasnet.export.file import ModelFile
+from keras_mnasnet.architecture import Architecture, Layer
+from keras_mnasnet.export.equalize import Recipe, Statistics, prepared
+from keras_mnasnet.export.file import ModelFile, TfliteFile
+from keras_mnasnet.export.graph import Folded, write_graph
 from keras_mnasnet.export.layers import NORMALIZED, PIXELS
 from keras_mnasnet.preprocessing import Normalization
 from keras_mnasnet.utils.text import Life
@@ -22,6 +23,7 @@ from keras_mnasnet.utils.text import Life
 ENOUGH = 100
 MOST_VALUES = 1 << 17  # of a map, that are kept
 LEAST_NOISE = 1e-12
+PIXELS_AT_ONCE, MOST_AT_ONCE = 1 << 16, 16
 LARGEST = 4.0  # of a normalized input: ImageNet's is -2.12..2.64
 FORMS = "an array [N, H, W, C], a tf.data.Dataset, or an iterable of images or batches (labels beside them are ignored)"
 
@@ -126,20 +128,60 @@ class LayerLoss:
     added: float
 
 
-def layer_losses(rows: Sequence[Layer], exact: ModelFile, file: ModelFile, images: np.ndarray) -> tuple[LayerLoss, ...]:
-    """Of the layers with weights, in order, from two files that give every map of one function: in float and in int8."""
+class Calibrated(NamedTuple):
+    """Weights of the same function in float, the weights that are to be rounded, and {map: (lowest, highest)}."""
+
+    exact: dict[str, Folded]
+    rounding: dict[str, Folded]
+    ranges: dict[str, tuple[float, float]]
+
+
+def calibrated(
+    architecture: Architecture, weights: Mapping[str, Folded], images: np.ndarray, graph: Mapping[str, Any], *,
+    recipe: Recipe | None = None, keep_float: Collection[str] = (), progress: bool = False,
+) -> Calibrated:  # fmt: skip
+    """What `write_graph` and `write_onnx` write an int8 file of, from `images` `[n, H, W, C]` as the model takes them.
+
+    `graph` are `height`, `width`, `classes`, `padding` and `preprocessing`, as they are given to both.
+    """
+    file = TfliteFile(write_graph(architecture, weights, **_every(graph)))
+    statistics = map_statistics(file, images, graph["preprocessing"] or None, progress=progress)
+    return Calibrated(*prepared(_rows(architecture, graph), weights, statistics, recipe or Recipe(), keep_float))
+
+
+def layer_losses(
+    architecture: Architecture,
+    found: Calibrated,
+    images: np.ndarray,
+    graph: Mapping[str, Any],
+    keep_float: Collection[str] = (),
+) -> tuple[LayerLoss, ...]:
+    """Of the layers with weights, in order; the arguments are those of `calibrated`, and what it gave."""
+    how = {"precision": "int8", "ranges": found.ranges, "keep_float": keep_float}
+    exact = TfliteFile(write_graph(architecture, found.exact, **_every(graph)))
+    file = TfliteFile(write_graph(architecture, found.rounding, **_every(graph), **how))
     signal, noise = (collections.defaultdict[str, float](float) for _ in range(2))
     for start in range(0, len(images), exact.batch):
-        wanted, found = (each.values(images[start : start + exact.batch]) for each in (exact, file))
+        wanted, made = (each.values(images[start : start + exact.batch]) for each in (exact, file))
         for name, values in wanted.items():
             signal[name] += float(np.square(values).sum(dtype=np.float64))
-            noise[name] += float(np.square(values - found[name]).sum(dtype=np.float64))
+            noise[name] += float(np.square(values - made[name]).sum(dtype=np.float64))
     shares = {name: noise[name] / signal[name] if signal[name] else 0.0 for name in signal}
     losses = []
-    for row in (row for row in rows if row.params):
+    for row in (row for row in _rows(architecture, graph) if row.params):
         share, taken = shares[row.output], max(shares.get(name, 0.0) for name in row.inputs)
         losses.append(LayerLoss(row.output, -10 * math.log10(max(share, LEAST_NOISE)), max(share - taken, 0.0)))
     return tuple(losses)
+
+
+def _rows(architecture: Architecture, graph: Mapping[str, Any]) -> tuple[Layer, ...]:
+    return architecture.operations(graph["height"], graph["width"], classes=graph["classes"])
+
+
+def _every(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a graph that gives every map, of so many images at once as are worth it."""
+    batch = max(min(PIXELS_AT_ONCE // (graph["height"] * graph["width"]), MOST_AT_ONCE), 1)
+    return {**graph, "every_map": True, "batch": batch}
 
 
 def map_statistics(

@@ -17,9 +17,9 @@ from absl import logging
 
 from keras_mnasnet import __version__
 from keras_mnasnet.architecture import Architecture, Layer
-from keras_mnasnet.export.calibration import calibration_images, layer_losses, map_statistics, warn_of_silent
-from keras_mnasnet.export.equalize import Recipe, prepared
-from keras_mnasnet.export.file import Input, Layout, TfliteFile
+from keras_mnasnet.export.calibration import calibrated, calibration_images, layer_losses, warn_of_silent
+from keras_mnasnet.export.equalize import Recipe
+from keras_mnasnet.export.file import Input, Layout
 from keras_mnasnet.export.graph import folded_weights, write_graph
 from keras_mnasnet.export.half import check_compute
 from keras_mnasnet.export.layers import PIXELS, UNCLEAR, as_functional, check_layout, in_float32, input_kind
@@ -41,7 +41,7 @@ PRECISIONS = ("float32", "float16", "weight-int8", "dynamic", "int8")
 DIRECT = {None: "float32", "float16": "float16", "weight-int8": "weight-int8", "int8": "int8"}
 INPUT_DTYPES = ("float32", "uint8", "int8")
 DRAWN_IMAGES, DRAWN_WITHOUT_KERAS = 32, LEAST_IMAGES  # NumPy takes 25 ms an image at 224 pixels
-LOSS_IMAGES, CALIBRATION_PIXELS = 16, 1 << 16  # of how many layers are compared; at once
+LOSS_IMAGES = 16
 
 
 def export(
@@ -148,10 +148,10 @@ def export(
         shown=progress,
     )  # fmt: skip
     read = {"seed": seed, "max_bad": max_bad}
-    calibrated, calibration = None, None
+    calibrating, calibration = None, None
     if quantize == "int8":
         data, _ = subject.images("representative_data", representative_data, calibration_count, split="train", **read)
-        calibrated, calibration = calibration_images(
+        calibrating, calibration = calibration_images(
             data, shape=subject.shape, count=calibration_count, seed=seed,
             kind=PIXELS if subject.takes_pixels else subject.kind,
         )  # fmt: skip
@@ -169,12 +169,12 @@ def export(
     if subject.keras is None and not (writes_directly and not _are_photos(photos) and not _are_photos(representative_data)):
         subject = subject.built()
     given, answers = subject.images("photos", photos, verification_count, split="test", **read)
-    shown, shown_name = _verification_images(given, None if calibrated is None else calibrated[:verification_count], subject)
+    shown, shown_name = _verification_images(given, None if calibrating is None else calibrating[:verification_count], subject)
     silent: tuple[str, ...] = ()
     quantization: Quantization | None = None
     if writes_directly:
         content, quantization, silent = _written(
-            subject, description, quantize, batch, calibrated, recipe or Recipe(), keep_float, onnx=onnx, dtype=input_dtype,
+            subject, description, quantize, batch, calibrating, recipe or Recipe(), keep_float, onnx=onnx, dtype=input_dtype,
             progress=progress,
         )  # fmt: skip
         names, route = ["scores"], "direct"
@@ -183,11 +183,11 @@ def export(
         from keras_mnasnet.export.rewrite import rewritten
 
         names, route = output_names(subject.keras), "converter"
-        if calibrated is not None and subject.takes_pixels:
-            calibrated = with_extremes(calibrated)
+        if calibrating is not None and subject.takes_pixels:
+            calibrating = with_extremes(calibrating)
         content = convert_model(
             subject.keras, (batch, *subject.shape), quantize=None if quantize == "weight-int8" else quantize,
-            images=calibrated, input_dtype=input_dtype, progress=progress,
+            images=calibrating, input_dtype=input_dtype, progress=progress,
         )  # fmt: skip
         content, silent = rewritten(
             content, input_names=["image"], output_names=names, description=description.text,
@@ -389,7 +389,7 @@ def _check_twin(twin: Any, model: Any, replaced: Sequence[str], shape: tuple[int
 
 
 def _written(
-    subject: _Subject, description: Description, quantize: str | None, batch: int, calibrated: np.ndarray | None,
+    subject: _Subject, description: Description, quantize: str | None, batch: int, images: np.ndarray | None,
     recipe: Recipe, keep_float: Sequence[str], *, onnx: bool, dtype: str, progress: bool,
 ) -> tuple[bytes, Quantization | None, tuple[str, ...]]:  # fmt: skip
     """The file of the direct writers, how it became int8, and the layers that were silent in calibration."""
@@ -405,20 +405,16 @@ def _written(
     }  # fmt: skip
     quantization, silent = None, tuple[str, ...]()
     file = graph | {"softmax": bool(subject.softmax), "description": description.text, "batch": batch}
-    if calibrated is not None:
+    if images is not None:
         rows = architecture.operations(height, width, classes=checkpoint.classes)
         kept = _kept(rows, keep_float)
-        graph |= {"every_map": True, "batch": max(min(CALIBRATION_PIXELS // (height * width), LOSS_IMAGES), 1)}
-        exact = TfliteFile(write_graph(architecture, weights, **graph))
-        statistics = map_statistics(exact, calibrated, normalization, progress=progress)
-        same, weights, ranges = prepared(rows, weights, statistics, recipe, kept)
-        file |= {"ranges": ranges, "keep_float": kept}
-        exact = TfliteFile(write_graph(architecture, same, **graph))
-        integers = write_graph(architecture, weights, precision="int8", ranges=ranges, keep_float=kept, **graph)
-        losses = layer_losses(rows, exact, TfliteFile(integers), calibrated[:LOSS_IMAGES])
+        found = calibrated(architecture, weights, images, graph, recipe=recipe, keep_float=kept, progress=progress)
+        losses = layer_losses(architecture, found, images[:LOSS_IMAGES], graph, kept)
         quantization = Quantization(recipe, tuple(sorted(kept)), losses)
-        silent = tuple(row.output for row in rows if row.relu and ranges[row.output] == (0, 0))
+        silent = tuple(row.output for row in rows if row.relu and found.ranges[row.output] == (0, 0))
         warn_of_silent(silent)
+        weights = found.rounding
+        file |= {"ranges": found.ranges, "keep_float": kept}
     if not onnx:
         metadata = description.metadata("image", ["scores"], subject.shape)
         content = write_graph(architecture, weights, precision=DIRECT[quantize], metadata=metadata, dtype=dtype, **file)

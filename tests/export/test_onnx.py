@@ -16,11 +16,12 @@ from keras_mnasnet import benchmarks, load, predict
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.cli.main import main
 from keras_mnasnet.export import ExportError, FileClassifier, OnnxFile, TfliteFile, export
+from keras_mnasnet.export.calibration import calibrated
 from keras_mnasnet.export.graph import Folded, random_weights, write_graph
 from keras_mnasnet.export.onnx_graph import _Net, write_onnx
 from keras_mnasnet.export.verify import drawn_images
 from keras_mnasnet.family import FAMILY
-from keras_mnasnet.preprocessing import PIXELS
+from keras_mnasnet.preprocessing import IMAGENET, PIXELS
 
 onnx = pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
@@ -106,10 +107,8 @@ def test_report_and_what_the_file_says(pictures, tmp_path, quantize):
 def test_float_operators_in_an_int8_graph_are_seen():
     architecture = Architecture.parse(SMALLEST)
     options = {"height": 32, "width": 32, "classes": 4}
-    every = OnnxFile(write_onnx(architecture, weights_of(architecture, 4), every_map=True, **options))
-    ranges = {
-        name: (float(value.min()), float(value.max())) for name, value in every.values(drawn_images(4, 32, 32, 3)).items()
-    }
+    graph = options | {"padding": "same", "preprocessing": IMAGENET}
+    ranges = calibrated(architecture, weights_of(architecture, 4), drawn_images(4, 32, 32, 3), graph).ranges
     content = write_onnx(architecture, weights_of(architecture, 4), precision="int8", ranges=ranges, **options)
     assert OnnxFile(content).facts.floating == ()
     model = onnx.load_from_string(content)

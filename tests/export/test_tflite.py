@@ -27,7 +27,7 @@ LABELS = [f"class {number}" for number in range(10)]
         ("float16", "direct", 1e-2, {"DEQUANTIZE": 132}),
         ("weight-int8", "direct", 0.2, {"DEQUANTIZE": 66}),
         ("dynamic", "converter", 0.2, {}),
-        ("int8", "converter", 0.5, {"QUANTIZE": 1, "DEQUANTIZE": 1}),
+        ("int8", "direct", 0.5, {"QUANTIZE": 1, "DEQUANTIZE": 1}),
     ],
 )
 def test_precisions(bundled, pictures, tmp_path, quantize, route, relative, extra):
