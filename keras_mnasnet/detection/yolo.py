@@ -100,7 +100,8 @@ def _of_yaml(path: Path) -> Layout:
     for key in value:
         if not isinstance(key, str) or not (split := split_named(key)) or not value[key]:
             continue
-        found = [(text, _places(record(text, str, f"`{key}` of {path}"), bases)) for text in _listed(value[key])]
+        written = dict.fromkeys(record(text, str, f"`{key}` of {path}") for text in _listed(value[key]))
+        found = [(text, _places(text, bases)) for text in written]
         if missing := [text for text, places in found if not places]:
             lost.setdefault(split, f"`{key}: {missing[0][:200]}`")
         else:
