@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mnasnet.cli.options import given, option, options, output, own
 from keras_mnasnet.cli.output import print_columns, print_json, print_table
 from keras_mnasnet.cli.parsing import Parser
+from keras_mnasnet.utils.files import write_file
+from keras_mnasnet.utils.text import json_text
 
 if TYPE_CHECKING:
     from keras_mnasnet.benchmarks import LatencyReport
@@ -34,6 +37,10 @@ def add_commands(top: Parser) -> None:
         "A .onnx has no weight-int8 or dynamic.",
         "FILE.tflite|FILE.onnx",
         "a .tflite file, or a .onnx file of a MnasNet (extra [onnx]), and its report beside it with the ending .json.",
+    )  # fmt: skip
+    own(
+        command, "--latency", "DEVICE",
+        "Also measure the file, and add that to its report: host is this machine, emulated[:CORE|:FILE] as of bench latency.",
     )  # fmt: skip
     model = command.add_argument_group("the model")
     option(model, "--size", "The default is the model's own.")
@@ -112,6 +119,8 @@ def export(arguments: argparse.Namespace) -> None:
     """Write the file and its report, and print what was measured."""
     from keras_mnasnet.export import export
 
+    if arguments.latency is not None:
+        _check_device(arguments.latency, arguments.output)
     report = export(
         arguments.model, arguments.output,
         **given(
@@ -121,7 +130,36 @@ def export(arguments: argparse.Namespace) -> None:
             verification_count="verification_photos",
         ),
     )  # fmt: skip
-    return print_json(report.as_json()) if arguments.json else _print_report(report)
+    if arguments.latency is None:
+        return print_json(report.as_json()) if arguments.json else _print_report(report)
+    from keras_mnasnet.benchmarks import latency
+    from keras_mnasnet.cli.bench import print_latency
+
+    found = latency(report.path, device=arguments.latency, progress=not arguments.json)
+    whole = {**report.as_json(), "latency": found.to_json()}
+    write_file(Path(f"{report.path}.json"), json_text(whole) + "\n")
+    if arguments.json:
+        return print_json(whole)
+    _print_report(report)
+    print()
+    return print_latency(found)
+
+
+def _check_device(device: str, output: str) -> None:
+    """ValueError or OSError, before any work, where the file could not be measured."""
+    kind, _, core = device.partition(":")
+    if device != "host" and kind != "emulated":
+        raise ValueError(
+            f"`--latency` must be host, emulated, emulated:CORE or emulated:FILE. Received: {device!r}. "
+            f"`mnasnet bench latency {output} --device adb` measures on a phone"
+        )
+    if kind == "emulated":
+        from keras_mnasnet.benchmarks.emulator import installed, parse_emulated
+
+        if output.endswith(".onnx"):
+            raise ValueError(f"An emulated core runs .tflite files. Received: --latency {device} for {output}")
+        parse_emulated(core)
+        installed()
 
 
 def _print_report(report: ExportReport) -> None:

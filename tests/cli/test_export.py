@@ -1,6 +1,7 @@
 """`mnasnet export` and `mnasnet qat`: arguments, messages, and files that the other commands take."""
 
 import json
+import re
 import zipfile
 
 import pytest
@@ -23,6 +24,26 @@ def test_export_then_bench(capfd, data, tmp_path):
     keras, lite = json.loads(capfd.readouterr().out)["results"]
     assert abs(keras["correct1"] - lite["correct1"]) <= 1
     assert lite["preprocessing"] == keras["preprocessing"]
+
+
+def test_latency_is_in_the_report(capfd, tmp_path, monkeypatch):
+    """Measured on this machine; the devices that cannot be are refused before any work."""
+    path = tmp_path / "a1.tflite"
+    assert run("export", "cifar10", "-o", path, "--latency", "host", "--json") == 0
+    report = json.loads(capfd.readouterr().out)
+    (row,) = report["latency"]["results"]
+    assert (row["model"], row["size_bytes"], row["cpu"]["median_ms"] > 0) == (str(path), report["facts"]["bytes"], True)
+    assert json.loads((tmp_path / "a1.tflite.json").read_text("utf-8")) == report
+    monkeypatch.setenv("KERAS_MNASNET_EMULATOR", str(tmp_path / "none"))
+    for device, output, message in (
+        ("adb", "b.tflite", "`--latency` must be host, emulated, .*--device adb` measures on a phone"),
+        ("emulated", "b.tflite", "The emulator must be set up"),
+        ("emulated", "b.onnx", "An emulated core runs .tflite files"),
+        ("emulated:x1", "b.tflite", "`emulated:` must be followed by a core"),
+    ):
+        assert run("export", "cifar10", "-o", tmp_path / output, "--latency", device) == 1
+        assert re.search(message, capfd.readouterr().err)
+        assert not (tmp_path / output).exists()
 
 
 def test_int8_is_calibrated_on_photos(capfd, data, tmp_path):
