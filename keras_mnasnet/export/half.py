@@ -172,9 +172,12 @@ class HalfGraph:
         maps = {int(self._graph.inputs[0]): rounded(np.array(images, np.float32))}
         for number, (compute, options, inputs, output) in enumerate(self._steps):
             self._peak = 0.0
-            found = compute(self, options, *(maps[each] if each in maps else self._values[each] for each in inputs))
             activation = getattr(options, "fusedActivationFunction", 0)
             name = self._graph.tensors[output].name.decode()
+            try:
+                found = compute(self, options, *(maps[each] if each in maps else self._values[each] for each in inputs))
+            except (ValueError, TypeError, LookupError) as error:  # of a form of the operator that no layer of ours has
+                raise _Unknown(f"the simulation cannot compute {name}: {error}") from error
             self.largest[name] = max(self.largest.get(name, 0.0), self._peak, float(np.abs(found).max()))
             maps[output] = np.clip(found, *ACTIVATIONS[activation]) if activation else found
             for each in inputs:
@@ -319,7 +322,7 @@ OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "LOGISTIC": HalfGraph._logistic, "HARD_SWISH": _plain(lambda x: x * np.clip(x + 3, 0, 6) / 6),
     "RELU": _plain(lambda x: np.maximum(x, 0)), "RELU6": _plain(lambda x: np.clip(x, 0, 6)),
     "PAD": lambda graph, options, x, sides: np.pad(x, sides),
-    "RESHAPE": lambda graph, options, x, shape: x.reshape(len(x), *shape[1:]),
+    "RESHAPE": lambda graph, options, x, shape=None: x.reshape(len(x), *(options.newShape if shape is None else shape)[1:]),
     "CONCATENATION": lambda graph, options, *parts: np.concatenate(parts, axis=options.axis),
     "DEQUANTIZE": lambda graph, options, x: x,
 }  # fmt: skip
