@@ -226,10 +226,10 @@ def main() -> None:
                 print(f"{name:28} {row['file']:32} cannot be run: {row['refused']}", flush=True)
             else:
                 print(f"{name:28} {row['file']:32} {row['latency_ms']:.3f} ms, {row['ratio']:.3f} of float32", flush=True)
-        if arguments.output:
-            date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            value = {"schema": SCHEMA, "benchmark": "int8", "date": date, "environment": environment() | {"tools": tools}}
-            write_json(arguments.output, value | {"rows": rows})
+            if arguments.output:  # after every row: the whole takes long
+                date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                value = {"schema": SCHEMA, "benchmark": "int8", "date": date, "environment": environment() | {"tools": tools}}
+                write_json(arguments.output, value | {"rows": rows})
 
 
 if __name__ == "__main__":
