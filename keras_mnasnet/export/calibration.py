@@ -157,7 +157,7 @@ def layer_losses(
     keep_float: Collection[str] = (),
 ) -> tuple[LayerLoss, ...]:
     """Of the layers with weights, in order; the arguments are those of `calibrated`, and what it gave."""
-    how = {"precision": "int8", "ranges": found.ranges, "keep_float": keep_float}
+    how: dict[str, Any] = {"precision": "int8", "ranges": found.ranges, "keep_float": keep_float}
     exact = TfliteFile(write_graph(architecture, found.exact, **_every(graph)))
     file = TfliteFile(write_graph(architecture, found.rounding, **_every(graph), **how))
     signal, noise = (collections.defaultdict[str, float](float) for _ in range(2))
