@@ -7,7 +7,7 @@ ROOT holds cifar10 and trashnet. Of the bundled networks, and of further models 
 result), files that end in logits are calibrated on the same training photos and judged on the same test photos: the share of
 decisions that are not the float network's, the mean Kullback-Leibler divergence of the probabilities (nats), and top-1 where
 the photos have labels. Rows from `plain` to `all` are recipes on one calibration; `export` is what this package writes, and
-`seconds` are of a whole export with its verification on four photos.
+`cpu_seconds` are of a whole export with its verification on four photos.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def recipes() -> dict[str, Any]:
     }
 
 
-def files(checkpoint: Any, photos: np.ndarray, folder: Path) -> Iterator[tuple[str, Path, float | None]]:
-    """(name, file, seconds that a whole export took) of every recipe and tool; the float32 file first."""
+def files(checkpoint: Any, photos: np.ndarray, folder: Path, tools: bool) -> Iterator[tuple[str, Path, float | None]]:
+    """(name, file, CPU seconds that a whole export took) of every recipe and tool; the float32 file first."""
     from keras_mnasnet.export import export
 
     model = checkpoint.model(classifier_activation=None)
@@ -61,9 +61,9 @@ def files(checkpoint: Any, photos: np.ndarray, folder: Path) -> Iterator[tuple[s
 
     def made(name: str, make: Callable[[Path], Any], kind: str = "tflite") -> tuple[str, Path, float]:
         path = folder / f"{len(list(folder.iterdir()))}.{kind}"
-        began = time.perf_counter()
+        began = time.process_time()
         make(path)
-        return name, path, time.perf_counter() - began
+        return name, path, time.process_time() - began
 
     start = made("float32", lambda path: export(model, path, **common))
     start_onnx = made("float32 (onnx)", lambda path: export(model, path, **common), "onnx")
@@ -75,12 +75,15 @@ def files(checkpoint: Any, photos: np.ndarray, folder: Path) -> Iterator[tuple[s
     yield made("export", lambda path: export(model, path, **int8))
     yield made("export (onnx)", lambda path: export(model, path, **int8), "onnx")
     yield made("TensorFlow's converter", lambda path: convert(model, path, photos))
+    if not tools:
+        return
     yield made("ai-edge-quantizer", lambda path: quantize_static(start[1], path, photos))
     yield made("ONNX Runtime's quantizer (onnx)", lambda path: quantize_onnx(start_onnx[1], path, photos), "onnx")
 
 
 def written(checkpoint: Any, photos: np.ndarray) -> Iterator[tuple[str, bytes]]:
     """(name, file) of every recipe, from one calibration."""
+    from keras_mnasnet.export import Recipe
     from keras_mnasnet.export.calibration import map_statistics
     from keras_mnasnet.export.equalize import prepared
     from keras_mnasnet.export.file import TfliteFile
@@ -94,9 +97,10 @@ def written(checkpoint: Any, photos: np.ndarray) -> Iterator[tuple[str, bytes]]:
     every = TfliteFile(write_graph(network, weights, every_map=True, **graph), threads=1)
     statistics = map_statistics(every, photos, numerics.normalization)
     rows = network.operations(size, size, classes=classes)
-    for name, recipe in recipes().items():
-        _, rounding, ranges = prepared(rows, weights, statistics, recipe)
-        yield name, write_graph(network, rounding, precision="int8", ranges=ranges, softmax=False, **graph)
+    early = [row.output for row in rows if row.part in ("stem", "block1a")]
+    for name, recipe, kept in [*((*each, []) for each in recipes().items()), ("all, stem and block1a float", Recipe(), early)]:
+        _, rounding, ranges = prepared(rows, weights, statistics, recipe, kept)
+        yield name, write_graph(network, rounding, precision="int8", ranges=ranges, softmax=False, keep_float=kept, **graph)
 
 
 def convert(model: Any, path: Path, photos: np.ndarray) -> None:
@@ -148,7 +152,9 @@ def scores_of(path: Path, photos: np.ndarray) -> np.ndarray:
     return np.concatenate([file.values(photo[None])["scores"] for photo in photos])
 
 
-def network_rows(name: str, checkpoint: Any, calibrate: str, test: str, counts: tuple[int, int]) -> Iterator[dict[str, Any]]:
+def network_rows(
+    name: str, checkpoint: Any, calibrate: str, test: str, counts: tuple[int, int], tools: bool
+) -> Iterator[dict[str, Any]]:
     """One row for every file."""
     from keras_mnasnet.benchmarks import latency
     from keras_mnasnet.data.pipeline import labelled_photos, sample_photos
@@ -162,8 +168,8 @@ def network_rows(name: str, checkpoint: Any, calibrate: str, test: str, counts: 
     wanted = None
     with tempfile.TemporaryDirectory() as scratch:
         timed = {}
-        for tool, path, seconds in files(checkpoint, calibration, Path(scratch)):
-            row: dict[str, Any] = {"network": name, "file": tool, "seconds": seconds, "bytes": path.stat().st_size}
+        for tool, path, seconds in files(checkpoint, calibration, Path(scratch), tools):
+            row: dict[str, Any] = {"network": name, "file": tool, "cpu_seconds": seconds, "bytes": path.stat().st_size}
             try:
                 found = scores_of(path, photos)
             except ValueError as error:
@@ -191,6 +197,7 @@ def main() -> None:
     parser.add_argument("--photos", help="photos that further models are judged on")
     parser.add_argument("--calibration-photos", type=int, default=CALIBRATION)
     parser.add_argument("--test-photos", type=int, default=TEST)
+    parser.add_argument("--no-tools", dest="tools", action="store_false", help="of other tools, TensorFlow's converter alone")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="these networks alone")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
@@ -214,13 +221,14 @@ def main() -> None:
             source, network = BUNDLED[name]
             checkpoint, calibrate = load(source, network=network), str(Path(arguments.data) / source)
             test = calibrate
-        for row in network_rows(name, checkpoint, calibrate, test, (arguments.calibration_photos, arguments.test_photos)):
+        counts = (arguments.calibration_photos, arguments.test_photos)
+        for row in network_rows(name, checkpoint, calibrate, test, counts, arguments.tools):
             rows.append(row)
             if "changed" in row:
                 right = "" if row["top1"] is None else f"  top-1 {100 * row['top1']:.2f} %"
                 print(
                     f"{name:28} {row['file']:32} changed {100 * row['changed']:5.2f} %  KL {row['divergence']:.5f}{right}  "
-                    f"{row['seconds'] or 0:6.1f} s  {row['bytes']:>10,} bytes", flush=True,
+                    f"{row['cpu_seconds'] or 0:6.1f} s  {row['bytes']:>10,} bytes", flush=True,
                 )  # fmt: skip
             elif "refused" in row:
                 print(f"{name:28} {row['file']:32} cannot be run: {row['refused']}", flush=True)

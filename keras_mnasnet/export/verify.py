@@ -240,7 +240,9 @@ def comparisons(
     )
 
 
-def _comparison(name: str, found: np.ndarray, wanted: np.ndarray, precision: str, answers: np.ndarray | None) -> Comparison:
+def _comparison(
+    name: str, found: np.ndarray, wanted: np.ndarray, precision: str, answers: np.ndarray | None = None
+) -> Comparison:
     if found.shape != wanted.shape:
         raise ExportError(
             f"The file's output {name!r} must have the model's shape. Received: {found.shape[1:]} against {wanted.shape[1:]}"
