@@ -231,6 +231,6 @@ def test_predictions_of_files(tmp_path, write_tiny):
     np.testing.assert_allclose([score for _, score in found.classes], [192 / 255, 128 / 255, 64 / 255], atol=1e-5)
     with pytest.raises(ValueError, match=r"`file_input` \(--input\) is for .tflite and .onnx files.*for cifar10"):
         predict("cifar10", tmp_path / "a.png", file_input="unit")
-    with pytest.raises(ValueError, match=r"Received: 2 names for 3 classes. Give one name a line"):
+    with pytest.raises(ValueError, match=r"Received: 2 names for 3 classes of .*tflite. Give one name a line"):
         predict(plain, tmp_path / "a.png", labels=["a", "b"])
     assert main(["predict", str(plain), str(tmp_path / "a.png"), "--input", "signed"]) == 0
