@@ -232,6 +232,8 @@ def retrain(arguments: argparse.Namespace) -> None:
             "reward": lambda each: round(each.reward, 4), "run": lambda each: each.folders[0],
         },
     )  # fmt: skip
+    if len(best) > 1:
+        print("best first by these photos: the first is better on them than it will be on others, because they chose it")
     return print(f"wrote {results}; export one with: mnasnet export RUN -o FILE.tflite")
 
 
