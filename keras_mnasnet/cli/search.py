@@ -141,7 +141,11 @@ def _run_options(command: Parser) -> None:
     )  # fmt: skip
     own(where, "--ray-address", "ADDRESS", "Find Ray at auto, HOST:PORT or ray://HOST:PORT (default: Ray starts here).")
     own(where, "--cpus", "N", "Give a worker of Ray N CPUs (default: %(default)s).", type=float, default=1.0)
-    own(where, "--gpus", "N", "Give a worker of Ray N GPUs (default: %(default)s).", type=float, default=0.0)
+    own(
+        where, "--gpus", "N",
+        "Give each worker N of a GPU, 0 to 1 (default: 1 where there are any); with 0.5 two share one, 0 trains on CPUs.",
+        type=float,
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
