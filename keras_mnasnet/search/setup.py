@@ -25,7 +25,7 @@ from keras_mnasnet.search.networks import constrained, with_cost
 from keras_mnasnet.search.networks import space as preset
 from keras_mnasnet.search.progress import PROBE_STEPS, Figures, Progress, estimate_from, measures, order_of, timed
 from keras_mnasnet.search.rewards import Reward, parse_reward
-from keras_mnasnet.search.space import Candidate, SearchSpace
+from keras_mnasnet.search.space import Candidate, SearchSpace, descended
 from keras_mnasnet.search.study import Study, as_json
 from keras_mnasnet.search.trials import Order, StudyMeta, Trial
 from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_from_json, recipe_to_json
@@ -470,17 +470,7 @@ def _shape(meta: StudyMeta) -> dict[str, int]:
 def smallest(space: SearchSpace, cost: Callable[[Candidate], float]) -> Candidate:
     """The allowed candidate with the lowest cost that one-decision steps lead to, from several draws."""
     rng = np.random.default_rng(0)
-    return min(_descended(space, cost, space.sample(rng)) for _ in range(STARTS))[1]
-
-
-def _descended(space: SearchSpace, cost: Callable[[Candidate], float], at: Candidate) -> tuple[float, Candidate]:
-    """(cost, candidate) where no step of one decision costs less."""
-    now = cost(at)
-    while around := [(cost(other), other) for other in space.neighbours(at)]:
-        if min(around)[0] >= now:
-            break
-        now, at = min(around)
-    return now, at
+    return min(descended(space, cost, space.sample(rng)) for _ in range(STARTS))[1]
 
 
 def check_target(space: SearchSpace, reward: Reward, model: LatencyModel | None, resolution: int, classes: int) -> float | None:

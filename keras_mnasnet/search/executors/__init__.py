@@ -52,8 +52,8 @@ def check_gpus(workers: int, gpus: float | None, there: float, where: str) -> fl
     share = float(there > 0) if gpus is None else gpus
     if share and workers > there * int(1 / share):
         raise ValueError(
-            f"Each worker needs a GPU, or the share of one that --gpus says. Received: workers={workers} with {share:g} of one, "
-            f"and {there:g} on {where}. Take fewer --workers, let several share one (--gpus 0.5 lets two), or train on the CPU "
+            f"Each worker needs a GPU, or what --gpus says of one. Received: workers={workers} with {share:g} of one, "
+            f"and {there:g} on {where}. Take fewer --workers, let some share one (--gpus 0.5 lets two), or train on the CPU "
             f"(--gpus 0)."
         )
     return share
