@@ -11,8 +11,8 @@ beginning, in the middle and at the end. At last the study is opened again and g
 `status`, `rescore` and `report`, in a process that has loaded them.
 
 With `--ray N` the trials sleep, in N workers of a Ray on this machine, as long as a draw says (a mean of `--seconds`, a
-deviation of the logarithms of 0.5). `utilization` is the share of the workers' time, from the first start to the last finish, in which
-they slept: what a driver that is late costs counts as idle.
+deviation of the logarithms of 0.5). `utilization` is the share of the workers' time, from the first start to the last finish,
+in which they slept: what a driver that is late costs counts as idle.
 """
 
 from __future__ import annotations
