@@ -256,7 +256,7 @@ def report(arguments: argparse.Namespace) -> None:
     _print_best([(best.trial.reward or 0.0, best.trial) for best in found.best], lines=False)
     if found.best[0].call:
         print(f"\n{found.best[0].call}")
-    _print_within(found.reward, found.at_target and found.at_target.trial)
+    _print_within(found.reward, None if found.at_target is None else found.at_target.trial)
     if found.landmark_note:
         print(f"\n{found.landmark_note}")
     for file in found.files.values():

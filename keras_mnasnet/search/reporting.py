@@ -186,7 +186,7 @@ def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> Searc
         waiting=sum(trial.status in ("pending", "running") for trial in trials),
         front=tuple(pareto_front([(trial.accuracy or 0.0, _latency(trial)) for trial in done])),
         best=tuple(_best(trial, meta) for trial in by_reward[:top]),
-        at_target=within and _best(within, meta),
+        at_target=None if within is None else _best(within, meta),
         landmarks=found,
         landmark_note=note,
         facts={name: series for name, series in facts.items() if not _is_switch(series)},

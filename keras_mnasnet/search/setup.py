@@ -131,7 +131,7 @@ class _Search:
             figures = Figures()
             if self.path.exists():
                 with Study.open(self.path, read_only=True) as study:
-                    figures = Figures(study.trials())
+                    figures = Figures.of(study)
             found = self.progress(figures)
             yield dataclasses.replace(found, estimate=self.estimated(found))
             return
@@ -139,7 +139,7 @@ class _Search:
         with Study.at(self.path, self.meta) as study, _kept_unless_empty(study, begun):
             with study.transaction() as writer:
                 writer.plan(self.plan)
-            figures = Figures(study.trials())
+            figures = Figures.of(study)
             text = self.estimated(self.progress(figures)) if estimate and self.shown else None
             if text:
                 say(f"estimate: {text}")

@@ -418,7 +418,8 @@ def ascend(
                 points[better, d] = best[better]
                 total = np.where(better, trial[every, best], total)
                 log_total = None if log_trial is None else np.where(better, log_trial[every, best], log_total)
-                used = None if guide is None else np.where(better[:, None], after[every, best], used)
+                if used is not None:
+                    used = np.where(better[:, None], after[every, best], used)
         if not moved:
             break
     return _best_of(space, scorer, points, known_cost, excluded)
