@@ -61,7 +61,7 @@ def test_a_process_that_grows_is_replaced(tmp_path):
 def test_a_search_in_one_process_stops_before_it_is_too_large(tmp_path):
     with Study.create(tmp_path / "s", meta_of(SPACE)) as study:
         options = {"trials": 8, "executor": InProcess(FakeEvaluator(leaks=60), growth_mb=100.0)}
-        with pytest.raises(OSError, match="may grow by 100 MB.* Received: 12. MB. What is finished is kept: start the same"):
+        with pytest.raises(OSError, match="may grow by 100 MB: .* Received: 12. MB. What is finished is kept: start the same"):
             go(study, SPACE, **options)
         assert (study.count("done"), study.count("pending")) == (3, 1)
         go(study, SPACE, trials=4, executor=InProcess(FakeEvaluator()))

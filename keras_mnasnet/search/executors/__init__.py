@@ -139,7 +139,7 @@ class InProcess:
         """Take a trial; it runs in `wait`."""
         if self._grown_mb > self._growth_mb:
             raise OSError(
-                f"A search in one process may grow by {self._growth_mb:,.0f} MB, because TensorFlow keeps some of each network. "
+                f"A search in one process may grow by {self._growth_mb:,.0f} MB: TensorFlow keeps some of each network. "
                 f"Received: {self._grown_mb:,.0f} MB. What is finished is kept: start the same command again, or use "
                 f"--executor pool, whose processes are replaced."
             )
