@@ -179,8 +179,10 @@ class Thompson(Searcher):
             if self._known_cost is None:
                 self._known_cost = _cost_weights(self.space, self.seed)
             scorer = scorer.with_cost(self._known_cost)
-        more = 1 if self.space.guide is None else LIMITED
-        starts = self.space.likely(self.rng, more * self.restarts - 1)
+        if self.space.guide is None:
+            starts = [self.space.sample(self.rng) for _ in range(self.restarts - 1)]
+        else:
+            starts = self.space.likely(self.rng, LIMITED * self.restarts - 1)
         if self._best_told is not None:
             starts.append(self._best_told.candidate)
         known = self.space.cost if scorer.reward is not None else None
