@@ -22,7 +22,8 @@ ENUMERABLE = 20_000  # spaces up to this size are listed, so that "exhausted" is
 TRIES = 10_000
 GUIDED = 256  # networks that a guide is fitted to, twice
 SWEEPS = 4  # over the decisions, to bring a network within limits
-SETTLED = 30  # draws that are brought within limits step by step, before the smallest network is looked for
+SETTLED = 30  # draws that no step brings within limits, before the smallest network is looked for
+LEAST_USAGE = 1e-9
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -163,17 +164,16 @@ class SearchSpace:
         if self.members is not None:
             everything = self._drawable
             return everything[int(rng.integers(len(everything)))]
-        for _ in range(TRIES if self.guide is None else SETTLED):
+        beyond = 0
+        for _ in range(TRIES):
             (candidate,) = self.likely(rng, 1)
-            while not self.is_allowed(candidate) and self.guide is not None:
-                smaller = self.guide.smaller(candidate, rng)
-                if smaller is None:
-                    break
-                candidate = self.canonical(smaller)
+            if self.guide is not None and not self.is_allowed(candidate):
+                candidate = self.guide.settled(candidate, rng)
+                beyond += max(self.guide.usage(candidate)) > 1
+                if beyond == SETTLED:
+                    return self._smallest
             if self.is_allowed(candidate):
                 return candidate
-        if self.guide is not None:
-            return self._smallest
         raise ValueError(
             f"The constraint of {self.name!r} must let some candidates in. Received: none in {TRIES:,} draws. "
             f"Loosen the constraint, or the target it comes from."
@@ -190,10 +190,10 @@ class SearchSpace:
 
         drawn = self.likely(np.random.default_rng(0), 4)
         most, found = min(descended(self, excess, candidate, any_allowed=True) for candidate in drawn)
-        if not self.is_allowed(found):
+        if most > 1 or not self.is_allowed(found):
             raise ValueError(
                 f"The limits of {self.name!r} must let some candidates in. Received: limits of which the smallest network that "
-                f"was found takes {most:.4g} times what is allowed. Loosen them."
+                f"was found takes {most:.4g} times what they allow. Loosen them."
             )
         return found
 
@@ -272,7 +272,7 @@ class Guide:
         self.error = float((self(near) - also).std())
 
     def _logs(self, points: np.ndarray) -> np.ndarray:
-        return np.log([self.usage(tuple(point)) for point in points.tolist()])
+        return np.log(np.maximum([self.usage(tuple(point)) for point in points.tolist()], LEAST_USAGE))
 
     def _fit(self, points: np.ndarray, logs: np.ndarray) -> None:
         """Least squares; what lies at the limits counts more."""
@@ -308,19 +308,22 @@ class Guide:
                 total[beyond] += values[to] - values[now]
         return points
 
-    def smaller(self, candidate: Candidate, rng: np.random.Generator) -> Candidate | None:
-        """The candidate with one decision changed so that it takes less of its tightest limit; None where no change does."""
-        worst = int(np.argmax(self.usage(candidate)))
-        steps = [
-            (d, choice)
-            for d, values in enumerate(self.by_choice)
-            for choice in range(len(values))
-            if values[choice, worst] < values[candidate[d], worst] - 1e-9
-        ]
-        if not steps:
-            return None
-        d, choice = steps[int(rng.integers(len(steps)))]
-        return (*candidate[:d], choice, *candidate[d + 1 :])
+    def settled(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
+        """The candidate with one decision after the other changed so that it takes less of its tightest limit, until within."""
+        for _ in range(sum(self._space.counts)):
+            usage = self.usage(candidate)
+            worst = int(np.argmax(usage))
+            steps = [
+                (d, choice)
+                for d, values in enumerate(self.by_choice)
+                for choice in range(len(values))
+                if values[choice, worst] < values[candidate[d], worst] - 1e-9
+            ]
+            if usage[worst] <= 1 or not steps:
+                break
+            d, choice = steps[int(rng.integers(len(steps)))]
+            candidate = self._space.canonical((*candidate[:d], choice, *candidate[d + 1 :]))
+        return candidate
 
 
 def descended(

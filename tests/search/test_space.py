@@ -1,6 +1,7 @@
 """A search space as a plain value: choices, keys, draws, neighbours, features."""
 
 import collections
+import dataclasses
 import pickle
 
 import numpy as np
@@ -195,6 +196,11 @@ class Wide:
         return self.usage(candidate)[0] <= 1
 
 
+class Odd(Wide):
+    def __call__(self, candidate):
+        return super().__call__(candidate) and sum(candidate) % 2 == 1
+
+
 def limited_space(most, decisions=12):
     choices = tuple(Decision(f"d{i}", (0, 1, 2, 3)) for i in range(decisions))
     return SearchSpace("limited", choices, allowed=Wide(most))
@@ -210,13 +216,15 @@ def test_tight_limits_are_met_by_steps():
     assert set(limited_space(1).sample(rng(seed)) for seed in range(3)) == {(0,) * 12}, "the one that there is"
     likely = [tight.is_allowed(candidate) for candidate in tight.likely(rng(0), 200)]
     assert sum(likely) > 60
-    with pytest.raises(ValueError, match="the smallest network that was found takes 2 times what is allowed. Loosen"):
+    with pytest.raises(ValueError, match="the smallest network that was found takes 2 times what they allow. Loosen"):
         limited_space(0.5).sample(rng(0))
+    odd = dataclasses.replace(tight, allowed=Odd(5))
+    assert {sum(odd.sample(rng(seed))) % 2 for seed in range(20)} == {1}, "a constraint of yes and no beside the limits"
     loose = limited_space(1e6)
     assert loose.likely(rng(0), 50) == SearchSpace("free", loose.decisions).likely(rng(0), 50), "nothing to change"
 
 
-@pytest.mark.parametrize("name", ["thompson", "random"])
+@pytest.mark.parametrize("name", ["thompson", "random", "ppo"])
 def test_every_network_within_tight_limits_is_asked_for(name):
     """Nine candidates: no draw would meet them, and nothing says that there are no more before all were asked for."""
     made = limited_space(2, decisions=8)
