@@ -1,9 +1,9 @@
 """A phone without a phone: instructions of `.tflite` files on an emulated ARM core, and milliseconds from them.
 
 QEMU's user emulator runs Debian's Python with the aarch64 LiteRT of this machine's version; a small plugin (emulator.c) counts
-the instructions of one inference. A count is the same under any load and on every machine, but for some tens: zeroing memory
-takes more or fewer by where it lies, and that depends on the names of folders. Instructions are not cycles: milliseconds are
-a straight line through networks that were measured on a phone (`PhoneFit`).
+the instructions of one inference. A count is the same under any load and on every machine: zeroing memory takes more or fewer
+instructions by where it lies, so the emulated process finds the same names, lengths and free memory everywhere (`_command`).
+Instructions are not cycles: milliseconds are a straight line through networks that were measured on a phone (`PhoneFit`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from filelock import FileLock
 
 from keras_mnasnet.benchmarks.host import ROOT, MeterProcess
-from keras_mnasnet.benchmarks.host_meter import COUNT
+from keras_mnasnet.benchmarks.host_meter import COUNT, OUTPUTS
 from keras_mnasnet.export.partitions import Partitions
 from keras_mnasnet.utils.files import TEMPORARY, write_file
 from keras_mnasnet.utils.reading import fields_of, read_json, shown
@@ -36,6 +36,7 @@ from keras_mnasnet.utils.text import Life, header
 from keras_mnasnet.weights.fetch import cache_home
 
 SCHEMA = 1
+SETUP = 2  # the layout of the emulator's folder
 SUITE, PYTHON = "bookworm", "3.11"  # Debian 12 and its Python: everything that runs is the same everywhere
 MIRROR, KEYRING = "http://deb.debian.org/debian", Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 NEEDED = ("apt-get", "dpkg", "dpkg-deb", "cc")
@@ -43,13 +44,25 @@ WHEELS = ("numpy", "lazy_loader")
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 STEP_SECONDS = 600  # of a command of the setup
 SECONDS, START_SECONDS = 1800, 120  # that one file, and the start of the emulated Python, may take at most
-NAME, RECORD = "file.tflite", "emulator.json"
+NAME, WORK, RECORD = "file.tflite", "work", "emulator.json"
 FIT_KIND = "phone by instructions"
 FEWEST_ROWS = 3  # two set a line, and one more checks it
-BOOT = (  # of the wheels first, and of this package last: what else lies beside it is for another processor
-    "import sys; sys.path.insert(0, sys.argv[1]); sys.path.append(sys.argv[2]); "
-    "from keras_mnasnet.benchmarks.host_meter import serve_counts; sys.exit(serve_counts())"
-)
+MEMORY = "0x4000000000"  # bytes of addresses that are kept for the emulated process, or what the host has there moves its own
+# Of the wheels first, and of this package last: what else lies beside it is for another processor. A fork compiles what has
+# changed since the setup: a process that compiles a module has other memory than one that reads its bytecode.
+BOOT = """
+import os, sys
+child = os.fork()
+if not child:
+    import compileall
+    compileall.compile_dir("/package/keras_mnasnet", quiet=2)
+    os._exit(0)
+os.waitpid(child, 0)
+sys.path[:0] = ["/site"]
+sys.path += ["/package"]
+from keras_mnasnet.benchmarks.host_meter import serve_counts
+sys.exit(serve_counts())
+"""
 
 ARMV8 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
 ARMV8_2 = f"{ARMV8} atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"
@@ -85,9 +98,9 @@ def place() -> Path:
     return Path(os.environ.get("KERAS_MNASNET_EMULATOR") or cache_home() / "emulator").expanduser().absolute()
 
 
-def installed() -> dict[str, Any]:
+def installed(folder: Path | None = None) -> dict[str, Any]:
     """What is set up; OSError, with the command that sets it up, where it is not or is of another version."""
-    folder, wanted = place(), _wanted()
+    folder, wanted = folder or place(), _wanted()
     way = "`mnasnet bench emulator` sets it up (Linux; a minute, no root)."
     try:
         found = read_json(folder / RECORD, "What the emulator's folder holds")
@@ -102,7 +115,7 @@ def installed() -> dict[str, Any]:
 
 
 def _wanted() -> dict[str, Any]:
-    return {"schema": SCHEMA, "suite": SUITE, "litert": machine()["litert"]}
+    return {"schema": SETUP, "suite": SUITE, "litert": machine()["litert"]}
 
 
 def setup(*, progress: bool = True) -> dict[str, Any]:
@@ -158,7 +171,7 @@ def _check(folder: Path) -> None:
 
 def _fill(folder: Path, litert: str, progress: bool) -> None:
     native = _run("dpkg", "--print-architecture").strip()
-    with Life("set up", total=4, unit="step", shown=progress) as life:
+    with Life("set up", total=5, unit="step", shown=progress) as life:
         life.step(0, "the emulator")
         packages = _unpack(folder / "host", native, "qemu-user")
         for program in (folder / "host/usr/bin").glob("qemu-*"):
@@ -179,8 +192,21 @@ def _fill(folder: Path, litert: str, progress: bool) -> None:
             _run("cc", "-shared", "-fPIC", "-O2", f"-DNUMBER={COUNT}", "-o", str(folder / "count.so"), str(path))
         for name, core in CORES.items():
             _make_root(folder / name, core)
+        write_file(folder / RECORD, json.dumps({**_wanted(), "packages": sorted(packages)}, indent=1) + "\n")
+        life.step(1, "a first count")
+        _try(folder)
         life.step()
-    write_file(folder / RECORD, json.dumps({**_wanted(), "packages": sorted(packages)}, indent=1) + "\n")
+
+
+def _try(folder: Path) -> None:
+    """Count a small network, which also makes the bytecode of all that a count reads; OSError where that fails."""
+    from keras_mnasnet.benchmarks.speed import parse_network
+
+    with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as text, EmulatorMeter(PIXEL1, folder=folder) as meter:
+        try:
+            meter.count(parse_network("small@32").write(Path(text), number=0)[:1], names=["small@32"])
+        except ValueError as error:
+            raise OSError(f"The emulator must count a small network. Received: {error}") from error
 
 
 def _unpack(root: Path, architecture: str, *names: str) -> list[str]:
@@ -254,10 +280,11 @@ class Counted:
 class EmulatorMeter:
     """An emulated Python that has loaded LiteRT and counts files until `close`; OSError where it is not set up."""
 
-    def __init__(self, core: str) -> None:
-        self.core, self.folder = core, place()
-        self._installed = installed()
+    def __init__(self, core: str, *, folder: Path | None = None) -> None:
+        self.core, self.folder = core, folder or place()
+        self._installed = installed(self.folder)
         self._process: MeterProcess | None = None
+        self._place: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> EmulatorMeter:
         return self
@@ -279,21 +306,36 @@ class EmulatorMeter:
         return found
 
     def _count(self, file: Path, name: str, size: int | None, seed: int) -> Counted:
-        """Under one name in a folder of its own: a name is in the emulated memory, too, and moves what lies behind it."""
-        if self._process is None or self._process.ended:
-            self.close()
-            self._process = MeterProcess(_command(self.folder, self.core), _environment(self.folder), self.folder)
-        with tempfile.TemporaryDirectory(prefix="keras_mnasnet-") as folder:
-            Path(folder, NAME).symlink_to(Path(file).absolute())
-            job = {
-                "threads": 1, "seed": seed, "folder": folder, "files": [NAME], "sizes": [size],
-                "seconds": SECONDS,
-            }  # fmt: skip
-            events = {event["event"]: event for event in self._process.do(job, [name], seconds=SECONDS + START_SECONDS)}
-            counted = fields_of(events.get("counted"), "A count", instructions=int, delegates=int, outside=dict)
-            with np.load(Path(folder, "outputs.npz")) as outputs:
-                arrays = tuple(outputs.values())
+        process, work = self._started()
+        for old in work.iterdir():
+            old.unlink()
+        (work / NAME).symlink_to(Path(file).absolute())
+        job = {"threads": 1, "seed": seed, "files": [NAME], "sizes": [size], "seconds": SECONDS}
+        events = {event["event"]: event for event in process.do(job, [name], seconds=SECONDS + START_SECONDS)}
+        counted = fields_of(events.get("counted"), "A count", instructions=int, delegates=int, outside=dict)
+        with np.load(work / OUTPUTS) as outputs:
+            arrays = tuple(outputs.values())
         return Counted(counted["instructions"], Partitions(counted["delegates"], counted["outside"]), arrays)
+
+    def _started(self) -> tuple[MeterProcess, Path]:
+        """The process and where it works: a folder of its own, in which all that it sees has the same name everywhere.
+
+        A name's length moves what lies behind it in memory. So it sees no path of this machine: its `/` is `root`, with the
+        packages, the wheels and this package, and it works in `work`.
+        """
+        if self._process is not None and self._place is not None and not self._process.ended:
+            return self._process, Path(self._place.name, WORK)
+        self.close()
+        self._place = tempfile.TemporaryDirectory(prefix="keras_mnasnet-")
+        place = Path(self._place.name)
+        (place / WORK).mkdir()
+        (place / "emulator").symlink_to(self.folder)
+        (place / "root").mkdir()
+        for target in (*(self.folder / self.core).iterdir(), self.folder / "site"):
+            (place / "root" / target.name).symlink_to(target)
+        (place / "root/package").symlink_to(ROOT)
+        self._process = MeterProcess(_command(self.folder, self.core), ENVIRONMENT, place / WORK)
+        return self._process, place / WORK
 
     def facts(self) -> dict[str, Any]:
         """What is counted on."""
@@ -309,25 +351,27 @@ class EmulatorMeter:
         if self._process is not None:
             self._process.close()
             self._process = None
+        if self._place is not None:
+            self._place.cleanup()
+            self._place = None
 
 
 def _command(folder: Path, core: str) -> list[str]:
-    """The emulated meter, run in `folder`: QEMU takes no commas and its libraries' path no colons, which that may have."""
+    """The emulated Python, run in WORK: QEMU takes no commas and its libraries' path no colons, which `folder` may have."""
     loader = next((folder / "host/lib").glob("*/ld-linux-*")).relative_to(folder)
+    libraries = [loader.parent, Path("host/usr/lib", loader.parent.name)]
     return [
-        str(loader), "--library-path", f"{loader.parent}:host/usr/lib/{loader.parent.name}", "host/usr/bin/qemu-aarch64",
-        "-cpu", CORES[core].cpu, "-L", core, "-plugin", "./count.so", f"{core}/usr/bin/python{PYTHON}", "-P", "-c", BOOT,
-        str(folder / "site"), str(ROOT),
+        f"../emulator/{loader}", "--library-path", ":".join(f"../emulator/{path}" for path in libraries),
+        "../emulator/host/usr/bin/qemu-aarch64", "-cpu", CORES[core].cpu, "-R", MEMORY, "-L", "../root",
+        "-plugin", "../emulator/count.so", "-0", f"/usr/bin/python{PYTHON}", f"../root/usr/bin/python{PYTHON}",
+        "-S", "-P", "-c", BOOT,
     ]  # fmt: skip
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    """Nothing of this process's but where temporary files go: what runs is the same everywhere."""
-    kept = {name: os.environ[name] for name in ("TMPDIR",) if name in os.environ}
-    return kept | {
-        "PATH": "/usr/bin", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
-        "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+ENVIRONMENT = {
+    "PATH": "/usr/bin", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONPYCACHEPREFIX": "../emulator/bytecode",
+    "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
+}  # fmt: skip
 
 
 # Milliseconds
@@ -358,7 +402,7 @@ class PhoneFit:
     litert: str
     rows: tuple[FitRow, ...]
 
-    def ms(self, instructions: int) -> float:
+    def ms(self, instructions: float) -> float:
         """The line's milliseconds."""
         return self.ms_per_million * instructions / 1e6 + self.constant_ms
 

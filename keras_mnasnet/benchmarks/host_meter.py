@@ -29,6 +29,7 @@ from keras_mnasnet.utils.reading import parse_json
 Send = Callable[..., None]
 COUNT = 100_000  # the system call, of a number that Linux has not, at which emulator.c tells how many instructions it counted
 DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+OUTPUTS = "outputs.npz"
 NO_MORE_JOBS = 3  # the exit status of a fork that found the end of standard input
 
 
@@ -137,7 +138,7 @@ def serve_counts() -> int:
     """On an emulated core: count the file of every line of standard input, in a fork that reads the line, until it ends.
 
     This process itself makes nothing, so that every fork begins alike: the count of an inference depends, by some tens, on
-    where things lie in memory. It ends as a fork ends that does not end well.
+    where things lie in memory. It ends as a fork ends that does not end well. Files are read and written where it works.
     """
     import ctypes
 
@@ -167,7 +168,6 @@ def _count_in_fork(libc: Any, send: Send) -> None:
         if line := sys.stdin.readline():
             job = parse_json(line, "A job")
             signal.alarm(job["seconds"])
-            os.chdir(job["folder"])
             with contextlib.suppress(_Refused):
                 _count(job, send, libc.syscall)
             status = 0
@@ -194,7 +194,7 @@ def _count(job: dict[str, Any], send: Send, syscall: Callable[[int, int], int]) 
     invoke()
     end = counted()
     numbers = [int.from_bytes(each, "little") for each in (before, begin, end)]
-    np.savez("outputs.npz", *(file.interpreter.get_tensor(each["index"]) for each in file.outputs))
+    np.savez(OUTPUTS, *(file.interpreter.get_tensor(each["index"]) for each in file.outputs))
     send("counted", instructions=numbers[2] - 2 * numbers[1] + numbers[0], **(partitions or {}))
     send("done")
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def pretended(monkeypatch):
         def __init__(self, core):
             self.core = core
             self._installed = {"packages": ["qemu-user_7.deb"], "litert": "2.3.0"}
-            self._process = None
+            self._process = self._place = None
 
         def count(self, files, *, names, sizes=None, seed=0, progress=False):
             return [Counted(INSTRUCTIONS[name], Partitions(1, {}), ()) for name in names]
@@ -251,6 +252,23 @@ def test_every_precision_counts_the_same_twice_and_gives_this_machines_outputs(i
     with EmulatorMeter("cortex-a72") as meter:  # without dot products
         old = meter.count([tmp_path / "3-whole.tflite"], names=["int8"])[0].instructions
     assert old > 1.3 * found["int8"]
+
+
+def test_no_name_of_a_folder_changes_a_count(installed, tmp_path, monkeypatch):
+    file = written(tmp_path, f"{TINY}@32:int8")
+    with EmulatorMeter("cortex-a76") as meter:
+        (there,) = meter.count([file], names=["there"])
+    elsewhere = tmp_path / "another, much longer: name/emulator"
+    elsewhere.parent.mkdir()
+    elsewhere.symlink_to(emulator.place())
+    monkeypatch.setenv("KERAS_MNASNET_EMULATOR", str(elsewhere))
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere.parent))
+    with EmulatorMeter("cortex-a76") as meter:
+        assert list(elsewhere.parent.glob("keras_mnasnet-*")) == []
+        (here,) = meter.count([file], names=["here"])
+        assert len(list(elsewhere.parent.glob("keras_mnasnet-*"))) == 1
+    assert here.instructions == there.instructions
+    assert list(elsewhere.parent.iterdir()) == [elsewhere]
 
 
 def test_a_file_that_fails_or_hangs_and_the_next_one(installed, tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ def test_landmarks_have_the_spaces_width_and_stem(tmp_path):
     with Study.open(path, read_only=True) as study:
         found = gather(study).landmarks
     expected = pixel1_ms(B1.scaled(0.5).with_stem_stride(1), SIZE, classes=CLASSES)
-    assert (found[1].name, found[1].how) == ("B1 x 0.5", "pixel1, extrapolated")
+    assert (found[1].name, found[1].how) == ("B1 x 0.5", "pixel1")
     assert found[1].latency_ms == pytest.approx(expected)
 
 
