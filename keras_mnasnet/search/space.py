@@ -20,7 +20,7 @@ Candidate = tuple[int, ...]
 
 ENUMERABLE = 20_000  # spaces up to this size are listed, so that "exhausted" is known
 TRIES = 10_000
-GUIDED = 256  # networks that a guide is fitted to, twice
+GUIDED = 256  # networks that a guide is fitted to: as many drawn, and as many brought to the limits
 SWEEPS = 4  # over the decisions, to bring a network within limits
 SETTLED = 30  # draws that no step brings within limits, before the smallest network is looked for
 LEAST_USAGE = 1e-9
@@ -170,8 +170,8 @@ class SearchSpace:
             if self.guide is not None and not self.is_allowed(candidate):
                 candidate = self.guide.settled(candidate, rng)
                 beyond += max(self.guide.usage(candidate)) > 1
-                if beyond == SETTLED:
-                    return self._smallest
+                if beyond >= SETTLED:
+                    candidate = self._smallest(self.guide)
             if self.is_allowed(candidate):
                 return candidate
         raise ValueError(
@@ -179,23 +179,14 @@ class SearchSpace:
             f"Loosen the constraint, or the target it comes from."
         )
 
-    @cached_property
-    def _smallest(self) -> Candidate:
+    def _smallest(self, guide: Guide) -> Candidate:
         """The candidate with the least usage that one-decision steps lead to; ValueError where that is too much."""
-        assert self.guide is not None
-        usage = self.guide.usage
-
-        def excess(candidate: Candidate) -> float:
-            return max(usage(candidate))
-
-        drawn = self.likely(np.random.default_rng(0), 4)
-        most, found = min(descended(self, excess, candidate, any_allowed=True) for candidate in drawn)
-        if most > 1 or not self.is_allowed(found):
+        if guide.most > 1:
             raise ValueError(
                 f"The limits of {self.name!r} must let some candidates in. Received: limits of which the smallest network that "
-                f"was found takes {most:.4g} times what they allow. Loosen them."
+                f"was found takes {guide.most:.4g} times what they allow. Loosen them."
             )
-        return found
+        return guide.smallest
 
     def neighbours(self, candidate: Candidate, *, any_allowed: bool = False) -> list[Candidate]:
         """The different, allowed networks one decision away, in canonical form; `any_allowed` leaves the constraint out."""
@@ -256,8 +247,8 @@ class SearchSpace:
 class Guide:
     """An additive model of the logarithms of `usage`, what limits bound as shares of these: 0 is at the limit, in a moment.
 
-    It is fitted to networks drawn uniformly, and to those that it brings to the limits itself; `error` is its standard
-    deviation there. The same space has the same guide.
+    It is fitted to networks drawn uniformly, to those that it brings to the limits itself (`error` is its standard deviation
+    there), and to `smallest`, which takes the share `most`, and its neighbors. The same space has the same guide.
     """
 
     def __init__(self, space: SearchSpace, usage: Callable[[Candidate], Sequence[float]]) -> None:
@@ -266,10 +257,13 @@ class Guide:
         points = rng.integers(space.counts, size=(GUIDED, len(space.counts)))
         logs = self._logs(points)
         self._fit(points, logs)
+        least = space.canonical(tuple(int(values.max(axis=1).argmin()) for values in self.by_choice))
+        self.most, self.smallest = descended(space, lambda each: max(usage(each)), least, any_allowed=True)
         near = self.within(rng.integers(space.counts, size=(GUIDED, len(space.counts))), rng)
-        also = self._logs(near)
-        self._fit(np.concatenate([points, near]), np.concatenate([logs, also]))
-        self.error = float((self(near) - also).std())
+        points = np.concatenate([points, near, [self.smallest, *space.neighbours(self.smallest, any_allowed=True)]])
+        logs = self._logs(points)
+        self._fit(points, logs)
+        self.error = float((self(near) - logs[GUIDED : 2 * GUIDED]).std())
 
     def _logs(self, points: np.ndarray) -> np.ndarray:
         return np.log(np.maximum([self.usage(tuple(point)) for point in points.tolist()], LEAST_USAGE))
