@@ -14,7 +14,7 @@ from keras_mnasnet.cli.output import percent, print_columns, print_json, print_t
 from keras_mnasnet.cli.parsing import Parser
 
 if TYPE_CHECKING:
-    from keras_mnasnet.search import Trial
+    from keras_mnasnet.search import Reward, Trial
 
 AS_THEY_ARE = (
     "data", "study", "space", "device", "target_ms", "reward", "algorithm", "max_params", "max_madds", "max_latency_ms", "size",
@@ -130,7 +130,7 @@ def _run_options(command: Parser) -> None:
         "Let results count all of a batch at once (default of ppo), one by one by number (default: window), or as they finish, "
         "which is faster where trials differ in length, and not repeatable.",
     )  # fmt: skip
-    own(how, "--batch-trials", "N", "Have N trials out at a time (default: --workers; ppo 20).")
+    own(how, "--batch-trials", "N", "Have N trials out at a time (default: two or three for each worker; ppo 20).")
     how.add_argument("--estimate-only", action="store_true", help="Print what the search would take, and stop.")
     how.add_argument("--no-estimate", dest="estimate", action="store_false", help="Start without measuring what it would take.")
     where = command.add_argument_group("workers")
@@ -141,7 +141,11 @@ def _run_options(command: Parser) -> None:
     )  # fmt: skip
     own(where, "--ray-address", "ADDRESS", "Find Ray at auto, HOST:PORT or ray://HOST:PORT (default: Ray starts here).")
     own(where, "--cpus", "N", "Give a worker of Ray N CPUs (default: %(default)s).", type=float, default=1.0)
-    own(where, "--gpus", "N", "Give a worker of Ray N GPUs (default: %(default)s).", type=float, default=0.0)
+    own(
+        where, "--gpus", "N",
+        "Give each worker N of a GPU, 0 to 1 (default: 1 where there are any); with 0.5 two share one, 0 trains on CPUs.",
+        type=float,
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -206,7 +210,11 @@ def rescore(arguments: argparse.Namespace) -> None:
     if arguments.json:
         return print_json(found.to_json(arguments.top))
     print(f"{len(found.ranked):,} networks by {found.reward}; the study's own reward is {found.own}")
-    return _print_best(found.ranked[: arguments.top])
+    _print_best(found.ranked[: arguments.top])
+    _print_within(found.reward, found.at_target)
+    if found.warning:
+        print(f"warning: {found.warning}")
+    return None
 
 
 def retrain(arguments: argparse.Namespace) -> None:
@@ -232,6 +240,8 @@ def retrain(arguments: argparse.Namespace) -> None:
             "reward": lambda each: round(each.reward, 4), "run": lambda each: each.folders[0],
         },
     )  # fmt: skip
+    if len(best) > 1:
+        print("best first by these photos: the first is better on them than it will be on others, because they chose it")
     return print(f"wrote {results}; export one with: mnasnet export RUN -o FILE.tflite")
 
 
@@ -246,6 +256,7 @@ def report(arguments: argparse.Namespace) -> None:
     _print_best([(best.trial.reward or 0.0, best.trial) for best in found.best], lines=False)
     if found.best[0].call:
         print(f"\n{found.best[0].call}")
+    _print_within(found.reward, None if found.at_target is None else found.at_target.trial)
     if found.landmark_note:
         print(f"\n{found.landmark_note}")
     for file in found.files.values():
@@ -309,6 +320,13 @@ def _print_best(found: Sequence[tuple[float, Trial]], *, lines: bool = True) -> 
     for _, trial in found if lines else ():
         if trial.architecture:
             print(f'trial {trial.number}: MnasNet("{trial.architecture}")')
+
+
+def _print_within(reward: Reward, found: Trial | None) -> None:
+    """The most accurate network within the target, where the reward has one."""
+    if reward.uses_latency:
+        said = "none" if found is None else f"trial {found.number}, {percent(found.accuracy or 0)} %, {found.latency_ms:.4g} ms"
+        print(f"\nmost accurate within {reward.target_ms:g} ms: {said}")
 
 
 def _millions(count: int | None) -> float | None:

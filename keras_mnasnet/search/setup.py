@@ -17,26 +17,24 @@ import numpy as np
 
 from keras_mnasnet.search.algorithms import make_algorithm
 from keras_mnasnet.search.algorithms.base import Algorithm
-from keras_mnasnet.search.engine import Meter, Order, drive
+from keras_mnasnet.search.engine import Meter, drive
 from keras_mnasnet.search.evaluator import NetworkEvaluator, located, open_search_images
-from keras_mnasnet.search.executors import Evaluator, Executor, InProcess
+from keras_mnasnet.search.executors import GROWING, Evaluator, Executor, InProcess, check_gpus
 from keras_mnasnet.search.latency import CannotKnow, DeviceGone, LatencyModel, parse_device
 from keras_mnasnet.search.networks import constrained, with_cost
 from keras_mnasnet.search.networks import space as preset
-from keras_mnasnet.search.progress import PROBE_STEPS, Figures, Progress, estimate_from, measures, timed
+from keras_mnasnet.search.progress import PROBE_STEPS, Figures, Progress, estimate_from, measures, order_of, timed
 from keras_mnasnet.search.rewards import Reward, parse_reward
-from keras_mnasnet.search.space import Candidate, SearchSpace
+from keras_mnasnet.search.space import Candidate, SearchSpace, descended
 from keras_mnasnet.search.study import Study, as_json
-from keras_mnasnet.search.trials import StudyMeta, Trial
+from keras_mnasnet.search.trials import Order, StudyMeta, Trial
 from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_from_json, recipe_to_json
-from keras_mnasnet.utils.reading import record
-from keras_mnasnet.utils.system import Interrupts, held_stderr, machine
+from keras_mnasnet.utils.system import Interrupts, held_stderr, machine, visible_gpus
 from keras_mnasnet.utils.text import Life, header, say
 
 PLAN = {"trials": 200, "workers": 1, "executor": "pool", "ray_address": None}
 EXECUTORS = ("local", "pool", "ray")
 STARTS = 4  # of the search for the fastest network
-PPO_BATCH = 20  # NASNet, appendix A.3
 LIMITS = ("max_params", "max_madds", "max_latency_ms")
 FACTS = ("classes", "train_images", "photos", "read")  # of the data, in a study's `evaluation`
 
@@ -49,7 +47,7 @@ def run(
     images: int | None = None, validation_images: int | None = None, max_params: int | None = None,
     max_madds: int | None = None, max_latency_ms: float | None = None, seed: int | None = None, trials: int | None = None,
     workers: int | None = None, executor: str | None = None, ray_address: str | None = None, cpus: float = 1.0,
-    gpus: float = 0.0, order: str | None = None, batch: int | None = None, timeout: float | None = None,
+    gpus: float | None = None, order: str | None = None, batch: int | None = None, timeout: float | None = None,
     minutes: float | None = None, evaluator: Evaluator | None = None, estimate: bool | str = True, progress: bool = True,
 ) -> Iterator[Progress]:  # fmt: skip
     """Search for networks: start a study or go on with it, and give its progress after every finished trial.
@@ -60,7 +58,8 @@ def run(
 
     `data`: labeled photos; `size`: pixels; `images`, `validation_images`: how many to train on and to choose by.
     `device`, `device_options`: as `parse_device` takes them. `space`: a preset, `module:function`, or a SearchSpace.
-    `executor`: `pool` (processes), `local` (this process) or `ray` (`ray_address`; `cpus` and `gpus` of each worker).
+    `executor`: `pool` (processes), `local` (this process) or `ray` (`ray_address`; `cpus` of each worker).
+    `gpus`: of each worker, 0 to 1; by default one of its own where there are any.
     `order` (`batch`, `window` or `completion`) and `batch`: see `Order`. `timeout`: seconds a trial. `minutes`: start no trial
     after so long. `evaluator`: in the place of training on `data`. `estimate`: time a few steps first and say what the search
     will take; False does not, "only" stops there. `progress`: say what is searched, and show life.
@@ -101,9 +100,9 @@ def run(
             opened.require(meta)
     chosen = {"trials": trials, "workers": workers, "executor": executor, "ray_address": ray_address}
     plan |= {name: value for name, value in chosen.items() if value is not None}
-    _check_plan(plan)
-    ordered = _order(order, batch, workers, meta, plan["workers"], goes_on=known is not None)
-    meta = dataclasses.replace(meta, order=dataclasses.asdict(ordered))
+    _check_plan(plan, gpus)
+    ordered = _order(order, batch, workers, meta, plan)
+    meta, plan["order"] = dataclasses.replace(meta, order=dataclasses.asdict(ordered)), dataclasses.asdict(ordered)
     made = space_of(meta, given)
     header(_header(path, meta, made, plan, ordered, counted if known is not None else None), shown=progress)
     if known is None:
@@ -124,7 +123,7 @@ class _Search:
     timeout: float | None
     minutes: float | None
     cpus: float
-    gpus: float
+    gpus: float | None
     shown: bool
 
     def go(self, estimate: bool | str) -> Iterator[Progress]:
@@ -132,7 +131,7 @@ class _Search:
             figures = Figures()
             if self.path.exists():
                 with Study.open(self.path, read_only=True) as study:
-                    figures = Figures(study.trials())
+                    figures = Figures.of(study)
             found = self.progress(figures)
             yield dataclasses.replace(found, estimate=self.estimated(found))
             return
@@ -140,7 +139,7 @@ class _Search:
         with Study.at(self.path, self.meta) as study, _kept_unless_empty(study, begun):
             with study.transaction() as writer:
                 writer.plan(self.plan)
-            figures = Figures(study.trials())
+            figures = Figures.of(study)
             text = self.estimated(self.progress(figures)) if estimate and self.shown else None
             if text:
                 say(f"estimate: {text}")
@@ -175,7 +174,9 @@ class _Search:
             interrupts.check()
 
     def progress(self, figures: Figures, last: Trial | None = None, estimate: str | None = None) -> Progress:
-        return figures.progress(planned=self.plan["trials"], workers=self.plan["workers"], trial=last, estimate=estimate)
+        return figures.progress(
+            planned=self.plan["trials"], workers=self.plan["workers"], order=self.order, trial=last, estimate=estimate
+        )
 
     def executor(self, evaluator: Evaluator) -> Executor:
         workers = self.plan["workers"]
@@ -184,7 +185,7 @@ class _Search:
         if self.plan["executor"] == "pool":
             from keras_mnasnet.search.executors.pool import ProcessPool
 
-            return ProcessPool(evaluator, workers, timeout=self.timeout)
+            return ProcessPool(evaluator, workers, timeout=self.timeout, gpus=self.gpus)
         from keras_mnasnet.search.executors.ray import RayActors
 
         return RayActors(
@@ -200,16 +201,17 @@ class _Search:
         from keras_mnasnet.search.executors.pool import ProcessPool
 
         evaluator = dataclasses.replace(evaluator_of(self.meta), steps=PROBE_STEPS)
-        probe = ProcessPool(evaluator, 1, timeout=self.timeout)
+        probe = ProcessPool(evaluator, 1, timeout=self.timeout, gpus=self.gpus)
         own = self.meta.evaluation
         try:
             with Life("estimate, by some steps of a middle network", unit="network", shown=self.shown):
                 measured = timed(
-                    self.space, evaluator, probe, trials=trials, train_images=own["train_images"], classes=own["classes"]
-                )
+                    self.space, evaluator, probe, trials=trials, workers=workers, order=self.order,
+                    train_images=own["train_images"], classes=own["classes"],
+                )  # fmt: skip
         finally:
             probe.close()
-        return str(dataclasses.replace(measured, workers=workers))
+        return str(measured)
 
 
 @contextlib.contextmanager
@@ -329,7 +331,8 @@ def _reward(asked: Mapping[str, Any], known: StudyMeta | None) -> Reward:
 
 def _data_facts(where: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Classes, training images and what is used for what; ValueError for data that cannot be searched with."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name, value in {"TF_CPP_MIN_LOG_LEVEL": "3", **GROWING}.items():  # this process leaves the GPUs to the workers
+        os.environ.setdefault(name, value)
     with held_stderr():
         found = open_search_images(
             where, images=evaluation.get("images"), validation_images=evaluation.get("validation_images")
@@ -339,7 +342,7 @@ def _data_facts(where: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _check_plan(plan: Mapping[str, Any]) -> None:
+def _check_plan(plan: Mapping[str, Any], gpus: float | None) -> None:
     trials, workers, executor = plan["trials"], plan["workers"], plan["executor"]
     if any(isinstance(each, bool) or not isinstance(each, int) or each < 1 for each in (trials, workers)):
         raise ValueError(f"`trials` and `workers` must be 1 or more. Received: trials={trials!r}, workers={workers!r}")
@@ -349,23 +352,17 @@ def _check_plan(plan: Mapping[str, Any]) -> None:
         raise ValueError(
             f"The executor local has one worker, this process. Received: workers={workers}. `pool` has as many as you want."
         )
+    if executor == "pool":
+        check_gpus(workers, gpus, len(visible_gpus()), "this machine")
 
 
-def _order(
-    kind: str | None, batch: int | None, workers: int | None, meta: StudyMeta, planned: int, *, goes_on: bool
-) -> Order:  # fmt: skip
-    usual = (
-        record(meta.order, Order, "The order of a study") if goes_on and meta.order else default_order(meta.algorithm, planned)
-    )
-    if kind is None and batch is None:
-        return Order(usual.kind, planned) if goes_on and workers is not None and usual.kind != "batch" else usual
-    kind = kind or usual.kind
-    return Order(kind, batch or (usual.size if kind == "batch" and usual.kind == "batch" else planned))
-
-
-def default_order(algorithm: str, workers: int) -> Order:
-    """Batches of 20 for the paper's controller, which learns from batches; for the others one trial out for each worker."""
-    return Order("batch", PPO_BATCH) if algorithm == "ppo" else Order("window", workers)
+def _order(kind: str | None, batch: int | None, workers: int | None, meta: StudyMeta, plan: Mapping[str, Any]) -> Order:
+    """The order that is asked for; else as before, with a window or a number out at a time that suits the workers."""
+    before, usual = order_of(meta, plan), Order.usual(meta.algorithm, plan["workers"])
+    kept = before if kind in (None, before.kind) and (workers is None or before.kind == "batch") else None
+    kind = kind or before.kind
+    size = kept.size if kept else usual.size if kind == usual.kind else plan["workers"]
+    return Order(kind, batch or size)
 
 
 def _header(
@@ -473,17 +470,7 @@ def _shape(meta: StudyMeta) -> dict[str, int]:
 def smallest(space: SearchSpace, cost: Callable[[Candidate], float]) -> Candidate:
     """The allowed candidate with the lowest cost that one-decision steps lead to, from several draws."""
     rng = np.random.default_rng(0)
-    return min(_descended(space, cost, space.sample(rng)) for _ in range(STARTS))[1]
-
-
-def _descended(space: SearchSpace, cost: Callable[[Candidate], float], at: Candidate) -> tuple[float, Candidate]:
-    """(cost, candidate) where no step of one decision costs less."""
-    now = cost(at)
-    while around := [(cost(other), other) for other in space.neighbours(at)]:
-        if min(around)[0] >= now:
-            break
-        now, at = min(around)
-    return now, at
+    return min(descended(space, cost, space.sample(rng)) for _ in range(STARTS))[1]
 
 
 def check_target(space: SearchSpace, reward: Reward, model: LatencyModel | None, resolution: int, classes: int) -> float | None:

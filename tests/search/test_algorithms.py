@@ -8,6 +8,8 @@ from search_fakes import ACCURACY, REWARD, SPACE, accuracy_of, advance, failed, 
 
 from keras_mnasnet.search.algorithms import ALGORITHMS
 from keras_mnasnet.search.algorithms.base import Algorithm, Observation
+from keras_mnasnet.search.networks import constrained
+from keras_mnasnet.search.networks import space as preset
 from keras_mnasnet.search.space import Decision, SearchSpace
 
 EACH = pytest.mark.parametrize("name", list(ALGORITHMS))
@@ -97,6 +99,35 @@ def test_failed_trials_are_not_asked_again(name):
 
 
 @EACH
+def test_a_failure_is_learned_from_as_the_worst_so_far(name):
+    search, learned = make(name), []
+    search._learn = learned.extend
+    first, second = Observation((0,) * 6), Observation((1,) * 6, latency_ms=3.0)
+    search.tell([first])
+    assert learned == [], "nothing is worse than nothing"
+    good = [Observation((2,) * 6, {}, 0.5, 8.0, 0.4), Observation((0, *(2,) * 5), {}, 0.3, 6.0, 0.45)]
+    search.tell([*good, second])
+    assert [each.candidate[0] for each in learned] == [2, 0, 0, 1]
+    assert [(each.accuracy, each.latency_ms, each.reward) for each in learned] == [
+        (0.5, 8.0, 0.4), (0.5, 8.0, 0.4), (0.3, 6.0, 0.45), (0.3, 3.0, 0.4),
+    ]  # fmt: skip
+    assert search.told == good
+
+
+def test_thompson_leaves_the_networks_that_fail():
+    """A third of the space fails whatever else is chosen: at most 5 % of the asks after fifty are of it."""
+    made, asked = toy_space(decisions=12), []
+    for seed in range(4):
+        search = make("thompson", made, ACCURACY, seed=seed)
+        for _ in range(100):
+            (proposal,) = search.ask(1)
+            asked.append(proposal.candidate[3] == 2)
+            search.tell([failed(proposal) if asked[-1] else observed(made, proposal, ACCURACY)])
+    late = [fails for number, fails in enumerate(asked) if number % 100 >= 50]
+    assert sum(late) <= 0.05 * len(late)
+
+
+@EACH
 def test_a_restored_search_goes_on_as_if_nothing_had_happened(name):
     search = Recorded(make(name))
     advance(search, 10)
@@ -111,6 +142,34 @@ def test_a_restored_search_goes_on_as_if_nothing_had_happened(name):
     assert advance(other, 14) == advance(search, 14)
     assert other.state() == search.state()
     assert other.facts() == search.facts()
+
+
+@EACH
+def test_failures_before_the_first_success_are_restored_too(name):
+    search = Recorded(make(name))
+    lost = search.ask(3)
+    search.tell([failed(proposal) for proposal in lost])
+    (good,) = search.ask(1)
+    other = make(name)
+    other.restore(search.state(), search.asked, search.told)
+    for one in (search, other):
+        one.tell([observed(SPACE, good)])
+    assert other.state() == search.state()
+    assert advance(other, 8) == advance(search, 8)
+    assert other.state() == search.state()
+
+
+@EACH
+def test_limits_do_not_depend_on_what_was_asked_before(name):
+    """A search that goes on in another process, with a guide to its limits made anew, asks alike."""
+    made, again = (constrained(preset("mbconv", width=0.25), max_madds=4_000_000, resolution=64) for _ in range(2))
+    search, other = Recorded(make(name, made)), make(name, again)
+    for _ in range(25):
+        (proposal,) = search.ask(1)
+        assert made.is_allowed(proposal.candidate)
+        search.tell([observed(made, proposal)])
+    other.restore(search.state(), search.asked, search.told)
+    assert [other.ask(2) for _ in range(3)] == [search.ask(2) for _ in range(3)]
 
 
 @EACH

@@ -10,7 +10,9 @@ import pytest
 from search_fakes import REWARD, FakeEvaluator, facts_of, tiny_networks, toy_space
 
 from keras_mnasnet import search
+from keras_mnasnet.search.progress import Figures, estimate_from
 from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.trials import Order, Trial
 
 TESTS = Path(__file__).parents[1]
 SPACE = toy_space()
@@ -67,6 +69,10 @@ def test_a_study_goes_on_with_its_own_settings(tmp_path):
     [
         ({"trials": 0}, "`trials` and `workers` must be 1 or more. Received: trials=0"),
         ({"workers": 2}, "The executor local has one worker, this process. Received: workers=2. `pool`"),
+        (
+            {"executor": "pool", "gpus": 1, "workers": 2},
+            "Each worker needs a GPU.* workers=2 with 1 of one, and 0 on this",
+        ),
         ({"executor": "inline"}, "`executor` must be one of local, pool, ray. Received: executor='inline'"),
         ({"order": "soon"}, "`kind` must be one of"),
         ({"algorithm_options": {"size": 3}}, "The options of 'evolution' are"),
@@ -125,6 +131,27 @@ def test_the_data_is_described_before_the_estimate(tmp_path, capfd):
     assert not (tmp_path / "s").exists()
 
 
+def test_the_order_suits_the_workers_and_is_kept(tmp_path):
+    def planned(**options):
+        next(iter(run(tmp_path / "s", executor="pool", **options)))
+        return search.status(tmp_path / "s").plan["order"]
+
+    assert planned(workers=2) == {"kind": "window", "size": 4}
+    assert planned() == {"kind": "window", "size": 4}
+    assert planned(order="completion") == {"kind": "completion", "size": 2}
+    assert planned(batch=3) == {"kind": "completion", "size": 3}
+
+
+def test_time_left_knows_that_workers_wait(tmp_path):
+    figures = Figures([Trial(n, status="done", accuracy=0.5, started=1.0 + n, finished=11.0 + n) for n in range(9)])
+    found = figures.progress(planned=109, workers=8, order=Order("batch", 10))
+    assert found.utilization == pytest.approx(10 / 16), "ten of equal length take two rounds of eight"
+    assert found.hours_left == pytest.approx(100 * 10 / 8 / (10 / 16) / 3600)
+    assert found.trials_per_hour == pytest.approx(8 * 360 * 10 / 16)
+    said = estimate_from(found, trials=109, workers=8)
+    assert said == "100 trials of about 10 s on 8 workers, which have a trial 62% of the time: about 3 min"
+
+
 def test_other_scores_of_the_same_trials(tmp_path):
     list(run(tmp_path / "s"))
     found = search.rescore(tmp_path / "s", reward="hard", target_ms=9)
@@ -132,6 +159,10 @@ def test_other_scores_of_the_same_trials(tmp_path):
     assert found.own == REWARD
     for value, trial in found.ranked:
         assert value == pytest.approx(trial.accuracy * min(1.0, 9 / trial.latency_ms))
+    within = [trial for _, trial in found.ranked if trial.latency_ms <= 9]
+    assert found.at_target == max(within, key=lambda trial: trial.accuracy, default=None)
+    near = sum(9 / 1.2 <= trial.latency_ms <= 9 * 1.2 for _, trial in found.ranked)
+    assert found.warning.startswith(f"{near} of the 6 networks are within a fifth of 9 ms"), "fewer than five are"
     assert found.to_json(top=2)["best"][0]["reward"] == found.ranked[0][0]
     with pytest.raises(ValueError, match="`target_ms` must be at least the latency of the study's fastest network"):
         search.rescore(tmp_path / "s", target_ms=0.1)
