@@ -1169,9 +1169,9 @@ def seed_labels(folder: Path) -> Path:
 
 
 def read_labels(path: Path) -> Any:
-    from keras_mnasnet.weights.formats.graph import read_labels as read
+    from keras_mnasnet.utils.reading import read_names
 
-    return read(path)
+    return read_names(path, "The labels")
 
 
 def hostile_labels(path: Path) -> Iterator[None]:
