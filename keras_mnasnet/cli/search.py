@@ -116,7 +116,7 @@ def _run_options(command: Parser) -> None:
     option(data, "--set")
     option(data, "--size", "The default is the recipe's, else 224.")
     how = command.add_argument_group("the search")
-    own(how, "--algorithm", "NAME", "Search by thompson (default), ppo, evolution or random.")
+    own(how, "--algorithm", "NAME", "Search by thompson (default), ppo, evolution, local-search or random.")
     own(
         how, "--algorithm-set", "KEY=VALUE", "Change a value of the algorithm, as preset=tuned of ppo; may be repeated.",
         action="append", default=[],
