@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 AS_THEY_ARE = (
     "data", "study", "space", "device", "target_ms", "reward", "algorithm", "max_params", "max_madds", "max_latency_ms", "size",
     "seed", "trials", "workers", "executor", "ray_address", "cpus", "gpus", "order", "timeout", "minutes",
+    "table_noise",
 )  # fmt: skip
 STUDY = "--study mine.study"
 
@@ -112,6 +113,12 @@ def _run_options(command: Parser) -> None:
     option(data, "--data")
     own(data, "--training-photos", "N", "Train on N photos, evenly over the classes (default: all).")
     own(data, "--validation-photos", "N", "Hold N photos out of training, to choose by (default: a tenth).")
+    own(
+        data, "--table-noise", "POINTS",
+        "With --data accel-nasbench:FILE, whose ImageNet trainings predict accuracies: add noise as of one training (default: "
+        "0.15).",
+        type=float,
+    )  # fmt: skip
     option(data, "--recipe", "The default is proxy-5-epochs.")
     option(data, "--set")
     option(data, "--size", "The default is the recipe's, else 224.")
@@ -166,9 +173,11 @@ def run(arguments: argparse.Namespace) -> None:
         return print_json({"estimate": last.estimate}) if arguments.json else print(f"estimate: {last.estimate}")
     progress = search.status(arguments.study).progress
     if arguments.json:
-        read = search.status(arguments.study).meta.evaluation.get("read")
+        facts = search.status(arguments.study).meta.evaluation
+        read = facts.get("read") or facts.get("table")
         return print_json({"study": str(arguments.study), "finished": progress.finished, "data": read, **progress.to_json()})
     _print_best(search.rescore(arguments.study).ranked[:5] if progress.done else [])
+    _say_predicted(arguments.study)
     if not progress.finished:
         print(f"the {arguments.minutes:g} minutes are over; go on with: {go_on}")
     else:
@@ -206,7 +215,8 @@ def rescore(arguments: argparse.Namespace) -> None:
     if arguments.json:
         return print_json(found.to_json(arguments.top))
     print(f"{len(found.ranked):,} networks by {found.reward}; the study's own reward is {found.own}")
-    return _print_best(found.ranked[: arguments.top])
+    _print_best(found.ranked[: arguments.top])
+    return _say_predicted(arguments.study)
 
 
 def retrain(arguments: argparse.Namespace) -> None:
@@ -244,6 +254,7 @@ def report(arguments: argparse.Namespace) -> None:
         return print_json(found.to_json() | {"files": {name: str(file) for name, file in found.files.items()}})
     print(f"{found.name}: {len(found.done):,} networks, {len(found.front)} on the front; reward {found.reward}\n")
     _print_best([(best.trial.reward or 0.0, best.trial) for best in found.best], lines=False)
+    _say_predicted(arguments.study)
     if found.best[0].call:
         print(f"\n{found.best[0].call}")
     if found.landmark_note:
@@ -309,6 +320,15 @@ def _print_best(found: Sequence[tuple[float, Trial]], *, lines: bool = True) -> 
     for _, trial in found if lines else ():
         if trial.architecture:
             print(f'trial {trial.number}: MnasNet("{trial.architecture}")')
+
+
+def _say_predicted(study: str) -> None:
+    """A line where no network of a study was trained."""
+    from keras_mnasnet import search
+
+    evaluation = search.status(study).meta.evaluation
+    if evaluation.get("table"):
+        print(f"none of these networks was trained: {evaluation.get('photos')}")
 
 
 def _millions(count: int | None) -> float | None:

@@ -17,6 +17,7 @@ from keras_mnasnet.benchmarks.results import write_json
 from keras_mnasnet.benchmarks.speed import stages
 from keras_mnasnet.family import A1, B1, MOBILENET_V2
 from keras_mnasnet.search.charts import COLORS, WIDE, Chart, Dots, Layer, Level, Line, Mark, png, svg
+from keras_mnasnet.search.imagenet_table import is_table
 from keras_mnasnet.search.latency import LatencyModel, parse_device, pixel1_ms
 from keras_mnasnet.search.rewards import Reward, pareto_front
 from keras_mnasnet.search.setup import evaluator_of
@@ -465,7 +466,7 @@ def _told(trial: Trial) -> str:
 
 def _about(report: SearchReport) -> str:
     meta = report.meta
-    data = f", trained on {_text(meta.data)}" if meta.data else ""
+    data = f", {'accuracies predicted from' if is_table(meta.data) else 'trained on'} {_text(meta.data)}" if meta.data else ""
     device = f", latency from {_text(meta.device)}" if meta.device else ""
     return f'<p class="soft">{_text(report.name)}; reward {_text(report.reward)}{data}{device}; {_text(report.date)}</p>'
 
@@ -473,7 +474,7 @@ def _about(report: SearchReport) -> str:
 def _tiles(report: SearchReport) -> str:
     best = report.best[0].trial
     tiles = [
-        (f"{len(report.done):,}", "networks trained" if report.meta.data else "networks evaluated"),
+        (f"{len(report.done):,}", _counted_as(report.meta.data)),
         (_percent(best.accuracy), "accuracy of the best by reward"),
         (_ms(best.latency_ms), "its latency"),
         (f"{len(report.front)}", "networks on the front"),
@@ -482,6 +483,12 @@ def _tiles(report: SearchReport) -> str:
     ]
     cards = "".join(f"<div class=card><b>{value}</b><span>{name}</span></div>" for value, name in tiles)
     return f'<div class="tiles">{cards}</div>'
+
+
+def _counted_as(data: str | None) -> str:
+    if is_table(data):
+        return "networks, their accuracies predicted; none was trained"
+    return "networks trained" if data else "networks evaluated"
 
 
 def _style() -> str:
