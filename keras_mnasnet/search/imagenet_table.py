@@ -225,7 +225,8 @@ def table_facts(data: str, noise: float | None) -> dict[str, Any]:
             f"Kendall tau {error.kendall_tau:.3f}, {error.rmse_points:.2f} points off; noise of {noise:g} points"
         ),
         "table": {
-            "sha256": table.sha256, "trainings": len(table.top1), "held_out": dataclasses.asdict(error), "noise_points": noise
+            "noise_points": float(noise), "sha256": table.sha256, "trainings": len(table.top1),
+            "held_out": dataclasses.asdict(error),
         },
     }  # fmt: skip
 
