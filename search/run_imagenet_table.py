@@ -36,9 +36,8 @@ from keras_mnasnet.search import (
     SearchSpace,
     make_algorithm,
     parse_reward,
-    pixel1_ms,
 )
-from keras_mnasnet.search.imagenet_table import FOLDS, NOISE_POINTS, HeldOut, Regressor, features
+from keras_mnasnet.search.imagenet_table import FOLDS, NOISE_POINTS, HeldOut, Networks, Pixel1ByStage, Regressor, features
 from keras_mnasnet.search.networks import accel_nasbench
 
 SCHEMA = 1
@@ -75,24 +74,23 @@ def codes_of(candidate: Candidate) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """The space with predicted top-1 in % and Pixel-1 milliseconds of every network, and a target."""
+    """The space with predicted top-1 in % and Pixel-1 milliseconds of every network."""
 
     table: ImageNetTable
     regressor: Regressor
-    stage_ms: tuple[np.ndarray, ...]  # [3, 2, 3 or 4, 2]; the first holds what all networks share, too
-    space: SearchSpace
+    cost = Pixel1ByStage()
 
-    def top1(self, candidates: Sequence[Candidate] | np.ndarray) -> np.ndarray:
+    @property
+    def space(self) -> SearchSpace:
+        return dataclasses.replace(accel_nasbench(), cost=self.cost)
+
+    def top1(self, candidates: Networks) -> np.ndarray:
         return self.regressor.predict(features(candidates))
 
-    def ms(self, candidates: Sequence[Candidate] | np.ndarray) -> np.ndarray:
-        found = np.atleast_2d(np.asarray(candidates))
-        return sum(own[tuple(found[:, 4 * stage : 4 * stage + 4].T)] for stage, own in enumerate(self.stage_ms))  # type: ignore[return-value]
+    def ms(self, candidates: Networks) -> np.ndarray:
+        return self.cost.of(candidates)
 
-    def cost(self, candidate: Candidate) -> float:
-        return float(sum(own[candidate[4 * stage : 4 * stage + 4]] for stage, own in enumerate(self.stage_ms)))
-
-    def rewards(self, reward: Reward, candidates: Sequence[Candidate] | np.ndarray) -> np.ndarray:
+    def rewards(self, reward: Reward, candidates: Networks) -> np.ndarray:
         return reward.of(self.top1(candidates) / 100, self.ms(candidates))
 
     def observe(self, candidate: Candidate, extra: dict[str, Any], reward: Reward, seed: int) -> Observation:
@@ -104,20 +102,9 @@ class Task:
 
 @functools.cache
 def task(path: str) -> Task:
-    """The table at `path` as a task. The Pixel-1 model is a sum over stages here, because filters do not change."""
-    table, space = ImageNetTable.read(path), accel_nasbench()
-    assert space.build is not None
-    first = (0,) * len(space.counts)
-    base, stages = pixel1_ms(space.build(first)), []
-    for stage in range(7):
-        counts = space.counts[4 * stage : 4 * stage + 4]
-        own = np.zeros(counts)
-        for choices in itertools.product(*map(range, counts)):
-            changed = (*first[: 4 * stage], *choices, *first[4 * stage + 4 :])
-            own[choices] = pixel1_ms(space.build(changed)) - (base if stage else 0)
-        stages.append(own)
-    made = Task(table, table.fitted(), tuple(stages), space)
-    return dataclasses.replace(made, space=dataclasses.replace(space, cost=made.cost))
+    """The table at `path`, fitted."""
+    table = ImageNetTable.read(path)
+    return Task(table, table.fitted())
 
 
 def search(path: str, algorithm: str, objective: str, count: int, seed: int) -> list[Candidate]:
@@ -190,7 +177,8 @@ def ends(known: Task, found: dict[tuple[str, str], list[list[Candidate]]], drawn
                 continue
             chosen = []
             for seed, run in reached:
-                chosen.append(max(run, key=lambda each, seed=seed: known.observe(each, {}, reward, seed).reward))  # type: ignore[misc]
+                rewards = [known.observe(each, {}, reward, seed).reward or 0.0 for each in run]
+                chosen.append(run[int(np.argmax(rewards))])
             values = known.rewards(reward, chosen)
             rows.append({
                 "algorithm": algorithm, "objective": objective, "samples": count, "seeds": len(chosen),

@@ -20,7 +20,7 @@ from keras_mnasnet.search.algorithms.base import Algorithm
 from keras_mnasnet.search.engine import Meter, Order, drive
 from keras_mnasnet.search.evaluator import NetworkEvaluator, located, open_search_images
 from keras_mnasnet.search.executors import Evaluator, Executor, InProcess
-from keras_mnasnet.search.imagenet_table import TableEvaluator, is_table, located_table, table_facts
+from keras_mnasnet.search.imagenet_table import Pixel1ByStage, TableEvaluator, is_table, located_table, table_facts
 from keras_mnasnet.search.latency import CannotKnow, DeviceGone, LatencyModel, parse_device
 from keras_mnasnet.search.networks import constrained, with_cost
 from keras_mnasnet.search.networks import space as preset
@@ -499,6 +499,8 @@ def space_of(meta: StudyMeta, given: SearchSpace | None = None) -> SearchSpace:
     model = model_of(meta)
     if model is not None and not model.measures:
         made = with_cost(made, model, **shape)
+        if is_table(meta.data) and model.name == "pixel1":
+            made = dataclasses.replace(made, cost=Pixel1ByStage())
     return constrained(made, **own.get("limits", {}), **shape)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_mnasnet.search import report, retrain, run, status
+from keras_mnasnet.search import pixel1_ms, report, retrain, run, status
 from keras_mnasnet.search.imagenet_table import (
     HeldOut,
     ImageNetTable,
+    Pixel1ByStage,
     Regressor,
     TableEvaluator,
     features,
@@ -85,6 +86,14 @@ def test_the_held_out_predictions_are_those_of_fits_without_the_fold(table):
     made, kernels, square = Regressor._prepared(x, found.top1, 0)
     weights = np.linalg.solve(square + kernels[~part].T @ kernels[~part], kernels[~part].T @ (found.top1[~part] - made.mean))
     np.testing.assert_allclose(held[part], made.mean + kernels[part] @ weights, atol=1e-6)
+
+
+def test_pixel1_is_a_sum_over_stages():
+    rng = np.random.default_rng(0)
+    drawn = [SPACE.sample(rng) for _ in range(5)]
+    expected = [pixel1_ms(SPACE.build(candidate)) for candidate in drawn]
+    assert [Pixel1ByStage()(candidate) for candidate in drawn] == pytest.approx(expected)
+    assert Pixel1ByStage().of(drawn) == pytest.approx(expected)
 
 
 def test_errors_by_hand():
