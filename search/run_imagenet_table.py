@@ -20,7 +20,6 @@ import importlib.util
 import itertools
 import multiprocessing
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,9 +42,9 @@ from keras_mnasnet.search.networks import accel_nasbench
 SCHEMA = 1
 TARGET_MS = 75.0
 SAMPLES, TRAININGS = 8_000, 500
-CHECKPOINTS = (50, 100, 200, 500, 1_000, 2_000, 4_000, 8_000)
+CHECKPOINTS = (50, 100, 200, 500, 1_000, 2_000, 4_000)
 BOUNDS_MS = (45, 60, 75, 90, 105)
-RANDOM = 100_000
+RANDOM, STARTS = 100_000, 8
 OUTPUT = Path("search/runs/imagenet-table/imagenet_table.json")
 SEARCHES = list(itertools.product(("ppo", "thompson"), ("soft", "hard", "accuracy")))
 # (expand, kernel, repeats, gated) of each stage; the space has expansion 4 for 3, at most 3 layers outside stage 6, and fixed
@@ -72,6 +71,9 @@ def codes_of(candidate: Candidate) -> list[str]:
     return ["".join(map(str, values[at : at + 3])) + str(int(values[at + 3] > 0)) for at in range(0, len(values), 4)]  # type: ignore[operator]
 
 
+Runs = dict[tuple[str, str], list[list[Candidate]]]  # by algorithm and objective, of each seed what it trained
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """The space with predicted top-1 in % and Pixel-1 milliseconds of every network."""
@@ -93,11 +95,10 @@ class Task:
     def rewards(self, reward: Reward, candidates: Networks) -> np.ndarray:
         return reward.of(self.top1(candidates) / 100, self.ms(candidates))
 
-    def observe(self, candidate: Candidate, extra: dict[str, Any], reward: Reward, seed: int) -> Observation:
-        """As a training would come out."""
-        noise = NOISE_POINTS * np.random.default_rng([seed, *candidate]).standard_normal()
-        accuracy, latency = (float(self.top1(candidate)[0]) + noise) / 100, self.cost(candidate)
-        return Observation(candidate, extra, accuracy, latency, reward(accuracy, latency))
+    def noisy(self, candidates: Sequence[Candidate], seed: int) -> np.ndarray:
+        """Accuracies 0..1, each as one training would come out."""
+        noise = [np.random.default_rng([seed, *each]).standard_normal() for each in candidates]
+        return (self.top1(candidates) + NOISE_POINTS * np.array(noise)) / 100
 
 
 @functools.cache
@@ -115,44 +116,50 @@ def search(path: str, algorithm: str, objective: str, count: int, seed: int) -> 
     found: list[Candidate] = []
     while len(found) < count and made.facts().get("draws", 0) < count:
         proposals = made.ask(20 if algorithm == "ppo" else 1)
-        made.tell([known.observe(each.candidate, each.extra, reward, seed) for each in proposals])
-        found += [each.candidate for each in proposals]
+        candidates = [each.candidate for each in proposals]
+        results = zip(proposals, known.noisy(candidates, seed).tolist(), known.ms(candidates).tolist(), strict=True)
+        made.tell([Observation(each.candidate, each.extra, top, ms, reward(top, ms)) for each, top, ms in results])
+        found += candidates
     return found
 
 
-def climbed(known: Task, reward: Callable[[np.ndarray, np.ndarray], np.ndarray], starts: int = 20) -> Candidate:
-    """The best network that steps of one, then of two decisions lead to from the best of random ones."""
-    rng, best = np.random.default_rng(1), []
-    for _ in range(starts):
-        drawn = rng.integers(known.space.counts, size=(200, len(known.space.counts)))
-        at = drawn[int(np.argmax(reward(known.top1(drawn), known.ms(drawn))))]
-        value = -np.inf
-        while True:
-            moves = [(place, choice) for place, count in enumerate(known.space.counts) for choice in range(count)]
-            near = np.repeat(at[None], len(moves), 0)
-            near[np.arange(len(moves)), [place for place, _ in moves]] = [choice for _, choice in moves]
-            values = reward(known.top1(near), known.ms(near))
-            if values.max() <= value + 1e-12:
-                break
-            at, value = near[int(np.argmax(values))], float(values.max())
-        best.append((value, tuple(at.tolist())))
-    at = np.array(max(best)[1])
-    single = [(place, choice) for place, count in enumerate(known.space.counts) for choice in range(count)]
+@functools.cache
+def best(path: str, objective: str | float) -> Candidate:
+    """The best network without noise that steps of one, then of two decisions lead to from the best of random ones.
+
+    By a reward, or the most accurate one of at most so many ms.
+    """
+    known, rng = task(path), np.random.default_rng(1)
+    counts = known.space.counts
+    reward = parse_reward(objective, TARGET_MS) if isinstance(objective, str) else None
+
+    def values(candidates: np.ndarray) -> np.ndarray:
+        if reward is not None:
+            return known.rewards(reward, candidates)
+        ms = known.ms(candidates)
+        return np.where(ms <= objective, known.top1(candidates), 40 - ms)
+
+    single = np.array([(place, choice) for place, count in enumerate(counts) for choice in range(count)])
+    one, two = (each.reshape(-1) for each in np.meshgrid(np.arange(len(single)), np.arange(len(single))))
+    ends = []
+    for _ in range(STARTS):
+        drawn = rng.integers(counts, size=(200, len(counts)))
+        ends.append(_ascended(drawn[int(np.argmax(values(drawn)))], values, [single]))
+    top = max(ends, key=lambda each: values(each[None])[0])
+    return tuple(_ascended(top, values, [single[one], single[two]]).tolist())
+
+
+def _ascended(at: np.ndarray, values: Callable[[np.ndarray], np.ndarray], moves: list[np.ndarray]) -> np.ndarray:
+    """Where no move, of as many decisions at once as there are lists of them, is better."""
+    now = float(values(at[None])[0])
     while True:
-        near = np.repeat(at[None], len(single) ** 2, 0)
-        one, two = (np.array(each) for each in zip(*itertools.product(single, single), strict=True))
-        near[np.arange(len(near)), one[:, 0]] = one[:, 1]
-        near[np.arange(len(near)), two[:, 0]] = two[:, 1]
-        values = reward(known.top1(near), known.ms(near))
-        now = float(reward(known.top1(at), known.ms(at))[0])
-        if values.max() <= now + 1e-12:
-            return tuple(at.tolist())
-        at = near[int(np.argmax(values))]
-
-
-def best_below(known: Task, limit: float) -> Candidate:
-    """The most accurate network of at most `limit` ms that was found without noise."""
-    return climbed(known, lambda top1, ms: np.where(ms <= limit, top1, 40 - ms))
+        near = np.repeat(at[None], len(moves[0]), 0)
+        for each in moves:
+            near[np.arange(len(near)), each[:, 0]] = each[:, 1]
+        found = values(near)
+        if found.max() <= now + 1e-12:
+            return at
+        at, now = near[int(np.argmax(found))], float(found.max())
 
 
 def row(known: Task, candidate: Candidate) -> dict[str, Any]:
@@ -163,39 +170,33 @@ def row(known: Task, candidate: Candidate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ends(known: Task, found: dict[tuple[str, str], list[list[Candidate]]], drawn: np.ndarray) -> list[dict[str, Any]]:
-    """What each search has found after how many trainings: the network of the best noisy reward, without its noise."""
+def ends(known: Task, path: str, found: Runs, drawn: np.ndarray) -> list[dict[str, Any]]:
+    """What each search has found after how many samples: the network of the best noisy reward, without its noise."""
     rows = []
     for (algorithm, objective), runs in found.items():
         reward = parse_reward(objective, TARGET_MS)
         random = np.sort(known.rewards(reward, drawn))
-        top = climbed(known, lambda top1, ms, reward=reward: reward.of(top1 / 100, ms))  # type: ignore[misc]
-        top_reward = float(known.rewards(reward, top)[0])
-        for count in CHECKPOINTS:
-            reached = [(seed, run[:count]) for seed, run in enumerate(runs) if len(run) >= count or count == SAMPLES]
-            if not reached or (algorithm == "thompson" and count > len(runs[0])):
-                continue
-            chosen = []
-            for seed, run in reached:
-                rewards = [known.observe(each, {}, reward, seed).reward or 0.0 for each in run]
-                chosen.append(run[int(np.argmax(rewards))])
+        top = best(path, objective)
+        noisy = [reward.of(known.noisy(run, seed), known.ms(run)) for seed, run in enumerate(runs)]
+        counts = [count for count in CHECKPOINTS if count < max(map(len, runs))] + [max(map(len, runs))]
+        for count in counts:
+            chosen = [run[int(np.argmax(own[:count]))] for run, own in zip(runs, noisy, strict=True)]
             values = known.rewards(reward, chosen)
             rows.append({
-                "algorithm": algorithm, "objective": objective, "samples": count, "seeds": len(chosen),
-                "trained": statistics.median(len(run) for _, run in reached),
-                "predicted_top1": [round(float(each), 2) for each in known.top1(chosen)],
-                "pixel1_ms": [round(float(each), 1) for each in known.ms(chosen)],
-                "reward_below_the_best_there_is": round(float(np.median(top_reward - values)), 5),
-                "random_networks_above": round(float(np.median(1 - np.searchsorted(random, values) / len(random))), 6),
+                "algorithm": algorithm, "objective": objective, "trained": count, "seeds": len(chosen),
+                "predicted_top1": known.top1(chosen).round(2).tolist(), "pixel1_ms": known.ms(chosen).round(1).tolist(),
+                "reward_below_the_best_there_is": round(float(np.median(known.rewards(reward, top)[0] - values)), 5),
+                "random_share_above": float(np.median(1 - np.searchsorted(random, values) / len(random))),
                 "best": row(known, chosen[int(np.argmax(values))]),
             })  # fmt: skip
-        rows.append({"algorithm": "best there is", "objective": objective, "best": row(known, top)})
+        if algorithm == SEARCHES[0][0]:
+            rows.append({"algorithm": "best there is", "objective": objective, "best": row(known, top)})
     return rows
 
 
-def soft_against_hard(known: Task, found: dict[tuple[str, str], list[list[Candidate]]]) -> dict[str, Any]:
+def soft_against_hard(known: Task, path: str, found: Runs) -> dict[str, Any]:
     """Figure 6: where the controller's samples lie, and the most accurate one below each latency."""
-    limits = {bound: row(known, best_below(known, bound)) for bound in BOUNDS_MS}
+    limits = {bound: row(known, best(path, bound)) for bound in BOUNDS_MS}
     result: dict[str, Any] = {"best_there_is": limits}
     for objective in ("soft", "hard"):
         runs = [known.ms(run) for run in found["ppo", objective]]
@@ -216,32 +217,32 @@ def soft_against_hard(known: Task, found: dict[tuple[str, str], list[list[Candid
     return result
 
 
-def cells(known: Task) -> dict[str, Any]:
+def cells(known: Task, path: str) -> dict[str, Any]:
     """Table 5: the best network whose stages are all alike, and of the whole space, for one and for two objectives."""
     alike = [tuple(choices) * 7 for choices in itertools.product(range(3), range(2), range(3), range(2))]
     rows: dict[str, Any] = {"cell_networks": len(alike)}
     for name, objective in (("single objective", "accuracy"), ("soft", "soft"), ("hard", "hard")):
         reward = parse_reward(objective, TARGET_MS)
         rows[f"{name}, cell"] = row(known, alike[int(np.argmax(known.rewards(reward, alike)))])
-        rows[f"{name}, factorized"] = row(known, climbed(known, lambda t, ms, r=reward: r.of(t / 100, ms)))  # type: ignore[misc]
+        rows[f"{name}, factorized"] = row(known, best(path, objective))
     for name, published in PUBLISHED_TABLE_5.items():
         rows[name]["published_pixel1_ms_and_imagenet_top1"] = published
     return rows
 
 
-def alike_against_mixed(known: Task) -> dict[str, Any]:
+def alike_against_mixed(known: Task, path: str) -> dict[str, Any]:
     """Table 6: one kind of layer in every stage, with A1-like's repeats and no squeeze-and-excite, and what costs no more."""
     rows = {}
     for expand, kernel in itertools.product((4, 6), (3, 5)):
         like = candidate_of([f"{expand}{kernel}{code[2]}0" for code in LIKE["A1-like"]])
         rows[f"MBConv{expand} k{kernel} only"] = {
             **row(known, like),
-            "best_at_no_more_ms": row(known, best_below(known, known.cost(like))),
+            "best_at_no_more_ms": row(known, best(path, known.cost(like))),
         }
     return rows
 
 
-def landmarks(known: Task, drawn: np.ndarray) -> dict[str, Any]:
+def landmarks(known: Task, path: str, drawn: np.ndarray) -> dict[str, Any]:
     """A1-like and B1-like, how many random networks beat them at no more latency, and the best that does."""
     top1, ms = known.top1(drawn), known.ms(drawn)
     rows = {}
@@ -251,13 +252,14 @@ def landmarks(known: Task, drawn: np.ndarray) -> dict[str, Any]:
         rows[name] = {
             **row(known, own), "random_networks_no_slower": int((ms <= cost).sum()),
             "of_them_more_accurate": int(((ms <= cost) & (top1 > accuracy)).sum()),
-            "best_at_no_more_ms": row(known, best_below(known, cost)),
+            "best_at_no_more_ms": row(known, best(path, cost)),
         }  # fmt: skip
     return rows
 
 
-def regressors(table: ImageNetTable) -> dict[str, Any]:
+def regressors(path: str) -> dict[str, Any]:
     """Held-out errors, with the same tenths, of the regressor that is used, of ridge regressions, and of LightGBM."""
+    table = ImageNetTable.read(path)
     x, y, folds = features(table.candidates), table.top1, table.folds()
     space, found = accel_nasbench(), {"gaussian process (used)": HeldOut.of(Regressor.held_out(x, y, folds), y)}
     hot = space.features(table.candidates)
@@ -271,7 +273,7 @@ def regressors(table: ImageNetTable) -> dict[str, Any]:
         found[name] = HeldOut.of(predicted, y)
     if importlib.util.find_spec("lightgbm"):
         booster: Any = importlib.import_module("lightgbm").LGBMRegressor
-        for leaves, rate, trees in ((31, 0.05, 1000), (8, 0.1, 1500), (6, 0.1, 3000)):
+        for leaves, rate, trees in ((31, 0.05, 1000), (6, 0.1, 3000)):
             predicted = np.zeros(len(y))
             for fold in range(FOLDS):
                 inside = folds != fold
@@ -301,32 +303,34 @@ def main() -> None:
     from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.utils.system import environment
 
-    begun = time.perf_counter()
+    begun, path = time.perf_counter(), arguments.table
     jobs = [(*each, seed) for each in SEARCHES for seed in range(arguments.seeds)]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(arguments.processes, mp_context=context) as pool:
         futures = [
-            pool.submit(search, arguments.table, name, goal, arguments.samples if name == "ppo" else arguments.trainings, seed)
+            pool.submit(search, path, name, goal, arguments.samples if name == "ppo" else arguments.trainings, seed)
             for name, goal, seed in jobs
         ]
-        found: dict[tuple[str, str], list[list[Candidate]]] = {}
+        held_out = pool.submit(regressors, path)
+        found: Runs = {}
         for (name, goal, _), future in zip(jobs, futures, strict=True):
             found.setdefault((name, goal), []).append(future.result())
     searched = time.perf_counter() - begun
-    known = task(arguments.table)
+    known = task(path)
     drawn = np.random.default_rng(0).integers(known.space.counts, size=(RANDOM, len(known.space.counts)))
     parts = [known.ms(drawn), known.top1(drawn)]
     result = {
         "schema": SCHEMA, "date": datetime.date.today().isoformat(), "environment": environment(),
         "table_sha256": known.table.sha256, "trainings": len(known.table.top1), "noise_points": NOISE_POINTS,
         "target_ms": TARGET_MS, "seeds": arguments.seeds, "samples": arguments.samples, "searches_seconds": searched,
-        "regressors_held_out": regressors(known.table),
+        "regressors_held_out": held_out.result(),
         "random_networks": {
             name: np.percentile(part, [1, 10, 50, 90, 99]).round(2).tolist()
             for name, part in zip(("pixel1_ms_percentiles_1_10_50_90_99", "predicted_top1_percentiles"), parts, strict=True)
         },
-        "searches": ends(known, found, drawn), "soft_against_hard": soft_against_hard(known, found), "cells": cells(known),
-        "alike_against_mixed": alike_against_mixed(known), "landmarks": landmarks(known, drawn),
+        "searches": ends(known, path, found, drawn), "soft_against_hard": soft_against_hard(known, path, found),
+        "cells": cells(known, path), "alike_against_mixed": alike_against_mixed(known, path),
+        "landmarks": landmarks(known, path, drawn),
     }  # fmt: skip
     result["seconds"] = time.perf_counter() - begun
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -339,13 +343,13 @@ def show(result: dict[str, Any]) -> None:
     for name, error in result["regressors_held_out"].items():
         print(f"{name}: R2 {error['r2']:.4f}, tau {error['kendall_tau']:.4f}, {error['rmse_points']:.3f} points off")
     for each in result["searches"]:
-        best = f"{each['best']['predicted_top1']:.2f} % predicted at {each['best']['pixel1_ms']:.1f} ms"
-        if "samples" not in each:
-            print(f"{each['objective']:9s} best there is: {best}")
+        text = f"{each['best']['predicted_top1']:.2f} % predicted at {each['best']['pixel1_ms']:.1f} ms"
+        if "trained" not in each:
+            print(f"{each['objective']:9s} best there is: {text}")
             continue
         print(
-            f"{each['objective']:9s} {each['algorithm']:9s} {each['samples']:5d}: {best}; reward "
-            f"{each['reward_below_the_best_there_is']:.4f} below the best, {each['random_networks_above']:.4%} of random above"
+            f"{each['objective']:9s} {each['algorithm']:9s} {each['trained']:5d}: {text}; reward "
+            f"{each['reward_below_the_best_there_is']:.4f} below the best, {each['random_share_above']:.4%} of random above"
         )
     for part in ("soft_against_hard", "cells", "alike_against_mixed", "landmarks"):
         print(part)
