@@ -16,12 +16,12 @@ import dataclasses
 import datetime
 import functools
 import importlib
-import importlib.util
 import itertools
 import multiprocessing
 import os
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ def codes_of(candidate: Candidate) -> list[str]:
     return ["".join(map(str, values[at : at + 3])) + str(int(values[at + 3] > 0)) for at in range(0, len(values), 4)]  # type: ignore[operator]
 
 
+Tops = Mapping[str | float, Candidate]  # the best there is by a reward, or of at most so many ms
 Runs = dict[tuple[str, str], list[list[Candidate]]]  # by algorithm and objective, of each seed what it trained
 
 
@@ -123,7 +124,6 @@ def search(path: str, algorithm: str, objective: str, count: int, seed: int) -> 
     return found
 
 
-@functools.cache
 def best(path: str, objective: str | float) -> Candidate:
     """The best network without noise that steps of one, then of two decisions lead to from the best of random ones.
 
@@ -170,13 +170,13 @@ def row(known: Task, candidate: Candidate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ends(known: Task, path: str, found: Runs, drawn: np.ndarray) -> list[dict[str, Any]]:
+def ends(known: Task, tops: Tops, found: Runs, drawn: np.ndarray) -> list[dict[str, Any]]:
     """What each search has found after how many samples: the network of the best noisy reward, without its noise."""
     rows = []
     for (algorithm, objective), runs in found.items():
         reward = parse_reward(objective, TARGET_MS)
         random = np.sort(known.rewards(reward, drawn))
-        top = best(path, objective)
+        top = tops[objective]
         noisy = [reward.of(known.noisy(run, seed), known.ms(run)) for seed, run in enumerate(runs)]
         counts = [count for count in CHECKPOINTS if count < max(map(len, runs))] + [max(map(len, runs))]
         for count in counts:
@@ -194,9 +194,9 @@ def ends(known: Task, path: str, found: Runs, drawn: np.ndarray) -> list[dict[st
     return rows
 
 
-def soft_against_hard(known: Task, path: str, found: Runs) -> dict[str, Any]:
+def soft_against_hard(known: Task, tops: Tops, found: Runs) -> dict[str, Any]:
     """Figure 6: where the controller's samples lie, and the most accurate one below each latency."""
-    limits = {bound: row(known, best(path, bound)) for bound in BOUNDS_MS}
+    limits = {bound: row(known, tops[bound]) for bound in BOUNDS_MS}
     result: dict[str, Any] = {"best_there_is": limits}
     for objective in ("soft", "hard"):
         runs = [known.ms(run) for run in found["ppo", objective]]
@@ -217,32 +217,40 @@ def soft_against_hard(known: Task, path: str, found: Runs) -> dict[str, Any]:
     return result
 
 
-def cells(known: Task, path: str) -> dict[str, Any]:
+def cells(known: Task, tops: Tops) -> dict[str, Any]:
     """Table 5: the best network whose stages are all alike, and of the whole space, for one and for two objectives."""
     alike = [tuple(choices) * 7 for choices in itertools.product(range(3), range(2), range(3), range(2))]
     rows: dict[str, Any] = {"cell_networks": len(alike)}
     for name, objective in (("single objective", "accuracy"), ("soft", "soft"), ("hard", "hard")):
         reward = parse_reward(objective, TARGET_MS)
         rows[f"{name}, cell"] = row(known, alike[int(np.argmax(known.rewards(reward, alike)))])
-        rows[f"{name}, factorized"] = row(known, best(path, objective))
+        rows[f"{name}, factorized"] = row(known, tops[objective])
     for name, published in PUBLISHED_TABLE_5.items():
         rows[name]["published_pixel1_ms_and_imagenet_top1"] = published
     return rows
 
 
-def alike_against_mixed(known: Task, path: str) -> dict[str, Any]:
+def alike() -> dict[str, list[str]]:
+    """Networks with one kind of layer in every stage."""
+    return {
+        f"MBConv{expand} k{kernel} only": [f"{expand}{kernel}{code[2]}0" for code in LIKE["A1-like"]]
+        for expand, kernel in itertools.product((4, 6), (3, 5))
+    }
+
+
+def alike_against_mixed(known: Task, tops: Tops) -> dict[str, Any]:
     """Table 6: one kind of layer in every stage, with A1-like's repeats and no squeeze-and-excite, and what costs no more."""
     rows = {}
-    for expand, kernel in itertools.product((4, 6), (3, 5)):
-        like = candidate_of([f"{expand}{kernel}{code[2]}0" for code in LIKE["A1-like"]])
-        rows[f"MBConv{expand} k{kernel} only"] = {
+    for name, codes in alike().items():
+        like = candidate_of(codes)
+        rows[name] = {
             **row(known, like),
-            "best_at_no_more_ms": row(known, best(path, known.cost(like))),
+            "best_at_no_more_ms": row(known, tops[known.cost(like)]),
         }
     return rows
 
 
-def landmarks(known: Task, path: str, drawn: np.ndarray) -> dict[str, Any]:
+def landmarks(known: Task, tops: Tops, drawn: np.ndarray) -> dict[str, Any]:
     """A1-like and B1-like, how many random networks beat them at no more latency, and the best that does."""
     top1, ms = known.top1(drawn), known.ms(drawn)
     rows = {}
@@ -252,13 +260,13 @@ def landmarks(known: Task, path: str, drawn: np.ndarray) -> dict[str, Any]:
         rows[name] = {
             **row(known, own), "random_networks_no_slower": int((ms <= cost).sum()),
             "of_them_more_accurate": int(((ms <= cost) & (top1 > accuracy)).sum()),
-            "best_at_no_more_ms": row(known, best(path, cost)),
+            "best_at_no_more_ms": row(known, tops[cost]),
         }  # fmt: skip
     return rows
 
 
-def regressors(path: str) -> dict[str, Any]:
-    """Held-out errors, with the same tenths, of the regressor that is used, of ridge regressions, and of LightGBM."""
+def regressors(path: str, lightgbm: bool) -> dict[str, Any]:
+    """Held-out errors, with the same tenths, of the regressor that is used, of ridge regressions and of LightGBM."""
     table = ImageNetTable.read(path)
     x, y, folds = features(table.candidates), table.top1, table.folds()
     space, found = accel_nasbench(), {"gaussian process (used)": HeldOut.of(Regressor.held_out(x, y, folds), y)}
@@ -271,7 +279,7 @@ def regressors(path: str) -> dict[str, Any]:
             gram = rows[inside].T @ rows[inside] + ridge * np.eye(rows.shape[1])
             predicted[~inside] = mean + rows[~inside] @ np.linalg.solve(gram, rows[inside].T @ (y[inside] - mean))
         found[name] = HeldOut.of(predicted, y)
-    if importlib.util.find_spec("lightgbm"):
+    if lightgbm:
         booster: Any = importlib.import_module("lightgbm").LGBMRegressor
         for leaves, rate, trees in ((31, 0.05, 1000), (6, 0.1, 3000)):
             predicted = np.zeros(len(y))
@@ -298,6 +306,7 @@ def main() -> None:
     parser.add_argument("--trainings", type=int, default=TRAININGS, help="of thompson (default %(default)s)")
     parser.add_argument("--processes", type=int, default=2, help="default %(default)s")
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE.json", help="default %(default)s")
+    parser.add_argument("--lightgbm", action="store_true", help="also fit LightGBM, which is then needed, to compare with")
     arguments = parser.parse_args()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the processes use the cores
     from keras_mnasnet.benchmarks.results import write_json
@@ -305,18 +314,24 @@ def main() -> None:
 
     begun, path = time.perf_counter(), arguments.table
     jobs = [(*each, seed) for each in SEARCHES for seed in range(arguments.seeds)]
-    context = multiprocessing.get_context("spawn")
+    known = task(path)
+    limits: list[str | float] = [
+        "soft", "hard", "accuracy", *BOUNDS_MS,
+        *(known.cost(candidate_of(each)) for each in (*alike().values(), *LIKE.values())),
+    ]  # fmt: skip
+    # where processes can be forked they share the fit
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with concurrent.futures.ProcessPoolExecutor(arguments.processes, mp_context=context) as pool:
         futures = [
             pool.submit(search, path, name, goal, arguments.samples if name == "ppo" else arguments.trainings, seed)
             for name, goal, seed in jobs
         ]
-        held_out = pool.submit(regressors, path)
+        held_out = pool.submit(regressors, path, arguments.lightgbm)
+        tops = dict(zip(limits, pool.map(best, [path] * len(limits), limits), strict=True))
         found: Runs = {}
         for (name, goal, _), future in zip(jobs, futures, strict=True):
             found.setdefault((name, goal), []).append(future.result())
     searched = time.perf_counter() - begun
-    known = task(path)
     drawn = np.random.default_rng(0).integers(known.space.counts, size=(RANDOM, len(known.space.counts)))
     parts = [known.ms(drawn), known.top1(drawn)]
     result = {
@@ -328,9 +343,9 @@ def main() -> None:
             name: np.percentile(part, [1, 10, 50, 90, 99]).round(2).tolist()
             for name, part in zip(("pixel1_ms_percentiles_1_10_50_90_99", "predicted_top1_percentiles"), parts, strict=True)
         },
-        "searches": ends(known, path, found, drawn), "soft_against_hard": soft_against_hard(known, path, found),
-        "cells": cells(known, path), "alike_against_mixed": alike_against_mixed(known, path),
-        "landmarks": landmarks(known, path, drawn),
+        "searches": ends(known, tops, found, drawn), "soft_against_hard": soft_against_hard(known, tops, found),
+        "cells": cells(known, tops), "alike_against_mixed": alike_against_mixed(known, tops),
+        "landmarks": landmarks(known, tops, drawn),
     }  # fmt: skip
     result["seconds"] = time.perf_counter() - begun
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
