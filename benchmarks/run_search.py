@@ -1,18 +1,23 @@
-"""Trainings until a search first reaches one of the best networks of NAS-Bench-Macro, and what asking costs.
+"""Trainings until a search first reaches one of the best networks of a table of trainings, and what asking costs.
 
-    python benchmarks/run_search.py --table nas-bench-macro_cifar10.json --output benchmarks/results/NAME/search.json
+    python benchmarks/run_search.py --table nas-bench-macro_cifar10.json --imagenet-table accel-nasbench.csv.gz \
+        --output benchmarks/results/NAME/search.json
 
-One training is one of the table's three runs, drawn once for each seed and network. A search has arrived when it asks for
-one of the seven best of the 6,561 entries by the mean of all three runs. Objectives: accuracy, and the soft and the hard
-reward with millions of FLOPs for milliseconds and their median for the target. No setting differs between objectives.
-Algorithms that repeat themselves (the controller, Optuna's TPE) are answered from the records: `trainings` counts different
-networks, `draws` every one. Then, in the space `mbconv`: milliseconds per ask and tell, and whether 10,000 asks differ.
+`macro`: one training is one of NAS-Bench-Macro's three CIFAR-10 runs, drawn once for each seed and network. A search has
+arrived when it asks for one of the seven best of the 6,561 entries by the mean of all three runs. Objectives: accuracy, and the
+soft and the hard reward with millions of FLOPs for milliseconds and their median for the target. `imagenet`: a training is what
+5,138 ImageNet trainings predict of a network of 1.0e11, and the noise of one; latency is the Pixel-1 model's, the target 75 ms.
+A search has arrived at a network of the best 1 in 10,000, which 100,000 random ones without noise tell. No setting differs
+between tasks and objectives. Algorithms that repeat themselves (the controller, Optuna's TPE) are answered from the records:
+`trainings` counts different networks, `draws` every one. Then, in the space `mbconv`: milliseconds per ask and tell, and
+whether 10,000 asks differ.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import dataclasses
 import datetime
 import functools
 import heapq
@@ -21,18 +26,22 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 OBJECTIVES = ("accuracy", "soft", "hard")
-SCHEMA = 1
-# name: (algorithm, options, most trainings, asynchronous workers, seeds). There are more seeds of `paper`, whose numbers are so
-# far apart that a median of 50 has a standard error of some 40 trainings, and of the quick ones.
+TASKS = ("macro", "imagenet")
+IMAGENET_SEEDS, IMAGENET_TARGET_MS = {"optuna tpe": 4}, 75.0  # 20 seeds of the others
+DRAWN, BEST = 100_000, 10  # random networks, of which the tenth is the bar
+SCHEMA = 2
+# name: (algorithm, options, most trainings, asynchronous workers, seeds on `macro`). There are more seeds of `paper`, whose
+# numbers are so far apart that a median of 50 has a standard error of some 40 trainings, and of the quick ones.
 SEARCHES: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
     "thompson": ("thompson", {}, 200, 1, 100),
     "thompson, 10 workers": ("thompson", {}, 200, 10, 100),
     "evolution": ("evolution", {}, 500, 1, 100),
+    "local search": ("local-search", {}, 500, 1, 100),
     "random": ("random", {}, 1500, 1, 50),
     "ppo tuned": ("ppo", {"preset": "tuned"}, 600, 1, 50),
     "ppo paper": ("ppo", {"preset": "paper"}, 800, 1, 150),
@@ -48,35 +57,79 @@ TARGETS: dict[str, dict[str, tuple[float, float]]] = {
 LARGEST_SLOWDOWN = 1.15  # of ten workers, in trainings
 
 
+class Macro:
+    """NAS-Bench-Macro."""
+
+    def __init__(self, path: str) -> None:
+        from keras_mnasnet.search import MacroTable
+
+        self.table = MacroTable.read(path)
+        self.space, self.target = self.table.space(), self.table.median_mflops()
+        self.trained, self.cost = self.table.trained, self.table.mflops.__getitem__
+
+    def goal(self, reward: Any) -> Callable[[Any], bool]:
+        """Whether a network is one of those to be found."""
+        return self.table.best(reward).__contains__
+
+
+class Imagenet:
+    """Accel-NASBench's space, with what its trainings predict."""
+
+    def __init__(self, path: str) -> None:
+        from keras_mnasnet.search.imagenet_table import ImageNetTable, Pixel1ByStage
+        from keras_mnasnet.search.networks import accel_nasbench
+
+        self.regressor, self.cost = ImageNetTable.read(path).fitted(), Pixel1ByStage()
+        self.space = dataclasses.replace(accel_nasbench(), cost=self.cost)
+        self.target = IMAGENET_TARGET_MS
+
+    def accuracies(self, candidates: Any) -> Any:
+        from keras_mnasnet.search.imagenet_table import features
+
+        return self.regressor.predict(features(candidates)) / 100
+
+    def trained(self, candidate: Any, seed: int) -> float:
+        import numpy as np
+
+        from keras_mnasnet.search.imagenet_table import NOISE_POINTS
+
+        noise = NOISE_POINTS / 100 * np.random.default_rng([seed, *candidate]).standard_normal()
+        return float(self.accuracies(candidate)[0] + noise)
+
+    def goal(self, reward: Any) -> Callable[[Any], bool]:
+        import numpy as np
+
+        drawn = np.random.default_rng(0).integers(self.space.counts, size=(DRAWN, len(self.space.counts)))
+        rewards = [reward.of(self.accuracies(part), self.cost.of(part)) for part in np.array_split(drawn, 20)]
+        bar = np.sort(np.concatenate(rewards))[-BEST]
+        return lambda candidate: bool(reward.of(self.accuracies(candidate)[0], self.cost(candidate)) >= bar)
+
+
 @functools.cache
-def table(path: str) -> tuple[Any, Any]:
-    """The table, and its space."""
-    from keras_mnasnet.search import MacroTable
-
-    found = MacroTable.read(path)
-    return found, found.space()
+def table(task: str, path: str) -> Any:
+    """What is searched."""
+    return {"macro": Macro, "imagenet": Imagenet}[task](path)
 
 
 @functools.cache
-def task(path: str, objective: str) -> tuple[Any, frozenset]:
-    """The reward, and the networks to be found."""
+def goal(task: str, path: str, objective: str) -> tuple[Any, Callable[[Any], bool]]:
+    """The reward, and whether a network is one of those to be found."""
     from keras_mnasnet.search import parse_reward
 
-    known, _ = table(path)
-    reward = parse_reward(objective, known.median_mflops())
-    return reward, known.best(reward)
+    reward = parse_reward(objective, table(task, path).target)
+    return reward, table(task, path).goal(reward)
 
 
-def reach(path: str, name: str, objective: str, seed: int) -> tuple[int, int]:
+def reach(task: str, path: str, name: str, objective: str, seed: int) -> tuple[int, int]:
     """(trainings, draws) up to the first of the best networks; one more than the most allowed if none was reached."""
     from keras_mnasnet.search import Observation, make_algorithm
 
     algorithm, options, most, workers, _ = SEARCHES[name]
-    known, space = table(path)
-    reward, good = task(path, objective)
+    known = table(task, path)
+    space, (reward, good) = known.space, goal(task, path, objective)
 
     def observe(candidate: Any, extra: dict) -> Any:
-        accuracy, latency = known.trained(candidate, seed), known.mflops[candidate]
+        accuracy, latency = known.trained(candidate, seed), known.cost(candidate)
         return Observation(candidate, extra, accuracy, latency, reward(accuracy, latency))
 
     if algorithm == "tpe":
@@ -94,13 +147,13 @@ def reach(path: str, name: str, objective: str, seed: int) -> tuple[int, int]:
             heapq.heappush(running, (now + durations.uniform(0.5, 1.5), asked, proposals[0]))
         now, _, proposal = heapq.heappop(running)
         finished += 1
-        if proposal.candidate in good:
+        if good(proposal.candidate):
             return finished, proposal.extra.get("draw", finished)
         search.tell([observe(proposal.candidate, proposal.extra)])
     return most + 1, int(search.facts().get("draws", most)) + 1
 
 
-def reach_tpe(space: Any, observe: Any, good: frozenset, seed: int, most: int) -> tuple[int, int]:
+def reach_tpe(space: Any, observe: Any, good: Callable[[Any], bool], seed: int, most: int) -> tuple[int, int]:
     """The same with Optuna's TPE; it repeats itself, so its draws are what is limited."""
     import optuna
 
@@ -115,7 +168,7 @@ def reach_tpe(space: Any, observe: Any, good: frozenset, seed: int, most: int) -
         trial = study.ask(distributions)
         candidate = space.canonical(space.candidate(trial.params))
         trained.add(candidate)
-        if candidate in good:
+        if good(candidate):
             return len(trained), draw
         study.tell(trial, observe(candidate, {}).reward)
     return len(trained) + 1, most + 1
@@ -178,7 +231,7 @@ def median_error(values: Sequence[int]) -> float:
     return statistics.stdev(statistics.median(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
 
 
-def summary(name: str, objective: str, rows: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def summary(task: str, name: str, objective: str, rows: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """Medians over seeds with their standard errors, and the share of seeds that arrived within 100 and 200 trainings."""
     trainings, draws = ([row[column] for row in rows] for column in (0, 1))
     found: dict[str, Any] = {
@@ -192,7 +245,7 @@ def summary(name: str, objective: str, rows: Sequence[tuple[int, int]]) -> dict[
         "within_200": sum(each <= 200 for each in trainings) / len(rows),
         "most_trainings": SEARCHES[name][2],
     }
-    if name in TARGETS:
+    if task == "macro" and name in TARGETS:
         low, high = TARGETS[name][objective]
         found["target"] = [low, high]
         counted = found["median_draws" if name.startswith("ppo") else "median_trainings"]
@@ -200,22 +253,29 @@ def summary(name: str, objective: str, rows: Sequence[tuple[int, int]]) -> dict[
     return found
 
 
+Searches = dict[str, dict[str, dict[str, dict[str, Any]]]]
+
+
 def run(
-    path: str, names: Sequence[str], seeds: int | None, processes: int, asks: int
-) -> tuple[dict[str, dict[str, Any]], int | None]:
-    """({search: {objective: summary}}, how many of `asks` differ); `seeds` None for each search's own number."""
-    jobs = [(name, objective, seed) for name in names for objective in OBJECTIVES for seed in range(seeds or SEARCHES[name][4])]
-    jobs.sort(key=lambda job: -list(SEARCHES).index(job[0]))  # the slow ones first
+    paths: Mapping[str, str], names: Sequence[str], seeds: int | None, processes: int, asks: int
+) -> tuple[Searches, int | None]:
+    """({task: {search: {objective: summary}}}, how many of `asks` differ); `seeds` None for each search's own number."""
+    jobs = [
+        (task, path, name, objective, seed)
+        for task, path in paths.items() for name in names for objective in OBJECTIVES
+        for seed in range(seeds or (SEARCHES[name][4] if task == "macro" else IMAGENET_SEEDS.get(name, 20)))
+    ]  # fmt: skip
+    jobs.sort(key=lambda job: -list(SEARCHES).index(job[2]))  # the slow ones first
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
         distinct = pool.submit(distinct_asks, asks) if asks else None
-        rows = list(pool.map(reach, [path] * len(jobs), *zip(*jobs, strict=True), chunksize=1))
-    found: dict[str, dict[str, Any]] = {}
-    for name in names:
-        found[name] = {}
-        for objective in OBJECTIVES:
-            own = [row for job, row in zip(jobs, rows, strict=True) if job[:2] == (name, objective)]
-            found[name][objective] = summary(name, objective, own)
+        rows = list(pool.map(reach, *zip(*jobs, strict=True), chunksize=1))
+    found: Searches = {}
+    for task in paths:
+        for name in names:
+            for objective in OBJECTIVES:
+                own = [row for job, row in zip(jobs, rows, strict=True) if (job[0], *job[2:4]) == (task, name, objective)]
+                found.setdefault(task, {}).setdefault(name, {})[objective] = summary(task, name, objective, own)
     return found, None if distinct is None else distinct.result()
 
 
@@ -223,25 +283,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("KERAS_MNASNET_DATA")
     parser.add_argument(
-        "--table", default=default and f"{default}/nas-bench-macro/nas-bench-macro_cifar10.json", required=not default,
+        "--table", default=default and f"{default}/nas-bench-macro/nas-bench-macro_cifar10.json",
         help="nas-bench-macro_cifar10.json of github.com/xiusu/NAS-Bench-Macro",
     )  # fmt: skip
     parser.add_argument(
+        "--imagenet-table", default=default and f"{default}/accel-nasbench/accel-nasbench.csv.gz",
+        help="the trainings of github.com/afzalxo/Accel-NASBench as one table",
+    )  # fmt: skip
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
+    parser.add_argument(
         "--seeds",
         type=int,
-        help="of every search (default: 10 of TPE, 50 of random and tuned, 150 of paper, 100 of the others)",
+        help="of every search (default on macro: 10 of TPE, 50 of random and tuned, 150 of paper, 100 of the others; on "
+        "imagenet 4 of TPE, 20 of the others)",
     )
     parser.add_argument("--searches", nargs="*", choices=list(SEARCHES), default=list(SEARCHES))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--asks", type=int, default=10_000, help="asks that must all differ; 0 leaves this out")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
+    paths = {task: {"macro": arguments.table, "imagenet": arguments.imagenet_table}[task] for task in arguments.tasks}
+    for task, path in paths.items():
+        if path is None:
+            parser.error(f"The task {task} needs its table. Received: none. Name it, or leave the task out of --tasks.")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are small; the processes use the cores
     from keras_mnasnet.benchmarks.results import write_json
     from keras_mnasnet.utils.system import environment
 
     start = time.perf_counter()
-    searches, distinct = run(arguments.table, arguments.searches, arguments.seeds, arguments.processes, arguments.asks)
+    searches, distinct = run(paths, arguments.searches, arguments.seeds, arguments.processes, arguments.asks)
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "date": datetime.date.today().isoformat(),
@@ -249,18 +319,19 @@ def main() -> int:
         "searches_seconds": time.perf_counter() - start,
         "searches": searches,
     }
-    for name, objectives in searches.items():
-        for objective, row in objectives.items():
-            verdict = "" if "met" not in row else f"  target {row['target']}: {'met' if row['met'] else 'NOT MET'}"
-            print(
-                f"{name:22s} {objective:9s} trainings {row['median_trainings']:6.1f} +- {row['median_trainings_error']:4.1f}  "
-                f"draws {row['median_draws']:6.1f} +- {row['median_draws_error']:4.1f}  "
-                f"within 100: {row['within_100']:4.0%}  within 200: {row['within_200']:4.0%}  ({row['seeds']} seeds){verdict}"
-            )
+    every = [(*key, row) for key, row in _rows(searches)]
+    for task, name, objective, row in every:
+        verdict = "" if "met" not in row else f"  target {row['target']}: {'met' if row['met'] else 'NOT MET'}"
+        print(
+            f"{task:8s} {name:22s} {objective:9s} trainings {row['median_trainings']:6.1f} +- "
+            f"{row['median_trainings_error']:4.1f}  draws {row['median_draws']:6.1f} +- {row['median_draws_error']:4.1f}  "
+            f"within 100: {row['within_100']:4.0%}  within 200: {row['within_200']:4.0%}  ({row['seeds']} seeds){verdict}"
+        )
     slow = False
-    if {"thompson", "thompson, 10 workers"} <= searches.keys():
+    macro = searches.get("macro", {})
+    if {"thompson", "thompson, 10 workers"} <= macro.keys():
         for kind in ("mean", "median"):
-            one, ten = (sum(searches[name][each][f"{kind}_trainings"] for each in OBJECTIVES) for name in list(SEARCHES)[:2])
+            one, ten = (sum(macro[name][each][f"{kind}_trainings"] for each in OBJECTIVES) for name in list(SEARCHES)[:2])
             result[f"ten_workers_against_one_{kind}"] = ten / one
         mean, median = (result[f"ten_workers_against_one_{kind}"] for kind in ("mean", "median"))
         slow = mean > LARGEST_SLOWDOWN
@@ -278,7 +349,14 @@ def main() -> int:
     print(f"{result['seconds']:.0f} seconds in all")
     if arguments.output:
         write_json(arguments.output, result)
-    return int(slow or not all(row.get("met", True) for objectives in searches.values() for row in objectives.values()))
+    return int(slow or not all(row.get("met", True) for *_, row in every))
+
+
+def _rows(searches: Searches) -> Iterator[tuple[tuple[str, str, str], dict[str, Any]]]:
+    for task, names in searches.items():
+        for name, objectives in names.items():
+            for objective, row in objectives.items():
+                yield (task, name, objective), row
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ A1's, within 4 % by the package's model; no squeeze-and-excite of A1 taken away;
 are the finalists, in the order of |params / printed - 1| + |madds / printed - 1|, then of their text. Trained on CIFAR-10 with
 the same seeds (the trainings are in search/runs/a2-a3/proxy-NAME.json), the first trained finalist that no other is ahead of,
 by two standard errors of their difference in accuracy, is the one.
+They are ranked, too, by what 5,138 ImageNet trainings (Accel-NASBench; --imagenet-table, else search/runs/a2-a3/imagenet.json)
+say about what they differ in: a regression on each stage's hidden width, kernel, layers and squeeze-and-excite, in which fewer
+filters count as less expansion. The standard error of a difference is that of held-out networks that differ in as many
+decisions. A finalist that another is ahead of by two of these is not chosen either.
 --proxy-trainings N trains every finalist N times, in turns; --proxy-results joins the results of earlier runs.
 """
 
@@ -41,6 +45,7 @@ NETWORKS = {"a2": A2, "a3": A3}
 LATENCY_TOLERANCE = 0.04
 RECIPE = "proxy-5-epochs"
 RECORDS = Path(__file__).parent / "runs" / "a2-a3"
+MOST_CHANGES, LEAST_PAIRS = 12, 100  # of two trained networks, whose difference is predicted
 LEAST_TRAININGS = 3  # of each, to tell two networks apart
 NEVER = 100  # counted as a change: squeeze-and-excite taken away from A1
 
@@ -295,6 +300,93 @@ def proxy(name: str, networks: list[Architecture], arguments: argparse.Namespace
     return joined(parts) if parts else None
 
 
+@functools.cache
+def imagenet_fit(path: str) -> tuple[Any, np.ndarray, np.ndarray, dict[int, dict[str, float]], dict[str, Any]]:
+    """(regressor, lowest and highest features, held-out errors of a difference by decisions changed, facts)."""
+    from keras_mnasnet.search.imagenet_table import HeldOut, ImageNetTable, Regressor
+    from keras_mnasnet.search.networks import accel_nasbench
+
+    table, build = ImageNetTable.read(path), accel_nasbench().build
+    assert build is not None
+    raw = np.array([stage_features(build(tuple(each.tolist()))) for each in table.candidates])
+    low, high = raw.min(0), raw.max(0)
+    rows, true = (raw - low) / (high - low), table.top1
+    predicted = Regressor.held_out(rows, true, table.folds())
+    squares: dict[int, list[np.ndarray]] = collections.defaultdict(list)
+    for place in range(len(true) - 1):
+        changes = (table.candidates[place + 1 :] != table.candidates[place]).sum(1)
+        near = changes <= MOST_CHANGES
+        off = (predicted - true)[place + 1 :][near] - (predicted - true)[place]
+        for count in np.unique(changes[near]):
+            squares[int(count)].append(off[changes[near] == count] ** 2)
+    errors = {
+        count: {"pairs": len(every), "points": float(every.mean() ** 0.5)}
+        for count, every in sorted((count, np.concatenate(parts)) for count, parts in squares.items())
+        if len(every) >= LEAST_PAIRS
+    }
+    unseen = {}
+    for stage, what, level in ((3, 0, 1), (4, 0, 1), (5, 0, 1), (3, 2, 2), (4, 2, 2), (5, 2, 2)):  # indices of choices: 4 and 3
+        out = table.candidates[:, 4 * (stage - 1) + what] == level
+        guess = Regressor.fit(rows[~out], true[~out]).predict(rows[out])
+        unseen[f"stage {stage}, {('expansion 4', '', '3 layers')[what]}"] = {
+            "bias_points": float((guess - true[out]).mean()), **dataclasses.asdict(HeldOut.of(guess, true[out]))
+        }  # fmt: skip
+    facts = {
+        "table_sha256": table.sha256, "trainings": len(true), "held_out": dataclasses.asdict(HeldOut.of(predicted, true)),
+        "held_out_error_of_a_difference": errors, "a_level_that_was_not_fitted_on": unseen,
+    }  # fmt: skip
+    return Regressor.fit(rows, true), low, high, errors, facts
+
+
+def stage_features(network: Architecture) -> list[float]:
+    """Of each stage: log of its mean hidden width and of its layers, kernel and squeeze-and-excite; `[28]`."""
+    found, previous = [], network.stem
+    for block in network.blocks:
+        inputs = [previous, *[block.filters] * (block.repeats - 1)]
+        hidden = block.expand * statistics.fmean(inputs)
+        found += [math.log(hidden), float(block.kernel), math.log(block.repeats), float(block.se > 0)]
+        previous = block.filters
+    return found
+
+
+def by_imagenet(networks: list[Architecture], path: str) -> dict[str, Any]:
+    """What the ImageNet trainings predict of each, and which others are ahead of it by two standard errors."""
+    regressor, low, high, errors, facts = imagenet_fit(path)
+    predicted = regressor.predict((np.array([stage_features(each) for each in networks]) - low) / (high - low))
+    rows = []
+    for network, own in zip(networks, predicted, strict=True):
+        against = []
+        for other, theirs in zip(networks, predicted, strict=True):
+            if other is not network:
+                pairs = zip(network.blocks, other.blocks, strict=True)
+                changes = sum(getattr(a, what) != getattr(b, what) for a, b in pairs for what in DECISIONS)
+                error = errors[min(max(changes, min(errors)), max(errors))]["points"]
+                against.append({
+                    "text": str(other), "changes": changes, "ahead_points": float(theirs - own), "standard_error": error
+                })  # fmt: skip
+        ahead = [each["text"] for each in against if each["ahead_points"] > 2 * each["standard_error"]]
+        rows.append({"text": str(network), "predicted_top1": float(own), "behind": ahead, "against": against})
+    return {**facts, "ranking": sorted(rows, key=lambda row: -row["predicted_top1"])}
+
+
+def imagenet(name: str, networks: list[Architecture], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The predictions by the table that is named, else those on record."""
+    if arguments.imagenet_table:
+        return by_imagenet(networks, arguments.imagenet_table)
+    file = RECORDS / "imagenet.json"
+    try:
+        found: dict[str, Any] = json.loads(file.read_text("utf-8"))["networks"][name]["imagenet"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Predictions must be an output of this script. Received: {file}: {type(error).__name__}: {error}"
+        ) from None
+    if {row["text"] for row in found["ranking"]} != set(map(str, networks)):
+        raise ValueError(
+            f"The predictions on record must be of the finalists of {name!r}. Received: of other networks in {file}"
+        )
+    return found
+
+
 def examined(name: str, members: Members, arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything printed about one network."""
     printed_params, printed_madds, printed_ms = printed_totals(name)
@@ -320,7 +412,9 @@ def examined(name: str, members: Members, arguments: argparse.Namespace) -> dict
         if not set(trained["accuracies"]) <= set(map(str, networks)):
             raise ValueError(f"The proxy trainings of {name!r} must be of its finalists. Received: trainings of other networks")
         rows = ranking(trained["accuracies"])
-        beaten = {row["text"] for row in rows if row["behind"]}
+        predictions = imagenet(name, networks, arguments)
+        beaten = {row["text"] for row in (*rows, *predictions["ranking"]) if row["behind"]}
+        result["imagenet"] = predictions
         chosen = next(text for text in map(str, networks) if text in trained["accuracies"] and text not in beaten)
         result["proxy"] = {**trained, "ranking": rows}
     result["chosen"] = chosen
@@ -343,6 +437,15 @@ def show(name: str, result: dict[str, Any], limit: int) -> None:
         for row in result["proxy"]["ranking"]:
             error = "" if row["standard_error"] is None else f" +- {100 * row['standard_error']:.2f}"
             print(f"  {100 * row['mean']:.2f}{error} %, {len(row['behind'])} others are ahead of it  {row['text']}")
+    if "imagenet" in result:
+        print(f"  by {result['imagenet']['trainings']:,} ImageNet trainings of other networks, predicted:")
+        for row in result["imagenet"]["ranking"]:
+            most = max(row["against"], key=lambda each: each["ahead_points"] / each["standard_error"], default=None)
+            print(
+                f"  {row['predicted_top1']:.2f} %, the one most ahead by "
+                + ("none" if most is None else f"{most['ahead_points']:.2f} +- {most['standard_error']:.2f}")
+                + f", {len(row['behind'])} others are ahead of it  {row['text']}"
+            )
 
 
 def main() -> int:
@@ -357,6 +460,9 @@ def main() -> int:
         "--proxy-results", nargs="+", metavar="FILE.json",
         help="outputs of earlier proxy trainings to count (default: with --proxy-trainings none, else those on record)",
     )  # fmt: skip
+    parser.add_argument(
+        "--imagenet-table", metavar="FILE.csv.gz", help="Accel-NASBench's trainings, to predict from (default: on record)"
+    )
     parser.add_argument("--only", choices=tuple(NETWORKS), help="one of the two networks (default: both)")
     parser.add_argument("--data", metavar="DIR", help="CIFAR-10, or other labelled images, for the proxy trainings")
     parser.add_argument("--training-photos", type=int, default=10_000, metavar="N", help="to train on (default %(default)s)")

@@ -123,7 +123,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--seed": _count("Draw what is random from this seed (default: 0)."),
     "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "Change a value of the recipe (repeatable)."},
     "--size": {"type": int, "metavar": "PIXELS", "help": "Use an input of this height and width in pixels."},
-    "--space": _text("SPACE", "Search here: mbconv (default), paper, vertex, cell, macro, or module:function of your own."),
+    "--space": _text(
+        "SPACE", "Search here: mbconv (default), paper, vertex, cell, macro, accel-nasbench, or module:function of your own."
+    ),
     "--space-set": {
         "action": "append", "default": [], "metavar": "KEY=VALUE",
         "help": "Change a value of the space (repeatable), as width=0.5 or stem_stride=1.",

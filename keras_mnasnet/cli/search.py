@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 AS_THEY_ARE = (
     "data", "study", "space", "device", "target_ms", "reward", "algorithm", "max_params", "max_madds", "max_latency_ms", "size",
     "seed", "trials", "workers", "executor", "ray_address", "cpus", "gpus", "order", "timeout", "minutes",
+    "table_noise",
 )  # fmt: skip
 STUDY = "--study mine.study"
 
@@ -112,11 +113,17 @@ def _run_options(command: Parser) -> None:
     option(data, "--data")
     own(data, "--training-photos", "N", "Train on N photos, evenly over the classes (default: all).")
     own(data, "--validation-photos", "N", "Hold N photos out of training, to choose by (default: a tenth).")
+    own(
+        data, "--table-noise", "POINTS",
+        "With --data accel-nasbench:FILE, whose ImageNet trainings predict accuracies: add noise as of one training (default: "
+        "0.15).",
+        type=float,
+    )  # fmt: skip
     option(data, "--recipe", "The default is proxy-5-epochs.")
     option(data, "--set")
     option(data, "--size", "The default is the recipe's, else 224.")
     how = command.add_argument_group("the search")
-    own(how, "--algorithm", "NAME", "Search by thompson (default), ppo, evolution or random.")
+    own(how, "--algorithm", "NAME", "Search by thompson (default), ppo, evolution, local-search or random.")
     own(
         how, "--algorithm-set", "KEY=VALUE", "Change a value of the algorithm, as preset=tuned of ppo; may be repeated.",
         action="append", default=[],
@@ -170,9 +177,11 @@ def run(arguments: argparse.Namespace) -> None:
         return print_json({"estimate": last.estimate}) if arguments.json else print(f"estimate: {last.estimate}")
     progress = search.status(arguments.study).progress
     if arguments.json:
-        read = search.status(arguments.study).meta.evaluation.get("read")
+        facts = search.status(arguments.study).meta.evaluation
+        read = facts.get("read") or facts.get("table")
         return print_json({"study": str(arguments.study), "finished": progress.finished, "data": read, **progress.to_json()})
     _print_best(search.rescore(arguments.study).ranked[:5] if progress.done else [])
+    _say_predicted(arguments.study)
     if not progress.finished:
         print(f"the {arguments.minutes:g} minutes are over; go on with: {go_on}")
     else:
@@ -214,7 +223,7 @@ def rescore(arguments: argparse.Namespace) -> None:
     _print_within(found.reward, found.at_target)
     if found.warning:
         print(f"warning: {found.warning}")
-    return None
+    return _say_predicted(arguments.study)
 
 
 def retrain(arguments: argparse.Namespace) -> None:
@@ -254,6 +263,7 @@ def report(arguments: argparse.Namespace) -> None:
         return print_json(found.to_json() | {"files": {name: str(file) for name, file in found.files.items()}})
     print(f"{found.name}: {len(found.done):,} networks, {len(found.front)} on the front; reward {found.reward}\n")
     _print_best([(best.trial.reward or 0.0, best.trial) for best in found.best], lines=False)
+    _say_predicted(arguments.study)
     if found.best[0].call:
         print(f"\n{found.best[0].call}")
     _print_within(found.reward, None if found.at_target is None else found.at_target.trial)
@@ -327,6 +337,15 @@ def _print_within(reward: Reward, found: Trial | None) -> None:
     if reward.uses_latency:
         said = "none" if found is None else f"trial {found.number}, {percent(found.accuracy or 0)} %, {found.latency_ms:.4g} ms"
         print(f"\nmost accurate within {reward.target_ms:g} ms: {said}")
+
+
+def _say_predicted(study: str) -> None:
+    """A line where no network of a study was trained."""
+    from keras_mnasnet import search
+
+    evaluation = search.status(study).meta.evaluation
+    if evaluation.get("table"):
+        print(f"none of these networks was trained: {evaluation.get('photos')}")
 
 
 def _millions(count: int | None) -> float | None:

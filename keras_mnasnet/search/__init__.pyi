@@ -3,6 +3,7 @@ from .engine import StudyStopped as StudyStopped
 from .engine import drive as drive
 from .evaluator import NetworkEvaluator as NetworkEvaluator
 from .evaluator import fixed_cost as fixed_cost
+from .imagenet_table import ImageNetTable as ImageNetTable
 from .latency import parse_device as parse_device
 from .latency import pixel1_ms as pixel1_ms
 from .networks import constrained as constrained

@@ -78,7 +78,7 @@ class NetworkEvaluator:
         """The network's latency on `device`."""
         if self.device is None:
             raise ValueError("A latency needs a device. Received: device=None")
-        return _latency_model(self.device, self.device_options).latency_ms(architecture, self.resolution, classes)
+        return measured_latency(self.device, self.device_options, architecture, self.resolution, classes)
 
     def _trained(
         self, architecture: Architecture, images: Any, found: dict[str, Any], seconds: dict[str, float], details: dict[str, Any]
@@ -126,6 +126,13 @@ def _images(data: str, images: int | None, validation_images: int | None) -> Any
 
     found = open_search_images(data, images=images, validation_images=validation_images)
     return dataclasses.replace(found, train=in_memory(found.train), validation=in_memory(found.validation))
+
+
+def measured_latency(
+    device: str, options: tuple[tuple[str, Any], ...], architecture: Architecture, resolution: int, classes: int
+) -> Latency:  # fmt: skip
+    """The network's latency on a device that is opened once in each process."""
+    return _latency_model(device, options).latency_ms(architecture, resolution, classes)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""Search spaces of networks: the paper's, Vertex AI's, the published networks', one cell, NAS-Bench-Macro's."""
+"""Search spaces of networks: the paper's, Vertex AI's, the published networks', one cell, those of two benchmarks."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ MBCONV_FILTERS = {2: (16, 24, 32), 3: (24, 32, 40), 4: (48, 64, 80), 5: (72, 96,
 FIRST: dict[str, Scalar] = {"op": "dconv", "kernel": 3, "se": 0.0, "skip": "none", "filters": 16, "repeats": 1}
 LAST: dict[str, Scalar] = {"op": "mbconv6", "kernel": 3, "se": 0.0, "skip": "none", "filters": 320, "repeats": 1}
 OPS = {"conv": ("conv", 1), "dconv": ("mbconv", 1), "mbconv3": ("mbconv", 3), "mbconv6": ("mbconv", 6)}
+ACCEL_FILTERS = (16, 24, 40, 80, 112, 192, 320)
 MACRO_STAGES = (2, 3, 3)
 MACRO_CHOICES = ("identity", "mb3_k3", "mb6_k5")
 
@@ -190,9 +191,9 @@ def constrained(
 
 
 def space(name: str, **options: Any) -> SearchSpace:
-    """The preset `paper`, `vertex`, `mbconv`, `cell` or `macro`; unknown names and options raise ValueError.
+    """The preset `paper`, `vertex`, `mbconv`, `cell`, `macro` or `accel-nasbench`; unknown names and options raise ValueError.
 
-    All but `macro` take `width` (a width multiplier, as `Architecture.scaled`) and `stem_stride` (1 for small photos);
+    All but the last two take `width` (a width multiplier, as `Architecture.scaled`) and `stem_stride` (1 for small photos);
     `vertex` takes `reference`, `mobilenet_v2` or `mnasnet_a1`.
     """
     if name not in PRESETS:
@@ -279,8 +280,25 @@ def macro() -> SearchSpace:
     return SearchSpace("macro", decisions, canonical_of=macro_canonical, build=macro_network)
 
 
+@functools.cache
+def accel_nasbench() -> SearchSpace:
+    """Accel-NASBench (Afzal et al., 2024): seven stages, their filters fixed, 1.0e11 networks; 5,138 of them were trained."""
+    decisions = []
+    for stage in range(1, 8):
+        decisions += [
+            Decision(f"block{stage}.expand", (1, 4, 6)),
+            Decision(f"block{stage}.kernel", (3, 5)),
+            Decision(f"block{stage}.repeats", (1, 2, 3, 4) if stage == 6 else (1, 2, 3)),
+            Decision(f"block{stage}.se", (0.0, 0.25)),
+        ]
+    fixed: dict[int, Values] = {
+        stage: {"op": "mbconv", "skip": "identity", "filters": filters} for stage, filters in enumerate(ACCEL_FILTERS, start=1)
+    }
+    return _of_templates("accel-nasbench", decisions, fixed, None, 2)
+
+
 PRESETS: dict[str, Callable[..., SearchSpace]] = {
-    "paper": paper, "vertex": vertex, "mbconv": mbconv, "cell": cell, "macro": macro,
+    "paper": paper, "vertex": vertex, "mbconv": mbconv, "cell": cell, "macro": macro, "accel-nasbench": accel_nasbench,
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from keras_mnasnet.benchmarks.results import write_json
 from keras_mnasnet.benchmarks.speed import stages
 from keras_mnasnet.family import A1, B1, MOBILENET_V2
 from keras_mnasnet.search.charts import COLORS, WIDE, Chart, Dots, Layer, Level, Line, Mark, png, svg
+from keras_mnasnet.search.imagenet_table import is_table
 from keras_mnasnet.search.latency import LatencyModel, parse_device, pixel1_ms
 from keras_mnasnet.search.results import most_accurate
 from keras_mnasnet.search.rewards import Reward, pareto_front
@@ -488,7 +489,7 @@ def _told(trial: Trial) -> str:
 
 def _about(report: SearchReport) -> str:
     meta = report.meta
-    data = f", trained on {_text(meta.data)}" if meta.data else ""
+    data = f", {'accuracies predicted from' if is_table(meta.data) else 'trained on'} {_text(meta.data)}" if meta.data else ""
     device = f", latency from {_text(meta.device)}" if meta.device else ""
     return f'<p class="soft">{_text(report.name)}; reward {_text(report.reward)}{data}{device}; {_text(report.date)}</p>'
 
@@ -502,7 +503,7 @@ def _tiles(report: SearchReport) -> str:
         within = [(_percent(found.accuracy), f"of the most accurate within {target} (trial {found.number})")] if found else []
         within = within or [("none", f"of the networks is within {target}")]
     tiles = [
-        (f"{len(report.done):,}", "networks trained" if report.meta.data else "networks evaluated"),
+        (f"{len(report.done):,}", _counted_as(report.meta.data)),
         (_percent(best.accuracy), "accuracy of the best by reward"),
         (_ms(best.latency_ms), "its latency"),
         *within,
@@ -512,6 +513,12 @@ def _tiles(report: SearchReport) -> str:
     ]
     cards = "".join(f"<div class=card><b>{value}</b><span>{name}</span></div>" for value, name in tiles)
     return f'<div class="tiles">{cards}</div>'
+
+
+def _counted_as(data: str | None) -> str:
+    if is_table(data):
+        return "networks, their accuracies predicted; none was trained"
+    return "networks trained" if data else "networks evaluated"
 
 
 def _style() -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from keras_mnasnet.benchmarks.results import write_json
 from keras_mnasnet.search.evaluator import located, open_search_images
+from keras_mnasnet.search.imagenet_table import is_table
 from keras_mnasnet.search.progress import row_of
 from keras_mnasnet.search.rewards import Reward, pareto_front, parse_reward
 from keras_mnasnet.search.study import Study, check_networks
@@ -174,6 +175,8 @@ def retrain(
     where = located(os.fspath(data)) if data else meta.data
     if where is None:
         raise ValueError("Training needs data. Received: data=None, and a study that names none")
+    if is_table(where):
+        raise ValueError(f"Training needs photos. Received: {where}, whose accuracies are predicted. Name photos with --data.")
     if recipe.patience:
         raise ValueError(
             f"Networks are compared after trainings that run to their end, because what chooses an epoch does not measure it. "

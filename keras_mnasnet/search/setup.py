@@ -20,6 +20,7 @@ from keras_mnasnet.search.algorithms.base import Algorithm
 from keras_mnasnet.search.engine import Meter, drive
 from keras_mnasnet.search.evaluator import NetworkEvaluator, located, open_search_images
 from keras_mnasnet.search.executors import GROWING, Evaluator, Executor, InProcess, check_gpus
+from keras_mnasnet.search.imagenet_table import Pixel1ByStage, TableEvaluator, is_table, located_table, table_facts
 from keras_mnasnet.search.latency import CannotKnow, DeviceGone, LatencyModel, parse_device
 from keras_mnasnet.search.networks import constrained, with_cost
 from keras_mnasnet.search.networks import space as preset
@@ -29,12 +30,14 @@ from keras_mnasnet.search.space import Candidate, SearchSpace, descended
 from keras_mnasnet.search.study import Study, as_json
 from keras_mnasnet.search.trials import Order, StudyMeta, Trial
 from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_from_json, recipe_to_json
+from keras_mnasnet.utils.reading import fields_of
 from keras_mnasnet.utils.system import Interrupts, held_stderr, machine, visible_gpus
 from keras_mnasnet.utils.text import Life, header, say
 
 PLAN = {"trials": 200, "workers": 1, "executor": "pool", "ray_address": None}
 EXECUTORS = ("local", "pool", "ray")
 STARTS = 4  # of the search for the fastest network
+QUICK = 100  # of trials that take milliseconds, one in so many is printed
 LIMITS = ("max_params", "max_madds", "max_latency_ms")
 FACTS = ("classes", "train_images", "photos", "read")  # of the data, in a study's `evaluation`
 
@@ -49,6 +52,7 @@ def run(
     workers: int | None = None, executor: str | None = None, ray_address: str | None = None, cpus: float = 1.0,
     gpus: float | None = None, order: str | None = None, batch: int | None = None, timeout: float | None = None,
     minutes: float | None = None, evaluator: Evaluator | None = None, estimate: bool | str = True, progress: bool = True,
+    table_noise: float | None = None,
 ) -> Iterator[Progress]:  # fmt: skip
     """Search for networks: start a study or go on with it, and give its progress after every finished trial.
 
@@ -56,7 +60,9 @@ def run(
     algorithm `thompson`, recipe `proxy-5-epochs`, its own input size or 224, 200 trials by one worker. A study goes on with
     the settings of its start; other ones are refused. The same call goes on where the last one was stopped, wherever that was.
 
-    `data`: labeled photos; `size`: pixels; `images`, `validation_images`: how many to train on and to choose by.
+    `data`: labeled photos; `size`: pixels; `images`, `validation_images`: how many to train on and to choose by. Or data is
+    `accel-nasbench:FILE`, whose ImageNet trainings predict the accuracies of space `accel-nasbench`: nothing is trained, device
+    is `pixel1` as usual, and `table_noise` (usually 0.15) the deviation in points that is added, as one training's.
     `device`, `device_options`: as `parse_device` takes them. `space`: a preset, `module:function`, or a SearchSpace.
     `executor`: `pool` (processes), `local` (this process) or `ray` (`ray_address`; `cpus` of each worker).
     `gpus`: of each worker, 0 to 1; by default one of its own where there are any.
@@ -89,7 +95,7 @@ def run(
         "data": data, "space": space, "space_options": space_options, "device": device, "device_options": device_options,
         "target_ms": target_ms, "reward": reward, "algorithm": algorithm, "algorithm_options": algorithm_options,
         "recipe": recipe, "size": size, "images": images, "validation_images": validation_images, "seed": seed,
-        "max_params": max_params, "max_madds": max_madds, "max_latency_ms": max_latency_ms,
+        "max_params": max_params, "max_madds": max_madds, "max_latency_ms": max_latency_ms, "table_noise": table_noise,
     }  # fmt: skip
     given = space if isinstance(space, SearchSpace) else None
     if known is not None:
@@ -99,6 +105,8 @@ def run(
         with Study.open(path, read_only=True) as opened:
             opened.require(meta)
     chosen = {"trials": trials, "workers": workers, "executor": executor, "ray_address": ray_address}
+    if known is None and is_table(meta.data) and workers in (None, 1):
+        plan["executor"] = "local"  # a trial costs less than another process
     plan |= {name: value for name, value in chosen.items() if value is not None}
     _check_plan(plan, gpus)
     ordered = _order(order, batch, workers, meta, plan)
@@ -167,7 +175,7 @@ class _Search:
                 figures.waiting = study.asked() - figures.done - figures.failed
                 found = self.progress(figures, trial, estimate)
                 life.step(note=found.line())
-                if self.shown and not life.terminal:
+                if self.shown and not life.terminal and (not is_table(self.meta.data) or trial.number % QUICK == QUICK - 1):
                     text = f"failed ({trial.reason})" if trial.status == "failed" else measures(trial)
                     say(f"trial {trial.number}: {text} | {found.line()}")
                 yield found
@@ -196,11 +204,15 @@ class _Search:
         """What the search will take: by the trials there are, else by a few steps of a network; None for another evaluator."""
         trials, workers = self.plan["trials"], self.plan["workers"]
         known = estimate_from(found, trials=trials, workers=workers)
+        if is_table(self.meta.data) and self.evaluator is None:
+            return known or "no trainings: accuracies are predicted, in milliseconds"
         if known or self.evaluator is not None:
             return known
         from keras_mnasnet.search.executors.pool import ProcessPool
 
-        evaluator = dataclasses.replace(evaluator_of(self.meta), steps=PROBE_STEPS)
+        trained = evaluator_of(self.meta)
+        assert isinstance(trained, NetworkEvaluator)
+        evaluator = dataclasses.replace(trained, steps=PROBE_STEPS)
         probe = ProcessPool(evaluator, 1, timeout=self.timeout, gpus=self.gpus)
         own = self.meta.evaluation
         try:
@@ -264,6 +276,13 @@ def _meta(asked: Mapping[str, Any], known: StudyMeta | None, own_evaluator: bool
     """What the search is about: what is asked for, the rest as in the study, or as usual."""
     if known is not None and not asked:
         return known
+    if is_table(asked.get("data")) or (known is not None and is_table(known.data)):
+        return _table_meta(asked, known)
+    if "table_noise" in asked:
+        raise ValueError(
+            f"`table_noise` belongs to predicted accuracies. Received: table_noise={asked['table_noise']!r} with "
+            f"data={asked.get('data')!r}. Leave it out, or name data accel-nasbench:FILE."
+        )
     space, space_options = _with_options("space", "mbconv", asked, known)
     algorithm, algorithm_options = _with_options("algorithm", "thompson", asked, known)
     recipe = asked.get("recipe")
@@ -290,12 +309,62 @@ def _meta(asked: Mapping[str, Any], known: StudyMeta | None, own_evaluator: bool
         evaluation |= {name: own[name] for name in FACTS}
     elif where is not None:
         evaluation |= _data_facts(where, evaluation)
+    return _made(
+        asked, known, space=(space, space_options), algorithm=(algorithm, algorithm_options),
+        device=None if own_evaluator else "host", data=where, recipe=None if recipe is None else recipe_to_json(recipe),
+        evaluation=evaluation,
+    )  # fmt: skip
+
+
+def _table_meta(asked: Mapping[str, Any], known: StudyMeta | None) -> StudyMeta:
+    """The same of a search whose accuracies are predicted from ImageNet trainings."""
+    for name in ("recipe", "images", "validation_images", "size"):
+        if name in asked and (name, asked[name]) != ("size", 224):
+            raise ValueError(
+                f"Nothing is trained where accuracies are predicted from ImageNet trainings, at 224 pixels. "
+                f"Received: {name}={asked[name]}. Leave it out."
+            )
+    if asked.get("data") and known is not None and not is_table(known.data):
+        raise ValueError(f"A study goes on with the data of its start. Received: {asked['data']}, it was {known.data}")
+    where = located_table(os.fspath(asked.get("data") or (known and known.data) or ""))
+    own = known.evaluation if known else {}
+    space, space_options = _with_options("space", "accel-nasbench", asked, known)
+    given = asked.get("space")
+    decisions = (given if isinstance(given, SearchSpace) else make_space(space, space_options)).decisions
+    if decisions != preset("accel-nasbench").decisions:
+        raise ValueError(
+            f"The ImageNet trainings predict networks of the space accel-nasbench. Received: space {space!r}. Leave it out."
+        )
+    if known is not None and where == known.data and own.get("table"):
+        facts = {name: own[name] for name in ("classes", "photos", "table")}
+        if "table_noise" in asked:
+            facts["table"] = {**own["table"], "noise_points": asked["table_noise"]}
+    else:
+        facts = table_facts(where, asked.get("table_noise"))
+    evaluation = {
+        "resolution": 224, **facts,
+        "device_options": {**own.get("device_options", {}), **(asked.get("device_options") or {})},
+        "limits": {name: asked[name] for name in LIMITS if name in asked} or own.get("limits", {}),
+    }  # fmt: skip
+    evaluation = {name: value for name, value in evaluation.items() if value != {} or name in own}
+    return _made(
+        asked, known, space=(space, space_options), algorithm=_with_options("algorithm", "thompson", asked, known),
+        device="pixel1", data=where, recipe=None, evaluation=evaluation,
+    )  # fmt: skip
+
+
+def _made(
+    asked: Mapping[str, Any], known: StudyMeta | None, *, space: tuple[str, dict[str, Any]],
+    algorithm: tuple[str, dict[str, Any]], device: str | None, data: str | None, recipe: dict[str, Any] | None,
+    evaluation: dict[str, Any],
+) -> StudyMeta:  # fmt: skip
+    """What the search is about, with its space and its algorithm checked; `device` where none is asked for or known."""
     meta = StudyMeta(
-        space=space, fingerprint="", space_options=space_options, algorithm=algorithm, algorithm_options=algorithm_options,
+        space=space[0], fingerprint="", space_options=space[1], algorithm=algorithm[0], algorithm_options=algorithm[1],
         reward=_reward(asked, known).to_json(), seed=asked.get("seed", known.seed if known else 0),
-        device=asked.get("device") or (known.device if known else None if own_evaluator else "host"), data=where,
-        recipe=None if recipe is None else recipe_to_json(recipe), evaluation=evaluation, order=known.order if known else {},
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), environment=machine(),
+        device=asked.get("device") or (known.device if known else device), data=data, recipe=recipe, evaluation=evaluation,
+        order=known.order if known else {}, created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        environment=machine(),
     )  # fmt: skip
     given = asked.get("space")
     made = space_of(meta, given if isinstance(given, SearchSpace) else None)
@@ -428,6 +497,8 @@ def space_of(meta: StudyMeta, given: SearchSpace | None = None) -> SearchSpace:
     model = model_of(meta)
     if model is not None and not model.measures:
         made = with_cost(made, model, **shape)
+        if is_table(meta.data) and model.name == "pixel1":
+            made = dataclasses.replace(made, cost=Pixel1ByStage())
     return constrained(made, **own.get("limits", {}), **shape)
 
 
@@ -436,8 +507,15 @@ def algorithm_of(meta: StudyMeta, space: SearchSpace) -> Algorithm:
     return make_algorithm(meta.algorithm, space, Reward.from_json(meta.reward), seed=meta.seed, **meta.algorithm_options)
 
 
-def evaluator_of(meta: StudyMeta, *, device: bool = True) -> NetworkEvaluator:
+def evaluator_of(meta: StudyMeta, *, device: bool = True) -> NetworkEvaluator | TableEvaluator:
     """The study's evaluator; `device=False` leaves the latency to the driver."""
+    if meta.data is not None and is_table(meta.data):
+        kept = fields_of(meta.evaluation.get("table"), "A study's table", sha256=str, noise_points=float)
+        return TableEvaluator(
+            data=meta.data, sha256=kept["sha256"], resolution=_shape(meta)["resolution"], noise=kept["noise_points"],
+            seed=meta.seed, device=meta.device if device else None,
+            device_options=tuple(sorted(meta.evaluation.get("device_options", {}).items())),
+        )  # fmt: skip
     if meta.data is None or meta.recipe is None:
         raise ValueError(f"A study of networks names data and a recipe. Received: data={meta.data!r}, recipe={meta.recipe!r}")
     own = meta.evaluation

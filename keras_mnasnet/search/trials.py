@@ -161,6 +161,7 @@ class Evaluation:
     train_images: int | None = None
     photos: str | None = None
     read: dict[str, Any] = dataclasses.field(default_factory=dict)  # a Summary of the data
+    table: dict[str, Any] = dataclasses.field(default_factory=dict)  # imagenet_table.table_facts
     device_options: dict[str, Any] = dataclasses.field(default_factory=dict)  # DeviceOptions
     limits: dict[str, Any] = dataclasses.field(default_factory=dict)  # Limits
 

@@ -278,7 +278,7 @@ def test_a_result_of_another_wording_is_the_same_network(name):
 
 
 def test_unknown_algorithms_and_options():
-    with pytest.raises(ValueError, match=r"one of \('ppo', 'thompson', 'evolution', 'random'\). Received: algorithm='tpe'"):
+    with pytest.raises(ValueError, match=r"one of .'ppo', .*'local-search', 'random'\). Received: algorithm='tpe'"):
         make("tpe")
     with pytest.raises(ValueError, match=r"options of 'evolution' are \['population', 'sample'\]. Received: \['size'\]"):
         make("evolution", size=3)
@@ -301,6 +301,8 @@ def test_unknown_algorithms_and_options():
         ("evolution", {"sample": 9, "population": 8}, "Received: sample=9, population=8"),
         ("evolution", {"population": "many"}, "`population` must be a whole number. Received: population='many'"),
         ("thompson", {"noise": float("nan")}, "`noise` must be a finite number. Received: noise=nan"),
+        ("local-search", {"start": 0}, "`start` must be an integer >= 1. Received: start=0"),
+        ("local-search", {"start": 2.5}, "`start` must be an integer >= 1. Received: start=2.5"),
         ("ppo", {"preset": 3}, "`preset` must be a text. Received: preset=3"),
         ("evolution", {"population": 20.5}, "must be integers.* Received: sample=5, population=20.5"),
     ],
@@ -362,3 +364,53 @@ def test_evolution_climbs():
         search.tell([observed(SPACE, proposal, ACCURACY)])
     assert max(values) >= 0.9, "of 0.92; every network has 0.71 on average"
     assert statistics.mean(values[75:]) > statistics.mean(values[:20]) + 0.05
+
+
+# local search
+
+
+def test_local_search_takes_the_first_improvement_from_the_best_of_ten():
+    search = make("local-search", reward=ACCURACY)
+    drawn = search.ask(10)
+    assert [p.candidate for p in drawn] == [p.candidate for p in make("random").ask(10)]
+    search.tell([observed(SPACE, proposal, ACCURACY) for proposal in drawn])
+    at = max(drawn, key=lambda proposal: accuracy_of(SPACE.values(proposal.candidate))).candidate
+    for _ in range(60):
+        (proposal,) = search.ask(1)
+        assert proposal.candidate in SPACE.neighbours(at)
+        search.tell([observed(SPACE, proposal, ACCURACY)])
+        if accuracy_of(SPACE.values(proposal.candidate)) > accuracy_of(SPACE.values(at)):
+            at = proposal.candidate
+        if at == (2,) * 6:
+            return
+    raise AssertionError("the best network was not reached")
+
+
+def test_local_search_starts_again_where_no_neighbor_is_better_and_goes_on_from_a_late_one():
+    search = make("local-search", start=1, made=toy_space(decisions=2))
+    (first,) = search.ask(1)
+    search.tell([Observation(first.candidate, {}, 0.5, 5.0, 0.5)])
+    around = search.ask(4)
+    far = search.ask(1)[0].candidate
+    assert far not in [first.candidate, *(proposal.candidate for proposal in around)], "all neighbors are out: a new start"
+    search.tell([failed(around[0]), Observation(around[1].candidate, {}, 0.4, 5.0, 0.4)])
+    late = around[2].candidate
+    search.tell([Observation(late, {}, 0.6, 5.0, 0.6)])
+    assert search.ask(1)[0].candidate in search.space.neighbours(late)
+    search.tell([Observation(far, {}, 0.9, 5.0, 0.9)])
+    assert search._at.candidate == far, "the better of the two"
+
+
+def test_local_search_counts_failures_as_the_worst():
+    search = make("local-search", start=2)
+    drawn = search.ask(2)
+    search.tell([failed(drawn[0]), Observation(drawn[1].candidate, {}, 0.01, 5.0, 0.01)])
+    assert search._at.candidate == drawn[1].candidate
+    (step,) = search.ask(1)
+    search.tell([failed(step)])
+    assert search._at.candidate == drawn[1].candidate
+    nothing = make("local-search", start=2)
+    nothing.tell([failed(proposal) for proposal in nothing.ask(2)])
+    (step,) = nothing.ask(1)
+    nothing.tell([Observation(step.candidate, {}, 0.01, 5.0, 0.01)])
+    assert nothing._at.candidate == step.candidate, "anything is better than a failure"

@@ -96,12 +96,12 @@ def test_one_training_is_one_of_three_runs(table):
 @pytest.mark.parametrize("objective", ["accuracy", "soft", "hard"])
 def test_thompson_needs_few_trainings(script, path, objective):
     """Nine seeds of the benchmark's: the median is within its target with some room, and all are below 100."""
-    rows = [script.reach(str(path), "thompson", objective, seed) for seed in range(9)]
+    rows = [script.reach("macro", str(path), "thompson", objective, seed) for seed in range(9)]
     trainings = [row[0] for row in rows]
     assert statistics.median(trainings) <= 60, trainings
     assert max(trainings) <= 100, trainings
     assert all(trainings == draws for trainings, draws in rows), "it never repeats itself"
-    summary = script.summary("thompson", objective, rows)
+    summary = script.summary("macro", "thompson", objective, rows)
     assert summary["median_trainings"] == statistics.median(trainings)
     assert 0 < summary["median_trainings_error"] < 30
     assert summary["within_100"] == 1
@@ -115,11 +115,11 @@ def test_the_error_of_a_median(script):
 
 def test_other_searches_of_the_benchmark(script, path, monkeypatch):
     monkeypatch.setitem(script.SEARCHES, "short", ("random", {}, 5, 1, 1))
-    assert script.reach(str(path), "short", "hard", 0) == (6, 6), "one more than the most: it has not arrived"
-    trainings, draws = script.reach(str(path), "thompson, 10 workers", "accuracy", 0)
+    assert script.reach("macro", str(path), "short", "hard", 0) == (6, 6), "one more than the most: it has not arrived"
+    trainings, draws = script.reach("macro", str(path), "thompson, 10 workers", "accuracy", 0)
     assert 10 <= trainings == draws <= 150
     for name in ("evolution", "random", "ppo tuned"):
-        trainings, draws = script.reach(str(path), name, "hard", 1)
+        trainings, draws = script.reach("macro", str(path), name, "hard", 1)
         assert 1 <= trainings <= draws <= script.SEARCHES[name][2] + 1
         assert trainings == draws or name == "ppo tuned", "the controller alone repeats itself"
 

@@ -254,7 +254,7 @@ def test_limits_that_cannot_be():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("papers", {}, "The search spaces are paper, vertex, mbconv, cell, macro. Received: space='papers'"),
+        ("papers", {}, "The search spaces are paper, vertex, mbconv, cell, macro, accel-nasbench. Received: space='papers'"),
         ("paper", {"depth": 1}, r"The options of the space 'paper' are \['width', 'stem_stride'\]. Received: \['depth'\]"),
         ("macro", {"width": 0.5}, r"The options of the space 'macro' are \[\]. Received: \['width'\]"),
         ("cell", {"width": 0}, r"`width` must be a number above 0 \(at most 10\) or None. Received: width=0"),

@@ -1,12 +1,15 @@
 """search/run_reconstruct_a2_a3.py ends on the networks that the package ships."""
 
+import dataclasses
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keras_mnasnet.family import A1, A2, A3, PUBLISHED
@@ -44,6 +47,9 @@ def test_script_finds_the_shipped_literals():
             for field in ("expand", "kernel", "se", "filters", "repeats")
         )
         assert differing == changes
+        predicted = result["imagenet"]["ranking"]
+        assert {row["text"] for row in predicted} == {row["text"] for row in result["candidates"]}
+        assert not any(row["behind"] for row in predicted), "no difference is beyond two standard errors"
 
 
 @pytest.mark.parametrize("network", [A2, A3], ids=lambda network: network.name)
@@ -61,6 +67,25 @@ def test_certainty_of_a_ranking(script):
     assert (rows[1]["mean"], rows[1]["standard_error"]) == (pytest.approx(0.53), pytest.approx(0.01 / 3**0.5))
     assert [row["behind"] for row in rows] == [[], [], ["ahead"], ["first", "ahead", "noisy"]]
     assert not script.is_ahead([0.6, 0.6], [0.5, 0.5]), "two trainings are no evidence"
+
+
+def test_predictions_of_finalists(script, monkeypatch):
+    """Differences of differing decisions, with a regressor that says the mean hidden width of the first stage."""
+
+    class Fake:
+        def predict(self, rows):
+            return 60 + rows[:, 0]
+
+    errors = {2: {"pairs": 100, "points": 0.5}, 3: {"pairs": 100, "points": 1.0}}
+    monkeypatch.setattr(script, "imagenet_fit", lambda path: (Fake(), np.zeros(28), np.ones(28), errors, {"trainings": 3}))
+    wide = dataclasses.replace(A1, blocks=(dataclasses.replace(A1.blocks[0], expand=6, kernel=5), *A1.blocks[1:]))
+    assert script.stage_features(A1)[:5] == pytest.approx([math.log(32), 3, 0, 0, math.log(6 * (16 + 24) / 2)])
+    rows = script.by_imagenet([A1, wide], "table")["ranking"]
+    assert [row["text"] for row in rows] == [str(wide), str(A1)]
+    assert rows[1]["against"] == [
+        {"text": str(wide), "changes": 2, "ahead_points": pytest.approx(math.log(6)), "standard_error": 0.5}
+    ]
+    assert [row["behind"] for row in rows] == [[], [str(wide)]], "1.8 is more than twice 0.5"
 
 
 def part(seeds, accuracy, epochs=4, text="a"):

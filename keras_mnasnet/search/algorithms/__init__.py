@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_mnasnet.search.algorithms.base import Algorithm
 from keras_mnasnet.search.algorithms.evolution import Evolution, Random
+from keras_mnasnet.search.algorithms.local_search import LocalSearch
 from keras_mnasnet.search.algorithms.ppo import PPO
 from keras_mnasnet.search.algorithms.thompson import Thompson
 from keras_mnasnet.search.rewards import Reward
@@ -16,11 +17,13 @@ from keras_mnasnet.search.space import SearchSpace
 __all__ = ["ALGORITHMS", "make_algorithm"]
 
 _KINDS = {str: "a text", int: "a whole number", float: "a finite number"}
-ALGORITHMS: dict[str, Any] = {"ppo": PPO, "thompson": Thompson, "evolution": Evolution, "random": Random}
+ALGORITHMS: dict[str, Any] = {
+    "ppo": PPO, "thompson": Thompson, "evolution": Evolution, "local-search": LocalSearch, "random": Random,
+}  # fmt: skip
 
 
 def make_algorithm(name: str, space: SearchSpace, reward: Reward, *, seed: int, **options: Any) -> Algorithm:
-    """The algorithm `ppo`, `thompson`, `evolution` or `random`; unknown names and options raise ValueError."""
+    """The algorithm `ppo`, `thompson`, `evolution`, `local-search` or `random`; unknown names and options raise ValueError."""
     if name not in ALGORITHMS:
         raise ValueError(f"`algorithm` must be one of {tuple(ALGORITHMS)}. Received: algorithm={name!r}")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
