@@ -98,9 +98,11 @@ def test_its_operators_are_the_converters(name, tmp_path):
 def test_files():
     """Signature, one XNNPACK partition, sizes, and 16-byte alignment of every constant."""
     weights = random_weights(FAMILY["a1"], classes=1000)
-    sizes = {}
+    ranges, sizes = dict.fromkeys(("image", *(row.output for row in FAMILY["a1"].operations())), (-3.0, 6.0)), {}
     for precision in PRECISIONS:
-        content = write_graph(FAMILY["a1"], weights, height=224, width=224, classes=1000, precision=precision, softmax=False)
+        content = write_graph(
+            FAMILY["a1"], weights, height=224, width=224, classes=1000, precision=precision, softmax=False, ranges=ranges
+        )
         sizes[precision] = len(content)
         interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
@@ -115,6 +117,7 @@ def test_files():
         assert (counts.count("CONV_2D"), counts.count("DEPTHWISE_CONV_2D"), counts.count("LOGISTIC")) == (49, 16, 8)
     assert sizes["float16"] < 0.51 * sizes["float32"]
     assert sizes["weight-int8"] < 0.28 * sizes["float32"]
+    assert sizes["int8"] == pytest.approx(sizes["int8-random"], rel=0.01)
 
 
 def test_needs_no_tensorflow():
