@@ -32,7 +32,7 @@ class LocalSearch(Searcher):
     """Move to the first neighbor that is better; where none is left, start again from the best of `start` random networks.
 
     Neighbors differ in one decision and are tried in random order, as many at a time as are asked for. A network of the last
-    climb that comes back late and is better than all of it is gone on from. Failures count as the worst.
+    climb that comes back late and is better than all of it is gone on from. Nothing goes on from a failure.
     """
 
     name = "local-search"
@@ -77,8 +77,9 @@ class LocalSearch(Searcher):
                 self._move(each)
             else:
                 came = [found for found in self._drawn.values() if found is not None]
-                if len(came) >= self.start:
-                    self._move(max(came, key=reward_of))
+                worked = [found for found in came if any(found is success for success in self.told)]
+                if len(came) >= self.start and worked:
+                    self._move(max(worked, key=reward_of))
 
     def _move(self, to: Observation) -> None:
         self._at, self._drawn = to, {}
