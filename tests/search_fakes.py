@@ -9,11 +9,11 @@ import numpy as np
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.search.algorithms import make_algorithm
 from keras_mnasnet.search.algorithms.base import Observation
-from keras_mnasnet.search.engine import Order, drive
+from keras_mnasnet.search.engine import drive
 from keras_mnasnet.search.executors import InProcess
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Decision, SearchSpace
-from keras_mnasnet.search.trials import Measurement, StudyMeta
+from keras_mnasnet.search.trials import Measurement, Order, StudyMeta
 
 REWARD = Reward("soft", 10.0)
 LEAKED = []

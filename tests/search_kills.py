@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from search_fakes import FakeEvaluator, facts_of, go, meta_of, toy_space
 
-from keras_mnasnet.search.engine import Order
 from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.trials import Order
 
 SPACE = toy_space(decisions=7)
 

@@ -130,7 +130,7 @@ def _run_options(command: Parser) -> None:
         "Let results count all of a batch at once (default of ppo), one by one by number (default: window), or as they finish, "
         "which is faster where trials differ in length, and not repeatable.",
     )  # fmt: skip
-    own(how, "--batch-trials", "N", "Have N trials out at a time (default: --workers; ppo 20).")
+    own(how, "--batch-trials", "N", "Have N trials out at a time (default: two or three for each worker; ppo 20).")
     how.add_argument("--estimate-only", action="store_true", help="Print what the search would take, and stop.")
     how.add_argument("--no-estimate", dest="estimate", action="store_false", help="Start without measuring what it would take.")
     where = command.add_argument_group("workers")

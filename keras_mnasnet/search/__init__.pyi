@@ -1,5 +1,4 @@
 from .algorithms import make_algorithm as make_algorithm
-from .engine import Order as Order
 from .engine import StudyStopped as StudyStopped
 from .engine import drive as drive
 from .evaluator import NetworkEvaluator as NetworkEvaluator
@@ -32,5 +31,6 @@ from .tables import build_table as build_table
 from .trials import Failure as Failure
 from .trials import Measurement as Measurement
 from .trials import Observation as Observation
+from .trials import Order as Order
 from .trials import Proposal as Proposal
 from .trials import Trial as Trial

@@ -13,9 +13,8 @@ from keras_mnasnet.search.executors import Executor
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.search.study import Study, Writer, observation_of
-from keras_mnasnet.search.trials import FATAL, Failure, Measurement, Observation, Trial
+from keras_mnasnet.search.trials import FATAL, Failure, Measurement, Observation, Order, Trial
 
-ORDERS = ("batch", "window", "completion")
 ATTEMPTS = {"lost": 4}  # a lost machine says nothing of the trial; every other failure is tried once more elsewhere
 USUAL_ATTEMPTS = 2
 FAILURES_IN_A_ROW = 8
@@ -26,27 +25,6 @@ Meter = Callable[[Trial], tuple[float, str]]
 
 class StudyStopped(ValueError):
     """What would fail every further trial; the study is whole, and goes on when it is mended."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Order:
-    """When the algorithm learns of results and is asked for more.
-
-    `batch`: asked for `size` trials, told all of them by number when the last is finished, and so on.
-    `window`: trial n is asked when it was told of trials 0 .. n - size, one by one, by number.
-    `completion`: told of each when it finishes, and asked for the next; `size` are out at a time.
-    With `batch` and `window` the trials depend on the results alone, not on which worker was faster; with `completion` they
-    depend on the order of finishing, and after a resume on that of the trials that were out.
-    """
-
-    kind: str
-    size: int
-
-    def __post_init__(self) -> None:
-        if self.kind not in ORDERS:
-            raise ValueError(f"`kind` must be one of {ORDERS}. Received: kind={self.kind!r}")
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
-            raise ValueError(f"`size` must be an integer >= 1. Received: size={self.size!r}")
 
 
 def drive(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
+import heapq
 import math
 import os
+import random
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,18 +19,49 @@ from keras_mnasnet.search.evaluator import NetworkEvaluator, fixed_cost
 from keras_mnasnet.search.executors import Executor
 from keras_mnasnet.search.space import SearchSpace
 from keras_mnasnet.search.study import Study
-from keras_mnasnet.search.trials import Measurement, StudyMeta, Trial
+from keras_mnasnet.search.trials import Measurement, Order, StudyMeta, Trial
+from keras_mnasnet.utils.reading import record
 
 PROBE_STEPS = 6
 PROBED = 33  # networks drawn for the middle one, by multiply-adds
 RECENT = 20  # trials that the pace is taken from
+LEAST_RECENT, USUAL_DEVIATION = 5, 0.5  # of the logarithms of durations, where fewer trials than these have ended
+ALONE = Order("window", 1)
+SIMULATED, MOST_SIMULATED = 40, 10_000  # trials of each worker and of all: what comes later changes little
+SEARCHES = 5  # of which the mean is taken: one slow trial at the end is a tenth of it
+
+
+@functools.lru_cache(maxsize=64)
+def utilization(order: Order, workers: int, deviation: float, trials: int) -> float:
+    """The share of the time in which `workers` have a trial, until `trials` are through: the mean of simulated searches.
+
+    `deviation` is that of the logarithms of the durations.
+    """
+    trials = max(1, min(trials, SIMULATED * workers, MOST_SIMULATED))
+    shares = []
+    for seed in range(SEARCHES):
+        draw, ends = random.Random(seed), list[float]()
+        free = [0.0] * min(workers, order.size, trials)
+        known = total = 0.0
+        for number in range(trials):
+            if order.kind == "window" and number >= order.size:
+                known = max(known, ends[number - order.size])
+            elif order.kind == "batch" and number and number % order.size == 0:
+                known = max(ends)
+            seconds = draw.lognormvariate(0.0, deviation)
+            total += seconds
+            ends.append(max(known, heapq.heappop(free)) + seconds)
+            heapq.heappush(free, ends[-1])
+        shares.append(total / (workers * max(ends)))
+    return statistics.mean(shares)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
     """A study in figures. Hours and seconds are of this machine's clock; None where too little is known.
 
-    `trial` is the one that has just finished, `estimate` what was said before the first.
+    `trial` is the one that has just finished, `estimate` what was said before the first; `utilization` is the share of the time
+    in which workers have a trial, by a simulation with the deviation of the latest durations.
     """
 
     done: int
@@ -40,6 +74,7 @@ class Progress:
     trial_seconds: float | None
     fixed_seconds: float | None
     phases: dict[str, float]
+    utilization: float = 1.0
     planned: int | None = None
     trial: Trial | None = None
     estimate: str | None = None
@@ -128,13 +163,19 @@ class Figures:
         self._front[place:end] = [(latency, accuracy)]
 
     def progress(
-        self, *, planned: int | None = None, workers: int = 1, trial: Trial | None = None, estimate: str | None = None
+        self, *, planned: int | None = None, workers: int = 1, order: Order = ALONE, trial: Trial | None = None,
+        estimate: str | None = None,
     ) -> Progress:  # fmt: skip
-        """How far the study is, of `planned` trials; the pace is that of the last twenty on `workers` workers."""
+        """How far the study is, of `planned` trials; the pace is that of the last twenty on `workers` workers in `order`."""
         spans = [seconds for _, seconds in self._recent if not math.isnan(seconds)]
         mean = statistics.mean(spans) if spans else None
-        pace = workers * 3600 / mean if mean else None
-        left = None if planned is None or pace is None else max(0, planned - self.done - self.failed) / pace
+        logs = [math.log(seconds) for seconds in spans if seconds > 0]
+        deviation = round(statistics.pstdev(logs), 1) if len(logs) >= LEAST_RECENT else USUAL_DEVIATION
+        rest = 0 if planned is None else max(0, planned - self.done - self.failed)
+        about = int(float(f"{rest:.1g}")) or MOST_SIMULATED  # a round number, which is simulated once
+        busy = utilization(order, workers, deviation, about)
+        pace = busy * workers * 3600 / mean if mean else None
+        left = None if planned is None or pace is None else rest / pace
         return Progress(
             done=self.done,
             failed=self.failed,
@@ -146,6 +187,7 @@ class Figures:
             trial_seconds=mean,
             fixed_seconds=self._fixed / self._timed if self._timed else None,
             phases={name: value / self._timed for name, value in self._seconds.items()},
+            utilization=busy,
             planned=planned,
             trial=trial,
             estimate=estimate,
@@ -176,6 +218,12 @@ class Status:
         }  # fmt: skip
 
 
+def order_of(meta: StudyMeta, plan: Mapping[str, Any]) -> Order:
+    """In which order the trials of a study follow each other: as in its last run, else in its first, else the usual one."""
+    stored = plan.get("order") or meta.order
+    return record(stored, Order, "The order of a study") if stored else Order.usual(meta.algorithm, plan["workers"])
+
+
 def status(study: str | os.PathLike[str]) -> Status:
     """How far a study is, also while it runs.
 
@@ -187,20 +235,24 @@ def status(study: str | os.PathLike[str]) -> Status:
     with Study.open(study, read_only=True) as opened:
         trials = opened.trials()
         plan = {"trials": len(trials), "workers": 1, **opened.plan()}
-        progress = Figures(trials).progress(planned=plan["trials"], workers=plan["workers"])
+        order = order_of(opened.meta, plan)
+        progress = Figures(trials).progress(planned=plan["trials"], workers=plan["workers"], order=order)
         failures = tuple(each for each in opened.measurements() if each.failure)
         return Status(os.fspath(study), opened.meta, plan, opened.owner(), progress, failures)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a search will take. `step_seconds` is of the middle network by multiply-adds."""
+    """What a search will take. `step_seconds` is of the middle network by multiply-adds, `deviation` that of the logarithms of
+    the trials' durations where a step takes as long as its multiply-adds say."""
 
     trials: int
     workers: int
+    order: Order
     steps: int
     step_seconds: float
     fixed_seconds: float
+    deviation: float
 
     @property
     def trial_seconds(self) -> float:
@@ -208,47 +260,57 @@ class Estimate:
         return self.fixed_seconds + self.steps * self.step_seconds
 
     @property
+    def utilization(self) -> float:
+        """The share of the time in which a worker has a trial."""
+        return utilization(self.order, self.workers, round(self.deviation, 1), self.trials)
+
+    @property
     def hours(self) -> float:
         """All of them, on all workers."""
-        return self.trials * self.trial_seconds / self.workers / 3600
+        return self.trials * self.trial_seconds / (self.workers * self.utilization) / 3600
 
     def __str__(self) -> str:
-        on = f"{self.workers} worker{'s' * (self.workers > 1)}"
         return (
             f"{self.trials:,} trials of about {self.trial_seconds:.3g} s ({self.steps:,} steps of {self.step_seconds:.3g} s, "
-            f"{self.fixed_seconds:.3g} s fixed) on {on}: about {shown_time(self.hours)}"
+            f"{self.fixed_seconds:.3g} s fixed) on {_at_work(self.workers, self.utilization)}: about {shown_time(self.hours)}"
         )
 
 
+def _at_work(workers: int, share: float) -> str:
+    return "1 worker" if workers == 1 else f"{workers} workers, which have a trial {share:.0%} of the time"
+
+
 def timed(
-    space: SearchSpace, evaluator: NetworkEvaluator, executor: Executor, *, trials: int, train_images: int, classes: int
-) -> Estimate:
+    space: SearchSpace, evaluator: NetworkEvaluator, executor: Executor, *, trials: int, workers: int, order: Order,
+    train_images: int, classes: int,
+) -> Estimate:  # fmt: skip
     """Time a few steps of the middle network, in a worker, as a trial would run. ValueError where that fails."""
     if space.build is None:
         raise ValueError(f"An estimate needs a space of networks. Received: {space.name!r}")
     rng = np.random.default_rng(0)
     drawn = {str(network): network for network in (space.build(space.sample(rng)) for _ in range(PROBED))}
     size = evaluator.resolution
-    networks = sorted(drawn.values(), key=lambda network: network.madds(size, size, classes=classes))
+    madds = {text: network.madds(size, size, classes=classes) for text, network in drawn.items()}
+    middle = sorted(madds, key=madds.__getitem__)[len(madds) // 2]
     steps = train_images // evaluator.recipe.batch_size * evaluator.recipe.epochs
-    executor.submit(Trial(-1, architecture=str(networks[len(networks) // 2])))
+    executor.submit(Trial(-1, architecture=middle))
     outcomes: list[Any] = []
     while not outcomes:
         outcomes = executor.wait(1.0)
     result = outcomes[0]
     if result.failure is not None:
         raise ValueError(f"A trial must be possible. Received: {result.failure}")
-    timed = max(1, result.details["steps"] - 1)
-    return Estimate(trials, executor.workers, steps, result.seconds["training_steps"] / timed, fixed_cost(result.seconds))
+    fixed, step = fixed_cost(result.seconds), result.seconds["training_steps"] / max(1, result.details["steps"] - 1)
+    spans = [math.log(fixed + steps * step * each / madds[middle]) for each in madds.values()]
+    return Estimate(trials, workers, order, steps, step, fixed, statistics.pstdev(spans))
 
 
 def estimate_from(progress: Progress, *, trials: int, workers: int) -> str | None:
     """What the rest will take, by the trials there are; None without any."""
-    if progress.trial_seconds is None:
+    if progress.trial_seconds is None or progress.hours_left is None:
         return None
-    left = max(0, trials - progress.done - progress.failed)
-    hours = left * progress.trial_seconds / workers / 3600
-    return f"{left:,} trials of about {progress.trial_seconds:.3g} s on {workers} workers: about {shown_time(hours)}"
+    left, on = max(0, trials - progress.done - progress.failed), _at_work(workers, progress.utilization)
+    return f"{left:,} trials of about {progress.trial_seconds:.3g} s on {on}: about {shown_time(progress.hours_left)}"
 
 
 def shown_time(hours: float) -> str:

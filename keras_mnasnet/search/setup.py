@@ -17,26 +17,24 @@ import numpy as np
 
 from keras_mnasnet.search.algorithms import make_algorithm
 from keras_mnasnet.search.algorithms.base import Algorithm
-from keras_mnasnet.search.engine import Meter, Order, drive
+from keras_mnasnet.search.engine import Meter, drive
 from keras_mnasnet.search.evaluator import NetworkEvaluator, located, open_search_images
 from keras_mnasnet.search.executors import Evaluator, Executor, InProcess
 from keras_mnasnet.search.latency import CannotKnow, DeviceGone, LatencyModel, parse_device
 from keras_mnasnet.search.networks import constrained, with_cost
 from keras_mnasnet.search.networks import space as preset
-from keras_mnasnet.search.progress import PROBE_STEPS, Figures, Progress, estimate_from, measures, timed
+from keras_mnasnet.search.progress import PROBE_STEPS, Figures, Progress, estimate_from, measures, order_of, timed
 from keras_mnasnet.search.rewards import Reward, parse_reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.search.study import Study, as_json
-from keras_mnasnet.search.trials import StudyMeta, Trial
+from keras_mnasnet.search.trials import Order, StudyMeta, Trial
 from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_from_json, recipe_to_json
-from keras_mnasnet.utils.reading import record
 from keras_mnasnet.utils.system import Interrupts, held_stderr, machine
 from keras_mnasnet.utils.text import Life, header, say
 
 PLAN = {"trials": 200, "workers": 1, "executor": "pool", "ray_address": None}
 EXECUTORS = ("local", "pool", "ray")
 STARTS = 4  # of the search for the fastest network
-PPO_BATCH = 20  # NASNet, appendix A.3
 LIMITS = ("max_params", "max_madds", "max_latency_ms")
 FACTS = ("classes", "train_images", "photos", "read")  # of the data, in a study's `evaluation`
 
@@ -102,8 +100,8 @@ def run(
     chosen = {"trials": trials, "workers": workers, "executor": executor, "ray_address": ray_address}
     plan |= {name: value for name, value in chosen.items() if value is not None}
     _check_plan(plan)
-    ordered = _order(order, batch, workers, meta, plan["workers"], goes_on=known is not None)
-    meta = dataclasses.replace(meta, order=dataclasses.asdict(ordered))
+    ordered = _order(order, batch, workers, meta, plan)
+    meta, plan["order"] = dataclasses.replace(meta, order=dataclasses.asdict(ordered)), dataclasses.asdict(ordered)
     made = space_of(meta, given)
     header(_header(path, meta, made, plan, ordered, counted if known is not None else None), shown=progress)
     if known is None:
@@ -175,7 +173,9 @@ class _Search:
             interrupts.check()
 
     def progress(self, figures: Figures, last: Trial | None = None, estimate: str | None = None) -> Progress:
-        return figures.progress(planned=self.plan["trials"], workers=self.plan["workers"], trial=last, estimate=estimate)
+        return figures.progress(
+            planned=self.plan["trials"], workers=self.plan["workers"], order=self.order, trial=last, estimate=estimate
+        )
 
     def executor(self, evaluator: Evaluator) -> Executor:
         workers = self.plan["workers"]
@@ -205,11 +205,12 @@ class _Search:
         try:
             with Life("estimate, by some steps of a middle network", unit="network", shown=self.shown):
                 measured = timed(
-                    self.space, evaluator, probe, trials=trials, train_images=own["train_images"], classes=own["classes"]
-                )
+                    self.space, evaluator, probe, trials=trials, workers=workers, order=self.order,
+                    train_images=own["train_images"], classes=own["classes"],
+                )  # fmt: skip
         finally:
             probe.close()
-        return str(dataclasses.replace(measured, workers=workers))
+        return str(measured)
 
 
 @contextlib.contextmanager
@@ -351,21 +352,13 @@ def _check_plan(plan: Mapping[str, Any]) -> None:
         )
 
 
-def _order(
-    kind: str | None, batch: int | None, workers: int | None, meta: StudyMeta, planned: int, *, goes_on: bool
-) -> Order:  # fmt: skip
-    usual = (
-        record(meta.order, Order, "The order of a study") if goes_on and meta.order else default_order(meta.algorithm, planned)
-    )
-    if kind is None and batch is None:
-        return Order(usual.kind, planned) if goes_on and workers is not None and usual.kind != "batch" else usual
-    kind = kind or usual.kind
-    return Order(kind, batch or (usual.size if kind == "batch" and usual.kind == "batch" else planned))
-
-
-def default_order(algorithm: str, workers: int) -> Order:
-    """Batches of 20 for the paper's controller, which learns from batches; for the others one trial out for each worker."""
-    return Order("batch", PPO_BATCH) if algorithm == "ppo" else Order("window", workers)
+def _order(kind: str | None, batch: int | None, workers: int | None, meta: StudyMeta, plan: Mapping[str, Any]) -> Order:
+    """The order that is asked for; else as before, with a window or a number out at a time that suits the workers."""
+    before, usual = order_of(meta, plan), Order.usual(meta.algorithm, plan["workers"])
+    kept = before if kind in (None, before.kind) and (workers is None or before.kind == "batch") else None
+    kind = kind or before.kind
+    size = kept.size if kept else usual.size if kind == usual.kind else plan["workers"]
+    return Order(kind, batch or size)
 
 
 def _header(

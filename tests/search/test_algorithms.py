@@ -97,6 +97,35 @@ def test_failed_trials_are_not_asked_again(name):
 
 
 @EACH
+def test_a_failure_is_learned_from_as_the_worst_so_far(name):
+    search, learned = make(name), []
+    search._learn = learned.extend
+    first, second = Observation((0,) * 6), Observation((1,) * 6, latency_ms=3.0)
+    search.tell([first])
+    assert learned == [], "nothing is worse than nothing"
+    good = [Observation((2,) * 6, {}, 0.5, 8.0, 0.4), Observation((0, *(2,) * 5), {}, 0.3, 6.0, 0.45)]
+    search.tell([*good, second])
+    assert [each.candidate[0] for each in learned] == [2, 0, 0, 1]
+    assert [(each.accuracy, each.latency_ms, each.reward) for each in learned] == [
+        (0.5, 8.0, 0.4), (0.5, 8.0, 0.4), (0.3, 6.0, 0.45), (0.3, 3.0, 0.4),
+    ]  # fmt: skip
+    assert search.told == good
+
+
+def test_thompson_leaves_the_networks_that_fail():
+    """A third of the space fails whatever else is chosen: at most 5 % of the asks after fifty are of it."""
+    made, asked = toy_space(decisions=12), []
+    for seed in range(4):
+        search = make("thompson", made, ACCURACY, seed=seed)
+        for _ in range(100):
+            (proposal,) = search.ask(1)
+            asked.append(proposal.candidate[3] == 2)
+            search.tell([failed(proposal) if asked[-1] else observed(made, proposal, ACCURACY)])
+    late = [fails for number, fails in enumerate(asked) if number % 100 >= 50]
+    assert sum(late) <= 0.05 * len(late)
+
+
+@EACH
 def test_a_restored_search_goes_on_as_if_nothing_had_happened(name):
     search = Recorded(make(name))
     advance(search, 10)

@@ -1,13 +1,17 @@
 """The driver: orders, retries, failures, budgets."""
 
+import heapq
+import random
+
 import pytest
 from search_fakes import REWARD, FakeEvaluator, accuracy_of, facts_of, go, meta_of, toy_space
 
 from keras_mnasnet.search.algorithms import make_algorithm
-from keras_mnasnet.search.engine import Order, StudyStopped, drive
+from keras_mnasnet.search.engine import StudyStopped, drive
 from keras_mnasnet.search.executors import InProcess, evaluated
+from keras_mnasnet.search.progress import utilization
 from keras_mnasnet.search.study import Study
-from keras_mnasnet.search.trials import Failure, Measurement
+from keras_mnasnet.search.trials import Failure, Measurement, Order
 
 SPACE = toy_space()
 
@@ -34,6 +38,46 @@ class Shuffled:
 
     def close(self):
         pass
+
+
+class Clocked:
+    """Workers whose trials take as long as a draw says, on a clock of their own."""
+
+    def __init__(self, workers, deviation):
+        self.workers, self.deviation, self.draw = workers, deviation, random.Random(1)
+        self.out, self.now, self.busy = [], 1e9, 0.0
+
+    @property
+    def free(self):
+        return self.workers - len(self.out)
+
+    def submit(self, trial, *, avoid=None):
+        seconds = self.draw.lognormvariate(0, self.deviation)
+        self.busy += seconds
+        heapq.heappush(self.out, (self.now + seconds, trial.number, trial))
+        return "worker"
+
+    def wait(self, seconds):
+        self.now, _, trial = heapq.heappop(self.out)
+        return [evaluated(FakeEvaluator(), trial).by("worker", trial, self.now, self.now)]
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(("workers", "trials"), [(1, 20), (8, 200), (64, 1600)])
+def test_the_usual_order_keeps_workers_busy(tmp_path, workers, trials):
+    """The share of the time in which a worker has a trial, with the deviation of real trainings; and what is said of it."""
+    order, executor, made = Order.usual("thompson", workers), Clocked(workers, 0.5), toy_space(decisions=9)
+    assert order == Order("window", {1: 1, 8: 16, 64: 192}[workers])
+    with Study.create(tmp_path / "s", meta_of(made)) as one:
+        go(one, made, trials=trials, order=order, executor=executor)
+    share = executor.busy / (workers * (executor.now - 1e9))
+    assert share >= 0.75
+    assert share == pytest.approx(utilization(order, workers, 0.5, trials), abs=0.1)
+    assert utilization(Order("window", workers), workers, 0.5, trials) < 0.7 or workers == 1
+    assert utilization(Order("batch", 20), 8, 0.0, 40) == pytest.approx(20 / 24)
+    assert utilization(Order("completion", workers), workers, 0.5, trials) > share - 0.02
 
 
 def study(tmp_path, name="s.sqlite", algorithm="random"):

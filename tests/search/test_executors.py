@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from search_fakes import FakeEvaluator, go, meta_of, toy_space
 
-from keras_mnasnet.search.engine import Order
 from keras_mnasnet.search.executors import InProcess
 from keras_mnasnet.search.executors.pool import ProcessPool
 from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.trials import Order
 
 TESTS = Path(__file__).parents[1]
 SPACE = toy_space()

@@ -253,13 +253,20 @@ def test_late_results_count_with_the_probability_of_their_draw():
     assert log != pytest.approx(now, abs=1e-4)
 
 
-def test_failed_trials_teach_nothing():
+def test_failed_trials_count_as_the_worst():
     search = ppo()
     proposals = search.ask(20)
     search.tell([dataclasses.replace(observed(proposal), reward=None, accuracy=None) for proposal in proposals])
-    assert (search.updates, search._batch, search._waiting) == (0, [], {})
-    search.tell([observed(proposal) for proposal in search.ask(20)])
-    assert search.updates == 1
+    assert (search.updates, search._batch, len(search._waiting)) == (0, [], 20), "nothing to compare them with yet"
+    (good,) = search.ask(1)
+    search.tell([observed(good)])
+    assert (search.updates, search._waiting) == (1, {})
+    assert set(search.rewards.values()) == {observed(good).reward}
+    search.controller.weights["head_bias"][:] = 0
+    for part, choice in zip(np.split(search.controller.weights["head_bias"], 6), proposals[0].candidate, strict=True):
+        part[choice] = 50
+    search.ask(1)
+    assert search.updates > 1, "a settled controller learns from the failure that it keeps drawing"
 
 
 def test_a_settled_controller_is_sent_to_the_neighbours():

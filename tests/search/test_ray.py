@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from search_fakes import FakeEvaluator, go, meta_of, toy_space
 
-from keras_mnasnet.search.engine import Order
 from keras_mnasnet.search.executors import keeper
 from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.trials import Order
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra [ray]")
 TESTS = str(Path(__file__).parents[1])

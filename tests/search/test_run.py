@@ -10,7 +10,9 @@ import pytest
 from search_fakes import REWARD, FakeEvaluator, facts_of, tiny_networks, toy_space
 
 from keras_mnasnet import search
+from keras_mnasnet.search.progress import Figures, estimate_from
 from keras_mnasnet.search.study import Study
+from keras_mnasnet.search.trials import Order, Trial
 
 TESTS = Path(__file__).parents[1]
 SPACE = toy_space()
@@ -123,6 +125,27 @@ def test_the_data_is_described_before_the_estimate(tmp_path, capfd):
     assert said.index("recipe ") < said.index("estimate, by some steps") if "estimate, by" in said else True
     assert "6 trials of about" in found.estimate
     assert not (tmp_path / "s").exists()
+
+
+def test_the_order_suits_the_workers_and_is_kept(tmp_path):
+    def planned(**options):
+        next(iter(run(tmp_path / "s", executor="pool", **options)))
+        return search.status(tmp_path / "s").plan["order"]
+
+    assert planned(workers=2) == {"kind": "window", "size": 4}
+    assert planned() == {"kind": "window", "size": 4}
+    assert planned(order="completion") == {"kind": "completion", "size": 2}
+    assert planned(batch=3) == {"kind": "completion", "size": 3}
+
+
+def test_time_left_knows_that_workers_wait(tmp_path):
+    figures = Figures([Trial(n, status="done", accuracy=0.5, started=1.0 + n, finished=11.0 + n) for n in range(9)])
+    found = figures.progress(planned=109, workers=8, order=Order("batch", 10))
+    assert found.utilization == pytest.approx(10 / 16), "ten of equal length take two rounds of eight"
+    assert found.hours_left == pytest.approx(100 * 10 / 8 / (10 / 16) / 3600)
+    assert found.trials_per_hour == pytest.approx(8 * 360 * 10 / 16)
+    said = estimate_from(found, trials=109, workers=8)
+    assert said == "100 trials of about 10 s on 8 workers, which have a trial 62% of the time: about 3 min"
 
 
 def test_other_scores_of_the_same_trials(tmp_path):

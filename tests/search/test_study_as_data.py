@@ -16,9 +16,9 @@ from search_fakes import REWARD, FakeEvaluator, facts_of, go, meta_of, toy_space
 
 from keras_mnasnet import search
 from keras_mnasnet.search.algorithms import ALGORITHMS
-from keras_mnasnet.search.engine import Order
 from keras_mnasnet.search.reporting import gather
 from keras_mnasnet.search.study import TABLES, Study
+from keras_mnasnet.search.trials import Order
 from keras_mnasnet.utils.locks import BusyError
 
 TESTS = Path(__file__).parents[1]

@@ -48,7 +48,9 @@ class Algorithm(Protocol):
 class Searcher(abc.ABC):
     """What every algorithm here shares: the random numbers, what was asked, what is pending, what was told.
 
-    Subclasses give `_propose` (the next unseen candidates), and as needed `_learn`, `_state`, `_restore`.
+    Subclasses give `_propose` (the next unseen candidates), and as needed `_learn`, `_state`, `_restore`. A failed trial is
+    learned from as the worst result so far, so that a search leaves the networks that fail; those before the first success
+    wait for it.
     """
 
     name = ""
@@ -58,11 +60,17 @@ class Searcher(abc.ABC):
         self.reward = reward
         self.seed = seed
         self.rng = np.random.default_rng(seed)
+        self._left: Unseen | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """As before the first ask."""
         self.seen: dict[Candidate, None] = {}  # asked or told, in order
         self.pending: dict[Candidate, dict[str, Any]] = {}  # asked and not told, with their `extra`
         self.told: list[Observation] = []  # the successful ones, in order
         self._counts = {"asked": 0, "told": 0}
-        self._left: Unseen | None = None
+        self._worst = Observation(())  # the lowest accuracy and reward and the longest latency so far
+        self._unjudged: list[Observation] = []  # failed before the first success
 
     # ask and tell
 
@@ -81,24 +89,36 @@ class Searcher(abc.ABC):
         return proposals
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        """Take in results; those without a reward count as seen and are not learned from."""
+        """Take in results; one without a reward failed, and counts as the worst so far."""
         self._learn(self._noted(observations))
 
     def _noted(self, observations: Sequence[Observation]) -> list[Observation]:
-        """The observations with canonical candidates, once all are checked; they are no longer pending."""
+        """What is learned of observations, once all are checked: canonical candidates, every one with a reward."""
         taken = []
         for observation in observations:
             candidate = self.space.canonical(self.space.check(observation.candidate))
             if observation.reward is not None and not np.isfinite(observation.reward):
                 raise ValueError(f"A reward must be finite, or None. Received: reward={observation.reward!r}")
             taken.append(dataclasses.replace(observation, candidate=candidate, extra={}))
+        learned: list[Observation] = []
         for observation in taken:
             self._counts["told"] += 1
             self.pending.pop(observation.candidate, None)
             self.seen[observation.candidate] = None
             if observation.reward is not None:
                 self.told.append(observation)
-        return taken
+                self._worst = _worse(self._worst, observation)
+                learned.append(observation)
+            else:
+                self._unjudged.append(observation)
+            if self.told:
+                learned += [self._as_worst(failed) for failed in self._unjudged]
+                self._unjudged = []
+        return learned
+
+    def _as_worst(self, failed: Observation) -> Observation:
+        latency_ms = self._worst.latency_ms if failed.latency_ms is None else failed.latency_ms
+        return dataclasses.replace(failed, accuracy=self._worst.accuracy, latency_ms=latency_ms, reward=self._worst.reward)
 
     def _register(self, proposal: Proposal) -> None:
         self._counts["asked"] += 1
@@ -110,7 +130,7 @@ class Searcher(abc.ABC):
         """Between 1 and `count` different unseen candidates; none when the space is exhausted."""
 
     def _learn(self, observations: Sequence[Observation]) -> None:  # noqa: B027
-        """Take in results, failed ones too (`reward` None)."""
+        """Take in results; failed ones stand among them as the worst so far."""
 
     # random unseen candidates
 
@@ -165,18 +185,20 @@ class Searcher(abc.ABC):
             self.rng.bit_generator.state = dataclasses.asdict(found.rng)
         except (ValueError, TypeError, OverflowError) as error:
             raise ValueError(f"{what} must hold its generator of random numbers. Received: {error} at $.rng") from error
-        self.seen, self.pending, self.told, self._left = {}, {}, [], None
-        self._counts = {"asked": 0, "told": 0}
+        self._left = None
+        self._begin()
         for proposal in asked:
             self._register(dataclasses.replace(proposal, candidate=self.space.canonical(self.space.check(proposal.candidate))))
-        self._noted(told)
-        self._restore(found.own)
+        self._restore(found.own, self._noted(told))
 
     def _state(self) -> dict[str, Any]:
         return {}
 
-    def _restore(self, value: Mapping[str, Any]) -> None:  # noqa: B027
-        """Take over what `_state` gave, after `seen`, `pending` and `told` are as they were; ValueError for what is damaged."""
+    def _restore(self, value: Mapping[str, Any], learned: Sequence[Observation]) -> None:  # noqa: B027
+        """Take over what `_state` gave, after `seen`, `pending` and `told` are as they were; ValueError for what is damaged.
+
+        `learned` is all that `_learn` was given until then.
+        """
 
     def facts(self) -> dict[str, float]:
         """Figures for the record."""
@@ -208,6 +230,18 @@ class Unseen:
 def reward_of(observation: Observation) -> float:
     """The reward, for comparing; a failed trial is below every other."""
     return -np.inf if observation.reward is None else observation.reward
+
+
+def _worse(one: Observation, other: Observation) -> Observation:
+    """The worse value of both in every figure that one of them has."""
+
+    def found(name: str, choose: Any) -> float | None:
+        known = [value for each in (one, other) if (value := getattr(each, name)) is not None]
+        return choose(known, default=None)
+
+    return dataclasses.replace(
+        one, accuracy=found("accuracy", min), latency_ms=found("latency_ms", max), reward=found("reward", min)
+    )
 
 
 def pack_array(array: np.ndarray) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, pack_array, unpack_array
+from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, pack_array, reward_of, unpack_array
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.utils.reading import record
@@ -97,7 +97,7 @@ class PPO(Searcher):
                 self.draws += 1
                 if candidate in self.rewards:
                     self._add(actions, log, self.rewards[candidate])
-                elif candidate in self.pending or candidate not in self.seen:
+                else:
                     self._waiting.setdefault(candidate, []).append((actions, log))
                 if candidate in self.seen or candidate in found:
                     repeats += 1
@@ -115,11 +115,9 @@ class PPO(Searcher):
 
     def _learn(self, observations: Sequence[Observation]) -> None:
         for observation in observations:
-            waiting = self._waiting.pop(observation.candidate, [])
-            if observation.reward is not None:
-                self.rewards[observation.candidate] = observation.reward
-                for actions, log in waiting:
-                    self._add(actions, log, observation.reward)
+            self.rewards[observation.candidate] = reward_of(observation)
+            for actions, log in self._waiting.pop(observation.candidate, []):
+                self._add(actions, log, reward_of(observation))
 
     def _add(self, actions: list[int], log: float, reward: float) -> None:
         self._batch.append((actions, log, reward))
@@ -162,7 +160,7 @@ class PPO(Searcher):
     def _arrays(self) -> dict[str, Weights]:
         return {"weights": self.controller.weights, "first": self.adam.first, "second": self.adam.second}
 
-    def _restore(self, value: Mapping[str, Any]) -> None:
+    def _restore(self, value: Mapping[str, Any], learned: Sequence[Observation]) -> None:
         found = record(value, _State, "The state of a controller")
         if found.preset != self.preset:
             raise ValueError(f"The state of a search must have preset={self.preset!r}. Received: preset={found.preset!r}")
@@ -172,7 +170,7 @@ class PPO(Searcher):
         self.entropy, self.adam.steps = found.entropy, found.steps
         self._batch = list(found.batch)
         self._waiting = dict(found.waiting)
-        self.rewards = {each.candidate: each.reward for each in self.told if each.reward is not None}
+        self.rewards = {each.candidate: reward_of(each) for each in learned}
         for name, group in self._arrays().items():
             stored = getattr(found, name)
             if stored.keys() != group.keys():

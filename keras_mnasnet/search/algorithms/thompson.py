@@ -82,8 +82,7 @@ class Thompson(Searcher):
 
     def _learn(self, observations: Sequence[Observation]) -> None:
         for each in observations:
-            if each.reward is not None:
-                self._take(each, each.reward)
+            self._take(each, reward_of(each))
 
     def _take(self, each: Observation, reward: float) -> None:
         row = self.space.features(each.candidate)
@@ -99,11 +98,11 @@ class Thompson(Searcher):
         if self._best_told is None or reward > reward_of(self._best_told):
             self._best_told = each
 
-    def _restore(self, value: Mapping[str, Any]) -> None:
+    def _restore(self, value: Mapping[str, Any], learned: Sequence[Observation]) -> None:
         found = record(value, _State, "The state of a search")
         self._forget()
         self._last_mode = found.mode
-        self._learn(self.told)
+        self._learn(learned)
 
     def _state(self) -> dict[str, Any]:
         return {"mode": self._last_mode}
