@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 AS_THEY_ARE = (
     "data", "study", "space", "device", "target_ms", "reward", "algorithm", "max_params", "max_madds", "max_latency_ms", "size",
     "seed", "trials", "workers", "executor", "ray_address", "cpus", "gpus", "order", "timeout", "minutes",
+    "rungs", "keep", "inherit",
 )  # fmt: skip
 STUDY = "--study mine.study"
 
@@ -115,6 +116,15 @@ def _run_options(command: Parser) -> None:
     option(data, "--recipe", "The default is proxy-5-epochs.")
     option(data, "--set")
     option(data, "--size", "The default is the recipe's, else 224.")
+    own(
+        data, "--rungs", "EPOCHS",
+        "Measure networks after so many epochs, as 1,2,5 of a recipe of 5 (or shares, as 0.2,1); the best go on to the next.",
+    )  # fmt: skip
+    own(data, "--keep", "SHARE", "Let this share of the networks of a rung go on (default: 1/3).")
+    own(
+        data, "--inherit", "MODEL|best",
+        "Begin with what fits of the weights of a trained model, or of the best network so far.", type=str,
+    )  # fmt: skip
     how = command.add_argument_group("the search")
     own(how, "--algorithm", "NAME", "Search by thompson (default), ppo, evolution or random.")
     own(

@@ -109,9 +109,9 @@ class _Transfer:
             elif unit.residual or unit.pooled:
                 last = f"{unit.name}_project_bn" if unit.op == "mbconv" else f"{unit.conv}_bn"
                 self.new[f"{last}/gamma"][:] = NEW_CONV_SCALE if unit.op == "conv" else 0
-        last = trunk[len(self.target.blocks)]
+        end = trunk[len(self.target.blocks)]
         head = self._chosen(self.target.head, self.source.head, _scale(self.old, "head_bn"))
-        self._conv("head_conv", "head_conv", last, head)
+        self._conv("head_conv", "head_conv", end, head)
         self._norm("head_bn", "head_bn", head)
         if "predictions/kernel" in self.new:
             top = self.new["predictions/kernel"]
@@ -146,8 +146,8 @@ class _Transfer:
         read.setdefault(before, []).append("head_conv")
         scores: dict[int, np.ndarray] = {}
         for stage, root in joined.items():
-            scale = sum(_scale(self.old, name) for name in written[stage])
-            score = scale * sum(_reads(self.old, name) for name in read[stage])
+            scale = np.sum([_scale(self.old, name) for name in written[stage]], axis=0)
+            score = scale * np.sum([_reads(self.old, name) for name in read[stage]], axis=0)
             scores[root] = scores[root] + score if root in scores else score
         sizes = {0: self.source.stem, **{number: block.filters for number, block in enumerate(self.source.blocks, start=1)}}
         found = {0: self._chosen(self.target.stem, self.source.stem, scores[0])}

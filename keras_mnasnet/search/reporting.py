@@ -21,7 +21,7 @@ from keras_mnasnet.search.latency import LatencyModel, parse_device, pixel1_ms
 from keras_mnasnet.search.rewards import Reward, pareto_front
 from keras_mnasnet.search.setup import evaluator_of
 from keras_mnasnet.search.study import Study, check_networks
-from keras_mnasnet.search.trials import StudyMeta, Trial
+from keras_mnasnet.search.trials import StudyMeta, Trial, highest
 from keras_mnasnet.utils.files import write_file
 from keras_mnasnet.utils.system import machine
 from keras_mnasnet.utils.text import Life
@@ -154,7 +154,7 @@ def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> Searc
         raise ValueError(f"`top` must be an integer of 1 or more. Received: top={top!r}")
     trials = study.trials()
     done = sorted(
-        (trial for trial in trials if trial.status == "done" and trial.accuracy is not None),
+        (trial for trial in highest(trials) if trial.accuracy is not None),
         key=lambda trial: (trial.told is None, trial.told, trial.number),
     )
     if not done:

@@ -9,12 +9,13 @@ import importlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_mnasnet.loading import load
 from keras_mnasnet.search.algorithms import make_algorithm
 from keras_mnasnet.search.algorithms.base import Algorithm
 from keras_mnasnet.search.engine import Meter, drive
@@ -23,17 +24,20 @@ from keras_mnasnet.search.executors import Evaluator, Executor, InProcess
 from keras_mnasnet.search.latency import CannotKnow, DeviceGone, LatencyModel, parse_device
 from keras_mnasnet.search.networks import constrained, with_cost
 from keras_mnasnet.search.networks import space as preset
-from keras_mnasnet.search.progress import PROBE_STEPS, Figures, Progress, estimate_from, measures, order_of, timed
+from keras_mnasnet.search.progress import PROBE_STEPS, Figures, Progress, estimate_from, measures, order_of, rungs_of, timed
 from keras_mnasnet.search.rewards import Reward, parse_reward
+from keras_mnasnet.search.rungs import Rungs, parse_rungs
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.search.study import Study, as_json
 from keras_mnasnet.search.trials import Order, StudyMeta, Trial
+from keras_mnasnet.training.job import anchored_path
 from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_from_json, recipe_to_json
 from keras_mnasnet.utils.system import Interrupts, held_stderr, machine
 from keras_mnasnet.utils.text import Life, header, say
 
 PLAN = {"trials": 200, "workers": 1, "executor": "pool", "ray_address": None}
 EXECUTORS = ("local", "pool", "ray")
+BEST = "best"  # for the source of weights: the best trial so far
 STARTS = 4  # of the search for the fastest network
 LIMITS = ("max_params", "max_madds", "max_latency_ms")
 FACTS = ("classes", "train_images", "photos", "read")  # of the data, in a study's `evaluation`
@@ -48,7 +52,9 @@ def run(
     max_madds: int | None = None, max_latency_ms: float | None = None, seed: int | None = None, trials: int | None = None,
     workers: int | None = None, executor: str | None = None, ray_address: str | None = None, cpus: float = 1.0,
     gpus: float = 0.0, order: str | None = None, batch: int | None = None, timeout: float | None = None,
-    minutes: float | None = None, evaluator: Evaluator | None = None, estimate: bool | str = True, progress: bool = True,
+    minutes: float | None = None, rungs: str | Sequence[float] | None = None, keep: str | float | None = None,
+    inherit: str | os.PathLike[str] | None = None, evaluator: Evaluator | None = None, estimate: bool | str = True,
+    progress: bool = True,
 ) -> Iterator[Progress]:  # fmt: skip
     """Search for networks: start a study or go on with it, and give its progress after every finished trial.
 
@@ -62,6 +68,10 @@ def run(
     `order` (`batch`, `window` or `completion`) and `batch`: see `Order`. `timeout`: seconds a trial. `minutes`: start no trial
     after so long. `evaluator`: in the place of training on `data`. `estimate`: time a few steps first and say what the search
     will take; False does not, "only" stops there. `progress`: say what is searched, and show life.
+
+    `rungs` (`1,2,5` epochs of the recipe's 5, or shares of its steps) and `keep` (1/3): every network trains to the first rung,
+    the best of them go on where they stopped, each for itself as soon as it is among the best `keep` of its rung; `trials`
+    counts networks. `inherit`: networks begin with the weights of a source that `load` takes, or of the `best` one so far.
 
     A study is read as data: a `space` of your own (`module:function`), a phone's program (`benchmark_model`) and a
     `ray_address` are taken from this call alone.
@@ -88,7 +98,8 @@ def run(
         "data": data, "space": space, "space_options": space_options, "device": device, "device_options": device_options,
         "target_ms": target_ms, "reward": reward, "algorithm": algorithm, "algorithm_options": algorithm_options,
         "recipe": recipe, "size": size, "images": images, "validation_images": validation_images, "seed": seed,
-        "max_params": max_params, "max_madds": max_madds, "max_latency_ms": max_latency_ms,
+        "max_params": max_params, "max_madds": max_madds, "max_latency_ms": max_latency_ms, "rungs": rungs, "keep": keep,
+        "inherit": inherit,
     }  # fmt: skip
     given = space if isinstance(space, SearchSpace) else None
     if known is not None:
@@ -125,6 +136,10 @@ class _Search:
     gpus: float
     shown: bool
 
+    @property
+    def rungs(self) -> Rungs | None:
+        return rungs_of(self.meta)
+
     def go(self, estimate: bool | str) -> Iterator[Progress]:
         if estimate == "only":
             figures = Figures()
@@ -155,11 +170,13 @@ class _Search:
             stack.callback(executor.close)
             interrupts = stack.enter_context(Interrupts())
             ended = figures.done + figures.failed
-            life = stack.enter_context(Life("search", total=self.plan["trials"], unit="trial", shown=self.shown, done=ended))
+            planned = self.plan["trials"] if self.rungs is None else self.rungs.planned(self.plan["trials"])
+            life = stack.enter_context(Life("search", total=planned, unit="trial", shown=self.shown, done=ended))
             for trial in drive(
                 study, self.space, algorithm_of(self.meta, self.space), executor, trials=self.plan["trials"],
                 reward=Reward.from_json(self.meta.reward), order=self.order, meter=meter,
-                seconds=None if self.minutes is None else 60 * self.minutes,
+                seconds=None if self.minutes is None else 60 * self.minutes, rungs=self.rungs,
+                inherit_best=self.meta.evaluation.get("inherit") == BEST,
             ):  # fmt: skip
                 interrupts.check()
                 figures.add(trial)
@@ -174,8 +191,9 @@ class _Search:
 
     def progress(self, figures: Figures, last: Trial | None = None, estimate: str | None = None) -> Progress:
         return figures.progress(
-            planned=self.plan["trials"], workers=self.plan["workers"], order=self.order, trial=last, estimate=estimate
-        )
+            planned=self.plan["trials"], workers=self.plan["workers"], order=self.order, trial=last, estimate=estimate,
+            rungs=self.rungs,
+        )  # fmt: skip
 
     def executor(self, evaluator: Evaluator) -> Executor:
         workers = self.plan["workers"]
@@ -207,6 +225,7 @@ class _Search:
                 measured = timed(
                     self.space, evaluator, probe, trials=trials, workers=workers, order=self.order,
                     train_images=own["train_images"], classes=own["classes"],
+                    share=1.0 if self.rungs is None else self.rungs.share,
                 )  # fmt: skip
         finally:
             probe.close()
@@ -284,6 +303,7 @@ def _meta(asked: Mapping[str, Any], known: StudyMeta | None, own_evaluator: bool
         "device_options": {**own.get("device_options", {}), **(asked.get("device_options") or {})},
         "limits": {name: asked[name] for name in LIMITS if name in asked} or own.get("limits", {}),
     }
+    evaluation |= _rungs(asked, own, recipe) | _inherits(asked, own, own_evaluator)
     evaluation = {name: value for name, value in evaluation.items() if value not in (None, {}) or name in own}
     if known is not None and where == known.data and own.keys() >= {*FACTS}:
         evaluation |= {name: own[name] for name in FACTS}
@@ -302,6 +322,32 @@ def _meta(asked: Mapping[str, Any], known: StudyMeta | None, own_evaluator: bool
     return dataclasses.replace(
         meta, fingerprint=made.fingerprint(), decisions=tuple((each.name, each.choices) for each in made.decisions)
     )
+
+
+def _rungs(asked: Mapping[str, Any], own: Mapping[str, Any], recipe: Recipe | None) -> dict[str, Any]:
+    """`rungs` and `keep` of an evaluation, as asked for, else the study's."""
+    text, keep = asked.get("rungs", own.get("rungs")), asked.get("keep", own.get("keep"))
+    if text is None:
+        if keep is not None:
+            raise ValueError(f"`keep` is a share of a rung's networks. Received: keep={keep!r}, and no rungs. Add --rungs.")
+        return {}
+    found = parse_rungs(text, keep, recipe.epochs if recipe else None)
+    return {"rungs": list(found.shares), "keep": found.keep}
+
+
+def _inherits(asked: Mapping[str, Any], own: Mapping[str, Any], own_evaluator: bool) -> dict[str, Any]:
+    """`inherit` of an evaluation; CheckpointError for what is no trained classifier."""
+    given = asked.get("inherit")
+    if given is None:
+        return {"inherit": own.get("inherit")}
+    source = anchored_path(os.fspath(given))
+    if source != BEST and own_evaluator:
+        raise ValueError(
+            f"An evaluator of your own says itself what its networks begin with, but for `{BEST}`. Received: inherit={source!r}"
+        )
+    if source != BEST and source != own.get("inherit") and load(source).detector is not None:
+        raise ValueError(f"Networks inherit from a classifier. Received: the detector {source}")
+    return {"inherit": source}
 
 
 def _with_options(
@@ -370,12 +416,15 @@ def _header(
     own = meta.evaluation
     limits = "".join(f", {name} {value:,}" for name, value in own.get("limits", {}).items())
     recipe = None if meta.recipe is None else recipe_from_json(meta.recipe)
+    rungs, inherits = rungs_of(meta), own.get("inherit")
     return {
         "space": f"{named(meta.space, meta.space_options)}: {space.size:.3g} networks{limits}",
         "reward": Reward.from_json(meta.reward),
         "device": meta.device and named(meta.device, own.get("device_options", {})),
         "data": meta.data and f"{meta.data}: {own.get('photos') or '{} classes'.format(own.get('classes'))}",
         "recipe": recipe and f"{recipe} at {_shape(meta)['resolution']} pixels",
+        "rungs": rungs and f"{', '.join(f'{each:.3g}' for each in rungs.shares)} of the steps, {rungs.keep:.3g} of each go on",
+        "start": inherits and f"the weights of {'the best trial so far' if inherits == BEST else inherits}",
         "algorithm": f"{named(meta.algorithm, meta.algorithm_options)}, seed {meta.seed}",
         "trials": f"{plan['trials']:,}{'' if counted is None else f', {counted:,} of them finished'}; order {order.kind} "
         f"of {order.size}",
@@ -441,6 +490,7 @@ def evaluator_of(meta: StudyMeta, *, device: bool = True) -> NetworkEvaluator:
         data=meta.data, recipe=recipe_from_json(meta.recipe), resolution=_shape(meta)["resolution"],
         device=meta.device if device else None, images=own.get("images"), validation_images=own.get("validation_images"),
         device_options=tuple(sorted(own.get("device_options", {}).items())),
+        inherit=None if own.get("inherit") == BEST else own.get("inherit"),
     )  # fmt: skip
 
 

@@ -67,7 +67,8 @@ class Searcher(abc.ABC):
         """As before the first ask."""
         self.seen: dict[Candidate, None] = {}  # asked or told, in order
         self.pending: dict[Candidate, dict[str, Any]] = {}  # asked and not told, with their `extra`
-        self.told: list[Observation] = []  # the successful ones, in order
+        self.told: list[Observation] = []  # the successful ones, in order, each of a network's highest rung so far
+        self._places: dict[Candidate, int] = {}  # of networks in `told`
         self._counts = {"asked": 0, "told": 0}
         self._worst = Observation(())  # the lowest accuracy and reward and the longest latency so far
         self._unjudged: list[Observation] = []  # failed before the first success
@@ -106,10 +107,11 @@ class Searcher(abc.ABC):
             self.pending.pop(observation.candidate, None)
             self.seen[observation.candidate] = None
             if observation.reward is not None:
-                self.told.append(observation)
+                place = self._places.setdefault(observation.candidate, len(self.told))
+                self.told[place : place + 1] = [observation]
                 self._worst = _worse(self._worst, observation)
                 learned.append(observation)
-            else:
+            elif not observation.rung:  # what fails further up keeps the result that it has
                 self._unjudged.append(observation)
             if self.told:
                 learned += [self._as_worst(failed) for failed in self._unjudged]
