@@ -151,7 +151,11 @@ def _run_options(command: Parser) -> None:
     )  # fmt: skip
     own(where, "--ray-address", "ADDRESS", "Find Ray at auto, HOST:PORT or ray://HOST:PORT (default: Ray starts here).")
     own(where, "--cpus", "N", "Give a worker of Ray N CPUs (default: %(default)s).", type=float, default=1.0)
-    own(where, "--gpus", "N", "Give a worker of Ray N GPUs (default: %(default)s).", type=float, default=0.0)
+    own(
+        where, "--gpus", "N",
+        "Give each worker N of a GPU, 0 to 1 (default: 1 where there are any); with 0.5 two share one, 0 trains on CPUs.",
+        type=float,
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -242,6 +246,8 @@ def retrain(arguments: argparse.Namespace) -> None:
             "reward": lambda each: round(each.reward, 4), "run": lambda each: each.folders[0],
         },
     )  # fmt: skip
+    if len(best) > 1:
+        print("best first by these photos: the first is better on them than it will be on others, because they chose it")
     return print(f"wrote {results}; export one with: mnasnet export RUN -o FILE.tflite")
 
 

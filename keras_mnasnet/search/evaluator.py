@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.data.summary import Summary, kinds
+from keras_mnasnet.search.executors import GROWING
 from keras_mnasnet.search.latency import DeviceGone, Latency, LatencyModel, parse_device
 from keras_mnasnet.search.trials import Failure, Measurement, Request, Trial
 from keras_mnasnet.utils.system import held_stderr
@@ -188,7 +189,8 @@ def fixed_cost(seconds: dict[str, float]) -> float:
 @functools.lru_cache(maxsize=2)
 def _images(data: str, images: int | None, validation_images: int | None) -> Any:
     """The data, decoded into memory where it fits."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name, value in {"TF_CPP_MIN_LOG_LEVEL": "3", **GROWING}.items():
+        os.environ.setdefault(name, value)
     with held_stderr():
         import tensorflow as tf
 

@@ -8,7 +8,7 @@ import html
 import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from keras_mnasnet.benchmarks.speed import stages
 from keras_mnasnet.family import A1, B1, MOBILENET_V2
 from keras_mnasnet.search.charts import COLORS, WIDE, Chart, Dots, Layer, Level, Line, Mark, png, svg
 from keras_mnasnet.search.latency import LatencyModel, parse_device, pixel1_ms
+from keras_mnasnet.search.progress import rungs_of
 from keras_mnasnet.search.rewards import Reward, pareto_front
 from keras_mnasnet.search.setup import evaluator_of
 from keras_mnasnet.search.study import Study, check_networks
@@ -89,6 +90,8 @@ class SearchReport:
     landmarks: tuple[Landmark, ...]
     landmark_note: str
     facts: dict[str, tuple[tuple[int, float], ...]]
+    rungs: tuple[int, ...] = ()  # networks measured at each
+    inherited: float | None = None  # the mean share of parameters that began as another network's
     files: dict[str, Path] = dataclasses.field(default_factory=dict)
 
     @property
@@ -123,6 +126,8 @@ class SearchReport:
             "date": self.date,
             "meta": dataclasses.asdict(self.meta),
             "trials": {"done": len(self.done), "failed": len(self.failed), "waiting": self.waiting},
+            "rungs": self.rungs,
+            "inherited": self.inherited,
             "hours": round(self.hours, 4),
             "training_hours": round(self.training_hours, 4),
             "front": [_row(self.done[index]) for index in self.front],
@@ -139,7 +144,9 @@ class SearchReport:
 
 
 def _row(trial: Trial) -> dict[str, Any]:
-    return {key: getattr(trial, key) for key in ("number", "accuracy", "latency_ms", "reward", "params", "madds", "values")}
+    return {
+        key: getattr(trial, key) for key in ("number", "rung", "accuracy", "latency_ms", "reward", "params", "madds", "values")
+    }
 
 
 def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> SearchReport:
@@ -164,7 +171,7 @@ def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> Searc
         )
     check_networks(study.path, done)
     meta = study.meta
-    reward = Reward.from_json(meta.reward)
+    reward, rungs = Reward.from_json(meta.reward), rungs_of(meta)
     by_reward = sorted(done, key=lambda trial: (-math.inf if trial.reward is None else trial.reward, -trial.number))[::-1]
     found, note = ((), "") if landmarks == "none" else _landmarks(meta, done, train=landmarks == "train")
     return SearchReport(
@@ -180,7 +187,20 @@ def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> Searc
         landmarks=found,
         landmark_note=note,
         facts=_facts(done),
+        rungs=tuple(
+            sum(t.status == "done" and t.rung == rung for t in trials) for rung in range(len(rungs.shares) if rungs else 0)
+        ),
+        inherited=statistics.fmean(shares) if (shares := list(_inherited(study))) else None,
     )
+
+
+def _inherited(study: Study) -> Iterator[float]:
+    """The share of parameters that each network began with another's."""
+    for each in study.measurements():
+        found = each.details.get("inherited")
+        share = found.get("share") if isinstance(found, dict) else None
+        if isinstance(share, int | float) and not each.failure:
+            yield float(share)
 
 
 def _latency(trial: Trial) -> float:
@@ -560,6 +580,7 @@ def _network(best: Best, place: int) -> str:
     trial = best.trial
     head = f"<h3>{place}. trial {trial.number}: {_percent(trial.accuracy)} at {_ms(trial.latency_ms)}</h3>"
     totals = [f"reward {trial.reward:.4f}"] if trial.reward is not None else []
+    totals += [f"rung {trial.rung + 1}"] if trial.rung else []
     totals += [f"{_millions(trial.params)} parameters"] if trial.params else []
     totals += [f"{_millions(trial.madds)} multiply-adds"] if trial.madds else []
     head += f'<p class="soft">{_text("; ".join(totals))}</p>'
@@ -587,6 +608,8 @@ def _settings(report: SearchReport) -> str:
     rows += [
         ("begun", meta.created or "not stated"),
         ("trials", f"{len(report.done)} finished, {len(report.failed)} failed, {report.waiting} open"),
+        *([("networks at each rung", ", ".join(map(str, report.rungs)))] if report.rungs else []),
+        *([("parameters inherited, on average", _percent(report.inherited))] if report.inherited is not None else []),
         ("time of all trials together", f"{report.training_hours:.2f} h"),
     ]  # fmt: skip
     return f'<div class="card wide">{_table(("setting", "value"), rows)}</div>'

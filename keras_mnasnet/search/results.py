@@ -19,7 +19,8 @@ from keras_mnasnet.search.progress import row_of
 from keras_mnasnet.search.rewards import Reward, pareto_front, parse_reward
 from keras_mnasnet.search.study import Study, check_networks
 from keras_mnasnet.search.trials import StudyMeta, Trial, highest
-from keras_mnasnet.training.recipe import Recipe, parse_recipe
+from keras_mnasnet.training.job import RUN_FILE, Job, read_run
+from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_to_json
 from keras_mnasnet.utils.files import replaced
 from keras_mnasnet.utils.text import header, say
 
@@ -127,8 +128,9 @@ def retrain(
     """Train the `top` networks with seeds 1 .. `seeds`, each run in a folder of its own that goes on where it was stopped.
 
     Data with splits is trained on its whole training split and scored on its test split (else its validation split); of
-    undivided data the tenth that the search set aside stays out of training and is scored. `results.json` in `output` holds
-    what came of it. Paper, section 5.
+    undivided data the tenth that the search set aside stays out of training and is scored. The last epoch is what counts.
+    `results.json` in `output` holds what came of it; the best of several is better there than it will be on other photos,
+    because the same score chose it. ValueError for a recipe with `patience`, and for a folder of other runs. Paper, section 5.
 
     Example:
         from keras_mnasnet import search
@@ -145,6 +147,12 @@ def retrain(
     where = located(os.fspath(data)) if data else meta.data
     if where is None:
         raise ValueError("Training needs data. Received: data=None, and a study that names none")
+    if recipe.patience:
+        raise ValueError(
+            f"Networks are compared after trainings that run to their end, because what chooses an epoch does not measure it. "
+            f"Received: recipe={recipe.name!r} with patience={recipe.patience}. Leave it out, or set it to 0."
+        )
+    recipe = recipe.changed(keep="last")
     best = [trial for _, trial in ranked(trials, chosen) if trial.architecture][:top]
     if not best:
         raise ValueError("Training needs a network that the study has trained. Received: a study without one")
@@ -162,7 +170,10 @@ def retrain(
         folders, scores = [], []
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
             own = folder / f"trial{trial.number}-seed{seed}"
-            _trained(own, trial, images.holdout, where, recipe.changed(seed=seed, size=size), progress)
+            job = Job(
+                data=where, network=trial.architecture, recipe=recipe.changed(seed=seed, size=size), holdout=images.holdout
+            )
+            _trained(own, job, progress)
             scores.append(_scored(own, images.test))
             folders.append(str(own))
             if progress:
@@ -176,16 +187,31 @@ def retrain(
     return found
 
 
-def _trained(folder: Path, trial: Trial, holdout: float, data: str, recipe: Recipe, progress: bool) -> None:
-    """The run in `folder`, begun or gone on with; one that is whole costs a moment."""
-    from keras_mnasnet.training import resume, train
-    from keras_mnasnet.training.job import RUN_FILE
+def _trained(folder: Path, job: Job, progress: bool) -> None:
+    """The run in `folder`, begun or gone on with; one that is whole costs a moment. ValueError for a run of another job."""
+    from keras_mnasnet.training import resume
+    from keras_mnasnet.training.run import run_job
 
-    if (folder / RUN_FILE).is_file():
-        resume(folder, progress=progress)
+    if not (folder / RUN_FILE).is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        run_job(job, folder, progress=progress)
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    train(data, folder, network=trial.architecture, recipe=recipe, holdout=holdout, progress=progress)
+    stored, asked = (_fields(each) for each in (read_run(folder)[0], job.anchored()))
+    differs = [name for name, value in asked.items() if stored[name] != value]
+    if differs:
+        name = differs[0]
+        raise ValueError(
+            f"`output` (-o) must hold runs of what is retrained now, or none. Received: {folder} with {name}={stored[name]!r}, "
+            f"not {name}={asked[name]!r}{f' (and {len(differs) - 1} other differences)' if differs[1:] else ''}. Repeat the "
+            f"first command to go on with it, or name another folder."
+        )
+    resume(folder, progress=progress)
+
+
+def _fields(job: Job) -> dict[str, Any]:
+    """The fields of a job and those of its recipe."""
+    found = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
+    return found | recipe_to_json(found.pop("recipe"))
 
 
 def _scored(folder: Path, images: Any) -> float:

@@ -20,7 +20,7 @@ from keras_mnasnet.search.algorithms import make_algorithm
 from keras_mnasnet.search.algorithms.base import Algorithm
 from keras_mnasnet.search.engine import Meter, drive
 from keras_mnasnet.search.evaluator import NetworkEvaluator, located, open_search_images
-from keras_mnasnet.search.executors import Evaluator, Executor, InProcess
+from keras_mnasnet.search.executors import GROWING, Evaluator, Executor, InProcess, check_gpus
 from keras_mnasnet.search.latency import CannotKnow, DeviceGone, LatencyModel, parse_device
 from keras_mnasnet.search.networks import constrained, with_cost
 from keras_mnasnet.search.networks import space as preset
@@ -32,7 +32,7 @@ from keras_mnasnet.search.study import Study, as_json
 from keras_mnasnet.search.trials import Order, StudyMeta, Trial
 from keras_mnasnet.training.job import anchored_path
 from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_from_json, recipe_to_json
-from keras_mnasnet.utils.system import Interrupts, held_stderr, machine
+from keras_mnasnet.utils.system import Interrupts, held_stderr, machine, visible_gpus
 from keras_mnasnet.utils.text import Life, header, say
 
 PLAN = {"trials": 200, "workers": 1, "executor": "pool", "ray_address": None}
@@ -51,7 +51,7 @@ def run(
     images: int | None = None, validation_images: int | None = None, max_params: int | None = None,
     max_madds: int | None = None, max_latency_ms: float | None = None, seed: int | None = None, trials: int | None = None,
     workers: int | None = None, executor: str | None = None, ray_address: str | None = None, cpus: float = 1.0,
-    gpus: float = 0.0, order: str | None = None, batch: int | None = None, timeout: float | None = None,
+    gpus: float | None = None, order: str | None = None, batch: int | None = None, timeout: float | None = None,
     minutes: float | None = None, rungs: str | Sequence[float] | None = None, keep: str | float | None = None,
     inherit: str | os.PathLike[str] | None = None, evaluator: Evaluator | None = None, estimate: bool | str = True,
     progress: bool = True,
@@ -64,7 +64,8 @@ def run(
 
     `data`: labeled photos; `size`: pixels; `images`, `validation_images`: how many to train on and to choose by.
     `device`, `device_options`: as `parse_device` takes them. `space`: a preset, `module:function`, or a SearchSpace.
-    `executor`: `pool` (processes), `local` (this process) or `ray` (`ray_address`; `cpus` and `gpus` of each worker).
+    `executor`: `pool` (processes), `local` (this process) or `ray` (`ray_address`; `cpus` of each worker).
+    `gpus`: of each worker, 0 to 1; by default one of its own where there are any.
     `order` (`batch`, `window` or `completion`) and `batch`: see `Order`. `timeout`: seconds a trial. `minutes`: start no trial
     after so long. `evaluator`: in the place of training on `data`. `estimate`: time a few steps first and say what the search
     will take; False does not, "only" stops there. `progress`: say what is searched, and show life.
@@ -110,7 +111,7 @@ def run(
             opened.require(meta)
     chosen = {"trials": trials, "workers": workers, "executor": executor, "ray_address": ray_address}
     plan |= {name: value for name, value in chosen.items() if value is not None}
-    _check_plan(plan)
+    _check_plan(plan, gpus)
     ordered = _order(order, batch, workers, meta, plan)
     meta, plan["order"] = dataclasses.replace(meta, order=dataclasses.asdict(ordered)), dataclasses.asdict(ordered)
     made = space_of(meta, given)
@@ -133,7 +134,7 @@ class _Search:
     timeout: float | None
     minutes: float | None
     cpus: float
-    gpus: float
+    gpus: float | None
     shown: bool
 
     @property
@@ -202,7 +203,7 @@ class _Search:
         if self.plan["executor"] == "pool":
             from keras_mnasnet.search.executors.pool import ProcessPool
 
-            return ProcessPool(evaluator, workers, timeout=self.timeout)
+            return ProcessPool(evaluator, workers, timeout=self.timeout, gpus=self.gpus)
         from keras_mnasnet.search.executors.ray import RayActors
 
         return RayActors(
@@ -218,7 +219,7 @@ class _Search:
         from keras_mnasnet.search.executors.pool import ProcessPool
 
         evaluator = dataclasses.replace(evaluator_of(self.meta), steps=PROBE_STEPS)
-        probe = ProcessPool(evaluator, 1, timeout=self.timeout)
+        probe = ProcessPool(evaluator, 1, timeout=self.timeout, gpus=self.gpus)
         own = self.meta.evaluation
         try:
             with Life("estimate, by some steps of a middle network", unit="network", shown=self.shown):
@@ -376,7 +377,8 @@ def _reward(asked: Mapping[str, Any], known: StudyMeta | None) -> Reward:
 
 def _data_facts(where: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Classes, training images and what is used for what; ValueError for data that cannot be searched with."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name, value in {"TF_CPP_MIN_LOG_LEVEL": "3", **GROWING}.items():  # this process leaves the GPUs to the workers
+        os.environ.setdefault(name, value)
     with held_stderr():
         found = open_search_images(
             where, images=evaluation.get("images"), validation_images=evaluation.get("validation_images")
@@ -386,7 +388,7 @@ def _data_facts(where: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _check_plan(plan: Mapping[str, Any]) -> None:
+def _check_plan(plan: Mapping[str, Any], gpus: float | None) -> None:
     trials, workers, executor = plan["trials"], plan["workers"], plan["executor"]
     if any(isinstance(each, bool) or not isinstance(each, int) or each < 1 for each in (trials, workers)):
         raise ValueError(f"`trials` and `workers` must be 1 or more. Received: trials={trials!r}, workers={workers!r}")
@@ -396,6 +398,8 @@ def _check_plan(plan: Mapping[str, Any]) -> None:
         raise ValueError(
             f"The executor local has one worker, this process. Received: workers={workers}. `pool` has as many as you want."
         )
+    if executor == "pool":
+        check_gpus(workers, gpus, len(visible_gpus()), "this machine")
 
 
 def _order(kind: str | None, batch: int | None, workers: int | None, meta: StudyMeta, plan: Mapping[str, Any]) -> Order:

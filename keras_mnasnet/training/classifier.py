@@ -395,7 +395,8 @@ class _Candidate(ClassifierRun):
         self, architecture: Architecture, images: ImageSet, validation: ImageSet, recipe: Recipe, size: int, steps: int | None,
         prepare: Callable[[keras.Model], None] | None, state: tuple[Mapping[str, np.ndarray], int] | None,
     ) -> None:  # fmt: skip
-        super().__init__(None, Job(data=images.name, recipe=recipe), None, devices=[])
+        compiled = None if keras.backend.backend() == "jax" else False  # XLA takes longer than it saves on so few steps
+        super().__init__(None, Job(data=images.name, recipe=recipe, jit_compile=compiled), None, devices=[])
         self.images, self.validation, self.labels = images, validation, images.labels
         self.architecture, self.size, self.prepare = architecture, size, prepare
         self.per_epoch = images.steps_per_epoch(recipe.batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -41,6 +42,21 @@ def machine() -> dict[str, Any]:
 def available_cores() -> int:
     """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none where nvidia-smi lists none."""
+    import subprocess
+
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    found = [str(number) for number in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not found or named is None:
+        return found
+    return list(itertools.takewhile(lambda each: each not in ("", "-1"), map(str.strip, named.split(","))))
 
 
 def core_state(core: int) -> dict[str, Any]:

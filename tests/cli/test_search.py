@@ -100,26 +100,33 @@ def test_found_networks_build(study):
 
 
 def test_retrain_reports_on_images_nothing_was_chosen_by(study, tmp_path, search):
-    options = (
-        "--top",
-        1,
-        "--recipe",
-        "proxy-5-epochs",
-        "--set",
-        "epochs=1",
-        "--set",
-        "batch_size=32",
-        "--data",
-        "shapes:300@32",
-    )
-    status, out, err = search("retrain", "--study", study, "-o", tmp_path / "r", *options, "--json")
+    options = ["--top", 1, "--recipe", "proxy-5-epochs", "--set", "epochs=1", "--set", "batch_size=32", "--json"]
+
+    def retrain(*more):
+        return search("retrain", "--study", study, "-o", tmp_path / "r", *options, "--data", "shapes:300@32", *more)
+
+    status, out, err = retrain()
     assert status == 0, err
     (network,) = json.loads(out)["networks"]
     results = json.loads((tmp_path / "r" / "results.json").read_text())
     assert results["tested_on"] == "the data's test split"
     assert results["networks"][0]["test_accuracy"] == network["test_accuracies"][0]
-    assert os.path.isfile(os.path.join(network["runs"][0], "model.safetensors"))
-    assert search("retrain", "--study", study, "-o", tmp_path / "r", *options, "--json")[0] == 0
+    (folder,) = network["runs"]
+    assert os.path.isfile(os.path.join(folder, "model.safetensors"))
+    assert json.loads(Path(folder, "run.json").read_text())["job"]["recipe"]["keep"] == "last"
+    assert retrain()[0] == 0, "what is whole is left as it is"
+    for more, said in (
+        (("--set", "epochs=2"), "with epochs=1, not epochs=2. Repeat"),
+        (("--data", "shapes:200@32"), "with data='shapes:300@32', not data='shapes:200@32'"),
+        (
+            ("--set", "patience=1"),
+            "what chooses an epoch does not measure it. Received: recipe='proxy-5-epochs' with patience=1",
+        ),
+    ):
+        status, _, err = retrain(*more)
+        assert status == 1
+        assert said in err
+    assert json.loads((tmp_path / "r" / "results.json").read_text()) == results
 
 
 def test_rescore_needs_no_training(toy, search):

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from search_fakes import FakeEvaluator, go, meta_of, toy_space
 
-from keras_mnasnet.search.executors import InProcess
+from keras_mnasnet.search.executors import GROWING, InProcess
 from keras_mnasnet.search.executors.pool import ProcessPool
 from keras_mnasnet.search.study import Study
-from keras_mnasnet.search.trials import Order
+from keras_mnasnet.search.trials import Measurement, Order
+from keras_mnasnet.utils.system import visible_gpus
 
 TESTS = Path(__file__).parents[1]
 SPACE = toy_space()
@@ -97,6 +98,44 @@ def test_workers_end_with_their_driver(tmp_path):
     assert not any(Path(f"/proc/{p}").exists() for p in workers)
     with Study.open(tmp_path / "s") as study:
         assert study.trial(0).status == "running"
+
+
+@pytest.fixture
+def gpus(tmp_path, monkeypatch):
+    """Three GPUs, by a stand-in for NVIDIA's tool."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\nfor n in 0 1 2; do echo \"GPU $n: NVIDIA H200 (UUID: GPU-$n)\"; echo '  MIG 1g'; done\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def seen_gpu(trial):
+    return Measurement(0.5, 1.0, details={name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", *GROWING)})
+
+
+def test_each_worker_has_a_gpu_of_its_own(gpus, tmp_path, monkeypatch):
+    def of(workers, share=None):
+        pool = ProcessPool(seen_gpu, workers, gpus=share)
+        return [pool._of(name).get("CUDA_VISIBLE_DEVICES") for name in pool._pool]
+
+    assert visible_gpus() == ["0", "1", "2"]
+    assert of(3) == ["0", "1", "2"]
+    assert of(5, 0.5) == ["0", "1", "2", "0", "1"]
+    assert of(9, 0) == ["-1"] * 9
+    for workers, share in ((4, None), (7, 0.5), (4, 0.7)):
+        with pytest.raises(ValueError, match=f"Each worker needs a GPU.* Received: workers={workers} .* and 3 on this machine"):
+            ProcessPool(seen_gpu, workers, gpus=share)
+    with pytest.raises(ValueError, match=r"`gpus` \(--gpus\) must be 0 to 1 .* Received: gpus=2"):
+        ProcessPool(seen_gpu, 1, gpus=2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-8c,-1,0")
+    assert visible_gpus() == ["2", "GPU-8c"]
+    with Study.create(tmp_path / "s", meta_of(SPACE)) as study:
+        go(study, SPACE, trials=1, executor=ProcessPool(seen_gpu, 1))
+        assert study.measurements(0)[0].details == {"CUDA_VISIBLE_DEVICES": "2", **GROWING}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert of(4) == [None] * 4
 
 
 def test_wrong_arguments():

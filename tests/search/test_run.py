@@ -69,6 +69,10 @@ def test_a_study_goes_on_with_its_own_settings(tmp_path):
     [
         ({"trials": 0}, "`trials` and `workers` must be 1 or more. Received: trials=0"),
         ({"workers": 2}, "The executor local has one worker, this process. Received: workers=2. `pool`"),
+        (
+            {"executor": "pool", "gpus": 1, "workers": 2},
+            "Each worker needs a GPU.* workers=2 with 1 of one, and 0 on this",
+        ),
         ({"executor": "inline"}, "`executor` must be one of local, pool, ray. Received: executor='inline'"),
         ({"order": "soon"}, "`kind` must be one of"),
         ({"algorithm_options": {"size": 3}}, "The options of 'evolution' are"),

@@ -15,9 +15,12 @@ from typing import Any, NoReturn, Protocol
 
 from keras_mnasnet.search.trials import Failure, Measurement, Trial
 
-__all__ = ["evaluated", "Evaluator", "Executor", "Growth", "GROWTH_MB", "InProcess"]
+__all__ = ["evaluated", "Evaluator", "Executor", "Growth", "GROWTH_MB", "GROWING", "InProcess", "check_gpus"]
 
 GROWTH_MB = 1000.0  # TensorFlow keeps some of every traced graph: 20 to 150 MB of a network, measured
+
+# TensorFlow and JAX take a GPU's memory as they need it, not nearly all of it at their start
+GROWING = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 Evaluator = Callable[[Trial], Measurement]
 """Runs one trial. Workers in other processes get a pickled copy each, once."""
@@ -40,6 +43,20 @@ class Executor(Protocol):
     def wait(self, seconds: float) -> list[Measurement]: ...
 
     def close(self) -> None: ...
+
+
+def check_gpus(workers: int, gpus: float | None, there: float, where: str) -> float:
+    """How much of a GPU each worker has: `gpus`, or one where there are any. ValueError where there are too few of them."""
+    if gpus is not None and not 0 <= gpus <= 1:
+        raise ValueError(f"`gpus` (--gpus) must be 0 to 1 for each worker: a trial trains on one GPU. Received: gpus={gpus}")
+    share = float(there > 0) if gpus is None else gpus
+    if share and workers > there * int(1 / share):
+        raise ValueError(
+            f"Each worker needs a GPU, or the share of one that --gpus says. Received: workers={workers} with {share:g} of one, "
+            f"and {there:g} on {where}. Take fewer --workers, let several share one (--gpus 0.5 lets two), or train on the CPU "
+            f"(--gpus 0)."
+        )
+    return share
 
 
 def evaluated(evaluator: Evaluator, trial: Trial) -> Measurement:

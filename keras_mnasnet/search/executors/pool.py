@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras_mnasnet.search.executors import GROWTH_MB, Evaluator, Growth, evaluated
+from keras_mnasnet.search.executors import GROWING, GROWTH_MB, Evaluator, Growth, check_gpus, evaluated
 from keras_mnasnet.search.trials import Failure, Measurement, Trial
-from keras_mnasnet.utils.system import available_cores, held_stderr
+from keras_mnasnet.utils.system import available_cores, held_stderr, visible_gpus
 
 
 class _Worker:
@@ -48,18 +48,25 @@ class ProcessPool:
     """`workers` processes. `timeout` (seconds a trial) and a dead process are failures of the trial; the process is replaced.
 
     A worker on which a trial failed, or that has grown by `growth_mb` since its first, is started anew before its next one.
-    Each computes on its share of the cores.
+    Each computes on its share of the cores, and on a GPU of its own where this machine has any; several share one where `gpus`
+    is below 1, and with 0 none is used. ValueError for more workers than GPUs.
     """
 
     def __init__(
-        self, evaluator: Evaluator, workers: int, *, timeout: float | None = None, growth_mb: float = GROWTH_MB
-    ) -> None:
+        self, evaluator: Evaluator, workers: int, *, timeout: float | None = None, growth_mb: float = GROWTH_MB,
+        gpus: float | None = None,
+    ) -> None:  # fmt: skip
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"`workers` must be an integer >= 1. Received: workers={workers!r}")
         self.workers = workers
         self.evaluator, self._timeout, self._growth_mb = evaluator, timeout, growth_mb
         threads = str(max(1, available_cores() // workers))
-        self._environment = {"TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        self._environment = {
+            "TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "3", **GROWING
+        }  # fmt: skip
+        there = visible_gpus()
+        share = check_gpus(workers, gpus, len(there), "this machine")
+        self._gpus = [there[number % len(there)] if share else "-1" for number in range(workers)] if there else []
         self._pool: dict[str, _Worker | None] = {f"process {number}": None for number in range(workers)}
 
     @property
@@ -76,13 +83,18 @@ class ProcessPool:
             worker.stop()
             worker = None
         if worker is None:
-            worker = self._pool[name] = _Worker(name, self.evaluator, self._environment)
+            worker = self._pool[name] = _Worker(name, self.evaluator, self._of(name))
         worker.trial, worker.started = trial, time.time()
         if self._timeout is not None:
             worker.deadline = time.monotonic() + self._timeout
         with contextlib.suppress(OSError):  # a process that died just now: `wait` sees it
             worker.pipe.send(trial)
         return name
+
+    def _of(self, name: str) -> dict[str, str]:
+        """The environment of a worker."""
+        own = {"CUDA_VISIBLE_DEVICES": self._gpus[list(self._pool).index(name)]} if self._gpus else {}
+        return {**self._environment, **own}
 
     def wait(self, seconds: float) -> list[Measurement]:
         """The trials that are through, after at most `seconds`."""
@@ -156,7 +168,7 @@ def _work(pipe: Any, pickled: bytes, environment: Mapping[str, str]) -> None:
     """The life of a worker process: until the driver closes the pipe, or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's
     for name, value in environment.items():
-        os.environ.setdefault(name, value)
+        os.environ[name] = value if name == "CUDA_VISIBLE_DEVICES" else os.environ.get(name, value)
     threading.Thread(target=_follow_the_driver, daemon=True).start()
     with held_stderr():
         evaluator = pickle.loads(pickled)  # after the environment, which decides how its libraries start

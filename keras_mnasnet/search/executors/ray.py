@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import math
 import os
 import re
 import secrets
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import keras_mnasnet
-from keras_mnasnet.search.executors import GROWTH_MB, Evaluator, Growth, evaluated
+from keras_mnasnet.search.executors import GROWING, GROWTH_MB, Evaluator, Growth, check_gpus, evaluated
 from keras_mnasnet.search.trials import Failure, Measurement, Trial
 
 ADDRESS = re.compile(r"(?:ray://)?(?P<host>[\w.-]+|\[[0-9a-fA-F:]+\]):(?P<port>\d+)")
@@ -64,8 +65,9 @@ class _Slot:
 
 
 class RayActors:
-    """`workers` actors with `cpus` (and `gpus`) each. A node that goes away is a `lost` trial, and the actor starts elsewhere.
+    """`workers` actors with `cpus` and `gpus` each. A node that goes away is a `lost` trial, and the actor starts elsewhere.
 
+    `gpus` None is one GPU where the cluster has any: ValueError for more workers than these.
     `address`: None starts Ray on this machine, `auto` finds a running cluster, else HOST:PORT or ray://HOST:PORT. The package
     is sent to the nodes, which need its dependencies. `timeout` is seconds a trial, `start_seconds` how long the cluster may
     have no node for any actor. OSError for an address that does not answer.
@@ -73,7 +75,7 @@ class RayActors:
 
     def __init__(
         self, evaluator: Evaluator, workers: int, *, address: str | None = None, timeout: float | None = None,
-        cpus: float = 1.0, gpus: float = 0.0, start_seconds: float = 300.0, runtime_env: dict[str, Any] | None = None,
+        cpus: float = 1.0, gpus: float | None = None, start_seconds: float = 300.0, runtime_env: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"`workers` must be an integer >= 1. Received: workers={workers!r}")
@@ -83,15 +85,22 @@ class RayActors:
         self._ends = contextlib.ExitStack()
         self._began = not self._ray.is_initialized()
         threads = str(max(1, int(cpus)))
-        variables = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads}
+        variables = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads, **GROWING}
         if self._began:
             package = str(Path(keras_mnasnet.__file__).parent)
             given = dict(runtime_env or {})
             variables |= given.pop("env_vars", {})
             with _kept(self._ends) if address is None else contextlib.nullcontext():
                 _connect(self._ray, address, {"py_modules": [package], "env_vars": variables, **given})
+        self._slots: list[_Slot] = []
+        try:
+            there = self._ray.cluster_resources().get("GPU", 0) if gpus is None else math.inf  # a cluster may grow
+            share = check_gpus(workers, gpus, there, "the cluster")
+        except BaseException:
+            self.close()
+            raise
         self._make = self._ray.remote(_Trials).options(
-            num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD", max_restarts=0
+            num_cpus=cpus, num_gpus=share, scheduling_strategy="SPREAD", max_restarts=0
         )
         self._evaluator = self._ray.put(evaluator)
         self._alone_since = time.monotonic()
