@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, Unseen, reward_of
 from keras_mnasnet.search.rewards import Reward
+from keras_mnasnet.search.screens import MEASURE, latencies_of
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.utils.reading import record
 
@@ -26,6 +27,7 @@ FINALISTS = 16
 MODES = ("auto", "reward", "cost")
 COST_POOL = 1_000  # networks whose known cost is computed to model it, in a space too large to list
 LEAST_COST = 1e-9
+COST_NOISE = 0.03  # of log latencies around a sum over decisions
 JUDGED = 4_096  # the latest results, by which it is decided what is modeled; all are learned from
 ROUNDING = 1e-12  # of a mean square: a variance below it is none
 PRIOR_CLIMBS = 2  # networks on the way from a rung to the next whose gains are taken to differ as single results do
@@ -69,6 +71,17 @@ class Thompson(Searcher):
         self.start, self.noise, self.prior, self.clip, self.mode, self.restarts = start, noise, prior, clip, mode, restarts
         self._known_cost: np.ndarray | None = None  # weights of log cost
         self._forget()
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._known_ms: dict[Candidate, float] = {}  # measured before the training, of trained and other networks
+        self._measured_by = ""
+
+    def _register(self, proposal: Proposal) -> None:
+        super()._register(proposal)
+        if self.measured is not None:
+            self._known_ms |= latencies_of(proposal.extra, self.space)
+            self._measured_by = str(proposal.extra.get("measured_by", self._measured_by))
 
     def _forget(self) -> None:
         """As before the first result."""
@@ -124,6 +137,8 @@ class Thompson(Searcher):
         if len(self.seen) < self.start or len(self.told) < 2:
             return [Proposal(candidate) for candidate in self._spread()]
         draw = self._surrogate()
+        if self.measured is not None and self._last_mode == "cost":
+            return self._propose_measured(draw, self.measured.count)
         taken: dict[Candidate, None] = {}
         for _ in range(count):
             candidate = self._best(draw(), taken)
@@ -132,9 +147,31 @@ class Thompson(Searcher):
             taken[candidate] = None
         return [Proposal(candidate) for candidate in taken]
 
+    def _propose_measured(self, draw: Callable[[], Scorer], count: int) -> list[Proposal]:
+        """Of `count` draws' best networks the one that one more draw likes best at its measured latency."""
+        taken: dict[Candidate, None] = {}
+        for _ in range(count):
+            candidate = self._best(draw(), taken)
+            if candidate is None:
+                break
+            taken[candidate] = None
+        if not taken:
+            return []
+        found, measured = list(taken), dict[Candidate, float]()
+        for candidate in found:
+            if candidate not in self._known_ms:
+                measured[candidate], self._measured_by = self.meter(candidate)
+        scorer, ms = draw(), {**self._known_ms, **measured}
+        scores = scorer.joined(self.space.features(found) @ scorer.weights, np.array([ms[candidate] for candidate in found]))
+        best = found[int(np.argmax(scores))]
+        measured[best] = ms[best]
+        pairs = [[list(candidate), value] for candidate, value in measured.items()]
+        own = {"measured": pairs, "measured_by": self._measured_by, "screens": {MEASURE: float(scores.max())}}
+        return [Proposal(best, own)]
+
     def _spread(self) -> list[Candidate]:
         """Of some random networks the one of which those asked before say least: the largest posterior variance."""
-        drawn = self.unseen(SPREAD)
+        drawn = self.sifted(self.unseen(SPREAD))
         if not drawn:
             return []
         rows = self.space.features(drawn)
@@ -163,6 +200,8 @@ class Thompson(Searcher):
         ):  # fmt: skip
             self._last_mode = "cost"
             cost = log_cost.rescaled(posterior.mean(log_cost.products)) if self.space.cost is None else None
+            if self.measured is not None and self._known_ms:
+                cost = self._cost_of_measured()
             return lambda: Scorer(accuracy.rescaled(posterior.draw(accuracy.products, self.rng, factor)), cost, self.reward)
         return lambda: Scorer(reward.rescaled(posterior.draw(reward.products, self.rng, factor)), None, None)
 
@@ -201,11 +240,17 @@ class Thompson(Searcher):
         """Whether the latest rewards, each left out in turn, are predicted better by their parts than directly."""
         accuracies, cost, true = fit.judged.T
         out_accuracy, direct = posterior.left_out(fit.rows, (accuracy, accuracies), (fit.reward, true), weights=fit.weights)
-        if self.space.cost is None:
+        if self.space.cost is None and self.measured is None:  # else it is known when a network is chosen
             logs = np.log(np.maximum(cost, LEAST_COST))
             cost = np.exp(posterior.left_out(fit.rows, (log_cost, logs), weights=fit.weights)[0])
         from_parts = self.reward.of(out_accuracy, cost)
         return bool((fit.weights * (from_parts - true) ** 2).sum() <= (fit.weights * (direct - true) ** 2).sum())
+
+    def _cost_of_measured(self) -> np.ndarray:
+        """Weights of log cost, by all that was measured and told."""
+        known = {each.candidate: each.latency_ms or LEAST_COST for each in self.told} | self._known_ms
+        rows = self.space.features(list(known))
+        return Posterior.of(rows, noise=COST_NOISE, prior=10.0).mean(rows.T @ np.log(list(known.values())))
 
     def _best(self, scorer: Scorer, taken: Mapping[Candidate, None]) -> Candidate | None:
         """The unseen network that the scorer likes best."""
