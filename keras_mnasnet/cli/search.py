@@ -131,6 +131,11 @@ def _run_options(command: Parser) -> None:
         how, "--algorithm-set", "KEY=VALUE", "Change a value of the algorithm, as preset=tuned of ppo; may be repeated.",
         action="append", default=[],
     )  # fmt: skip
+    own(
+        how, "--screen", "SCREEN",
+        "Choose before training: measure:16 by the measured latency of 16 proposals, relu-units:quarter the start among those "
+        "with many ReLUs, module:function:quarter by a function of your own (repeatable).", action="append", default=None,
+    )  # fmt: skip
     option(how, "--seed")
     own(how, "--trials", "N", "Train N networks, those of earlier runs included (default: 200).")
     own(how, "--minutes", "N", "Start no trial after so many minutes; the same command goes on.", type=float)
@@ -169,7 +174,7 @@ def run(arguments: argparse.Namespace) -> None:
             device_options=_device(arguments), recipe=_recipe(arguments),
             **given(
                 arguments, *AS_THEY_ARE, space_options="space_set", algorithm_options="algorithm_set", images="training_photos",
-                validation_images="validation_photos", batch="batch_trials",
+                validation_images="validation_photos", batch="batch_trials", screens="screen",
             )
             | {"estimate": "only" if arguments.estimate_only else arguments.estimate},
         ):  # fmt: skip
@@ -262,6 +267,10 @@ def report(arguments: argparse.Namespace) -> None:
     _print_best([(best.trial.reward or 0.0, best.trial) for best in found.best], lines=False)
     if found.best[0].call:
         print(f"\n{found.best[0].call}")
+    for name, tau in found.screens.items():
+        print(
+            f"screen {name}: {'too few results to judge it by' if tau is None else f'Kendall tau {tau:.2f} with the rewards'}"
+        )
     if found.landmark_note:
         print(f"\n{found.landmark_note}")
     for file in found.files.values():
@@ -335,6 +344,8 @@ def _named(arguments: argparse.Namespace) -> str:
     """The options that are never taken from a study, as they were given."""
     found = ["--space", arguments.space] if arguments.space and ":" in arguments.space else []
     found += [f"--space-set={pair}" for pair in arguments.space_set] if found else []
+    own = [text for text in arguments.screen or () if text.partition(":")[0] not in ("measure", "relu-units")]
+    found += [f"--screen={text}" for text in arguments.screen or ()] if own else []
     for name, value in (("--benchmark-model", arguments.benchmark_model), ("--ray-address", arguments.ray_address)):
         found += [name, str(value)] if value else []
     return "".join(f" {shlex.quote(each)}" for each in found)

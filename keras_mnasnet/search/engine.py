@@ -11,8 +11,10 @@ from typing import Any
 
 from keras_mnasnet.search.algorithms.base import Algorithm
 from keras_mnasnet.search.executors import Executor
+from keras_mnasnet.search.latency import DeviceGone
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.rungs import Ladder, Rungs, States
+from keras_mnasnet.search.screens import latencies_of
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.search.study import Study, Writer, observation_of
 from keras_mnasnet.search.trials import FATAL, Failure, Measurement, Observation, Order, Request, Trial
@@ -68,13 +70,13 @@ class _Driver:
         self.states = States(study.path) if rungs or inherit_best else None
         self.best: tuple[float, int] | None = None  # reward and trial, of those told
         self.starts: set[int] = set()  # trials whose weights others began with
+        self.measures = getattr(algorithm, "measured", None) is not None
         self.exhausted = False
         self.failures = 0
 
     def go(self) -> Iterator[Trial]:
         self._resume()
-        with self.study.transaction() as writer:
-            self._advance(writer)
+        self._advance_measuring()
         while self.waiting or self.running:
             late = time.monotonic() >= self.deadline
             while self.waiting and self.executor.free and not late:
@@ -113,6 +115,14 @@ class _Driver:
                     failed = self.study.measurements(trial.number)
                     again = dataclasses.replace(trial, attempts=1 + len(failed))
                     self.waiting.append((again, failed[-1].worker if failed else None))
+
+    def _advance_measuring(self) -> None:
+        """Advance where that measures proposals; StudyStopped, and the study as it was, for a vanished device."""
+        try:
+            with self.study.transaction() as writer:
+                self._advance(writer)
+        except DeviceGone as error:
+            raise StudyStopped(_stopped(self.asked, str(error))) from error
 
     def _climb_again(self) -> None:
         """Where the rungs, the best trial and what began with it stand, after the trials of earlier runs."""
@@ -197,6 +207,12 @@ class _Driver:
         self.waiting.append((trial, None))
         self.asked += 1
 
+    def _screened(self, trial: Trial) -> Trial:
+        """The trial with the latency that its proposal was chosen by."""
+        ms = latencies_of(trial.extra, self.space).get(trial.candidate) if "measured" in trial.extra else None
+        source = str(trial.extra.get("measured_by", ""))
+        return trial if ms is None else dataclasses.replace(trial, latency_ms=ms, latency_source=source)
+
     def _request(self, trial: Trial) -> Trial:
         """The trial with the state or the weights that its training begins with; StudyStopped where these are lost."""
         if self.states is None:
@@ -225,6 +241,7 @@ class _Driver:
             self.states.keep(needed | best | self.starts, hopeful)
 
     def _submit(self, trial: Trial, avoid: str | None) -> None:
+        trial = self._screened(trial)
         if trial.of is not None and (below := self.study.trial(trial.of)).latency_source is not None:
             trial = dataclasses.replace(trial, latency_ms=below.latency_ms, latency_source=below.latency_source)
         if self.meter is not None and trial.latency_ms is None:
@@ -260,7 +277,10 @@ class _Driver:
                 self.waiting.appendleft((dataclasses.replace(trial, attempts=found.attempt + 1), found.worker))
             else:
                 self._finish(writer, trial, found)
-                self._advance(writer)
+                if not self.measures:
+                    self._advance(writer)
+        if self.measures and not again:  # what is finished is kept, should the device go away meanwhile
+            self._advance_measuring()
         self._sweep()
         return failure, again
 

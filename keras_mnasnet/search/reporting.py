@@ -20,6 +20,7 @@ from keras_mnasnet.search.charts import COLORS, WIDE, Chart, Dots, Layer, Level,
 from keras_mnasnet.search.latency import LatencyModel, parse_device, pixel1_ms
 from keras_mnasnet.search.progress import rungs_of
 from keras_mnasnet.search.rewards import Reward, pareto_front
+from keras_mnasnet.search.screens import JUDGED_AFTER, LEAST_TAU, MEASURE, MOST_JUDGED, kendall_tau, scores_of
 from keras_mnasnet.search.setup import evaluator_of
 from keras_mnasnet.search.study import Study, check_networks
 from keras_mnasnet.search.trials import StudyMeta, Trial, highest
@@ -91,6 +92,7 @@ class SearchReport:
     landmark_note: str
     facts: dict[str, tuple[tuple[int, float], ...]]
     rungs: tuple[int, ...] = ()  # networks measured at each
+    screens: dict[str, float | None] = dataclasses.field(default_factory=dict)  # Kendall's tau of each with the rewards
     inherited: float | None = None  # the mean share of parameters that began as another network's
     files: dict[str, Path] = dataclasses.field(default_factory=dict)
 
@@ -128,6 +130,7 @@ class SearchReport:
             "trials": {"done": len(self.done), "failed": len(self.failed), "waiting": self.waiting},
             "rungs": self.rungs,
             "inherited": self.inherited,
+            "screens": self.screens,
             "hours": round(self.hours, 4),
             "training_hours": round(self.training_hours, 4),
             "front": [_row(self.done[index]) for index in self.front],
@@ -187,11 +190,23 @@ def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> Searc
         landmarks=found,
         landmark_note=note,
         facts=_facts(done),
+        screens=_screens(meta, trials),
         rungs=tuple(
             sum(t.status == "done" and t.rung == rung for t in trials) for rung in range(len(rungs.shares) if rungs else 0)
         ),
         inherited=statistics.fmean(shares) if (shares := list(_inherited(study))) else None,
     )
+
+
+def _screens(meta: StudyMeta, trials: Sequence[Trial]) -> dict[str, float | None]:
+    """{screen: Kendall's tau of its scores with the rewards of the first rung}; None with too few to judge it by."""
+    found: dict[str, float | None] = {}
+    for text in meta.evaluation.get("screens") or ():
+        name = MEASURE if text.partition(":")[0] == MEASURE else text.rpartition(":")[0]
+        known = [(scores_of(trial.extra), trial) for trial in trials if trial.status == "done" and not trial.rung]
+        pairs = [(scores[name], trial.reward or 0.0) for scores, trial in known if name in scores]
+        found[text] = kendall_tau(pairs[:MOST_JUDGED]) if len(pairs) >= JUDGED_AFTER else None
+    return found
 
 
 def _inherited(study: Study) -> Iterator[float]:
@@ -608,11 +623,19 @@ def _settings(report: SearchReport) -> str:
     rows += [
         ("begun", meta.created or "not stated"),
         ("trials", f"{len(report.done)} finished, {len(report.failed)} failed, {report.waiting} open"),
+        *((f"screen {name}", _judged(name, tau)) for name, tau in report.screens.items()),
         *([("networks at each rung", ", ".join(map(str, report.rungs)))] if report.rungs else []),
         *([("parameters inherited, on average", _percent(report.inherited))] if report.inherited is not None else []),
         ("time of all trials together", f"{report.training_hours:.2f} h"),
     ]  # fmt: skip
     return f'<div class="card wide">{_table(("setting", "value"), rows)}</div>'
+
+
+def _judged(name: str, tau: float | None) -> str:
+    if tau is None:
+        return f"fewer than {JUDGED_AFTER} results to judge it by"
+    drops = tau < LEAST_TAU and not name.startswith(MEASURE)
+    return f"Kendall tau {tau:.2f} with the rewards{': dropped' if drops else ''}"
 
 
 def _failures(report: SearchReport) -> str:

@@ -19,8 +19,9 @@ MEASURE, RELU_UNITS = "measure", "relu-units"
 SYNTAX = f"{MEASURE}:16, {RELU_UNITS}:quarter, or module:function:quarter of your own"
 MOST_MEASURED = 1_000
 RESOLUTION = 224  # of relu-units, whose order hardly depends on it
-JUDGED_AFTER = 12  # results of screened networks
+JUDGED_AFTER = 6  # results of screened networks
 LEAST_TAU = 0.2
+MOST_JUDGED = 1_000  # the first results, of which every pair counts
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,9 +34,7 @@ class Screen:
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
-            raise ValueError(
-                f"A screen lets a share above 0 and below 1 through. Received: share={self.share!r} of {self.name!r}"
-            )
+            raise ValueError(f"A screen lets a share between 0 and 1 through. Received: share={self.share!r} of {self.name!r}")
 
     def __str__(self) -> str:
         return f"{self.name}:{self.share:g}"

@@ -214,6 +214,7 @@ class Evaluation:
     rungs: tuple[float, ...] | None = None  # shares of the recipe's steps
     keep: float | None = None
     inherit: str | None = None
+    screens: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("resolution", "classes", "images", "validation_images", "train_images"):

@@ -13,13 +13,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from keras_mnasnet.search.rewards import Reward
-from keras_mnasnet.search.screens import JUDGED_AFTER, LEAST_TAU, Measured, Screen, kendall_tau, scores_of
+from keras_mnasnet.search.screens import JUDGED_AFTER, LEAST_TAU, MOST_JUDGED, Measured, Screen, kendall_tau, scores_of
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.search.trials import Observation, Proposal
 from keras_mnasnet.utils.reading import parse_json, record
 
 SCHEMA = 2
-MOST_JUDGED = 1_000  # the first results, of which a screen is judged by every pair
 TRIES = 2_000  # draws of one unseen candidate in a space too large to list, before it counts as exhausted
 
 

@@ -31,6 +31,7 @@ COST_NOISE = 0.03  # of log latencies around a sum over decisions
 JUDGED = 4_096  # the latest results, by which it is decided what is modeled; all are learned from
 ROUNDING = 1e-12  # of a mean square: a variance below it is none
 PRIOR_CLIMBS = 2  # networks on the way from a rung to the next whose gains are taken to differ as single results do
+SCREENED_START = 10  # at most: networks that a screen has chosen tell less of the others
 SPREAD = 64  # random networks of which the start takes the one that tells most
 
 
@@ -134,7 +135,7 @@ class Thompson(Searcher):
         return {"models_cost": float(self._last_mode == "cost")} if self._last_mode else {}
 
     def _propose(self, count: int) -> list[Proposal]:
-        if len(self.seen) < self.start or len(self.told) < 2:
+        if len(self.seen) < (min(self.start, SCREENED_START) if self.screens else self.start) or len(self.told) < 2:
             return [Proposal(candidate) for candidate in self._spread()]
         draw = self._surrogate()
         if self.measured is not None and self._last_mode == "cost":
@@ -174,6 +175,8 @@ class Thompson(Searcher):
         drawn = self.sifted(self.unseen(SPREAD))
         if not drawn:
             return []
+        if len(drawn) < SPREAD and self.screens:  # of good ones the extremes tell less than any
+            return [drawn[int(self.rng.integers(len(drawn)))]]
         rows = self.space.features(drawn)
         known = self.space.features(list(self.seen)) if self.seen else rows[:0]
         variance = np.einsum("nf,nf->n", rows @ covariance(known, noise=self.noise, prior=self.prior), rows)
