@@ -83,8 +83,10 @@ class Climber:
     """An evaluator with rungs: what it keeps says what was trained how far, and it takes nothing else for a beginning."""
 
     fails: int = 0
+    seconds: float = 0.0
 
     def __call__(self, trial):
+        time.sleep(self.seconds)
         if self.fails and trial.number % self.fails == 0:
             return Measurement(failure=Failure("nan", "as asked for"))
         path = trial.key.partition("-")[0]
@@ -105,12 +107,20 @@ def meta_of(made, algorithm="random", **changes):
     return StudyMeta(**{**values, **changes})
 
 
-def go(study, space, *, trials, algorithm="random", order=None, executor=None, evaluator=None, **options):
+def by_sum(space, candidates):
+    return [sum(candidate) for candidate in candidates]
+
+
+def go(
+    study, space, *, trials, algorithm="random", order=None, executor=None, evaluator=None, screens=(), measured=None, **options
+):  # fmt: skip
     executor = executor or InProcess(evaluator or FakeEvaluator())
+    searcher = make_algorithm(algorithm, space, REWARD, seed=0)
+    searcher.screens, searcher.measured = screens, measured
+    searcher.meter = lambda candidate: (5.0 + sum(candidate), "fake")
     try:
         for _ in drive(
-            study, space, make_algorithm(algorithm, space, REWARD, seed=0), executor, trials=trials, reward=REWARD,
-            order=order or Order("window", 1), **options,
+            study, space, searcher, executor, trials=trials, reward=REWARD, order=order or Order("window", 1), **options,
         ):  # fmt: skip
             pass
         return not study.count("pending", "running")

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from search_fakes import FakeEvaluator, KeepsLatency, facts_of, make, observed, toy_space
+from search_fakes import FakeEvaluator, KeepsLatency, by_sum, facts_of, make, observed, toy_space
 
 from keras_mnasnet import search
 from keras_mnasnet.architecture import Architecture
@@ -14,10 +14,6 @@ from keras_mnasnet.search.screens import Measured, kendall_tau, latencies_of, pa
 from keras_mnasnet.search.study import Study
 
 SPACE = toy_space()
-
-
-def by_sum(space, candidates):
-    return [sum(candidate) for candidate in candidates]
 
 
 def against(space, candidates):
