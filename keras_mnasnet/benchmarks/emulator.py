@@ -402,7 +402,7 @@ class PhoneFit:
     litert: str
     rows: tuple[FitRow, ...]
 
-    def ms(self, instructions: int) -> float:
+    def ms(self, instructions: float) -> float:
         """The line's milliseconds."""
         return self.ms_per_million * instructions / 1e6 + self.constant_ms
 

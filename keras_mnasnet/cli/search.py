@@ -14,7 +14,7 @@ from keras_mnasnet.cli.output import percent, print_columns, print_json, print_t
 from keras_mnasnet.cli.parsing import Parser
 
 if TYPE_CHECKING:
-    from keras_mnasnet.search import Trial
+    from keras_mnasnet.search import Reward, Trial
 
 AS_THEY_ARE = (
     "data", "study", "space", "device", "target_ms", "reward", "algorithm", "max_params", "max_madds", "max_latency_ms", "size",
@@ -225,7 +225,11 @@ def rescore(arguments: argparse.Namespace) -> None:
     if arguments.json:
         return print_json(found.to_json(arguments.top))
     print(f"{len(found.ranked):,} networks by {found.reward}; the study's own reward is {found.own}")
-    return _print_best(found.ranked[: arguments.top])
+    _print_best(found.ranked[: arguments.top])
+    _print_within(found.reward, found.at_target)
+    if found.warning:
+        print(f"warning: {found.warning}")
+    return None
 
 
 def retrain(arguments: argparse.Namespace) -> None:
@@ -271,6 +275,7 @@ def report(arguments: argparse.Namespace) -> None:
         print(
             f"screen {name}: {'too few results to judge it by' if tau is None else f'Kendall tau {tau:.2f} with the rewards'}"
         )
+    _print_within(found.reward, None if found.at_target is None else found.at_target.trial)
     if found.landmark_note:
         print(f"\n{found.landmark_note}")
     for file in found.files.values():
@@ -334,6 +339,13 @@ def _print_best(found: Sequence[tuple[float, Trial]], *, lines: bool = True) -> 
     for _, trial in found if lines else ():
         if trial.architecture:
             print(f'trial {trial.number}: MnasNet("{trial.architecture}")')
+
+
+def _print_within(reward: Reward, found: Trial | None) -> None:
+    """The most accurate network within the target, where the reward has one."""
+    if reward.uses_latency:
+        said = "none" if found is None else f"trial {found.number}, {percent(found.accuracy or 0)} %, {found.latency_ms:.4g} ms"
+        print(f"\nmost accurate within {reward.target_ms:g} ms: {said}")
 
 
 def _millions(count: int | None) -> float | None:

@@ -20,23 +20,23 @@ from filelock import FileLock
 
 from keras_mnasnet.architecture import Architecture, Block, Layer
 from keras_mnasnet.benchmarks import phone
-from keras_mnasnet.benchmarks.emulator import EmulatorMeter, parse_emulated
+from keras_mnasnet.benchmarks.emulator import EmulatorMeter, parse_emulated, pixel1
 from keras_mnasnet.benchmarks.host import TIMED, HostMeter, HostSamples, choose_cores
 from keras_mnasnet.benchmarks.speed import Target
 from keras_mnasnet.benchmarks.timing import Times
 from keras_mnasnet.utils.reading import fields_of, read_json, shown
 from keras_mnasnet.utils.system import core_state, machine
 
-SCHEMA = 1
+SCHEMA = 2
+PIXELS, FILTERS = 4, 8  # of a convolution's output that XNNPACK computes at once on a Cortex-A72
+PAIR = 2  # outputs at once of a 1x1 convolution of one pixel, where their number is no multiple of FILTERS
 FEATURES = (
-    "pointwise_madds", "pointwise_outputs", "pointwise_inputs", "weights", "depthwise_madds", "depthwise_outputs", "stem_madds",
-    "gated_values", "operators",
+    "pointwise", "pointwise_tiles", "full", "full_taps", "full_tiles", "one_pixel", "one_pixel_tiles", "one_pixel_pairs",
+    "one_pixel_pair_tiles", "depthwise3", "depthwise3_pixels", "depthwise5", "depthwise5_pixels", "depthwise7", "added",
+    "gated", "gated_pixels", "averaged", "averaged_filters", "pooled", "pooled_pixels", "operators",
 )  # fmt: skip
 TABLE_SCHEMA, TABLE_KIND = 1, "latency table"
-FITTED_RESOLUTIONS = (96, 224)
-FITTED_MS = (5.4, 135.0)
-FITTED_KERNELS, FITTED_EXPANSIONS, FITTED_GATE = (3, 5), (1, 3, 6), 0.25
-GATE_STRIDE = 8  # A1 gates no map larger than an eighth of the input
+MEASURED_RESOLUTIONS, MEASURED_MS, MEASURED_KERNELS = (96, 224), (4.5, 143.0), (3, 5)  # of networks on a Pixel 1
 
 SYNTAX = (
     "host, adb, adb:SERIAL, emulated, emulated:CORE, emulated:FILE, table:FILE, pixel1, madds, or several with commas: the "
@@ -439,74 +439,82 @@ def _median(rounds: Sequence[Sequence[float]]) -> float:
     return 1e3 * statistics.median([second for visit in rounds for second in visit])
 
 
-def features(layers: Iterable[Layer], height: int, width: int) -> dict[str, float]:
-    """The nine features of consecutive layers whose first one takes a map of `height` x `width`.
+def features(operations: Iterable[Layer], size: int) -> dict[str, float]:
+    """What XNNPACK does in consecutive operations whose first one takes a map of `size` pixels a side, FEATURES.
 
-    Multiply-adds, values in and out and kernel weights; `gated_values` is the size of the maps that squeeze-and-excite pools
-    and multiplies, whose 1x1 convolutions count as pointwise. Every convolution that is neither depthwise nor the stem, and
-    the classifier, is pointwise.
+    A convolution with `i` inputs, `k` taps and `n` tiles of PIXELS x FILTERS outputs is `n i k` steps, and `n` tiles.
     """
     found = dict.fromkeys(FEATURES, 0.0)
-    for layer in layers:
+    for row in operations:
+        pixels = row.height * row.width
         found["operators"] += 1
-        found["weights"] += layer.madds / (layer.height * layer.width)
-        outputs = layer.height * layer.width * layer.filters
-        if layer.op == "depthwise":
-            found["depthwise_madds"] += layer.madds
-            found["depthwise_outputs"] += outputs
-        elif layer.name == "stem_conv":
-            found["stem_madds"] += layer.madds
-        else:
-            found["pointwise_madds"] += layer.madds
-            if layer.name.endswith(("_se_reduce", "_se_expand")):
-                if layer.name.endswith("reduce"):
-                    found["gated_values"] += height * width * layer.input_filters
-                continue
-            found["pointwise_outputs"] += outputs
-            found["pointwise_inputs"] += layer.input_filters * (1 if layer.op == "dense" else height * width)
-        height, width = layer.height, layer.width
+        if row.op in ("conv", "dense"):
+            taps, columns = row.kernel**2, -(-row.filters // FILTERS)
+            if pixels == 1 and (row.filters < FILTERS or 0 < row.filters % FILTERS < FILTERS - 1):
+                found["one_pixel_pairs"] += -(-row.filters // PAIR) * row.input_filters * taps
+                found["one_pixel_pair_tiles"] += -(-row.filters // PAIR)
+            elif pixels == 1:
+                found["one_pixel"] += columns * row.input_filters * taps
+                found["one_pixel_tiles"] += columns * taps
+            else:
+                tiles, kind = -(-pixels // PIXELS) * columns, "pointwise" if taps == 1 else "full"
+                found[kind] += tiles * row.input_filters * taps
+                found[f"{kind}_tiles"] += tiles
+                found["full_taps"] += tiles * taps if taps > 1 else 0
+        elif row.op == "depthwise":
+            if row.kernel > 5:  # XNNPACK has no depthwise kernel so large, and takes the filters one by one
+                found["depthwise7"] += -(-pixels // PIXELS) * row.filters * row.kernel**2 / 49
+            else:
+                kind = f"depthwise{3 if row.kernel < 4 else 5}"
+                found[kind] += pixels * -(-row.filters // FILTERS)
+                found[f"{kind}_pixels"] += pixels
+        elif row.op == "add":
+            found["added"] += pixels * row.filters
+        elif row.op == "multiply":
+            found["gated"] += pixels * row.filters
+            found["gated_pixels"] += pixels
+        elif row.op in ("squeeze", "mean"):
+            found["averaged"] += size**2 * row.filters
+            found["averaged_filters"] += row.filters
+        elif row.op == "max_pool":
+            found["pooled"] += pixels * row.filters
+            found["pooled_pixels"] += pixels
+        size = row.height
     return found
+
+
+def instructions(architecture: Architecture, resolution: int = 224, *, classes: int = 1000) -> float:
+    """Instructions of one image on a Cortex-A72 as the emulated one counts them: float32, batch 1, one thread."""
+    found = features(architecture.operations(resolution, resolution, classes=classes), resolution)
+    return math.fsum(value * found[name] for name, value in coefficients().items())
 
 
 def pixel1_ms(architecture: Architecture, resolution: int = 224, *, classes: int = 1000) -> float:
     """Milliseconds on one big core of a Pixel 1, one thread, batch 1, float32; `unlike_fitted` says how far to believe it."""
-    found = features(architecture.layers(resolution, resolution, classes=classes), resolution, resolution)
-    return math.fsum(value * found[name] for name, value in coefficients().items())
+    return pixel1().ms(instructions(architecture, resolution, classes=classes))
 
 
 def unlike_fitted(architecture: Architecture, resolution: int, *, classes: int = 1000) -> tuple[str, ...]:
-    """What the network has that no network of the fit had; empty where the model interpolates."""
+    """What the network has that no network with measured milliseconds had; empty where the model interpolates."""
     reasons = []
     for number, block in enumerate(architecture.blocks, start=1):
         if block.op != "mbconv":
-            reasons.append(f"stage {number}: a plain convolution, counted as a pointwise one")
+            reasons.append(f"stage {number}: a plain convolution, of which no milliseconds are known")
         if any(unit.pooled for unit in architecture.units() if unit.stage == number):
-            reasons.append(f"stage {number}: pooling in the skip, counted as nothing")
-        if block.kernel not in FITTED_KERNELS:
-            reasons.append(f"stage {number}: kernel {block.kernel}, fitted on {FITTED_KERNELS}")
-        if block.expand not in FITTED_EXPANSIONS:
-            reasons.append(f"stage {number}: expansion {block.expand}, fitted on {FITTED_EXPANSIONS}")
-        if block.se and block.se != FITTED_GATE:
-            reasons.append(f"stage {number}: squeeze-and-excite {block.se:g}, fitted on {FITTED_GATE}")
-    largest = -(-resolution // GATE_STRIDE)
-    side = -(-resolution // architecture.stem_stride)
-    for unit in architecture.units():
-        side = -(-side // unit.stride)
-        if unit.se_filters and side > largest:
-            reasons.append(f"{unit.name}: squeeze-and-excite on {side} pixels, fitted to {largest} at this input")
-    if architecture.stem_stride != 2:
-        reasons.append(f"the stem's stride {architecture.stem_stride}, fitted on 2")
-    low, high = FITTED_RESOLUTIONS
+            reasons.append(f"stage {number}: pooling in the skip, of which no milliseconds are known")
+        if block.kernel not in MEASURED_KERNELS:
+            reasons.append(f"stage {number}: kernel {block.kernel}, where {MEASURED_KERNELS} were measured")
+    low, high = MEASURED_RESOLUTIONS
     if not low <= resolution <= high:
-        reasons.append(f"{resolution} pixels, fitted on {low} to {high}")
+        reasons.append(f"{resolution} pixels, where {low} to {high} were measured")
     latency = pixel1_ms(architecture, resolution, classes=classes)
-    if not FITTED_MS[0] <= latency <= FITTED_MS[1]:
-        reasons.append(f"{latency:.1f} ms, fitted on {FITTED_MS[0]:g} to {FITTED_MS[1]:g}")
+    if not MEASURED_MS[0] <= latency <= MEASURED_MS[1]:
+        reasons.append(f"{latency:.1f} ms, where {MEASURED_MS[0]:g} to {MEASURED_MS[1]:g} were measured")
     return tuple(reasons)
 
 
 def coefficients() -> dict[str, float]:
-    """Milliseconds per unit of each feature."""
+    """Instructions per unit of each feature."""
     return shipped()["coefficients"]
 
 

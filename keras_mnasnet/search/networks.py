@@ -143,17 +143,23 @@ class Limits:
     also: Callable[[Candidate], bool] | None = None
 
     def __call__(self, candidate: Candidate) -> bool:
-        if self.also is not None and not self.also(candidate):
-            return False
-        if self.max_cost is not None and self.cost is not None and self.cost(candidate) > self.max_cost:
-            return False
-        if self.max_params is None and self.max_madds is None:
-            return True
-        network = self.build(candidate)
-        if self.max_params is not None and network.params(classes=self.classes) > self.max_params:
-            return False
-        side = self.resolution
-        return self.max_madds is None or network.madds(side, side, classes=self.classes) <= self.max_madds
+        return (self.also is None or self.also(candidate)) and max(self._own(candidate)) <= 1
+
+    def usage(self, candidate: Candidate) -> tuple[float, ...]:
+        """What is bounded, each as a share of its limit, with that of the constraint before where it has shares too."""
+        before = getattr(self.also, "usage", None)
+        return (*self._own(candidate), *(before(candidate) if before else ()))
+
+    def _own(self, candidate: Candidate) -> tuple[float, ...]:
+        found = []
+        if self.max_cost is not None and self.cost is not None:
+            found.append(self.cost(candidate) / self.max_cost)
+        network, side = self.build(candidate), self.resolution
+        if self.max_params is not None:
+            found.append(network.params(classes=self.classes) / self.max_params)
+        if self.max_madds is not None:
+            found.append(network.madds(side, side, classes=self.classes) / self.max_madds)
+        return tuple(found)
 
 
 def with_cost(space: SearchSpace, model: LatencyModel, *, resolution: int, classes: int) -> SearchSpace:

@@ -25,6 +25,7 @@ from keras_mnasnet.utils.reading import record
 
 PROBE_STEPS = 6
 PROBED = 33  # networks drawn for the middle one, by multiply-adds
+LATEST = 200  # trials of a study that are read whole, for what a trial costs
 RECENT = 20  # trials that the pace is taken from
 LEAST_RECENT, USUAL_DEVIATION = 5, 0.5  # of the logarithms of durations, where fewer trials than these have ended
 ALONE = Order("window", 1)
@@ -129,7 +130,10 @@ def _place(trial: Trial) -> tuple[float, float]:
 
 
 class Figures:
-    """The figures of a study, kept up trial by trial: what one more costs does not grow with the trials before it."""
+    """The figures of a study, kept up trial by trial: what one more costs does not grow with the trials before it.
+
+    The phases are those of the trials that were added one by one, and of the latest before them.
+    """
 
     def __init__(self, trials: Iterable[Trial] = ()) -> None:
         self.done = self.failed = self.waiting = 0
@@ -142,6 +146,22 @@ class Figures:
         self._networks: dict[tuple[int, ...], Trial] = {}  # each at its highest rung
         for trial in trials:
             self.add(trial)
+
+    @classmethod
+    def of(cls, study: Study) -> Figures:
+        """Of all trials of a study, of which only what ranks them is read, and the latest ones whole."""
+        if rungs_of(study.meta) is not None:  # which network is at which rung is in every trial
+            return cls(study.trials())
+        found, best = cls(study.latest(LATEST)), (-math.inf, 0)
+        found.done, found.failed, found.waiting = (
+            study.count(*kind) for kind in (["done"], ["failed"], ["pending", "running"])
+        )
+        found._rungs = [found.done]
+        for number, accuracy, latency_ms, reward in study.scores():
+            best = max(best, (reward, -number))
+            found._add_to_front(latency_ms or 0.0, accuracy)
+        found._best = study.trial(-best[1]) if found.done else None
+        return found
 
     def add(self, trial: Trial) -> None:
         """One more trial; one that waits or runs may come again when it has ended, with `waiting` set anew."""
@@ -264,13 +284,12 @@ def status(study: str | os.PathLike[str]) -> Status:
         print(search.status("mine.study").progress.line())
     """
     with Study.open(study, read_only=True) as opened:
-        trials = opened.trials()
-        plan = {"trials": len(trials), "workers": 1, **opened.plan()}
+        plan = {"trials": opened.asked(), "workers": 1, **opened.plan()}
         order = order_of(opened.meta, plan)
-        progress = Figures(trials).progress(
+        progress = Figures.of(opened).progress(
             planned=plan["trials"], workers=plan["workers"], order=order, rungs=rungs_of(opened.meta)
         )
-        failures = tuple(each for each in opened.measurements() if each.failure)
+        failures = tuple(opened.measurements(failed=True))
         return Status(os.fspath(study), opened.meta, plan, opened.owner(), progress, failures)
 
 

@@ -19,6 +19,7 @@ from keras_mnasnet.family import A1, B1, MOBILENET_V2
 from keras_mnasnet.search.charts import COLORS, WIDE, Chart, Dots, Layer, Level, Line, Mark, png, svg
 from keras_mnasnet.search.latency import LatencyModel, parse_device, pixel1_ms
 from keras_mnasnet.search.progress import rungs_of
+from keras_mnasnet.search.results import most_accurate
 from keras_mnasnet.search.rewards import Reward, pareto_front
 from keras_mnasnet.search.screens import JUDGED_AFTER, LEAST_TAU, MEASURE, MOST_JUDGED, kendall_tau, scores_of
 from keras_mnasnet.search.setup import evaluator_of
@@ -71,10 +72,19 @@ class Best:
     call: str | None
     stages: tuple[Stage, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object."""
+        return {
+            **_row(self.trial), "call": self.call, "architecture": self.trial.architecture,
+            "stages": [dataclasses.asdict(stage) for stage in self.stages],
+        }  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchReport:
-    """A study as it is shown. `done` are the finished trials in the order in which the algorithm learned of them.
+    """A study as it is shown. `done` are the finished trials in the order in which the algorithm learned of them; `at_target`
+    is the most accurate of those within the target, None without one or where the reward has no target. `facts` are series of
+    what the algorithm said of itself, `switches` how often it said 1 of what is 0 or 1.
 
     `files` is {name: path} of what was written.
     """
@@ -88,9 +98,11 @@ class SearchReport:
     waiting: int
     front: tuple[int, ...]
     best: tuple[Best, ...]
+    at_target: Best | None
     landmarks: tuple[Landmark, ...]
     landmark_note: str
     facts: dict[str, tuple[tuple[int, float], ...]]
+    switches: dict[str, tuple[int, int]]
     rungs: tuple[int, ...] = ()  # networks measured at each
     screens: dict[str, float | None] = dataclasses.field(default_factory=dict)  # Kendall's tau of each with the rewards
     inherited: float | None = None  # the mean share of parameters that began as another network's
@@ -134,13 +146,8 @@ class SearchReport:
             "hours": round(self.hours, 4),
             "training_hours": round(self.training_hours, 4),
             "front": [_row(self.done[index]) for index in self.front],
-            "best": [
-                {
-                    **_row(best.trial), "call": best.call, "architecture": best.trial.architecture,
-                    "stages": [dataclasses.asdict(stage) for stage in best.stages],
-                }
-                for best in self.best
-            ],
+            "best": [best.to_json() for best in self.best],
+            "at_target": self.at_target and self.at_target.to_json(),
             "landmarks": [dataclasses.asdict(each) for each in self.landmarks],
             "landmark_note": self.landmark_note,
         }  # fmt: skip
@@ -176,6 +183,8 @@ def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> Searc
     meta = study.meta
     reward, rungs = Reward.from_json(meta.reward), rungs_of(meta)
     by_reward = sorted(done, key=lambda trial: (-math.inf if trial.reward is None else trial.reward, -trial.number))[::-1]
+    within = most_accurate(done, reward)
+    facts = _facts(done)
     found, note = ((), "") if landmarks == "none" else _landmarks(meta, done, train=landmarks == "train")
     return SearchReport(
         name=study.path.name,
@@ -187,14 +196,18 @@ def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> Searc
         waiting=sum(trial.status in ("pending", "running") for trial in trials),
         front=tuple(pareto_front([(trial.accuracy or 0.0, _latency(trial)) for trial in done])),
         best=tuple(_best(trial, meta) for trial in by_reward[:top]),
+        at_target=None if within is None else _best(within, meta),
         landmarks=found,
         landmark_note=note,
-        facts=_facts(done),
         screens=_screens(meta, trials),
         rungs=tuple(
             sum(t.status == "done" and t.rung == rung for t in trials) for rung in range(len(rungs.shares) if rungs else 0)
         ),
         inherited=statistics.fmean(shares) if (shares := list(_inherited(study))) else None,
+        facts={name: series for name, series in facts.items() if not _is_switch(series)},
+        switches={
+            name: (sum(value == 1 for _, value in series), len(series)) for name, series in facts.items() if _is_switch(series)
+        },
     )
 
 
@@ -252,6 +265,10 @@ def _facts(done: Sequence[Trial]) -> dict[str, tuple[tuple[int, float], ...]]:
             if isinstance(value, int | float) and math.isfinite(value):
                 found.setdefault(name, []).append((place, float(value)))
     return {name: tuple(found[name]) for name in sorted(found, key=lambda name: (name != "entropy", name))}
+
+
+def _is_switch(series: Sequence[tuple[int, float]]) -> bool:
+    return all(value in (0, 1) for _, value in series)
 
 
 def _landmarks(meta: StudyMeta, done: Sequence[Trial], *, train: bool) -> tuple[tuple[Landmark, ...], str]:
@@ -423,6 +440,11 @@ def _pareto(report: SearchReport) -> Chart:
             [f"best reward, {_told(best)}"], 7,
         ),
     ]  # fmt: skip
+    if report.at_target is not None and report.at_target.trial.number != best.number:
+        within = report.at_target.trial
+        place = [(_latency(within), 100 * (within.accuracy or 0.0))]
+        label = f"most accurate within the target (trial {within.number})"
+        layers.append(Dots(place, "target", label, [f"within the target, {_told(within)}"], 7))
     if report.reward.uses_latency:
         layers.append(Mark(report.reward.target_ms, None, f"target {report.reward.target_ms:g} ms", "target"))
     for each in report.landmarks:
@@ -475,7 +497,8 @@ def page(report: SearchReport, groups: Mapping[str, Sequence[Chart]]) -> str:
         f"<h1>{_text(title)}</h1>{_about(report)}{_tiles(report)}"
         f"<h2>Accuracy and latency</h2>{_front(report, groups['pareto'][0])}{_front_table(report)}"
         f'<h2>Over time</h2><div class="pair">{_over_time(report, groups)}</div>'
-        f"<h2>The best networks</h2>{''.join(_network(best, place) for place, best in enumerate(report.best, start=1))}"
+        f"<h2>The best networks</h2>{''.join(_network(best, f'{place}.') for place, best in enumerate(report.best, start=1))}"
+        f"{_at_target(report)}"
         f"<h2>The study</h2>{_settings(report)}{_failures(report)}"
         f"</main><script>{SCRIPT.read_text('utf-8')}</script></body></html>\n"
     )
@@ -507,10 +530,17 @@ def _about(report: SearchReport) -> str:
 
 def _tiles(report: SearchReport) -> str:
     best = report.best[0].trial
+    within = []
+    if report.reward.uses_latency:
+        found = report.at_target and report.at_target.trial
+        target = f"{report.reward.target_ms:g} ms"
+        within = [(_percent(found.accuracy), f"of the most accurate within {target} (trial {found.number})")] if found else []
+        within = within or [("none", f"of the networks is within {target}")]
     tiles = [
         (f"{len(report.done):,}", "networks trained" if report.meta.data else "networks evaluated"),
         (_percent(best.accuracy), "accuracy of the best by reward"),
         (_ms(best.latency_ms), "its latency"),
+        *within,
         (f"{len(report.front)}", "networks on the front"),
         (f"{report.hours:.1f} h" if report.hours >= 1 else f"{60 * report.hours:.0f} min", "from first start to last finish"),
         (f"{len(report.failed):,}", "failed trials"),
@@ -541,11 +571,6 @@ def _over_time(report: SearchReport, groups: Mapping[str, Sequence[Chart]]) -> s
         f'<div class="card"><h3>{_text(chart.title)}</h3><p class="soft">{_text(chart.note)}</p>{svg(chart)}</div>'
         for chart in [*groups["history"], *groups.get("algorithm", ())[:FACTS]]
     )
-    if "entropy" not in report.facts:
-        cards += (
-            f'<div class="card"><h3>Controller entropy</h3><p class="soft">{_text(report.meta.algorithm)} has no controller: '
-            f"it reports no entropy.</p></div>"
-        )
     return cards
 
 
@@ -591,9 +616,17 @@ def _table(header: tuple[str, ...], rows: list[tuple], numbers: Any = ()) -> str
     return f"<table><thead><tr>{cells('th', header)}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _network(best: Best, place: int) -> str:
+def _at_target(report: SearchReport) -> str:
+    """The most accurate network within the target, where it is not shown among the best."""
+    found = report.at_target
+    if found is None or found.trial.number in [best.trial.number for best in report.best]:
+        return ""
+    return _network(found, "The most accurate within the target:")
+
+
+def _network(best: Best, place: str) -> str:
     trial = best.trial
-    head = f"<h3>{place}. trial {trial.number}: {_percent(trial.accuracy)} at {_ms(trial.latency_ms)}</h3>"
+    head = f"<h3>{place} trial {trial.number}: {_percent(trial.accuracy)} at {_ms(trial.latency_ms)}</h3>"
     totals = [f"reward {trial.reward:.4f}"] if trial.reward is not None else []
     totals += [f"rung {trial.rung + 1}"] if trial.rung else []
     totals += [f"{_millions(trial.params)} parameters"] if trial.params else []
@@ -604,10 +637,9 @@ def _network(best: Best, place: int) -> str:
     rows = [(row.name, row.text, f"{row.size} x {row.size}", row.filters, f"{row.madds / 1e6:.2f} M") for row in best.stages]
     table = _table(("stage", "block", "map", "channels", "multiply-adds"), rows, numbers=(2, 3, 4))
     code = f"from keras_mnasnet import MnasNet\n\nmodel = {best.call}"
-    button = f'<button type="button" data-copies="call{place}">Copy</button>'
-    return (
-        f'<div class="card wide">{head}{table}<div class="code">{button}<pre id="call{place}">{_text(code)}</pre></div></div>'
-    )
+    button = f'<button type="button" data-copies="call{trial.number}">Copy</button>'
+    code = f'<div class="code">{button}<pre id="call{trial.number}">{_text(code)}</pre></div>'
+    return f'<div class="card wide">{head}{table}{code}</div>'
 
 
 def _settings(report: SearchReport) -> str:
@@ -620,6 +652,7 @@ def _settings(report: SearchReport) -> str:
     rows += [(f"evaluation: {name}", value) for name, value in meta.evaluation.items() if name != "read"]
     rows += [(f"recipe: {name}", value) for name, value in (meta.recipe or {}).items()]
     rows += [(name, value) for name, value in meta.environment.items()]
+    rows += [(name.replace("_", " "), f"after {count} of {total} results") for name, (count, total) in report.switches.items()]
     rows += [
         ("begun", meta.created or "not stated"),
         ("trials", f"{len(report.done)} finished, {len(report.failed)} failed, {report.waiting} open"),

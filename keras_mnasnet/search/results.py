@@ -27,6 +27,7 @@ from keras_mnasnet.utils.text import header, say
 __all__: list[str] = []
 
 SCHEMA = 1
+NEAR, LEAST_NEAR, LEAST_SHARE = 1.2, 5, 0.05  # times the target, and how many networks so near to it are enough
 RESULTS = "results.json"
 FIRST_SEED = 1  # the proxies' recipe has seed 0
 OBJECTIVES = {"reward": (("maximize", "reward"),), "pareto": (("maximize", "accuracy"), ("minimize", "latency_ms"))}
@@ -43,19 +44,37 @@ def ranked(trials: Sequence[Trial], reward: Reward) -> list[tuple[float, Trial]]
     return sorted(found, key=lambda pair: (-pair[0], pair[1].number))
 
 
+def most_accurate(trials: Sequence[Trial], reward: Reward) -> Trial | None:
+    """The most accurate trained network within the reward's target, the faster of equal ones; None where there is none."""
+    within = [
+        trial
+        for trial in trials
+        if trial.accuracy is not None and trial.latency_ms is not None and trial.latency_ms <= reward.target_ms
+    ]
+    if not reward.uses_latency or not within:
+        return None
+    return max(within, key=lambda trial: (trial.accuracy, -(trial.latency_ms or 0.0), -trial.number))
+
+
 @dataclasses.dataclass(frozen=True)
 class Rescored:
-    """The trained networks of a study under a reward, best first; `own` is the study's. `front`: the Pareto front of them."""
+    """The trained networks of a study under a reward, best first; `own` is the study's. `front`: the Pareto front of them;
+    `at_target`: the most accurate within the target; `warning`: that few lie near the target (empty where enough do)."""
 
     reward: Reward
     own: Reward
     ranked: tuple[tuple[float, Trial], ...]
     front: tuple[Trial, ...]
+    at_target: Trial | None
+    warning: str
 
     def to_json(self, top: int | None = None) -> dict[str, Any]:
         """One JSON object with the `top` best (default: all)."""
         best = [{**row_of(trial), "reward": value, "reward_in_study": trial.reward} for value, trial in self.ranked[:top]]
-        return {"reward": self.reward.to_json(), "best": best, "front": [row_of(trial) for trial in self.front]}
+        return {
+            "reward": self.reward.to_json(), "best": best, "front": [row_of(trial) for trial in self.front],
+            "at_target": self.at_target and row_of(self.at_target), "warning": self.warning,
+        }  # fmt: skip
 
 
 def rescore(
@@ -83,7 +102,15 @@ def rescore(
             f"Received: target_ms={chosen.target_ms:g}"
         )
     front = pareto_front([(trial.accuracy or 0.0, trial.latency_ms or 0.0) for _, trial in found])
-    return Rescored(chosen, own, tuple(found), tuple(found[index][1] for index in front))
+    near = sum(1 / NEAR <= latency / chosen.target_ms <= NEAR for latency in latencies)
+    warning = ""
+    if chosen.uses_latency and near < max(LEAST_NEAR, LEAST_SHARE * len(found)):
+        warning = (
+            f"{near} of the {len(found):,} networks are within a fifth of {chosen.target_ms:g} ms: a search for that target "
+            f"would try more there"
+        )
+    best = most_accurate([trial for _, trial in found], chosen)
+    return Rescored(chosen, own, tuple(found), tuple(found[index][1] for index in front), best, warning)
 
 
 def _reward(meta: StudyMeta, target_ms: float | None, reward: str | Reward | None) -> Reward:

@@ -28,7 +28,7 @@ from keras_mnasnet.search.progress import PROBE_STEPS, Figures, Progress, estima
 from keras_mnasnet.search.rewards import Reward, parse_reward
 from keras_mnasnet.search.rungs import Rungs, parse_rungs
 from keras_mnasnet.search.screens import MEASURE, RELU_UNITS, Measured, Screen, parse_screen
-from keras_mnasnet.search.space import Candidate, SearchSpace
+from keras_mnasnet.search.space import Candidate, SearchSpace, descended
 from keras_mnasnet.search.study import Study, as_json
 from keras_mnasnet.search.trials import Order, StudyMeta, Trial
 from keras_mnasnet.training.job import anchored_path
@@ -157,7 +157,7 @@ class _Search:
             figures = Figures()
             if self.path.exists():
                 with Study.open(self.path, read_only=True) as study:
-                    figures = Figures(study.trials())
+                    figures = Figures.of(study)
             found = self.progress(figures)
             yield dataclasses.replace(found, estimate=self.estimated(found))
             return
@@ -165,7 +165,7 @@ class _Search:
         with Study.at(self.path, self.meta) as study, _kept_unless_empty(study, begun):
             with study.transaction() as writer:
                 writer.plan(self.plan)
-            figures = Figures(study.trials())
+            figures = Figures.of(study)
             text = self.estimated(self.progress(figures)) if estimate and self.shown else None
             if text:
                 say(f"estimate: {text}")
@@ -580,17 +580,7 @@ def _shape(meta: StudyMeta) -> dict[str, int]:
 def smallest(space: SearchSpace, cost: Callable[[Candidate], float]) -> Candidate:
     """The allowed candidate with the lowest cost that one-decision steps lead to, from several draws."""
     rng = np.random.default_rng(0)
-    return min(_descended(space, cost, space.sample(rng)) for _ in range(STARTS))[1]
-
-
-def _descended(space: SearchSpace, cost: Callable[[Candidate], float], at: Candidate) -> tuple[float, Candidate]:
-    """(cost, candidate) where no step of one decision costs less."""
-    now = cost(at)
-    while around := [(cost(other), other) for other in space.neighbours(at)]:
-        if min(around)[0] >= now:
-            break
-        now, at = min(around)
-    return now, at
+    return min(descended(space, cost, space.sample(rng)) for _ in range(STARTS))[1]
 
 
 def check_target(space: SearchSpace, reward: Reward, model: LatencyModel | None, resolution: int, classes: int) -> float | None:

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,10 @@ Candidate = tuple[int, ...]
 
 ENUMERABLE = 20_000  # spaces up to this size are listed, so that "exhausted" is known
 TRIES = 10_000
+GUIDED = 256  # networks that a guide is fitted to: as many drawn, and as many brought to the limits
+SWEEPS = 4  # over the decisions, to bring a network within limits
+SETTLED = 30  # draws that no step brings within limits, before the smallest network is looked for
+LEAST_USAGE = 1e-9
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,9 +54,11 @@ class SearchSpace:
     """Decisions, and optionally what is known without training; a candidate is the index of each decision's choice.
 
     `cost(candidate)` is the latency in ms, or whatever stands for it. `allowed(candidate)` is a constraint checked before a
-    candidate is proposed. `canonical_of(candidate)` removes dead choices: candidates that are the same network must have the
-    same canonical form. `build(candidate)` gives the network; spaces of other things have none. `options` are the arguments
-    that make the same space again; they belong to its identity. Callables must pickle if trials run in other processes.
+    candidate is proposed. Where it also has a method `usage(candidate)`, the shares of its limits that the candidate takes,
+    networks within tight limits are found without drawing until one fits. `canonical_of(candidate)` removes dead choices:
+    candidates that are the same network must have the same canonical form. `build(candidate)` gives the network; spaces of
+    other things have none. `options` are the arguments that make the same space again; they belong to its identity. Callables
+    must pickle if trials run in other processes.
     """
 
     name: str
@@ -126,15 +132,46 @@ class SearchSpace:
 
     def is_allowed(self, candidate: Candidate) -> bool:
         """Whether the constraint, if there is one, lets the candidate in."""
-        return self.allowed is None or bool(self.allowed(candidate))
+        if self.allowed is None:
+            return True
+        if candidate not in self._verdicts:
+            if len(self._verdicts) >= ENUMERABLE:
+                self._verdicts.clear()
+            self._verdicts[candidate] = bool(self.allowed(candidate))
+        return self._verdicts[candidate]
+
+    @cached_property
+    def _verdicts(self) -> dict[Candidate, bool]:
+        return {}
+
+    @cached_property
+    def guide(self) -> Guide | None:
+        """Where networks within the limits lie; None for a space without limits, or with a constraint that is yes or no."""
+        usage = getattr(self.allowed, "usage", None)
+        return None if usage is None else Guide(self, usage)
+
+    def likely(self, rng: np.random.Generator, count: int) -> list[Candidate]:
+        """Canonical candidates that probably are allowed: drawn uniformly, and changed until their limits seem to be met."""
+        if self.members is not None:
+            return [self.sample(rng) for _ in range(count)]
+        points = rng.integers(self.counts, size=(count, len(self.counts)))
+        if self.guide is not None:
+            points = self.guide.within(points, rng)
+        return [self.canonical(tuple(point)) for point in points.tolist()]
 
     def sample(self, rng: np.random.Generator) -> Candidate:
-        """A canonical, allowed candidate: choices drawn uniformly, and drawn again until the constraint is met."""
+        """A canonical, allowed candidate: choices drawn uniformly, and drawn again, or changed, until the constraint is met."""
         if self.members is not None:
             everything = self._drawable
             return everything[int(rng.integers(len(everything)))]
+        beyond = 0
         for _ in range(TRIES):
-            candidate = self.canonical(tuple(map(int, rng.integers(self.counts))))
+            (candidate,) = self.likely(rng, 1)
+            if self.guide is not None and not self.is_allowed(candidate):
+                candidate = self.guide.settled(candidate, rng)
+                beyond += max(self.guide.usage(candidate)) > 1
+                if beyond >= SETTLED:
+                    candidate = self._smallest(self.guide)
             if self.is_allowed(candidate):
                 return candidate
         raise ValueError(
@@ -142,15 +179,24 @@ class SearchSpace:
             f"Loosen the constraint, or the target it comes from."
         )
 
-    def neighbours(self, candidate: Candidate) -> list[Candidate]:
-        """The different, allowed networks one decision away, in canonical form."""
+    def _smallest(self, guide: Guide) -> Candidate:
+        """The candidate with the least usage that one-decision steps lead to; ValueError where that is too much."""
+        if guide.most > 1:
+            raise ValueError(
+                f"The limits of {self.name!r} must let some candidates in. Received: limits of which the smallest network that "
+                f"was found takes {guide.most:.4g} times what they allow. Loosen them."
+            )
+        return guide.smallest
+
+    def neighbours(self, candidate: Candidate, *, any_allowed: bool = False) -> list[Candidate]:
+        """The different, allowed networks one decision away, in canonical form; `any_allowed` leaves the constraint out."""
         own = self.canonical(self.check(candidate))
         found: dict[Candidate, None] = {}
         for position, count in enumerate(self.counts):
             for choice in range(count):
                 if choice != candidate[position]:
                     other = self.canonical((*candidate[:position], choice, *candidate[position + 1 :]))
-                    if other != own and other not in found and self.is_allowed(other):
+                    if other != own and other not in found and (any_allowed or self.is_allowed(other)):
                         found[other] = None
         return list(found)
 
@@ -196,6 +242,94 @@ class SearchSpace:
         at, decision = np.nonzero(indices)
         rows[at, self.offsets[decision] + indices[at, decision] - 1] = 1
         return rows[0] if single else rows
+
+
+class Guide:
+    """An additive model of the logarithms of `usage`, what limits bound as shares of these: 0 is at the limit, in a moment.
+
+    It is fitted to networks drawn uniformly, to those that it brings to the limits itself (`error` is its standard deviation
+    there), and to `smallest`, which takes the share `most`, and its neighbors. The same space has the same guide.
+    """
+
+    def __init__(self, space: SearchSpace, usage: Callable[[Candidate], Sequence[float]]) -> None:
+        self.usage, self._space = usage, space
+        rng = np.random.default_rng(0)
+        points = rng.integers(space.counts, size=(GUIDED, len(space.counts)))
+        logs = self._logs(points)
+        self._fit(points, logs)
+        least = space.canonical(tuple(int(values.max(axis=1).argmin()) for values in self.by_choice))
+        self.most, self.smallest = descended(space, lambda each: max(usage(each)), least, any_allowed=True)
+        near = self.within(rng.integers(space.counts, size=(GUIDED, len(space.counts))), rng)
+        points = np.concatenate([points, near, [self.smallest, *space.neighbours(self.smallest, any_allowed=True)]])
+        logs = self._logs(points)
+        self._fit(points, logs)
+        self.error = float((self(near) - logs[GUIDED : 2 * GUIDED]).std())
+
+    def _logs(self, points: np.ndarray) -> np.ndarray:
+        return np.log(np.maximum([self.usage(tuple(point)) for point in points.tolist()], LEAST_USAGE))
+
+    def _fit(self, points: np.ndarray, logs: np.ndarray) -> None:
+        """Least squares; what lies at the limits counts more."""
+        weights = np.exp(-np.abs(logs.max(axis=1)))[:, None]
+        rows = self._space.features(points)
+        solved = np.linalg.lstsq(np.concatenate([weights * rows, 1e-3 * np.eye(rows.shape[1])]), np.concatenate(
+            [weights * logs, np.zeros((rows.shape[1], logs.shape[1]))]
+        ), rcond=None)[0]  # fmt: skip
+        self.start = solved[0]  # [L]
+        self.by_choice = [  # per decision [choices, L]
+            np.concatenate([np.zeros((1, logs.shape[1])), solved[offset : offset + count - 1]])
+            for offset, count in zip(self._space.offsets, self._space.counts, strict=True)
+        ]
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """`[N, L]` of points `[N, D]`."""
+        return self.start + sum(values[points[:, d]] for d, values in enumerate(self.by_choice))
+
+    def within(self, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The points `[N, D]`, those beyond a limit changed to smaller choices, one decision after the other, until within."""
+        points, total = points.copy(), self(points)
+        for _ in range(SWEEPS):
+            for d in rng.permutation(len(self.by_choice)):
+                beyond = np.flatnonzero((total > 0).any(axis=1))
+                if not len(beyond):
+                    return points
+                values, now = self.by_choice[d], points[beyond, d]
+                worst = total[beyond].argmax(axis=1)
+                steps = values[:, worst].T - values[now, worst][:, None]  # [beyond, choices]
+                drawn = np.where(steps < 0, rng.random(steps.shape), -1.0)
+                to = np.where(drawn.max(axis=1) >= 0, drawn.argmax(axis=1), now)
+                points[beyond, d] = to
+                total[beyond] += values[to] - values[now]
+        return points
+
+    def settled(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
+        """The candidate with one decision after the other changed so that it takes less of its tightest limit, until within."""
+        for _ in range(sum(self._space.counts)):
+            usage = self.usage(candidate)
+            worst = int(np.argmax(usage))
+            steps = [
+                (d, choice)
+                for d, values in enumerate(self.by_choice)
+                for choice in range(len(values))
+                if values[choice, worst] < values[candidate[d], worst] - 1e-9
+            ]
+            if usage[worst] <= 1 or not steps:
+                break
+            d, choice = steps[int(rng.integers(len(steps)))]
+            candidate = self._space.canonical((*candidate[:d], choice, *candidate[d + 1 :]))
+        return candidate
+
+
+def descended(
+    space: SearchSpace, cost: Callable[[Candidate], float], at: Candidate, *, any_allowed: bool = False
+) -> tuple[float, Candidate]:
+    """(cost, candidate) where no step of one decision costs less."""
+    now = cost(at)
+    while around := [(cost(other), other) for other in space.neighbours(at, any_allowed=any_allowed)]:
+        if min(around)[0] >= now:
+            break
+        now, at = min(around)
+    return now, at
 
 
 def _digest(value: Any) -> str:

@@ -197,6 +197,23 @@ class Study:
             rows = self._connection.execute(f"SELECT {TRIAL_COLUMNS} FROM trials ORDER BY number").fetchall()
         return [self._trial(row) for row in rows]
 
+    def scores(self) -> Iterator[tuple[int, float, float | None, float]]:
+        """Number, accuracy, `latency_ms` and reward of every finished trial, by number: what ranks them, and no more."""
+        query = "SELECT number, accuracy, latency_ms, reward FROM trials WHERE status = 'done' ORDER BY number"
+        with translated(self.path):
+            rows = self._connection.execute(query).fetchall()
+        for row in rows:
+            number, accuracy, latency_ms, reward = row
+            _usual(accuracy, latency_ms, reward, self._place("trials", number))
+            yield row
+
+    def latest(self, count: int) -> list[Trial]:
+        """The `count` trials that ended last, the last one at the end."""
+        query = f"SELECT {TRIAL_COLUMNS} FROM trials WHERE status IN ('done', 'failed') ORDER BY finished DESC LIMIT ?"
+        with translated(self.path):
+            rows = self._connection.execute(query, (count,)).fetchall()
+        return [self._trial(row) for row in rows[::-1]]
+
     def history(self) -> tuple[list[Proposal], list[Observation]]:
         """All that the algorithm asked for, by number, and all that it was told, in that order."""
         asked, told = [], []
@@ -235,9 +252,11 @@ class Study:
         with translated(self.path):
             return self._connection.execute(f"SELECT COUNT(*) FROM trials{where}", statuses).fetchone()[0]
 
-    def measurements(self, trial: int | None = None) -> list[Measurement]:
-        """Every attempt at every trial, or at one, failed ones included."""
-        where, values = ("", ()) if trial is None else (" WHERE trial = ?", (trial,))
+    def measurements(self, trial: int | None = None, *, failed: bool = False) -> list[Measurement]:
+        """Every attempt at every trial, or at one; `failed` leaves out those that succeeded."""
+        where, values = (
+            (" WHERE failure IS NOT NULL" if failed else "", ()) if trial is None else (" WHERE trial = ?", (trial,))
+        )
         columns = ", ".join([*MEASUREMENT_FIELDS, "seconds", "failure", "reason", "details"])
         query = f"SELECT {columns} FROM measurements{where} ORDER BY trial, attempt"
         with translated(self.path):
@@ -292,10 +311,7 @@ class Study:
         if found.status not in STATUSES:
             raise ValueError(f"{what} must be one of {STATUSES}. Received: status={found.status[:40]!r}")
         if found.status == "done":
-            for name in ("accuracy", "reward", *(["latency_ms"] if found.latency_ms is not None else [])):
-                value = getattr(found, name)
-                if value is None or not math.isfinite(value) or (name == "latency_ms" and value <= 0):
-                    raise ValueError(f"{what}, a finished trial, must have a usual `{name}`. Received: {name}={value}")
+            _usual(found.accuracy, found.latency_ms, found.reward, what)
         for key in ENGINE_KEYS:
             value, most = found.extra.get(key, 0), MOST_RUNG if key == "rung" else found.number
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
@@ -473,6 +489,13 @@ def _timely(found: Any, what: str) -> Any:
         if value is not None and not 0 <= value <= LATEST:
             raise ValueError(f"{what} must have seconds since 1970 in `{name}`. Received: {name}={value}")
     return found
+
+
+def _usual(accuracy: Any, latency_ms: Any, reward: Any, what: str) -> None:
+    """ValueError for figures of a finished trial that are none."""
+    for name, value in (("accuracy", accuracy), ("reward", reward), ("latency_ms", 1.0 if latency_ms is None else latency_ms)):
+        if not isinstance(value, int | float) or not math.isfinite(value) or (name == "latency_ms" and value <= 0):
+            raise ValueError(f"{what}, a finished trial, must have a usual `{name}`. Received: {name}={str(value)[:80]}")
 
 
 def check_networks(path: Path, trials: Sequence[Trial]) -> None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from search_fakes import FakeEvaluator, go, meta_of, toy_space
+from search_fakes import LEAKED, FakeEvaluator, go, meta_of, toy_space
 
 from keras_mnasnet.search.executors import GROWING, InProcess
 from keras_mnasnet.search.executors.pool import ProcessPool
@@ -56,6 +56,17 @@ def test_a_process_that_grows_is_replaced(tmp_path):
         assert study.count("done") == 8
     processes = [name.split("-")[2] for number in range(8) for name in os.listdir(tmp_path) if name.startswith(f"{number}-")]
     assert [processes.count(each) for each in dict.fromkeys(processes)] == [3, 3, 2]
+
+
+def test_a_search_in_one_process_stops_before_it_is_too_large(tmp_path):
+    with Study.create(tmp_path / "s", meta_of(SPACE)) as study:
+        options = {"trials": 8, "executor": InProcess(FakeEvaluator(leaks=60), growth_mb=100.0)}
+        with pytest.raises(OSError, match="may grow by 100 MB: .* Received: 12. MB. What is finished is kept: start the same"):
+            go(study, SPACE, **options)
+        assert (study.count("done"), study.count("pending")) == (3, 1)
+        go(study, SPACE, trials=4, executor=InProcess(FakeEvaluator()))
+        assert study.count("done") == 4
+    LEAKED.clear()
 
 
 def test_a_time_limit_inside_one_process(tmp_path):

@@ -153,7 +153,7 @@ def test_landmarks_have_the_spaces_width_and_stem(tmp_path):
     with Study.open(path, read_only=True) as study:
         found = gather(study).landmarks
     expected = pixel1_ms(B1.scaled(0.5).with_stem_stride(1), SIZE, classes=CLASSES)
-    assert (found[1].name, found[1].how) == ("B1 x 0.5", "pixel1, extrapolated")
+    assert (found[1].name, found[1].how) == ("B1 x 0.5", "pixel1")
     assert found[1].latency_ms == pytest.approx(expected)
 
 
@@ -191,7 +191,7 @@ def test_page_stands_alone_and_its_lines_run(study, tmp_path):
     assert "target 75 ms" in text
     report = json.loads(written["json"].read_text("utf-8"))
     assert (report["schema"], report["trials"]) == (1, {"done": 57, "failed": 3, "waiting": 1})
-    assert page.calls == [best["call"] for best in report["best"]]
+    assert page.calls == [best["call"] for best in (*report["best"], report["at_target"])]
     call = ast.parse(page.calls[0], mode="eval").body
     model = MnasNet(ast.literal_eval(call.args[0]), **{each.arg: ast.literal_eval(each.value) for each in call.keywords})
     assert model.output_shape == (None, CLASSES)
@@ -205,9 +205,39 @@ def test_spaces_and_algorithms_without_networks_and_entropy(tmp_path):
         report = gather(study)
     assert report.landmarks == ()
     text = write(report, tmp_path, pictures=False).files["html"].read_text("utf-8")
-    assert "thompson has no controller" in text
+    assert "Controller" not in text
+    assert report.at_target is None
     assert "<td>choice</td>" in text
     assert "target" not in re.sub(r"<style>.*</style>", "", text, flags=re.DOTALL)
+
+
+def test_what_is_on_or_off_is_told_in_words(tmp_path):
+    with Study.open(make_study(tmp_path / "s", trials=10, entropy=False)) as study:
+        with study.transaction() as writer:
+            writer._connection.execute("UPDATE trials SET facts = '{\"models_cost\":0.0}' WHERE number >= 4")
+            writer._connection.execute("UPDATE trials SET facts = '{\"models_cost\":1.0}' WHERE number >= 7")
+        report = gather(study)
+    assert (report.facts, report.switches) == ({}, {"models_cost": (3, 6)})
+    written = write(report, tmp_path, pictures=False).files["html"].read_text("utf-8")
+    assert "<td>models cost</td><td>after 3 of 6 results</td>" in written
+
+
+def test_the_best_within_the_target_is_named(tmp_path, study):
+    report = gather(study, top=1)
+    within = [trial for trial in report.done if trial.latency_ms <= 75]
+    best = max(within, key=lambda trial: trial.accuracy)
+    assert report.at_target.trial == best
+    written = write(report, tmp_path / "out", pictures=False).files
+    text = written["html"].read_text("utf-8")
+    assert json.loads(written["json"].read_text("utf-8"))["at_target"]["number"] == best.number
+    assert f"of the most accurate within 75 ms (trial {best.number})" in text
+    shown = best.number == report.best[0].trial.number
+    assert ("The most accurate within the target: trial" in text) != shown
+    fast = Reward("soft", 0.9 * min(trial.latency_ms for trial in report.done))
+    with Study.open(make_study(tmp_path / "fast.study", reward=fast), read_only=True) as other:
+        report = gather(other)
+    assert report.at_target is None
+    assert "of the networks is within" in write(report, tmp_path / "fast", pictures=False).files["html"].read_text("utf-8")
 
 
 def test_nothing_finished_is_no_report(tmp_path):

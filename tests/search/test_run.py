@@ -159,6 +159,10 @@ def test_other_scores_of_the_same_trials(tmp_path):
     assert found.own == REWARD
     for value, trial in found.ranked:
         assert value == pytest.approx(trial.accuracy * min(1.0, 9 / trial.latency_ms))
+    within = [trial for _, trial in found.ranked if trial.latency_ms <= 9]
+    assert found.at_target == max(within, key=lambda trial: trial.accuracy, default=None)
+    near = sum(9 / 1.2 <= trial.latency_ms <= 9 * 1.2 for _, trial in found.ranked)
+    assert found.warning.startswith(f"{near} of the 6 networks are within a fifth of 9 ms"), "fewer than five are"
     assert found.to_json(top=2)["best"][0]["reward"] == found.ranked[0][0]
     with pytest.raises(ValueError, match="`target_ms` must be at least the latency of the study's fastest network"):
         search.rescore(tmp_path / "s", target_ms=0.1)

@@ -1,11 +1,12 @@
 """A search space as a plain value: choices, keys, draws, neighbours, features."""
 
 import collections
+import dataclasses
 import pickle
 
 import numpy as np
 import pytest
-from search_fakes import rng, toy_space
+from search_fakes import ACCURACY, make, observed, rng, toy_space
 
 from keras_mnasnet.search.space import Decision, SearchSpace
 
@@ -180,3 +181,56 @@ def test_a_space_pickles():
     space.members  # noqa: B018 (what was computed before must not hinder)
     again = pickle.loads(pickle.dumps(space))
     assert (again.fingerprint(), again.members) == (space.fingerprint(), space.members)
+
+
+class Wide:
+    """At most `most` of what no additive model gives exactly."""
+
+    def __init__(self, most):
+        self.most = most
+
+    def usage(self, candidate):
+        return ((1 + sum(candidate)) * (1 + candidate[0] * candidate[1]) / self.most,)
+
+    def __call__(self, candidate):
+        return self.usage(candidate)[0] <= 1
+
+
+class Odd(Wide):
+    def __call__(self, candidate):
+        return super().__call__(candidate) and sum(candidate) % 2 == 1
+
+
+def limited_space(most, decisions=12):
+    choices = tuple(Decision(f"d{i}", (0, 1, 2, 3)) for i in range(decisions))
+    return SearchSpace("limited", choices, allowed=Wide(most))
+
+
+def test_tight_limits_are_met_by_steps():
+    """Of 4^12 candidates ten in a million have a sum of at most 4: no draw would find one."""
+    tight = limited_space(5)
+    found = [tight.sample(rng(seed)) for seed in range(60)]
+    assert all(tight.is_allowed(candidate) for candidate in found)
+    assert len(set(found)) > 30
+    assert [tight.sample(rng(seed)) for seed in range(5)] == [limited_space(5).sample(rng(seed)) for seed in range(5)]
+    assert set(limited_space(1).sample(rng(seed)) for seed in range(3)) == {(0,) * 12}, "the one that there is"
+    likely = [tight.is_allowed(candidate) for candidate in tight.likely(rng(0), 200)]
+    assert sum(likely) > 60
+    with pytest.raises(ValueError, match="the smallest network that was found takes 2 times what they allow. Loosen"):
+        limited_space(0.5).sample(rng(0))
+    odd = dataclasses.replace(tight, allowed=Odd(5))
+    assert {sum(odd.sample(rng(seed))) % 2 for seed in range(20)} == {1}, "a constraint of yes and no beside the limits"
+    loose = limited_space(1e6)
+    assert loose.likely(rng(0), 50) == SearchSpace("free", loose.decisions).likely(rng(0), 50), "nothing to change"
+
+
+@pytest.mark.parametrize("name", ["thompson", "random", "ppo"])
+def test_every_network_within_tight_limits_is_asked_for(name):
+    """Nine candidates: no draw would meet them, and nothing says that there are no more before all were asked for."""
+    made = limited_space(2, decisions=8)
+    search = make(name, made, ACCURACY)
+    asked = []
+    while proposals := search.ask(1):
+        asked += [proposal.candidate for proposal in proposals]
+        search.tell([observed(made, proposals[0], ACCURACY)])
+    assert sorted(asked) == sorted([(0,) * 8, *(tuple(int(i == j) for i in range(8)) for j in range(8))])

@@ -158,6 +158,24 @@ def test_ascent_stays_within_the_constraint():
         assert UNEVEN.features(found) @ weights >= np.quantile(limited.features(members) @ weights, 0.9)
 
 
+def test_the_second_best_choice_is_tried_where_the_best_is_not_allowed():
+    """The first decision's highest choice takes two thirds of what all may; limits with and without shares end alike."""
+    weights = rng(0).uniform(1, 2, UNEVEN.feature_count)
+
+    class Limit:
+        def usage(self, candidate):
+            return (sum(candidate) / 4 + 1e-6,)
+
+        def __call__(self, candidate):
+            return self.usage(candidate)[0] <= 1.001
+
+    for allowed in (Limit(), lambda candidate: sum(candidate) <= 4):
+        limited = dataclasses.replace(UNEVEN, allowed=allowed)
+        best = max(limited.members, key=lambda candidate: UNEVEN.features(candidate) @ weights)
+        found = climbed(Scorer(weights, None, None), 3, made=limited, starts=8)
+        assert UNEVEN.features(found) @ weights >= UNEVEN.features(best) @ weights - 0.3, (found, best)
+
+
 def test_the_known_cost_decides_among_the_finalists():
     weights = np.zeros(UNEVEN.feature_count)
     weights[0] = 0.5

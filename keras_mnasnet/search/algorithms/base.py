@@ -19,7 +19,8 @@ from keras_mnasnet.search.trials import Observation, Proposal
 from keras_mnasnet.utils.reading import parse_json, record
 
 SCHEMA = 2
-TRIES = 2_000  # draws of one unseen candidate in a space too large to list, before it counts as exhausted
+TRIES = 2_000  # draws of one unseen candidate in a space too large to list, before it is looked for beside those that were seen
+GUIDED_TRIES = 10  # the same where draws are brought within limits
 
 
 @runtime_checkable
@@ -172,13 +173,16 @@ class Searcher(abc.ABC):
             return [self.space.members[left[index]] for index in self.rng.permutation(len(left))[:count]]
         found: dict[Candidate, None] = {}
         for _ in range(count):
-            for _ in range(TRIES):
+            for _ in range(TRIES if self.space.guide is None else GUIDED_TRIES):
                 candidate = self.space.sample(self.rng)
                 if candidate not in self.seen and candidate not in found:
-                    found[candidate] = None
                     break
             else:
-                break
+                near = (other for each in reversed(self.seen) for other in self.space.neighbours(each))
+                candidate = next((other for other in near if other not in self.seen and other not in found), candidate)
+                if candidate in self.seen or candidate in found:
+                    break
+            found[candidate] = None
         return list(found)
 
     # state

@@ -89,6 +89,8 @@ class PPO(Searcher):
         repeats = 0
         while len(found) < count and repeats < PATIENCE:
             drawn = self.controller.sample(min(count - len(found), self.settings.batch), self.rng)
+            if self.space.guide is not None:  # within limits, with the probability under which the controller would draw that
+                drawn = self.controller.evaluate(self.space.guide.within(drawn.actions, self.rng))
             for actions, log in zip(drawn.actions.tolist(), drawn.log_probability.tolist(), strict=True):
                 candidate = self.space.canonical(tuple(actions))
                 if not self.space.is_allowed(candidate):

@@ -18,11 +18,13 @@ import numpy as np
 from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, Unseen, reward_of
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.screens import MEASURE, latencies_of
-from keras_mnasnet.search.space import Candidate, SearchSpace
+from keras_mnasnet.search.space import Candidate, Guide, SearchSpace
 from keras_mnasnet.utils.reading import record
 
 SWEEPS = 10
-FINALISTS = 16
+FINALISTS, FEW_FINALISTS = 16, 2  # few where scores are exact, and whether one is within limits has to be computed
+LIMITED = 4  # times as many starts within limits, where a climb ends sooner
+PRICES = 12  # of what limits bound, at which it is traded for what is modeled
 
 MODES = ("auto", "reward", "cost")
 COST_POOL = 1_000  # networks whose known cost is computed to model it, in a space too large to list
@@ -172,15 +174,20 @@ class Thompson(Searcher):
 
     def _spread(self) -> list[Candidate]:
         """Of some random networks the one of which those asked before say least: the largest posterior variance."""
-        drawn = self.sifted(self.unseen(SPREAD))
+        if self.space.members is None and self.space.guide is not None:  # what is drawn is checked when it is taken
+            drawn = [each for each in self.space.likely(self.rng, SPREAD) if each not in self.seen]
+        else:
+            drawn = self.unseen(SPREAD)
         if not drawn:
-            return []
-        if len(drawn) < SPREAD and self.screens:  # of good ones the extremes tell less than any
-            return [drawn[int(self.rng.integers(len(drawn)))]]
+            return self.unseen(1)
+        few = self.sifted(drawn)
+        if len(few) < len(drawn):  # of good ones the extremes tell less than any
+            return [few[int(self.rng.integers(len(few)))]]
         rows = self.space.features(drawn)
         known = self.space.features(list(self.seen)) if self.seen else rows[:0]
         variance = np.einsum("nf,nf->n", rows @ covariance(known, noise=self.noise, prior=self.prior), rows)
-        return [drawn[int(np.argmax(variance))]]
+        order = (drawn[index] for index in np.argsort(-variance, kind="stable"))
+        return next(([each] for each in order if self.space.is_allowed(each)), None) or self.unseen(1)
 
     def _surrogate(self) -> Callable[[], Scorer]:
         """A function that draws a scorer of candidates from the posterior.
@@ -265,7 +272,10 @@ class Thompson(Searcher):
             if self._known_cost is None:
                 self._known_cost = _cost_weights(self.space, self.seed)
             scorer = scorer.with_cost(self._known_cost)
-        starts = [self.space.sample(self.rng) for _ in range(self.restarts - 1)]
+        if self.space.guide is None:
+            starts = [self.space.sample(self.rng) for _ in range(self.restarts - 1)]
+        else:
+            starts = self.space.likely(self.rng, LIMITED * self.restarts - 1)
         if self._best_told is not None:
             starts.append(self._best_told.candidate)
         known = self.space.cost if scorer.reward is not None else None
@@ -299,7 +309,7 @@ def _cost_weights(space: SearchSpace, seed: int) -> np.ndarray:
     """Weights of log cost, from the known costs of random networks."""
     assert space.cost is not None
     rng = np.random.default_rng([seed, COST_POOL])
-    pool = [space.sample(rng) for _ in range(COST_POOL)]
+    pool = [space.sample(rng) for _ in range(COST_POOL)] if space.guide is None else space.likely(rng, COST_POOL)
     logs = np.log([max(space.cost(candidate), LEAST_COST) for candidate in pool])
     rows = space.features(pool)
     return Posterior.of(rows, noise=0.01, prior=10.0).mean(rows.T @ logs)
@@ -494,15 +504,19 @@ def ascend(
 ) -> Candidate | None:  # fmt: skip
     """The best candidate found that is not `excluded`, or None.
 
-    All starts climb together, one decision at a time in an order drawn anew for each sweep, until none moves. The sums of
-    a candidate change by one weight per move, so nothing is computed twice. The ends and their neighbors are then scored
-    in canonical form, the best of them with the `known_cost`.
+    All starts climb together, one decision at a time in an order drawn anew for each sweep, to the best choice that the
+    constraint allows (limits by their guide), until none moves. The sums of a candidate change by one weight per move, so
+    nothing is computed twice. The ends and their neighbors are then scored in canonical form, the best of those that are
+    allowed with the `known_cost`.
     """
-    points = np.array(starts)
-    every = np.arange(len(points))
+    guide = space.guide
     values, logs = _by_choice(space, scorer.weights), None if scorer.cost is None else _by_choice(space, scorer.cost)
+    points = np.array([*starts, *(() if guide is None else _traded(guide, values))])
+    every = np.arange(len(points))
     positions = np.arange(len(space.counts))
     total = sum((values[d][points[:, d]] for d in positions), np.full(len(points), scorer.weights[0]))
+    used = None if guide is None else guide(points)
+    slack = 0 if guide is None else guide.error * np.linspace(-1, 2, len(points))[:, None, None]  # some start too boldly
     log_total = None
     if logs is not None and scorer.cost is not None:
         log_total = sum((logs[d][points[:, d]] for d in positions), np.full(len(points), scorer.cost[0]))
@@ -513,20 +527,45 @@ def ascend(
             trial = (total - values[d][now])[:, None] + values[d]
             log_trial = None if log_total is None or logs is None else (log_total - logs[d][now])[:, None] + logs[d]
             scores = scorer.joined(trial, None if log_trial is None else np.exp(log_trial))
+            least = scores[every, now] + 1e-12
+            if guide is not None and used is not None:
+                after = (used - guide.by_choice[d][now])[:, None] + guide.by_choice[d]  # [N, choices, L]
+                scores = np.where((after <= slack).all(axis=2), scores, -np.inf)
             best = np.argmax(scores, axis=1)
-            better = scores[every, best] > scores[every, now] + 1e-12
-            if space.allowed is not None:
+            better = scores[every, best] > least
+            if space.allowed is not None and guide is None:
                 for row in np.nonzero(better)[0]:
-                    moved_to = (*points[row, :d].tolist(), int(best[row]), *points[row, d + 1 :].tolist())
-                    better[row] = space.is_allowed(space.canonical(moved_to))
+                    best[row] = _best_allowed(space, points[row], d, scores[row], least[row])
+                better = best != now if better.any() else better
             if better.any():
                 moved = True
                 points[better, d] = best[better]
                 total = np.where(better, trial[every, best], total)
                 log_total = None if log_trial is None else np.where(better, log_trial[every, best], log_total)
+                if used is not None:
+                    used = np.where(better[:, None], after[every, best], used)
         if not moved:
             break
     return _best_of(space, scorer, points, known_cost, excluded)
+
+
+def _best_allowed(space: SearchSpace, point: np.ndarray, d: int, scores: np.ndarray, least: float) -> int:
+    """The choice of a decision with the highest score above `least` that the constraint allows; the present one without any."""
+    for choice in np.argsort(-scores, kind="stable"):
+        if not scores[choice] > least:
+            break
+        if space.is_allowed(space.canonical((*point[:d].tolist(), int(choice), *point[d + 1 :].tolist()))):
+            return int(choice)
+    return int(point[d])
+
+
+def _traded(guide: Guide, values: Sequence[np.ndarray]) -> list[Candidate]:
+    """Candidates within limits that are the best for some price of what limits bound: value - price x usage, at its highest."""
+    used = [usage.sum(axis=1) for usage in guide.by_choice]
+    spread = [np.concatenate([each - each.mean() for each in group]).std() for group in (values, used)]
+    prices = spread[0] / max(spread[1], LEAST_COST) * np.geomspace(0.05, 50, PRICES)
+    points = np.array([[int(np.argmax(v - price * u)) for v, u in zip(values, used, strict=True)] for price in prices])
+    return [tuple(point) for point in np.unique(points[(guide(points) <= 0).all(axis=1)], axis=0).tolist()]
 
 
 def _best_of(
@@ -542,13 +581,16 @@ def _best_of(
             moved[:, d] = (moved[:, d] + step) % count
             near.append(moved)
     everyone = np.unique(np.concatenate(near), axis=0)
+    if space.guide is not None:
+        everyone = everyone[(space.guide(everyone) <= 2 * space.guide.error).all(axis=1)]
     order = np.argsort(-scorer(space.features(everyone)), kind="stable")
+    most = FINALISTS if known_cost is not None or space.guide is None else FEW_FINALISTS
     finalists: dict[Candidate, None] = {}
     for index in order:
         candidate = space.canonical(tuple(everyone[index].tolist()))
         if candidate not in finalists and not excluded(candidate) and space.is_allowed(candidate):
             finalists[candidate] = None
-            if len(finalists) == FINALISTS:
+            if len(finalists) == most:
                 break
     if not finalists:
         return None

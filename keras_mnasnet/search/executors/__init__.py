@@ -17,8 +17,9 @@ from keras_mnasnet.search.trials import Failure, Measurement, Trial
 
 __all__ = ["evaluated", "Evaluator", "Executor", "Growth", "GROWTH_MB", "GROWING", "InProcess", "check_gpus"]
 
-GROWTH_MB = 1000.0  # TensorFlow keeps some of every traced graph: 20 to 150 MB of a network, measured
-
+# TensorFlow keeps some of every traced graph: 20 to 150 MB of a network of six stages, 300 to 500 MB of 17 layers. A process
+# that has grown by so much since its first trial is replaced; the search's own process stops.
+GROWTH_MB, OWN_GROWTH_MB = 1_000.0, 4_000.0
 # TensorFlow and JAX take a GPU's memory as they need it, not nearly all of it at their start
 GROWING = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
@@ -52,8 +53,8 @@ def check_gpus(workers: int, gpus: float | None, there: float, where: str) -> fl
     share = float(there > 0) if gpus is None else gpus
     if share and workers > there * int(1 / share):
         raise ValueError(
-            f"Each worker needs a GPU, or the share of one that --gpus says. Received: workers={workers} with {share:g} of one, "
-            f"and {there:g} on {where}. Take fewer --workers, let several share one (--gpus 0.5 lets two), or train on the CPU "
+            f"Each worker needs a GPU, or what --gpus says of one. Received: workers={workers} with {share:g} of one, "
+            f"and {there:g} on {where}. Take fewer --workers, let some share one (--gpus 0.5 lets two), or train on the CPU "
             f"(--gpus 0)."
         )
     return share
@@ -111,16 +112,22 @@ def _line(error: BaseException) -> str:
 
 
 class InProcess:
-    """One worker: this process. Its time limit interrupts Python code, and needs a main thread; a crash is the driver's own."""
+    """One worker: this process. Its time limit interrupts Python code, and needs a main thread; a crash is the driver's own.
+
+    OSError for the next trial where it has grown by more than `growth_mb` since its first.
+    """
 
     workers = 1
 
-    def __init__(self, evaluator: Evaluator, *, timeout: float | None = None) -> None:
+    def __init__(
+        self, evaluator: Evaluator, *, timeout: float | None = None, growth_mb: float = OWN_GROWTH_MB
+    ) -> None:  # fmt: skip
         if timeout is not None and (
             threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer")
         ):
             raise ValueError(f"A time limit inside one process needs its main thread, on Unix. Received: timeout={timeout}")
-        self._evaluator, self._timeout = evaluator, timeout
+        self._evaluator, self._timeout, self._growth_mb = evaluator, timeout, growth_mb
+        self._growth, self._grown_mb = Growth(), 0.0
         self._trial: Trial | None = None
 
     @property
@@ -130,6 +137,12 @@ class InProcess:
 
     def submit(self, trial: Trial, *, avoid: str | None = None) -> str:
         """Take a trial; it runs in `wait`."""
+        if self._grown_mb > self._growth_mb:
+            raise OSError(
+                f"A search in one process may grow by {self._growth_mb:,.0f} MB: TensorFlow keeps some of each network. "
+                f"Received: {self._grown_mb:,.0f} MB. What is finished is kept: start the same command again, or use "
+                f"--executor pool, whose processes are replaced."
+            )
         self._trial = trial
         return "this process"
 
@@ -140,6 +153,7 @@ class InProcess:
         trial, self._trial, started = self._trial, None, time.time()
         with _limit(self._timeout):
             found = evaluated(self._evaluator, trial)
+        self._grown_mb = self._growth.megabytes()
         return [found.by("this process", trial, started, time.time())]
 
     def close(self) -> None:

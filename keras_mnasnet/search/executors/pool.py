@@ -47,7 +47,8 @@ class _Worker:
 class ProcessPool:
     """`workers` processes. `timeout` (seconds a trial) and a dead process are failures of the trial; the process is replaced.
 
-    A worker on which a trial failed, or that has grown by `growth_mb` since its first, is started anew before its next one.
+    A worker on which a trial failed, or that has grown by `growth_mb` since its first, is started anew before its next one: it
+    takes at most what its first trial left, `growth_mb` and what one more network needs.
     Each computes on its share of the cores, and on a GPU of its own where this machine has any; several share one where `gpus`
     is below 1, and with 0 none is used. ValueError for more workers than GPUs.
     """

@@ -153,10 +153,11 @@ class RayActors:
                 self._ray.wait(waiting, timeout=seconds)
             return []
         left = max(0.0, min(seconds, min(slot.deadline for slot in busy) - time.monotonic()))
-        ready, _ = self._ray.wait([slot.answer for slot in busy], num_returns=1, timeout=left)
-        through = []
+        answers = [slot.answer for slot in busy]
+        self._ray.wait(answers, num_returns=1, timeout=left)
+        ready, through = set(self._ray.wait(answers, num_returns=len(answers), timeout=0)[0]), []
         for slot in busy:
-            result = self._result(slot, slot.answer in ready or bool(self._ray.wait([slot.answer], timeout=0)[0]))
+            result = self._result(slot, slot.answer in ready)
             if result is not None and slot.trial is not None:
                 through.append(result.by(slot.name, slot.trial, slot.started, time.time()))
                 if result.failure is None and slot.grown_mb <= GROWTH_MB:
