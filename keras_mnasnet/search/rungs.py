@@ -124,7 +124,9 @@ class States:
 
     def read(self, trial: int) -> bytes | None:
         """The state of a trial; None where it is not kept."""
-        return self.path(trial).read_bytes() if trial in self._sizes and self.path(trial).is_file() else None
+        path = self.path(trial)
+        kept = trial in self._sizes and path.is_file() and path.stat().st_size <= MOST_BYTES
+        return path.read_bytes() if kept else None
 
     def keep(self, needed: Iterable[int], hopeful: dict[int, float], most: int = MOST_BYTES) -> None:
         """Remove what is neither `needed` nor `hopeful`, and of the hopeful the worst, until `most` bytes are left."""

@@ -19,7 +19,7 @@ from keras_mnasnet.loading import load
 from keras_mnasnet.search.algorithms import make_algorithm
 from keras_mnasnet.search.algorithms.base import Algorithm
 from keras_mnasnet.search.engine import Meter, drive
-from keras_mnasnet.search.evaluator import NetworkEvaluator, located, open_search_images
+from keras_mnasnet.search.evaluator import NetworkEvaluator, located, open_search_images, steps_of
 from keras_mnasnet.search.executors import GROWING, Evaluator, Executor, InProcess, check_gpus
 from keras_mnasnet.search.latency import CannotKnow, DeviceGone, LatencyModel, parse_device
 from keras_mnasnet.search.networks import constrained, with_cost
@@ -324,6 +324,14 @@ def _meta(asked: Mapping[str, Any], known: StudyMeta | None, own_evaluator: bool
         evaluation |= {name: own[name] for name in FACTS}
     elif where is not None:
         evaluation |= _data_facts(where, evaluation)
+    if recipe is not None and "train_images" in evaluation and evaluation.get("rungs"):
+        total = evaluation["train_images"] // recipe.batch_size * recipe.epochs
+        steps = [steps_of(share, total) for share in evaluation["rungs"]]
+        if len({*steps}) < len(steps):
+            raise ValueError(
+                f"Each rung must have more steps than the one below. Received: rungs of {', '.join(map(str, steps))} steps. "
+                f"Take fewer rungs, more photos or a smaller batch."
+            )
     meta = StudyMeta(
         space=space, fingerprint="", space_options=space_options, algorithm=algorithm, algorithm_options=algorithm_options,
         reward=_reward(asked, known).to_json(), seed=asked.get("seed", known.seed if known else 0),

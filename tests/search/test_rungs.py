@@ -198,6 +198,9 @@ def test_options_that_do_not_fit_are_refused(tmp_path):
         run(rungs="1,2,5")
     with pytest.raises(ValueError, match="An evaluator of your own says itself"):
         run(inherit="cifar10")
+    few = {"rungs": "0.1,0.2,1", "recipe": "proxy-5-epochs epochs=1 batch_size=32", "size": 32, "data": "shapes:64@32"}
+    with pytest.raises(ValueError, match=r"Each rung must have more steps .* rungs of 1, 1, \d steps"):
+        run(**few)
     assert not list(tmp_path.iterdir())
     last = list(run(rungs="0.5,1", keep="1/2", inherit="best"))[-1]
     assert (last.rungs, last.finished) == ((6, 3), True)
