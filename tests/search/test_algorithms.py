@@ -8,6 +8,8 @@ from search_fakes import ACCURACY, REWARD, SPACE, accuracy_of, advance, failed, 
 
 from keras_mnasnet.search.algorithms import ALGORITHMS
 from keras_mnasnet.search.algorithms.base import Algorithm, Observation
+from keras_mnasnet.search.networks import constrained
+from keras_mnasnet.search.networks import space as preset
 from keras_mnasnet.search.space import Decision, SearchSpace
 
 EACH = pytest.mark.parametrize("name", list(ALGORITHMS))
@@ -140,6 +142,34 @@ def test_a_restored_search_goes_on_as_if_nothing_had_happened(name):
     assert advance(other, 14) == advance(search, 14)
     assert other.state() == search.state()
     assert other.facts() == search.facts()
+
+
+@EACH
+def test_failures_before_the_first_success_are_restored_too(name):
+    search = Recorded(make(name))
+    lost = search.ask(3)
+    search.tell([failed(proposal) for proposal in lost])
+    (good,) = search.ask(1)
+    other = make(name)
+    other.restore(search.state(), search.asked, search.told)
+    for one in (search, other):
+        one.tell([observed(SPACE, good)])
+    assert other.state() == search.state()
+    assert advance(other, 8) == advance(search, 8)
+    assert other.state() == search.state()
+
+
+@EACH
+def test_limits_do_not_depend_on_what_was_asked_before(name):
+    """A search that goes on in another process, with a guide to its limits made anew, asks alike."""
+    made, again = (constrained(preset("mbconv", width=0.25), max_madds=4_000_000, resolution=64) for _ in range(2))
+    search, other = Recorded(make(name, made)), make(name, again)
+    for _ in range(25):
+        (proposal,) = search.ask(1)
+        assert made.is_allowed(proposal.candidate)
+        search.tell([observed(made, proposal)])
+    other.restore(search.state(), search.asked, search.told)
+    assert [other.ask(2) for _ in range(3)] == [search.ask(2) for _ in range(3)]
 
 
 @EACH

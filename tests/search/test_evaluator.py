@@ -131,6 +131,12 @@ def test_averages_are_what_is_validated():
     assert one.loss == other.loss
 
 
+def test_short_trainings_are_not_compiled_by_xla(monkeypatch):
+    monkeypatch.setattr("keras_mnasnet.training.engine.accelerators", lambda: ["gpu:0"])
+    images = open_images("shapes:64@32", split="train")
+    assert train_short(Architecture.parse(NETWORK), images, images, RECIPE, size=32, steps=1).model.jit_compile is False
+
+
 def where(images):
     return {images.where(index) for index in range(images.count)}
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from search_fakes import FakeEvaluator, go, meta_of, toy_space
@@ -77,6 +78,41 @@ def test_an_address_without_a_cluster_is_refused():
         RayActors(FakeEvaluator(), 1, address="127.0.0.1:9")
     with pytest.raises(ValueError, match="A Ray address is auto"):
         RayActors(FakeEvaluator(), 1, address="nowhere")
+
+
+class Cluster:
+    """What RayActors asks of Ray, of a cluster with some GPUs."""
+
+    def __init__(self, gpus):
+        self.gpus, self.asked = gpus, []
+        self.is_initialized, self.put, self.kill = lambda: True, lambda value: value, lambda actor: None
+
+    def cluster_resources(self):
+        return {"CPU": 8.0, **({"GPU": self.gpus} if self.gpus else {})}
+
+    def remote(self, kind):
+        return self
+
+    node = property(lambda self: SimpleNamespace(remote=lambda: None))
+
+    def options(self, **options):
+        self.asked.append(options["num_gpus"])
+        return SimpleNamespace(remote=lambda evaluator: self)
+
+
+def test_gpus_are_asked_for_where_there_are_any(monkeypatch):
+    from keras_mnasnet.search.executors import ray
+
+    def asked(there, workers, gpus=None):
+        cluster = Cluster(there)
+        monkeypatch.setattr(ray, "_ray", lambda: cluster)
+        ray.RayActors(FakeEvaluator(), workers, gpus=gpus).close()
+        return cluster.asked
+
+    assert [asked(0.0, 9), asked(2.0, 2), asked(2.0, 4, 0.5), asked(2.0, 9, 0)] == [[0.0], [1.0], [0.5], [0]]
+    assert asked(2.0, 5, 1) == [1], "what is asked for in words may come later, as in a cluster that grows"
+    with pytest.raises(ValueError, match="workers=3 with 1 of one, and 2 on the cluster"):
+        asked(2.0, 3)
 
 
 DRIVER = """
