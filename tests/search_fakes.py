@@ -13,7 +13,7 @@ from keras_mnasnet.search.engine import drive
 from keras_mnasnet.search.executors import InProcess
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Decision, SearchSpace
-from keras_mnasnet.search.trials import Measurement, Order, StudyMeta
+from keras_mnasnet.search.trials import Failure, Measurement, Order, StudyMeta
 
 REWARD = Reward("soft", 10.0)
 LEAKED = []
@@ -70,6 +70,35 @@ class FakeEvaluator:
         raise RuntimeError("RESOURCE_EXHAUSTED: no room" if how == "resource" else "something else")
 
 
+@dataclasses.dataclass(frozen=True)
+class KeepsLatency:
+    """Accuracy follows from the values; the latency is the driver's."""
+
+    def __call__(self, trial):
+        return Measurement(accuracy_of(trial.values), trial.latency_ms, trial.latency_source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Climber:
+    """An evaluator with rungs: what it keeps says what was trained how far, and it takes nothing else for a beginning."""
+
+    fails: int = 0
+    seconds: float = 0.0
+
+    def __call__(self, trial):
+        time.sleep(self.seconds)
+        if self.fails and trial.number % self.fails == 0:
+            return Measurement(failure=Failure("nan", "as asked for"))
+        path = trial.key.partition("-")[0]
+        if trial.state is not None:
+            assert trial.state.decode() == f"{path}|{trial.begun:.3g}", (trial.state, path, trial.begun)
+        assert (trial.weights is None) == (trial.start is None or trial.state is not None)
+        accuracy = accuracy_of(trial.values) * trial.share**0.3
+        kept = f"{path}|{trial.share:.3g}".encode() if trial.keeps else None
+        seconds = {"training_steps": trial.share - (trial.begun if trial.state else 0.0)}
+        return Measurement(accuracy, 5.0 + sum(trial.values.values()), "fake", 100, 200, seconds, kept=kept)
+
+
 def meta_of(made, algorithm="random", **changes):
     values = {
         "space": made.name, "fingerprint": made.fingerprint(), "algorithm": algorithm, "reward": REWARD.to_json(), "seed": 0,
@@ -78,12 +107,20 @@ def meta_of(made, algorithm="random", **changes):
     return StudyMeta(**{**values, **changes})
 
 
-def go(study, space, *, trials, algorithm="random", order=None, executor=None, evaluator=None, **options):
+def by_sum(space, candidates):
+    return [sum(candidate) for candidate in candidates]
+
+
+def go(
+    study, space, *, trials, algorithm="random", order=None, executor=None, evaluator=None, screens=(), measured=None, **options
+):  # fmt: skip
     executor = executor or InProcess(evaluator or FakeEvaluator())
+    searcher = make_algorithm(algorithm, space, REWARD, seed=0)
+    searcher.screens, searcher.measured = screens, measured
+    searcher.meter = lambda candidate: (5.0 + sum(candidate), "fake")
     try:
         for _ in drive(
-            study, space, make_algorithm(algorithm, space, REWARD, seed=0), executor, trials=trials, reward=REWARD,
-            order=order or Order("window", 1), **options,
+            study, space, searcher, executor, trials=trials, reward=REWARD, order=order or Order("window", 1), **options,
         ):  # fmt: skip
             pass
         return not study.count("pending", "running")

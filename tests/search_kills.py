@@ -1,6 +1,8 @@
 """A study whose driver is killed again and again, in forked processes of a process without TensorFlow; prints JSON.
 
-Usage: search_kills.py FOLDER ALGORITHM ORDER SIZE COMMIT_KILLS SIGNAL_KILLS
+Usage: search_kills.py FOLDER ALGORITHM ORDER SIZE COMMIT_KILLS SIGNAL_KILLS [all]
+
+With `all` the search has rungs, networks that begin with the best one's weights, and screens.
 """
 
 import json
@@ -11,17 +13,20 @@ import time
 from pathlib import Path
 
 import numpy as np
-from search_fakes import FakeEvaluator, facts_of, go, meta_of, toy_space
+from search_fakes import Climber, FakeEvaluator, by_sum, facts_of, go, meta_of, toy_space
 
+from keras_mnasnet.search.rungs import Rungs
+from keras_mnasnet.search.screens import Measured, Screen
 from keras_mnasnet.search.study import Study
 from keras_mnasnet.search.trials import Order
 
 SPACE = toy_space(decisions=7)
+OPTIONS = {}
 
 
 def live(path, algorithm, order, trials, evaluator):
     with Study.at(path, meta_of(SPACE, algorithm)) as study:
-        go(study, SPACE, trials=trials, algorithm=algorithm, order=order, evaluator=evaluator)
+        go(study, SPACE, trials=trials, algorithm=algorithm, order=order, evaluator=evaluator, **OPTIONS)
 
 
 def forked(work):
@@ -60,9 +65,13 @@ def dies_at(commit, before, work):
 
 
 def main():
-    folder, algorithm, kind, size, commit_kills, signal_kills = sys.argv[1:]
+    folder, algorithm, kind, size, commit_kills, signal_kills, *more = sys.argv[1:]
+    if more:
+        OPTIONS.update(
+            rungs=Rungs((0.2, 0.4, 1.0)), inherit_best=True, screens=(Screen("by sum", by_sum),), measured=Measured(4)
+        )
     order, rng, folder = Order(kind, int(size)), np.random.default_rng(7), Path(folder)
-    fails = FakeEvaluator(how="nan", fails=7)
+    fails = Climber(fails=7) if more else FakeEvaluator(how="nan", fails=7)
 
     live(folder / "whole.sqlite", algorithm, order, 12, fails)
     expected = facts_of(Study.open(folder / "whole.sqlite", read_only=True))
@@ -76,7 +85,7 @@ def main():
         with Study.open(path, read_only=True) as study:
             equal += facts_of(study) == expected
 
-    slow = FakeEvaluator(seconds=0.005, how="nan", fails=50)
+    slow = Climber(seconds=0.005) if more else FakeEvaluator(seconds=0.005, how="nan", fails=50)
     trials = 20 + 8 * int(signal_kills)  # more than all lives together can finish, on the fastest machine
     path, killed, lives = folder / "signals.sqlite", 0, 0
     while killed < int(signal_kills):
@@ -91,7 +100,7 @@ def main():
     live(folder / "signals-whole.sqlite", algorithm, order, trials, slow)
     with Study.open(path, read_only=True) as one, Study.open(folder / "signals-whole.sqlite", read_only=True) as other:
         same = facts_of(one) == facts_of(other)
-        count = one.count("done")
+        count = sum(trial.status == "done" and trial.of is None for trial in one.trials())
     print(json.dumps({"equal": equal, "died": died, "killed": killed, "same": same, "done": count, "trials": trials}))
 
 

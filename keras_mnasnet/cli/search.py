@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 AS_THEY_ARE = (
     "data", "study", "space", "device", "target_ms", "reward", "algorithm", "max_params", "max_madds", "max_latency_ms", "size",
     "seed", "trials", "workers", "executor", "ray_address", "cpus", "gpus", "order", "timeout", "minutes",
-    "table_noise",
+    "table_noise", "rungs", "keep", "inherit",
 )  # fmt: skip
 STUDY = "--study mine.study"
 
@@ -122,11 +122,25 @@ def _run_options(command: Parser) -> None:
     option(data, "--recipe", "The default is proxy-5-epochs.")
     option(data, "--set")
     option(data, "--size", "The default is the recipe's, else 224.")
+    own(
+        data, "--rungs", "EPOCHS",
+        "Measure networks after so many epochs, as 1,2,5 of a recipe of 5 (or shares, as 0.2,1); the best go on to the next.",
+    )  # fmt: skip
+    own(data, "--keep", "SHARE", "Let this share of the networks of a rung go on (default: 1/3).")
+    own(
+        data, "--inherit", "MODEL|best",
+        "Begin with what fits of the weights of a trained model, or of the best network so far.", type=str,
+    )  # fmt: skip
     how = command.add_argument_group("the search")
     own(how, "--algorithm", "NAME", "Search by thompson (default), ppo, evolution, local-search or random.")
     own(
         how, "--algorithm-set", "KEY=VALUE", "Change a value of the algorithm, as preset=tuned of ppo; may be repeated.",
         action="append", default=[],
+    )  # fmt: skip
+    own(
+        how, "--screen", "SCREEN",
+        "Choose before training: measure:16 by the measured latency of 16 proposals, relu-units:quarter the start among those "
+        "with many ReLUs, module:function:quarter by a function of your own (repeatable).", action="append", default=None,
     )  # fmt: skip
     option(how, "--seed")
     own(how, "--trials", "N", "Train N networks, those of earlier runs included (default: 200).")
@@ -166,7 +180,7 @@ def run(arguments: argparse.Namespace) -> None:
             device_options=_device(arguments), recipe=_recipe(arguments),
             **given(
                 arguments, *AS_THEY_ARE, space_options="space_set", algorithm_options="algorithm_set", images="training_photos",
-                validation_images="validation_photos", batch="batch_trials",
+                validation_images="validation_photos", batch="batch_trials", screens="screen",
             )
             | {"estimate": "only" if arguments.estimate_only else arguments.estimate},
         ):  # fmt: skip
@@ -266,6 +280,10 @@ def report(arguments: argparse.Namespace) -> None:
     _say_predicted(arguments.study)
     if found.best[0].call:
         print(f"\n{found.best[0].call}")
+    for name, tau in found.screens.items():
+        print(
+            f"screen {name}: {'too few results to judge it by' if tau is None else f'Kendall tau {tau:.2f} with the rewards'}"
+        )
     _print_within(found.reward, None if found.at_target is None else found.at_target.trial)
     if found.landmark_note:
         print(f"\n{found.landmark_note}")
@@ -356,6 +374,8 @@ def _named(arguments: argparse.Namespace) -> str:
     """The options that are never taken from a study, as they were given."""
     found = ["--space", arguments.space] if arguments.space and ":" in arguments.space else []
     found += [f"--space-set={pair}" for pair in arguments.space_set] if found else []
+    own = [text for text in arguments.screen or () if text.partition(":")[0] not in ("measure", "relu-units")]
+    found += [f"--screen={text}" for text in arguments.screen or ()] if own else []
     for name, value in (("--benchmark-model", arguments.benchmark_model), ("--ray-address", arguments.ray_address)):
         found += [name, str(value)] if value else []
     return "".join(f" {shlex.quote(each)}" for each in found)

@@ -21,6 +21,8 @@ from .results import retrain as retrain
 from .rewards import Reward as Reward
 from .rewards import pareto_front as pareto_front
 from .rewards import parse_reward as parse_reward
+from .rungs import Rungs as Rungs
+from .screens import Screen as Screen
 from .setup import make_space as make_space
 from .setup import run as run
 from .space import Candidate as Candidate

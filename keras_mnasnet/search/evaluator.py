@@ -17,12 +17,15 @@ from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.data.summary import Summary, kinds
 from keras_mnasnet.search.executors import GROWING
 from keras_mnasnet.search.latency import DeviceGone, Latency, LatencyModel, parse_device
-from keras_mnasnet.search.trials import Failure, Measurement, Trial
+from keras_mnasnet.search.trials import Failure, Measurement, Request, Trial
 from keras_mnasnet.utils.system import held_stderr
 
 if TYPE_CHECKING:
+    import keras
+
     from keras_mnasnet.data import ImageSet
     from keras_mnasnet.training.recipe import Recipe
+    from keras_mnasnet.weights.checkpoint import Checkpoint
 
 VALIDATION_FRACTION = HOLDOUT = 0.1
 VALIDATION_SEED = 0  # fixed: the same images are held out in every study and for every seed
@@ -33,7 +36,8 @@ class NetworkEvaluator:
     """Called with a Trial, returns a Measurement. Pickles; data and devices are opened once in each process.
 
     `device` None: the trial brings the latency, or the space has a cost. `resolution` is of training and of latency.
-    `device_options` go to `parse_device`. `steps` ends every training early, to see what a trial costs.
+    `device_options` go to `parse_device`. `steps` ends every training early, to see what a trial costs. `inherit` is a source
+    that `load` takes, whose weights the networks begin with.
     """
 
     data: str
@@ -44,6 +48,7 @@ class NetworkEvaluator:
     validation_images: int | None = None
     device_options: tuple[tuple[str, Any], ...] = ()
     steps: int | None = None
+    inherit: str | None = None
 
     def __call__(self, trial: Trial) -> Measurement:
         """Measure, train, validate; what went wrong is in the result's failure."""
@@ -72,7 +77,7 @@ class NetworkEvaluator:
             seconds["latency"] = time.perf_counter() - measured
             found |= {"latency_ms": latency.latency_ms, "latency_source": latency.source}
             details["latency"] = {**latency.details, "extrapolated": latency.extrapolated}
-        return self._trained(architecture, images, found, seconds, details)
+        return self._trained(trial, architecture, images, found, seconds, details)
 
     def measured(self, architecture: Architecture, classes: int) -> Latency:
         """The network's latency on `device`."""
@@ -81,32 +86,104 @@ class NetworkEvaluator:
         return measured_latency(self.device, self.device_options, architecture, self.resolution, classes)
 
     def _trained(
-        self, architecture: Architecture, images: Any, found: dict[str, Any], seconds: dict[str, float], details: dict[str, Any]
-    ) -> Measurement:
+        self, trial: Trial, architecture: Architecture, images: Any, found: dict[str, Any], seconds: dict[str, float],
+        details: dict[str, Any],
+    ) -> Measurement:  # fmt: skip
         import keras
+        from safetensors.numpy import load as loaded
+        from safetensors.numpy import save as saved
 
         from keras_mnasnet.training import Diverged, train_short
 
+        request = trial if isinstance(trial, Request) else None
+        begun = time.perf_counter()
+        total = images.train.steps_per_epoch(self.recipe.batch_size) * self.recipe.epochs
+        steps, state = self.steps, None
+        if request is not None:
+            steps = steps or steps_of(request.share, total)
+            if request.state is not None:
+                state = loaded(request.state), steps_of(request.begun, total)
+        try:
+            source = self._source(request, images.train.labels) if state is None else None
+        except (ValueError, OSError) as error:
+            return Measurement(failure=Failure("data", str(error)))
+        seconds["open_source"] = time.perf_counter() - begun
+
+        def prepare(model: keras.Model) -> None:
+            if source is not None:
+                share = _inherited(model, architecture, source, images.train.labels)
+                details["inherited"] = {"source": source.origin.name, "trial": trial.start, "share": share}
+
         try:
             run = train_short(
-                architecture, images.train, images.validation, self.recipe, size=self.resolution, steps=self.steps
-            )
+                architecture, images.train, images.validation, self.recipe, size=self.resolution, steps=steps,
+                prepare=prepare, state=state,
+            )  # fmt: skip
         except Diverged as error:
             return Measurement(**found, seconds=seconds, failure=Failure("nan", str(error)), details=details)
         seconds |= run.seconds
-        details |= {"loss": run.loss, "steps": run.steps}
+        details |= {"loss": run.loss, "steps": run.steps, "begun": 0 if state is None else state[1]}
         cleared = time.perf_counter()
-        accuracy = run.accuracy
+        accuracy, kept = run.accuracy, None
+        if request is not None and request.keeps:
+            whole = request.keeps == "all"
+            kept = saved({name: value for name, value in run.state.items() if whole or name.startswith("model:")})
         del run
         keras.backend.clear_session(free_memory=False)
         gc.collect()
         seconds["clear"] = time.perf_counter() - cleared
-        return Measurement(accuracy=accuracy, **found, seconds=seconds, details=details)
+        return Measurement(accuracy=accuracy, **found, seconds=seconds, details=details, kept=kept)
+
+    def _source(self, request: Request | None, labels: tuple[str, ...]) -> Checkpoint | None:
+        """What the network begins with: another trial's weights, or those of `inherit`; None for fresh ones."""
+        if request is not None and request.weights is not None:
+            return _of_trial(*request.weights, labels, self.resolution, f"trial {request.start}")
+        return None if self.inherit is None else _loaded(self.inherit)
+
+
+def steps_of(share: float, total: int) -> int:
+    """The steps of a training up to a share of it; one at least."""
+    return max(1, round(share * total))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(source: str) -> Checkpoint:
+    from keras_mnasnet.loading import load
+
+    return load(source)
+
+
+def _of_trial(architecture: str, state: bytes, labels: tuple[str, ...], size: int, name: str) -> Checkpoint:
+    """The network in the state of a training."""
+    from safetensors.numpy import load as loaded
+
+    from keras_mnasnet.applications import DEFAULT_NUMERICS
+    from keras_mnasnet.preprocessing import small_margin
+    from keras_mnasnet.weights.checkpoint import OWN_SOURCE, Checkpoint, Origin, expected_shapes
+
+    named = {name.split(":", 2)[-1]: value for name, value in loaded(state).items() if name.startswith("model:")}
+    network = Architecture.parse(architecture)
+    tensors = {name: named[name] for name in expected_shapes(network, len(labels))}
+    return Checkpoint(
+        network, DEFAULT_NUMERICS, len(labels), tensors, size, labels, small_margin(size), Origin(OWN_SOURCE, name)
+    )
+
+
+def _inherited(model: keras.Model, architecture: Architecture, source: Checkpoint, labels: tuple[str, ...]) -> float:
+    """Give a fresh model what it can inherit; the share of its parameters that it did."""
+    from keras_mnasnet.applications import DEFAULT_NUMERICS
+    from keras_mnasnet.loading import checkpoint_of
+    from keras_mnasnet.search.inherit import inherit
+    from keras_mnasnet.weights.checkpoint import assign, expected_shapes
+
+    found = inherit(source, architecture, checkpoint_of(model, checked=False).tensors, DEFAULT_NUMERICS, labels)
+    assign(model, found.tensors, expected_shapes(architecture, len(labels)))
+    return found.share
 
 
 def fixed_cost(seconds: dict[str, float]) -> float:
-    """The seconds of a trial that are not training steps; opening the data, once in each process, is left out."""
-    return sum(value for phase, value in seconds.items() if phase not in ("training_steps", "open_data"))
+    """The seconds of a trial that are not training steps; opening data and source, once in each process, is left out."""
+    return sum(value for phase, value in seconds.items() if phase not in ("training_steps", "open_data", "open_source"))
 
 
 @functools.lru_cache(maxsize=2)

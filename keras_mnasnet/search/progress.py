@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_mnasnet.search.evaluator import NetworkEvaluator, fixed_cost
 from keras_mnasnet.search.executors import Executor
+from keras_mnasnet.search.rungs import KEEP, Rungs
 from keras_mnasnet.search.space import SearchSpace
 from keras_mnasnet.search.study import Study
 from keras_mnasnet.search.trials import Measurement, Order, StudyMeta, Trial
@@ -62,7 +63,8 @@ class Progress:
     """A study in figures. Hours and seconds are of this machine's clock; None where too little is known.
 
     `trial` is the one that has just finished, `estimate` what was said before the first; `utilization` is the share of the time
-    in which workers have a trial, by a simulation with the deviation of the latest durations.
+    in which workers have a trial, by a simulation with the deviation of the latest durations. `rungs` are the networks that
+    were measured at each rung; `done` and `failed` count every one of these trainings, `planned` networks.
     """
 
     done: int
@@ -77,6 +79,7 @@ class Progress:
     phases: dict[str, float]
     utilization: float = 1.0
     planned: int | None = None
+    rungs: tuple[int, ...] = ()
     trial: Trial | None = None
     estimate: str | None = None
 
@@ -87,7 +90,9 @@ class Progress:
 
     def line(self) -> str:
         """`12 of 200 done, best 81.20 %, 2.31 ms, reward 0.8120 (trial 7), front 4, 31 trials/h, 6.1 h left, ...`."""
-        parts = [f"{self.done} of {self.planned or self.done + self.failed + self.waiting} done"]
+        first = self.rungs[0] if len(self.rungs) > 1 else self.done
+        parts = [f"{first} of {self.planned or self.done + self.failed + self.waiting} done"]
+        parts += [f"{count} of them at rung {rung}" for rung, count in enumerate(self.rungs[1:], start=2)]
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self.best is not None:
@@ -110,7 +115,7 @@ class Progress:
 
 def row_of(trial: Trial) -> dict[str, Any]:
     """A trial's figures and its network, as a JSON object."""
-    names = ("number", "accuracy", "latency_ms", "reward", "params", "madds", "architecture", "values")
+    names = ("number", "rung", "accuracy", "latency_ms", "reward", "params", "madds", "architecture", "values")
     return {name: getattr(trial, name) for name in names}
 
 
@@ -118,6 +123,10 @@ def measures(trial: Trial) -> str:
     """`81.20 %, 2.31 ms, reward 0.8120`."""
     latency = "" if trial.latency_ms is None else f", {trial.latency_ms:.4g} ms"
     return f"{100 * (trial.accuracy or 0):.2f} %{latency}, reward {trial.reward or 0:.4f}"
+
+
+def _place(trial: Trial) -> tuple[float, float]:
+    return trial.latency_ms or 0.0, trial.accuracy or 0.0
 
 
 class Figures:
@@ -133,16 +142,21 @@ class Figures:
         self._recent: list[tuple[float, float]] = []  # when a trial was finished, and its seconds, of the last twenty
         self._seconds: dict[str, float] = {}
         self._fixed, self._timed = 0.0, 0
+        self._rungs: list[int] = []
+        self._networks: dict[tuple[int, ...], Trial] = {}  # each at its highest rung
         for trial in trials:
             self.add(trial)
 
     @classmethod
     def of(cls, study: Study) -> Figures:
         """Of all trials of a study, of which only what ranks them is read, and the latest ones whole."""
+        if rungs_of(study.meta) is not None:  # which network is at which rung is in every trial
+            return cls(study.trials())
         found, best = cls(study.latest(LATEST)), (-math.inf, 0)
         found.done, found.failed, found.waiting = (
             study.count(*kind) for kind in (["done"], ["failed"], ["pending", "running"])
         )
+        found._rungs = [found.done]
         for number, accuracy, latency_ms, reward in study.scores():
             best = max(best, (reward, -number))
             found._add_to_front(latency_ms or 0.0, accuracy)
@@ -160,13 +174,25 @@ class Figures:
             del self._recent[:-RECENT]
         if trial.status != "done":
             return
-        self._best = max(filter(None, (self._best, trial)), key=lambda each: (each.reward or 0.0, -each.number))
-        self._add_to_front(trial.latency_ms or 0.0, trial.accuracy or 0.0)
+        self._rungs += [0] * (trial.rung + 1 - len(self._rungs))
+        self._rungs[trial.rung] += 1
+        below = self._networks.get(trial.candidate) if trial.rung else None
+        self._networks[trial.candidate] = trial
+        if below is not None and (below is self._best or _place(below) in self._front):
+            self._best, self._front = None, []
+            for each in self._networks.values():
+                self._take(each)
+        else:
+            self._take(trial)
         if trial.seconds:
             self._timed += 1
             self._fixed += fixed_cost(trial.seconds)
             for name, value in trial.seconds.items():
                 self._seconds[name] = self._seconds.get(name, 0.0) + value
+
+    def _take(self, trial: Trial) -> None:
+        self._best = max(filter(None, (self._best, trial)), key=lambda each: (each.reward or 0.0, -each.number))
+        self._add_to_front(*_place(trial))
 
     def _add_to_front(self, latency: float, accuracy: float) -> None:
         place = bisect.bisect_right(self._front, (latency, math.inf))
@@ -181,14 +207,15 @@ class Figures:
 
     def progress(
         self, *, planned: int | None = None, workers: int = 1, order: Order = ALONE, trial: Trial | None = None,
-        estimate: str | None = None,
+        estimate: str | None = None, rungs: Rungs | None = None,
     ) -> Progress:  # fmt: skip
-        """How far the study is, of `planned` trials; the pace is that of the last twenty on `workers` workers in `order`."""
+        """How far the study is, of `planned` networks; the pace is that of the last twenty on `workers` workers in `order`."""
         spans = [seconds for _, seconds in self._recent if not math.isnan(seconds)]
         mean = statistics.mean(spans) if spans else None
         logs = [math.log(seconds) for seconds in spans if seconds > 0]
         deviation = round(statistics.pstdev(logs), 1) if len(logs) >= LEAST_RECENT else USUAL_DEVIATION
-        rest = 0 if planned is None else max(0, planned - self.done - self.failed)
+        trainings = planned if planned is None or rungs is None else rungs.planned(planned)
+        rest = 0 if trainings is None else max(0, trainings - self.done - self.failed)
         about = int(float(f"{rest:.1g}")) or MOST_SIMULATED  # a round number, which is simulated once
         busy = utilization(order, workers, deviation, about)
         pace = busy * workers * 3600 / mean if mean else None
@@ -206,6 +233,7 @@ class Figures:
             phases={name: value / self._timed for name, value in self._seconds.items()},
             utilization=busy,
             planned=planned,
+            rungs=tuple(self._rungs),
             trial=trial,
             estimate=estimate,
         )
@@ -241,6 +269,12 @@ def order_of(meta: StudyMeta, plan: Mapping[str, Any]) -> Order:
     return record(stored, Order, "The order of a study") if stored else Order.usual(meta.algorithm, plan["workers"])
 
 
+def rungs_of(meta: StudyMeta) -> Rungs | None:
+    """The study's rungs; None without."""
+    own = meta.evaluation
+    return Rungs(tuple(own["rungs"]), own.get("keep") or KEEP) if own.get("rungs") else None
+
+
 def status(study: str | os.PathLike[str]) -> Status:
     """How far a study is, also while it runs.
 
@@ -252,7 +286,9 @@ def status(study: str | os.PathLike[str]) -> Status:
     with Study.open(study, read_only=True) as opened:
         plan = {"trials": opened.asked(), "workers": 1, **opened.plan()}
         order = order_of(opened.meta, plan)
-        progress = Figures.of(opened).progress(planned=plan["trials"], workers=plan["workers"], order=order)
+        progress = Figures.of(opened).progress(
+            planned=plan["trials"], workers=plan["workers"], order=order, rungs=rungs_of(opened.meta)
+        )
         failures = tuple(opened.measurements(failed=True))
         return Status(os.fspath(study), opened.meta, plan, opened.owner(), progress, failures)
 
@@ -298,9 +334,12 @@ def _at_work(workers: int, share: float) -> str:
 
 def timed(
     space: SearchSpace, evaluator: NetworkEvaluator, executor: Executor, *, trials: int, workers: int, order: Order,
-    train_images: int, classes: int,
+    train_images: int, classes: int, share: float = 1.0,
 ) -> Estimate:  # fmt: skip
-    """Time a few steps of the middle network, in a worker, as a trial would run. ValueError where that fails."""
+    """Time a few steps of the middle network, in a worker, as a trial would run. ValueError where that fails.
+
+    `share`: of the recipe's steps, that a network trains on average.
+    """
     if space.build is None:
         raise ValueError(f"An estimate needs a space of networks. Received: {space.name!r}")
     rng = np.random.default_rng(0)
@@ -308,7 +347,7 @@ def timed(
     size = evaluator.resolution
     madds = {text: network.madds(size, size, classes=classes) for text, network in drawn.items()}
     middle = sorted(madds, key=madds.__getitem__)[len(madds) // 2]
-    steps = train_images // evaluator.recipe.batch_size * evaluator.recipe.epochs
+    steps = round(share * (train_images // evaluator.recipe.batch_size * evaluator.recipe.epochs))
     executor.submit(Trial(-1, architecture=middle))
     outcomes: list[Any] = []
     while not outcomes:
@@ -325,7 +364,8 @@ def estimate_from(progress: Progress, *, trials: int, workers: int) -> str | Non
     """What the rest will take, by the trials there are; None without any."""
     if progress.trial_seconds is None or progress.hours_left is None:
         return None
-    left, on = max(0, trials - progress.done - progress.failed), _at_work(workers, progress.utilization)
+    trained = (progress.rungs[0] if progress.rungs else 0) + progress.failed
+    left, on = max(0, trials - trained), _at_work(workers, progress.utilization)
     return f"{left:,} trials of about {progress.trial_seconds:.3g} s on {on}: about {shown_time(progress.hours_left)}"
 
 

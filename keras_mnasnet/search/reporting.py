@@ -8,7 +8,7 @@ import html
 import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from keras_mnasnet.family import A1, B1, MOBILENET_V2
 from keras_mnasnet.search.charts import COLORS, WIDE, Chart, Dots, Layer, Level, Line, Mark, png, svg
 from keras_mnasnet.search.imagenet_table import is_table
 from keras_mnasnet.search.latency import LatencyModel, parse_device, pixel1_ms
+from keras_mnasnet.search.progress import rungs_of
 from keras_mnasnet.search.results import most_accurate
 from keras_mnasnet.search.rewards import Reward, pareto_front
+from keras_mnasnet.search.screens import JUDGED_AFTER, LEAST_TAU, MEASURE, MOST_JUDGED, kendall_tau, scores_of
 from keras_mnasnet.search.setup import evaluator_of
 from keras_mnasnet.search.study import Study, check_networks
-from keras_mnasnet.search.trials import StudyMeta, Trial
+from keras_mnasnet.search.trials import StudyMeta, Trial, highest
 from keras_mnasnet.utils.files import write_file
 from keras_mnasnet.utils.system import machine
 from keras_mnasnet.utils.text import Life
@@ -102,6 +104,9 @@ class SearchReport:
     landmark_note: str
     facts: dict[str, tuple[tuple[int, float], ...]]
     switches: dict[str, tuple[int, int]]
+    rungs: tuple[int, ...] = ()  # networks measured at each
+    screens: dict[str, float | None] = dataclasses.field(default_factory=dict)  # Kendall's tau of each with the rewards
+    inherited: float | None = None  # the mean share of parameters that began as another network's
     files: dict[str, Path] = dataclasses.field(default_factory=dict)
 
     @property
@@ -136,6 +141,9 @@ class SearchReport:
             "date": self.date,
             "meta": dataclasses.asdict(self.meta),
             "trials": {"done": len(self.done), "failed": len(self.failed), "waiting": self.waiting},
+            "rungs": self.rungs,
+            "inherited": self.inherited,
+            "screens": self.screens,
             "hours": round(self.hours, 4),
             "training_hours": round(self.training_hours, 4),
             "front": [_row(self.done[index]) for index in self.front],
@@ -147,7 +155,9 @@ class SearchReport:
 
 
 def _row(trial: Trial) -> dict[str, Any]:
-    return {key: getattr(trial, key) for key in ("number", "accuracy", "latency_ms", "reward", "params", "madds", "values")}
+    return {
+        key: getattr(trial, key) for key in ("number", "rung", "accuracy", "latency_ms", "reward", "params", "madds", "values")
+    }
 
 
 def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> SearchReport:
@@ -162,7 +172,7 @@ def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> Searc
         raise ValueError(f"`top` must be an integer of 1 or more. Received: top={top!r}")
     trials = study.trials()
     done = sorted(
-        (trial for trial in trials if trial.status == "done" and trial.accuracy is not None),
+        (trial for trial in highest(trials) if trial.accuracy is not None),
         key=lambda trial: (trial.told is None, trial.told, trial.number),
     )
     if not done:
@@ -172,7 +182,7 @@ def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> Searc
         )
     check_networks(study.path, done)
     meta = study.meta
-    reward = Reward.from_json(meta.reward)
+    reward, rungs = Reward.from_json(meta.reward), rungs_of(meta)
     by_reward = sorted(done, key=lambda trial: (-math.inf if trial.reward is None else trial.reward, -trial.number))[::-1]
     within = most_accurate(done, reward)
     facts = _facts(done)
@@ -190,11 +200,36 @@ def gather(study: Study, *, top: int = TOP, landmarks: str = "latency") -> Searc
         at_target=None if within is None else _best(within, meta),
         landmarks=found,
         landmark_note=note,
+        screens=_screens(meta, trials),
+        rungs=tuple(
+            sum(t.status == "done" and t.rung == rung for t in trials) for rung in range(len(rungs.shares) if rungs else 0)
+        ),
+        inherited=statistics.fmean(shares) if (shares := list(_inherited(study))) else None,
         facts={name: series for name, series in facts.items() if not _is_switch(series)},
         switches={
             name: (sum(value == 1 for _, value in series), len(series)) for name, series in facts.items() if _is_switch(series)
         },
     )
+
+
+def _screens(meta: StudyMeta, trials: Sequence[Trial]) -> dict[str, float | None]:
+    """{screen: Kendall's tau of its scores with the rewards of the first rung}; None with too few to judge it by."""
+    found: dict[str, float | None] = {}
+    for text in meta.evaluation.get("screens") or ():
+        name = MEASURE if text.partition(":")[0] == MEASURE else text.rpartition(":")[0]
+        known = [(scores_of(trial.extra), trial) for trial in trials if trial.status == "done" and not trial.rung]
+        pairs = [(scores[name], trial.reward or 0.0) for scores, trial in known if name in scores]
+        found[text] = kendall_tau(pairs[:MOST_JUDGED]) if len(pairs) >= JUDGED_AFTER else None
+    return found
+
+
+def _inherited(study: Study) -> Iterator[float]:
+    """The share of parameters that each network began with another's."""
+    for each in study.measurements():
+        found = each.details.get("inherited")
+        share = found.get("share") if isinstance(found, dict) else None
+        if isinstance(share, int | float) and not each.failure:
+            yield float(share)
 
 
 def _latency(trial: Trial) -> float:
@@ -600,6 +635,7 @@ def _network(best: Best, place: str) -> str:
     trial = best.trial
     head = f"<h3>{place} trial {trial.number}: {_percent(trial.accuracy)} at {_ms(trial.latency_ms)}</h3>"
     totals = [f"reward {trial.reward:.4f}"] if trial.reward is not None else []
+    totals += [f"rung {trial.rung + 1}"] if trial.rung else []
     totals += [f"{_millions(trial.params)} parameters"] if trial.params else []
     totals += [f"{_millions(trial.madds)} multiply-adds"] if trial.madds else []
     head += f'<p class="soft">{_text("; ".join(totals))}</p>'
@@ -627,9 +663,19 @@ def _settings(report: SearchReport) -> str:
     rows += [
         ("begun", meta.created or "not stated"),
         ("trials", f"{len(report.done)} finished, {len(report.failed)} failed, {report.waiting} open"),
+        *((f"screen {name}", _judged(name, tau)) for name, tau in report.screens.items()),
+        *([("networks at each rung", ", ".join(map(str, report.rungs)))] if report.rungs else []),
+        *([("parameters inherited, on average", _percent(report.inherited))] if report.inherited is not None else []),
         ("time of all trials together", f"{report.training_hours:.2f} h"),
     ]  # fmt: skip
     return f'<div class="card wide">{_table(("setting", "value"), rows)}</div>'
+
+
+def _judged(name: str, tau: float | None) -> str:
+    if tau is None:
+        return f"fewer than {JUDGED_AFTER} results to judge it by"
+    drops = tau < LEAST_TAU and not name.startswith(MEASURE)
+    return f"Kendall tau {tau:.2f} with the rewards{': dropped' if drops else ''}"
 
 
 def _failures(report: SearchReport) -> str:

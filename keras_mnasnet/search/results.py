@@ -19,7 +19,7 @@ from keras_mnasnet.search.imagenet_table import is_table
 from keras_mnasnet.search.progress import row_of
 from keras_mnasnet.search.rewards import Reward, pareto_front, parse_reward
 from keras_mnasnet.search.study import Study, check_networks
-from keras_mnasnet.search.trials import StudyMeta, Trial
+from keras_mnasnet.search.trials import StudyMeta, Trial, highest
 from keras_mnasnet.training.job import RUN_FILE, Job, read_run
 from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_to_json
 from keras_mnasnet.utils.files import replaced
@@ -36,11 +36,11 @@ ATTRIBUTES = ("accuracy", "latency_ms", "latency_source", "reward", "params", "m
 
 
 def ranked(trials: Sequence[Trial], reward: Reward) -> list[tuple[float, Trial]]:
-    """The trained networks by a reward of what is stored, best first."""
+    """The trained networks, each at its highest rung, by a reward of what is stored, best first."""
     found = [
         (reward(trial.accuracy, 1.0 if trial.latency_ms is None else trial.latency_ms), trial)
-        for trial in trials
-        if trial.status == "done" and trial.accuracy is not None and (trial.latency_ms or not reward.uses_latency)
+        for trial in highest(trials)
+        if trial.accuracy is not None and (trial.latency_ms or not reward.uses_latency)
     ]
     return sorted(found, key=lambda pair: (-pair[0], pair[1].number))
 
@@ -274,7 +274,9 @@ def export_optuna(
     if not place.parent.is_dir():
         raise ValueError(f"An export is written into an existing folder. Received: {place}, but {place.parent} is none")
     with Study.open(study, read_only=True) as opened:
-        meta, ended = opened.meta, [trial for trial in opened.trials() if trial.status in ("done", "failed")]
+        meta, trials = opened.meta, opened.trials()
+    ended = highest(trials) + [trial for trial in trials if trial.status == "failed" and trial.of is None]
+    ended.sort(key=lambda trial: trial.number)
     names = [name for name, _ in meta.decisions]
     for trial in ended:
         if sorted(trial.values) != sorted(names):

@@ -9,26 +9,30 @@ import importlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_mnasnet.loading import load
 from keras_mnasnet.search.algorithms import make_algorithm
 from keras_mnasnet.search.algorithms.base import Algorithm
 from keras_mnasnet.search.engine import Meter, drive
-from keras_mnasnet.search.evaluator import NetworkEvaluator, located, open_search_images
+from keras_mnasnet.search.evaluator import NetworkEvaluator, located, open_search_images, steps_of
 from keras_mnasnet.search.executors import GROWING, Evaluator, Executor, InProcess, check_gpus
 from keras_mnasnet.search.imagenet_table import Pixel1ByStage, TableEvaluator, is_table, located_table, table_facts
 from keras_mnasnet.search.latency import CannotKnow, DeviceGone, LatencyModel, parse_device
 from keras_mnasnet.search.networks import constrained, with_cost
 from keras_mnasnet.search.networks import space as preset
-from keras_mnasnet.search.progress import PROBE_STEPS, Figures, Progress, estimate_from, measures, order_of, timed
+from keras_mnasnet.search.progress import PROBE_STEPS, Figures, Progress, estimate_from, measures, order_of, rungs_of, timed
 from keras_mnasnet.search.rewards import Reward, parse_reward
+from keras_mnasnet.search.rungs import Rungs, parse_rungs
+from keras_mnasnet.search.screens import MEASURE, RELU_UNITS, Measured, Screen, parse_screen
 from keras_mnasnet.search.space import Candidate, SearchSpace, descended
 from keras_mnasnet.search.study import Study, as_json
 from keras_mnasnet.search.trials import Order, StudyMeta, Trial
+from keras_mnasnet.training.job import anchored_path
 from keras_mnasnet.training.recipe import Recipe, parse_recipe, recipe_from_json, recipe_to_json
 from keras_mnasnet.utils.reading import fields_of
 from keras_mnasnet.utils.system import Interrupts, held_stderr, machine, visible_gpus
@@ -36,6 +40,8 @@ from keras_mnasnet.utils.text import Life, header, say
 
 PLAN = {"trials": 200, "workers": 1, "executor": "pool", "ray_address": None}
 EXECUTORS = ("local", "pool", "ray")
+SCREENED = ("thompson", "evolution")  # whose start a screen may choose
+BEST = "best"  # for the source of weights: the best trial so far
 STARTS = 4  # of the search for the fastest network
 QUICK = 100  # of trials that take milliseconds, one in so many is printed
 LIMITS = ("max_params", "max_madds", "max_latency_ms")
@@ -51,8 +57,9 @@ def run(
     max_madds: int | None = None, max_latency_ms: float | None = None, seed: int | None = None, trials: int | None = None,
     workers: int | None = None, executor: str | None = None, ray_address: str | None = None, cpus: float = 1.0,
     gpus: float | None = None, order: str | None = None, batch: int | None = None, timeout: float | None = None,
-    minutes: float | None = None, evaluator: Evaluator | None = None, estimate: bool | str = True, progress: bool = True,
-    table_noise: float | None = None,
+    minutes: float | None = None, rungs: str | Sequence[float] | None = None, keep: str | float | None = None,
+    inherit: str | os.PathLike[str] | None = None, screens: Sequence[str | Screen] | None = None,
+    evaluator: Evaluator | None = None, estimate: bool | str = True, progress: bool = True, table_noise: float | None = None,
 ) -> Iterator[Progress]:  # fmt: skip
     """Search for networks: start a study or go on with it, and give its progress after every finished trial.
 
@@ -69,6 +76,15 @@ def run(
     `order` (`batch`, `window` or `completion`) and `batch`: see `Order`. `timeout`: seconds a trial. `minutes`: start no trial
     after so long. `evaluator`: in the place of training on `data`. `estimate`: time a few steps first and say what the search
     will take; False does not, "only" stops there. `progress`: say what is searched, and show life.
+
+    `rungs` (`1,2,5` epochs of the recipe's 5, or shares of its steps) and `keep` (1/3): every network trains to the first rung,
+    the best of them go on where they stopped, each for itself as soon as it is among the best `keep` of its rung; `trials`
+    counts networks. `inherit`: networks begin with the weights of a source that `load` takes, or of the `best` one so far.
+
+    `screens`: `measure:16` measures the latency of 16 proposals of `thompson` and trains the one that is best with it;
+    `relu-units:quarter` starts `thompson` and `evolution` among the quarter of random networks with the most ReLUs, a Screen or
+    `module:function:quarter` of your own among those that it ranks highest. One whose Kendall tau with the rewards is below 0.2
+    after six results chooses no more.
 
     A study is read as data: a `space` of your own (`module:function`), a phone's program (`benchmark_model`) and a
     `ray_address` are taken from this call alone.
@@ -95,7 +111,8 @@ def run(
         "data": data, "space": space, "space_options": space_options, "device": device, "device_options": device_options,
         "target_ms": target_ms, "reward": reward, "algorithm": algorithm, "algorithm_options": algorithm_options,
         "recipe": recipe, "size": size, "images": images, "validation_images": validation_images, "seed": seed,
-        "max_params": max_params, "max_madds": max_madds, "max_latency_ms": max_latency_ms, "table_noise": table_noise,
+        "max_params": max_params, "max_madds": max_madds, "max_latency_ms": max_latency_ms, "rungs": rungs, "keep": keep,
+        "inherit": inherit, "screens": screens, "table_noise": table_noise,
     }  # fmt: skip
     given = space if isinstance(space, SearchSpace) else None
     if known is not None:
@@ -115,7 +132,10 @@ def run(
     header(_header(path, meta, made, plan, ordered, counted if known is not None else None), shown=progress)
     if known is None:
         check_target(made, Reward.from_json(meta.reward), model_of(meta), **_shape(meta))
-    return _Search(path, meta, made, plan, ordered, evaluator, timeout, minutes, cpus, gpus, progress).go(estimate)
+    asked_screens = screens_of(screens, meta.evaluation.get("screens") or ())
+    return _Search(path, meta, made, plan, ordered, evaluator, timeout, minutes, cpus, gpus, progress, asked_screens).go(
+        estimate
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +153,11 @@ class _Search:
     cpus: float
     gpus: float | None
     shown: bool
+    screens: Sequence[Screen | Measured]
+
+    @property
+    def rungs(self) -> Rungs | None:
+        return rungs_of(self.meta)
 
     def go(self, estimate: bool | str) -> Iterator[Progress]:
         if estimate == "only":
@@ -157,18 +182,22 @@ class _Search:
         """The trials."""
         meter: Meter | None = None
         with contextlib.ExitStack() as stack:
-            if self.plan["executor"] == "ray" and self.meta.device:
+            screened_by_meter = any(isinstance(each, Measured) for each in self.screens)
+            if (self.plan["executor"] == "ray" or screened_by_meter) and self.meta.device:
                 meter, close = meter_of(self.meta)
                 stack.callback(close)
             executor = self.executor(self.evaluator or evaluator_of(self.meta, device=meter is None))
             stack.callback(executor.close)
             interrupts = stack.enter_context(Interrupts())
             ended = figures.done + figures.failed
-            life = stack.enter_context(Life("search", total=self.plan["trials"], unit="trial", shown=self.shown, done=ended))
+            planned = self.plan["trials"] if self.rungs is None else self.rungs.planned(self.plan["trials"])
+            life = stack.enter_context(Life("search", total=planned, unit="trial", shown=self.shown, done=ended))
             for trial in drive(
-                study, self.space, algorithm_of(self.meta, self.space), executor, trials=self.plan["trials"],
+                study, self.space, screened(algorithm_of(self.meta, self.space), self.space, self.screens, meter), executor,
+                trials=self.plan["trials"],
                 reward=Reward.from_json(self.meta.reward), order=self.order, meter=meter,
-                seconds=None if self.minutes is None else 60 * self.minutes,
+                seconds=None if self.minutes is None else 60 * self.minutes, rungs=self.rungs,
+                inherit_best=self.meta.evaluation.get("inherit") == BEST,
             ):  # fmt: skip
                 interrupts.check()
                 figures.add(trial)
@@ -183,8 +212,9 @@ class _Search:
 
     def progress(self, figures: Figures, last: Trial | None = None, estimate: str | None = None) -> Progress:
         return figures.progress(
-            planned=self.plan["trials"], workers=self.plan["workers"], order=self.order, trial=last, estimate=estimate
-        )
+            planned=self.plan["trials"], workers=self.plan["workers"], order=self.order, trial=last, estimate=estimate,
+            rungs=self.rungs,
+        )  # fmt: skip
 
     def executor(self, evaluator: Evaluator) -> Executor:
         workers = self.plan["workers"]
@@ -220,6 +250,7 @@ class _Search:
                 measured = timed(
                     self.space, evaluator, probe, trials=trials, workers=workers, order=self.order,
                     train_images=own["train_images"], classes=own["classes"],
+                    share=1.0 if self.rungs is None else self.rungs.share,
                 )  # fmt: skip
         finally:
             probe.close()
@@ -304,11 +335,21 @@ def _meta(asked: Mapping[str, Any], known: StudyMeta | None, own_evaluator: bool
         "device_options": {**own.get("device_options", {}), **(asked.get("device_options") or {})},
         "limits": {name: asked[name] for name in LIMITS if name in asked} or own.get("limits", {}),
     }
+    evaluation["screens"] = [str(each) for each in screens_of(asked.get("screens"), own.get("screens", ()))] or None
+    evaluation |= _rungs(asked, own, recipe) | _inherits(asked, own, own_evaluator)
     evaluation = {name: value for name, value in evaluation.items() if value not in (None, {}) or name in own}
     if known is not None and where == known.data and own.keys() >= {*FACTS}:
         evaluation |= {name: own[name] for name in FACTS}
     elif where is not None:
         evaluation |= _data_facts(where, evaluation)
+    if recipe is not None and "train_images" in evaluation and evaluation.get("rungs"):
+        total = evaluation["train_images"] // recipe.batch_size * recipe.epochs
+        steps = [steps_of(share, total) for share in evaluation["rungs"]]
+        if len({*steps}) < len(steps):
+            raise ValueError(
+                f"Each rung must have more steps than the one below. Received: rungs of {', '.join(map(str, steps))} steps. "
+                f"Take fewer rungs, more photos or a smaller batch."
+            )
     return _made(
         asked, known, space=(space, space_options), algorithm=(algorithm, algorithm_options),
         device=None if own_evaluator else "host", data=where, recipe=None if recipe is None else recipe_to_json(recipe),
@@ -318,7 +359,7 @@ def _meta(asked: Mapping[str, Any], known: StudyMeta | None, own_evaluator: bool
 
 def _table_meta(asked: Mapping[str, Any], known: StudyMeta | None) -> StudyMeta:
     """The same of a search whose accuracies are predicted from ImageNet trainings."""
-    for name in ("recipe", "images", "validation_images", "size"):
+    for name in ("recipe", "images", "validation_images", "size", "rungs", "keep", "inherit", "screens"):
         if name in asked and (name, asked[name]) != ("size", 224):
             raise ValueError(
                 f"Nothing is trained where accuracies are predicted from ImageNet trainings, at 224 pixels. "
@@ -368,10 +409,71 @@ def _made(
     )  # fmt: skip
     given = asked.get("space")
     made = space_of(meta, given if isinstance(given, SearchSpace) else None)
-    algorithm_of(meta, made)  # its options are checked here
+    searcher = algorithm_of(meta, made)  # its options are checked here
+    _check_screens(meta, made, searcher, asked.get("screens"))
     return dataclasses.replace(
         meta, fingerprint=made.fingerprint(), decisions=tuple((each.name, each.choices) for each in made.decisions)
     )
+
+
+def _rungs(asked: Mapping[str, Any], own: Mapping[str, Any], recipe: Recipe | None) -> dict[str, Any]:
+    """`rungs` and `keep` of an evaluation, as asked for, else the study's."""
+    text, keep = asked.get("rungs", own.get("rungs")), asked.get("keep", own.get("keep"))
+    if text is None:
+        if keep is not None:
+            raise ValueError(f"`keep` is a share of a rung's networks. Received: keep={keep!r}, and no rungs. Add --rungs.")
+        return {}
+    found = parse_rungs(text, keep, recipe.epochs if recipe else None)
+    return {"rungs": list(found.shares), "keep": found.keep}
+
+
+def screens_of(given: Sequence[str | Screen] | None, stored: Sequence[str]) -> list[Screen | Measured]:
+    """The screens that are asked for, else those of the study; ValueError where a study alone names a function."""
+    if given is None:
+        foreign = [text for text in stored if text.partition(":")[0] not in (MEASURE, RELU_UNITS)]
+        if foreign:
+            raise ValueError(
+                f"A screen of your own runs only when it is named, because a study is read as data. Received: a study with "
+                f"{foreign[0]!r}, and no screens. If it is yours, name every screen again (--screen, in Python: screens=)."
+            )
+    found = [each if isinstance(each, Screen) else parse_screen(each) for each in (stored if given is None else given)]
+    if len({each.name if isinstance(each, Screen) else MEASURE for each in found}) < len(found):
+        raise ValueError(f"A search has each screen once. Received: {[str(each) for each in found]}")
+    return found
+
+
+def _check_screens(meta: StudyMeta, space: SearchSpace, searcher: Algorithm, given: Sequence[str | Screen] | None) -> None:
+    """ValueError for screens that the algorithm, space or device has no use for."""
+    for each in screens_of(given, meta.evaluation.get("screens") or ()):
+        if isinstance(each, Screen):
+            if meta.algorithm not in SCREENED:
+                raise ValueError(
+                    f"A screen chooses the start of {' and '.join(SCREENED)}. Received: {each} for {meta.algorithm}"
+                )
+            each.scores(space, [space.sample(np.random.default_rng(0))])
+        else:
+            model = model_of(meta)
+            uses = Reward.from_json(meta.reward).uses_latency
+            if meta.algorithm != "thompson" or not uses or space.build is None or model is None or not model.measures:
+                raise ValueError(
+                    f"The screen {each} is for thompson, a reward with latency and networks on a device that measures: host, "
+                    f"adb or emulated. Received: {meta.algorithm}, {Reward.from_json(meta.reward)}, on {meta.device}"
+                )
+
+
+def _inherits(asked: Mapping[str, Any], own: Mapping[str, Any], own_evaluator: bool) -> dict[str, Any]:
+    """`inherit` of an evaluation; CheckpointError for what is no trained classifier."""
+    given = asked.get("inherit")
+    if given is None:
+        return {"inherit": own.get("inherit")}
+    source = anchored_path(os.fspath(given))
+    if source != BEST and own_evaluator:
+        raise ValueError(
+            f"An evaluator of your own says itself what its networks begin with, but for `{BEST}`. Received: inherit={source!r}"
+        )
+    if source != BEST and source != own.get("inherit") and load(source).detector is not None:
+        raise ValueError(f"Networks inherit from a classifier. Received: the detector {source}")
+    return {"inherit": source}
 
 
 def _with_options(
@@ -443,12 +545,16 @@ def _header(
     own = meta.evaluation
     limits = "".join(f", {name} {value:,}" for name, value in own.get("limits", {}).items())
     recipe = None if meta.recipe is None else recipe_from_json(meta.recipe)
+    rungs, inherits = rungs_of(meta), own.get("inherit")
     return {
         "space": f"{named(meta.space, meta.space_options)}: {space.size:.3g} networks{limits}",
         "reward": Reward.from_json(meta.reward),
         "device": meta.device and named(meta.device, own.get("device_options", {})),
         "data": meta.data and f"{meta.data}: {own.get('photos') or '{} classes'.format(own.get('classes'))}",
         "recipe": recipe and f"{recipe} at {_shape(meta)['resolution']} pixels",
+        "rungs": rungs and f"{', '.join(f'{each:.3g}' for each in rungs.shares)} of the steps, {rungs.keep:.3g} of each go on",
+        "screens": ", ".join(own.get("screens") or ()) or None,
+        "start": inherits and f"the weights of {'the best trial so far' if inherits == BEST else inherits}",
         "algorithm": f"{named(meta.algorithm, meta.algorithm_options)}, seed {meta.seed}",
         "trials": f"{plan['trials']:,}{'' if counted is None else f', {counted:,} of them finished'}; order {order.kind} "
         f"of {order.size}",
@@ -502,9 +608,19 @@ def space_of(meta: StudyMeta, given: SearchSpace | None = None) -> SearchSpace:
     return constrained(made, **own.get("limits", {}), **shape)
 
 
-def algorithm_of(meta: StudyMeta, space: SearchSpace) -> Algorithm:
+def algorithm_of(meta: StudyMeta, space: SearchSpace) -> Any:
     """The study's algorithm at its start."""
     return make_algorithm(meta.algorithm, space, Reward.from_json(meta.reward), seed=meta.seed, **meta.algorithm_options)
+
+
+def screened(algorithm: Any, space: SearchSpace, screens: Sequence[Screen | Measured], meter: Meter | None) -> Algorithm:
+    """The algorithm with its screens, of which some ask the `meter`."""
+    algorithm.screens = tuple(each for each in screens if isinstance(each, Screen))
+    algorithm.measured = next((each for each in screens if isinstance(each, Measured)), None)
+    if meter is not None and space.build is not None:
+        build = space.build
+        algorithm.meter = lambda candidate: meter(Trial(-1, candidate, architecture=str(build(candidate))))
+    return algorithm
 
 
 def evaluator_of(meta: StudyMeta, *, device: bool = True) -> NetworkEvaluator | TableEvaluator:
@@ -523,6 +639,7 @@ def evaluator_of(meta: StudyMeta, *, device: bool = True) -> NetworkEvaluator | 
         data=meta.data, recipe=recipe_from_json(meta.recipe), resolution=_shape(meta)["resolution"],
         device=meta.device if device else None, images=own.get("images"), validation_images=own.get("validation_images"),
         device_options=tuple(sorted(own.get("device_options", {}).items())),
+        inherit=None if own.get("inherit") == BEST else own.get("inherit"),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from urllib.parse import quote
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.trials import (
+    ENGINE_KEYS,
     DeviceOptions,
     Evaluation,
     Failure,
@@ -60,6 +61,7 @@ CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), algorithm BLOB NOT NU
 """
 
 OUTLINE = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+MOST_RUNG = 100
 TRIAL_FIELDS = tuple(field.name for field in dataclasses.fields(Trial))
 TRIAL_COLUMNS = ", ".join(f'"{name}"' for name in TRIAL_FIELDS)
 JSON_FIELDS = ("candidate", "values", "extra", "seconds", "facts", "details")
@@ -218,7 +220,8 @@ class Study:
         with translated(self.path):
             for row in self._connection.execute(f"SELECT {TRIAL_COLUMNS} FROM trials ORDER BY number"):
                 trial = self._trial(row)
-                asked.append(Proposal(trial.candidate, trial.extra))
+                if trial.of is None:
+                    asked.append(Proposal(trial.candidate, trial.extra))
                 if trial.told is not None:
                     told.append((trial.told, observation_of(trial)))
         told.sort(key=lambda pair: pair[0])
@@ -312,6 +315,12 @@ class Study:
             raise ValueError(f"{what} must be one of {STATUSES}. Received: status={found.status[:40]!r}")
         if found.status == "done":
             _usual(found.accuracy, found.latency_ms, found.reward, what)
+        for key in ENGINE_KEYS:
+            value, most = found.extra.get(key, 0), MOST_RUNG if key == "rung" else found.number
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+                raise ValueError(f"{what} must have a usual `{key}`. Received: {key}={str(value)[:40]}")
+        if (found.rung > 0) != (found.of is not None) or found.number in (found.of, found.start):
+            raise ValueError(f"{what} must go on with an earlier trial. Received: rung={found.rung}, of={found.of}")
         return _timely(found, what)
 
     def _measurement(self, row: tuple[Any, ...]) -> Measurement:
@@ -510,7 +519,7 @@ def check_networks(path: Path, trials: Sequence[Trial]) -> None:
 
 def observation_of(trial: Trial) -> Observation:
     """What came of a trial that ended, as the algorithm is told."""
-    return Observation(trial.candidate, trial.extra, trial.accuracy, trial.latency_ms, trial.reward)
+    return Observation(trial.candidate, trial.extra, trial.accuracy, trial.latency_ms, trial.reward, trial.rung)
 
 
 def created(path: Path, meta: str) -> None:

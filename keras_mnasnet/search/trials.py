@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 LARGEST = 10**9  # photos, classes, trials, workers: more is a mistake
@@ -23,13 +24,17 @@ class Proposal:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Observation:
-    """What came of a proposal: accuracy 0..1, `latency_ms`, reward. A failed trial has no reward (None)."""
+    """What came of a proposal: accuracy 0..1, `latency_ms`, reward. A failed trial has no reward (None).
+
+    `rung` counts from 0: what was trained further is told again, from its higher rung.
+    """
 
     candidate: tuple[int, ...]
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
     accuracy: float | None = None
     latency_ms: float | None = None
     reward: float | None = None
+    rung: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,7 +53,8 @@ class Measurement:
     """What one attempt at a trial found. The evaluator says what, the executor adds which trial, where and when.
 
     `accuracy` 0..1; `latency_ms` None: the space's own cost stands for it; `seconds` by phase, of which `training_steps` is the
-    trial's own work; `failure` where the attempt came to nothing; `details` is anything in JSON.
+    trial's own work; `failure` where the attempt came to nothing; `details` is anything in JSON. `kept` is the state of the
+    training where the request asks for it; a study has it as a file of its own.
     """
 
     accuracy: float | None = None
@@ -64,6 +70,7 @@ class Measurement:
     worker: str = ""
     started: float = 0.0
     finished: float = 0.0
+    kept: bytes | None = dataclasses.field(default=None, repr=False)
 
     def by(self, worker: str, trial: Trial, started: float, finished: float) -> Measurement:
         """The same of this attempt, as an executor hands it over; times are seconds since 1970."""
@@ -103,6 +110,47 @@ class Trial:
     attempts: int = 0
     told: int | None = None
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def rung(self) -> int:
+        """Up to which rung it trains, from 0."""
+        return int(self.extra.get("rung", 0))
+
+    @property
+    def of(self) -> int | None:
+        """The trial, of the rung below, whose training it goes on with."""
+        return self.extra.get("of")
+
+    @property
+    def start(self) -> int | None:
+        """The trial whose weights its network began with, the best one then."""
+        return self.extra.get("start")
+
+
+ENGINE_KEYS = ("rung", "of", "start")  # of `extra`, beside what the algorithm attached
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request(Trial):
+    """A trial of a search with rungs or inheritance, as a worker is handed it.
+
+    It trains up to `share` (0..1) of the steps, from the `state` after `begun` of them, else from the weights of another
+    network, `weights` (its architecture, its state), else as the evaluator starts. `keeps`: the measurement brings `all` of the
+    state, the `weights` of the model, or nothing ("").
+    """
+
+    share: float = 1.0
+    begun: float = 0.0
+    state: bytes | None = dataclasses.field(default=None, repr=False)
+    weights: tuple[str, bytes] | None = dataclasses.field(default=None, repr=False)
+    keeps: str = ""
+
+
+def highest(trials: Iterable[Trial]) -> list[Trial]:
+    """Of every network that is done the trial of its highest rung, in their order."""
+    done = [trial for trial in trials if trial.status == "done"]
+    passed = {trial.of for trial in done}
+    return [trial for trial in done if trial.number not in passed]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +212,10 @@ class Evaluation:
     table: dict[str, Any] = dataclasses.field(default_factory=dict)  # imagenet_table.table_facts
     device_options: dict[str, Any] = dataclasses.field(default_factory=dict)  # DeviceOptions
     limits: dict[str, Any] = dataclasses.field(default_factory=dict)  # Limits
+    rungs: tuple[float, ...] | None = None  # shares of the recipe's steps
+    keep: float | None = None
+    inherit: str | None = None
+    screens: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("resolution", "classes", "images", "validation_images", "train_images"):

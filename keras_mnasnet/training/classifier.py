@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from keras_mnasnet.model import build
 from keras_mnasnet.preprocessing import Augment, Normalization, Preprocessing
 from keras_mnasnet.spec import describe
 from keras_mnasnet.training.balance import PerClass, WeightedCrossentropy, class_weights
-from keras_mnasnet.training.engine import Run, jit_choice, large_photos, parts_of, photos_sha256, sound
+from keras_mnasnet.training.engine import Position, Run, jit_choice, large_photos, parts_of, photos_sha256, sound
 from keras_mnasnet.training.folded import folded_norms, sample, unfold
 from keras_mnasnet.training.job import CLASS_FILE, CLASSIFICATION, Facts, Job, write_classes
 from keras_mnasnet.training.optimizers import make_optimizer
@@ -341,13 +341,17 @@ def compile_model(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShortRun:
-    """What came of it: the model, its validation accuracy 0..1, seconds by phase (`training_steps` without the first)."""
+    """What came of it: the model, its validation accuracy 0..1, seconds by phase (`training_steps` without the first).
+
+    `steps` are all that led to the model; `state` is what `train_short` goes on from.
+    """
 
     model: keras.Model
     accuracy: float
     loss: float
     steps: int
     seconds: dict[str, float]
+    state: dict[str, np.ndarray]
 
 
 def in_memory(images: ImageSet) -> ImageSet:
@@ -362,12 +366,14 @@ def in_memory(images: ImageSet) -> ImageSet:
 
 def train_short(
     architecture: Architecture, images: ImageSet, validation: ImageSet, recipe: Recipe, *, size: int,
-    steps: int | None = None,
+    steps: int | None = None, prepare: Callable[[keras.Model], None] | None = None,
+    state: tuple[Mapping[str, np.ndarray], int] | None = None,
 ) -> ShortRun:  # fmt: skip
-    """Train with a recipe from fresh weights, on one device and without a folder; `steps` ends it early.
+    """Train with a recipe, on one device and without a folder; ends after `steps` in all, the recipe's schedule unchanged.
 
-    The same seed, images and machine give the same result; frozen epochs and early stopping are for `train`. Raises Diverged
-    for a loss that is not finite.
+    It starts from fresh weights, which `prepare` may change, or goes on from the `state` after so many steps of the same
+    training, as if that had never ended. The same seed, images and machine give the same result; frozen epochs and early
+    stopping are for `train`. Raises Diverged for a loss that is not finite, ValueError for the state of another network.
     """
     if recipe.freezes or recipe.patience:
         raise ValueError(
@@ -375,9 +381,9 @@ def train_short(
             f"frozen_epochs={recipe.frozen_epochs}, frozen_bn={recipe.frozen_bn}, patience={recipe.patience}. Set them to 0, "
             f"false and 0."
         )
-    run = _Candidate(architecture, images, validation, recipe, size, steps)
+    run = _Candidate(architecture, images, validation, recipe, size, steps, prepare, state)
     (row,) = run.go()
-    return ShortRun(run.model, float(row["val_accuracy"]), float(row["loss"]), row["step"], run.seconds)
+    return ShortRun(run.model, float(row["val_accuracy"]), float(row["loss"]), row["step"], run.seconds, run.end)
 
 
 class _Candidate(ClassifierRun):
@@ -386,25 +392,37 @@ class _Candidate(ClassifierRun):
     parts = (0, 1)
 
     def __init__(
-        self, architecture: Architecture, images: ImageSet, validation: ImageSet, recipe: Recipe, size: int, steps: int | None
-    ) -> None:
+        self, architecture: Architecture, images: ImageSet, validation: ImageSet, recipe: Recipe, size: int, steps: int | None,
+        prepare: Callable[[keras.Model], None] | None, state: tuple[Mapping[str, np.ndarray], int] | None,
+    ) -> None:  # fmt: skip
         compiled = None if keras.backend.backend() == "jax" else False  # XLA takes longer than it saves on so few steps
         super().__init__(None, Job(data=images.name, recipe=recipe, jit_compile=compiled), None, devices=[])
         self.images, self.validation, self.labels = images, validation, images.labels
-        self.architecture, self.size = architecture, size
+        self.architecture, self.size, self.prepare = architecture, size, prepare
         self.per_epoch = images.steps_per_epoch(recipe.batch_size)
-        self.steps = self.per_epoch * recipe.epochs if steps is None else steps
+        before = 0 if state is None else state[1]
+        self.steps = (self.per_epoch * recipe.epochs if steps is None else steps) - before
+        if self.steps < 1:
+            raise ValueError(f"`steps` must be more than were trained. Received: steps={steps}, after {before}")
+        if state is not None:
+            self.state = dict(state[0]), Position(step=before)
+
+    def reached(self, arrays: dict[str, np.ndarray]) -> None:
+        self.end = arrays
 
     def open_data(self) -> None:
         pass
 
     def make_model(self) -> keras.Model:
-        return with_zero_classifier(
+        model = with_zero_classifier(
             training_model(
                 self.architecture, len(self.labels), size=self.size, dropout=self.recipe.dropout,
                 bn_momentum=self.recipe.bn_momentum,
             )
         )  # fmt: skip
+        if self.prepare is not None and self.state is None:
+            self.prepare(model)
+        return model
 
     def make_facts(self, model: keras.Model) -> Facts:
         return Facts(

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -198,6 +198,7 @@ class Run(abc.ABC):
         self.labels: tuple[str, ...] = ()
         self.found: dict[str, float] = {}  # by the last validation
         self.seconds = {"build": 0.0, "trace": 0.0, "training_steps": 0.0, "validate": 0.0}
+        self.state: tuple[dict[str, np.ndarray], Position] | None = None  # of a run without a folder that begins in the middle
         self.board: Any = None
         if job.tensorboard and self.main and folder:
             self.board = summary_writer(folder / "tensorboard", self.COLUMNS)
@@ -255,6 +256,9 @@ class Run(abc.ABC):
     def measured(self, row: dict[str, Any]) -> tuple[str, ...]:
         """What else is kept of an epoch's validation, and the lines that say it."""
         return ()
+
+    def reached(self, arrays: dict[str, np.ndarray]) -> None:  # noqa: B027
+        """Take note of the state after a part."""
 
     def ended(self, rows: list[dict[str, Any]]) -> tuple[str, ...]:
         """The lines that say, at the end, what was made and what to do with it."""
@@ -338,7 +342,7 @@ class Run(abc.ABC):
     def _train(self, model: keras.Model) -> list[dict[str, Any]]:
         recipe, facts = self.recipe, self.facts
         frozen, total = self.parts
-        values, position, restored, is_open = None, Position(), not self.has_state, False
+        values, position, restored, is_open = None, self.state[1] if self.state else Position(), not self.has_state, False
         rows: list[dict[str, Any]] = []
         if self.folder and not restored:
             _, position = read_state(self.folder / STATE_FILE)
@@ -353,6 +357,8 @@ class Run(abc.ABC):
                 self._freeze(model, is_frozen)
                 self.compile(model, is_frozen, jit_choice(self.job.jit_compile))
                 model.optimizer.build(model.trainable_variables)
+                if self.state:
+                    values = put_state(self.state[0], model, "A state in memory")
                 if self.folder and not restored:
                     state = self.folder / STATE_FILE
                     values = restore_state(state, model, with_optimizer=position.part > first)[0]
@@ -394,6 +400,7 @@ class Run(abc.ABC):
             self._diverged(f"after step {step:,} {error}", before)
         if self.main and self.folder:
             write_state(self.folder / STATE_FILE, arrays, position)
+        self.reached(arrays)
         return self._close(model, position, averages, rows)
 
     def _settle(self, folder: Path, position: Position, rows: list[dict[str, Any]]) -> tuple[Position, bool]:
@@ -559,12 +566,19 @@ def read_state(path: Path) -> tuple[dict[str, np.ndarray], Position]:
 
 
 def restore_state(path: Path, model: Any, *, with_optimizer: bool) -> tuple[dict[str, np.ndarray], Position]:
-    """Put a state into a compiled model with a built optimizer, and return its averages and position.
+    """`put_state` of a file; also returns its position."""
+    arrays, position = read_state(path)
+    return put_state(arrays, model, path, with_optimizer=with_optimizer), position
+
+
+def put_state(
+    arrays: Mapping[str, np.ndarray], model: Any, where: object, *, with_optimizer: bool = True
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Put a state into a compiled model with a built optimizer, and return its averages.
 
     `with_optimizer=False` leaves the optimizer as it is, for the first step after the head was trained alone.
     ValueError if the variables are not the model's.
     """
-    arrays, position = read_state(path)
     stored = {name: value for name, value in arrays.items() if not name.startswith("average:")}
     wanted = [(name, v) for name, v in _variables(model) if with_optimizer or name.startswith("model:")]
     shapes = {name: tuple(v.shape) for name, v in wanted}
@@ -572,10 +586,9 @@ def restore_state(path: Path, model: Any, *, with_optimizer: bool) -> tuple[dict
     if shapes != found:
         wrong = sorted(set(shapes.items()) ^ set(found.items()))[0][0]
         raise ValueError(
-            f"{path} must hold the variables of this run's network and optimizer. Received: {wrong!r} as "
+            f"{where} must hold the variables of this run's network and optimizer. Received: {wrong!r} as "
             f"{found.get(wrong, 'missing')}, expected {shapes.get(wrong, 'none')}. Resume with the network it was made with."
         )
     for name, variable in wanted:
         variable.assign(stored[name])
-    averages = {name.removeprefix("average:"): value for name, value in arrays.items() if name.startswith("average:")}
-    return averages, position
+    return {name.removeprefix("average:"): value for name, value in arrays.items() if name.startswith("average:")}

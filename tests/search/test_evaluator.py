@@ -10,9 +10,12 @@ import pytest
 from keras_mnasnet.architecture import Architecture
 from keras_mnasnet.data import open_images
 from keras_mnasnet.data.shapes import write_folder
+from keras_mnasnet.loading import save
+from keras_mnasnet.model import build
 from keras_mnasnet.search.evaluator import NetworkEvaluator, fixed_cost, open_search_images
+from keras_mnasnet.search.executors import evaluated
 from keras_mnasnet.search.latency import DeviceGone
-from keras_mnasnet.search.trials import Trial
+from keras_mnasnet.search.trials import Request, Trial
 from keras_mnasnet.training import Diverged, parse_recipe, train_short
 
 NETWORK = "tiny: stem8 r1_k3_s11_e1_i8_o8_noskip r2_k3_s22_e2_i8_o16_se0.25 head32"
@@ -39,10 +42,10 @@ def test_a_trial_is_measured_trained_and_repeatable():
     assert (found.params, found.madds) == (network.params(classes=10), network.madds(32, 32, classes=10))
     assert (found.latency_ms, found.latency_source) == (network.madds(32, 32, classes=10) / 1e6, "madds")
     assert found.details["steps"] == 2 * (300 // 32)
-    phases = {"open_data", "latency", "build", "trace", "training_steps", "validate", "clear"}
+    phases = {"open_data", "open_source", "latency", "build", "trace", "training_steps", "validate", "clear"}
     assert set(found.seconds) == phases
     assert fixed_cost(found.seconds) == pytest.approx(
-        sum(found.seconds[phase] for phase in phases - {"open_data", "training_steps"})
+        sum(found.seconds[phase] for phase in phases - {"open_data", "open_source", "training_steps"})
     )
     again = made(request(1))
     assert (again.accuracy, again.details["loss"]) == (found.accuracy, found.details["loss"])
@@ -53,6 +56,47 @@ def test_the_latency_of_the_driver_is_kept():
     found = evaluator(steps=2)(request(latency_ms=3.5, latency_source="phone"))
     assert (found.latency_ms, found.latency_source) == (3.5, "phone")
     assert "latency" not in found.seconds
+
+
+def asked(number=0, **changes):
+    return Request(number, (0,), attempts=1, architecture=NETWORK, **changes)
+
+
+def test_a_training_in_rungs_is_the_training_without():
+    made = evaluator()
+    whole = made(request())
+    first = made(asked(share=0.4, keeps="all"))
+    second = made(asked(1, share=1.0, begun=0.4, state=first.kept, keeps="weights", extra={"rung": 1, "of": 0}))
+    steps = whole.details["steps"]
+    assert (first.details["steps"], first.details["begun"]) == (round(0.4 * steps), 0)
+    assert (second.details["steps"], second.details["begun"]) == (steps, round(0.4 * steps))
+    assert second.accuracy == whole.accuracy
+    assert len(second.kept) < len(first.kept) / 2, "the optimizer's state is left out"
+    damaged = evaluated(made, asked(1, share=1.0, begun=0.4, state=first.kept[:-8]))
+    assert damaged.failure.kind == "error"
+    other = asked(1, share=1.0, begun=0.4, state=first.kept)
+    other = dataclasses.replace(other, architecture=NETWORK.replace("o16", "o24"))
+    assert "must hold the variables of this run's network" in evaluated(made, other).failure.reason
+
+    wider = dataclasses.replace(
+        asked(2, share=0.2, weights=(NETWORK, second.kept), extra={"start": 1}), architecture=NETWORK.replace("o16", "o24")
+    )
+    found = made(wider)
+    assert found.details["inherited"]["trial"] == 1
+    assert 0.3 < found.details["inherited"]["share"] < 1
+    assert found.accuracy > first.accuracy, "four steps from there are more than seven from nothing"
+
+
+def test_networks_inherit_from_a_source(monkeypatch, tmp_path):
+    model = build(Architecture.parse(NETWORK), classes=10, input_shape=(32, 32, 3))
+    save(model, tmp_path / "source.safetensors")
+    found = evaluator(inherit=str(tmp_path / "source.safetensors"), steps=1)(request())
+    source = str(tmp_path / "source.safetensors")
+    head = 32 * 10 + 10
+    share = 1 - head / Architecture.parse(NETWORK).params(classes=10)
+    assert found.details["inherited"] == {"source": source, "trial": None, "share": pytest.approx(share)}
+    lost = evaluator(inherit=str(tmp_path / "none.safetensors"), steps=1)(request())
+    assert (lost.failure.kind, "none.safetensors" in lost.failure.reason) == ("data", True)
 
 
 def test_failures_are_typed(monkeypatch):

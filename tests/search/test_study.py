@@ -167,12 +167,15 @@ def kills(tmp_path, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "order", "size", "commits", "signals"),
-    [("random", "window", "3", 50, 50), ("ppo", "batch", "5", 5, 3), ("thompson", "window", "2", 10, 5)],
-)
-def test_a_killed_driver_goes_on_as_if_nothing_had_happened(tmp_path, algorithm, order, size, commits, signals):
+    ("algorithm", "order", "size", "commits", "signals", "more"),
+    [
+        ("random", "window", "3", 50, 50, ()), ("ppo", "batch", "5", 5, 3, ()), ("thompson", "window", "2", 10, 5, ()),
+        ("thompson", "window", "3", 20, 5, ("all",)),
+    ],
+)  # fmt: skip
+def test_a_killed_driver_goes_on_as_if_nothing_had_happened(tmp_path, algorithm, order, size, commits, signals, more):
     """os._exit at a random commit (before or after it), and SIGKILL at random moments: the same trials, the same state."""
-    found = kills(tmp_path, algorithm, order, size, str(commits), str(signals))
+    found = kills(tmp_path, algorithm, order, size, str(commits), str(signals), *more)
     assert (found["died"], found["equal"]) == (commits, commits)
     assert (found["killed"], found["same"], found["done"]) == (signals, True, found["trials"])
 

@@ -7,12 +7,13 @@ import base64
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from keras_mnasnet.search.rewards import Reward
+from keras_mnasnet.search.screens import JUDGED_AFTER, LEAST_TAU, MOST_JUDGED, Measured, Screen, kendall_tau, scores_of
 from keras_mnasnet.search.space import Candidate, SearchSpace
 from keras_mnasnet.search.trials import Observation, Proposal
 from keras_mnasnet.utils.reading import parse_json, record
@@ -61,6 +62,9 @@ class Searcher(abc.ABC):
         self.space = space
         self.reward = reward
         self.seed = seed
+        self.screens: tuple[Screen, ...] = ()  # of the start
+        self.measured: Measured | None = None
+        self.meter: Callable[[Candidate], tuple[float, str]]  # gives milliseconds and who says so, where `measured` asks for it
         self.rng = np.random.default_rng(seed)
         self._left: Unseen | None = None
         self._begin()
@@ -69,8 +73,10 @@ class Searcher(abc.ABC):
         """As before the first ask."""
         self.seen: dict[Candidate, None] = {}  # asked or told, in order
         self.pending: dict[Candidate, dict[str, Any]] = {}  # asked and not told, with their `extra`
-        self.told: list[Observation] = []  # the successful ones, in order
+        self.told: list[Observation] = []  # the successful ones, in order, each of a network's highest rung so far
+        self._places: dict[Candidate, int] = {}  # of networks in `told`
         self._counts = {"asked": 0, "told": 0}
+        self._scored: dict[str, list[tuple[float, float]]] = {}  # {screen: (score, reward)} of the networks of the first rung
         self._worst = Observation(())  # the lowest accuracy and reward and the longest latency so far
         self._unjudged: list[Observation] = []  # failed before the first success
 
@@ -85,10 +91,16 @@ class Searcher(abc.ABC):
             found = self._propose(count - len(proposals))
             if not found:
                 break
+            if self.screens:
+                found = [self._with_scores(proposal) for proposal in found]
             for proposal in found:
                 self._register(proposal)
             proposals += found
         return proposals
+
+    def _with_scores(self, proposal: Proposal) -> Proposal:
+        scores = {screen.name: screen.scores(self.space, [proposal.candidate])[0] for screen in self.screens}
+        return Proposal(proposal.candidate, {**proposal.extra, "screens": {**scores_of(proposal.extra), **scores}})
 
     def tell(self, observations: Sequence[Observation]) -> None:
         """Take in results; one without a reward failed, and counts as the worst so far."""
@@ -105,13 +117,16 @@ class Searcher(abc.ABC):
         learned: list[Observation] = []
         for observation in taken:
             self._counts["told"] += 1
-            self.pending.pop(observation.candidate, None)
+            scores = scores_of(self.pending.pop(observation.candidate, {}))
             self.seen[observation.candidate] = None
             if observation.reward is not None:
-                self.told.append(observation)
+                for name, score in scores.items():
+                    self._scored.setdefault(name, []).append((score, observation.reward))
+                place = self._places.setdefault(observation.candidate, len(self.told))
+                self.told[place : place + 1] = [observation]
                 self._worst = _worse(self._worst, observation)
                 learned.append(observation)
-            else:
+            elif not observation.rung:  # what fails further up keeps the result that it has
                 self._unjudged.append(observation)
             if self.told:
                 learned += [self._as_worst(failed) for failed in self._unjudged]
@@ -135,6 +150,20 @@ class Searcher(abc.ABC):
         """Take in results; failed ones stand among them as the worst so far."""
 
     # random unseen candidates
+
+    def taus(self) -> dict[str, float]:
+        """{screen: Kendall's tau of its scores with the rewards}, of those with enough results to be judged."""
+        return {name: kendall_tau(pairs[:MOST_JUDGED]) for name, pairs in self._scored.items() if len(pairs) >= JUDGED_AFTER}
+
+    def sifted(self, drawn: list[Candidate]) -> list[Candidate]:
+        """Of random networks those that every screen lets through which is not dropped; one at least, if there is any."""
+        taus = self.taus() if self.screens else {}
+        for screen in self.screens:
+            if taus.get(screen.name, 1.0) >= LEAST_TAU and drawn:
+                scores = screen.scores(self.space, drawn)
+                best = sorted(range(len(drawn)), key=lambda index: (-scores[index], index))
+                drawn = [drawn[index] for index in sorted(best[: max(1, int(len(drawn) * screen.share))])]
+        return drawn
 
     def unseen(self, count: int) -> list[Candidate]:
         """At most `count` different unseen candidates, drawn uniformly from what is left."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from keras_mnasnet.search.algorithms.base import Proposal, Searcher, reward_of
 from keras_mnasnet.search.rewards import Reward
 from keras_mnasnet.search.space import Candidate, SearchSpace
@@ -26,6 +28,9 @@ class Evolution(Searcher):
         self.sample = sample
 
     def _propose(self, count: int) -> list[Proposal]:
+        if len(self.seen) < self.population and self.screens:
+            wanted = math.ceil(1 / math.prod(screen.share for screen in self.screens))
+            return [Proposal(candidate) for candidate in self.sifted(self.unseen(wanted))[:1]]
         if len(self.seen) < self.population or not self.told:
             return [Proposal(candidate) for candidate in self.unseen(min(count, max(1, self.population - len(self.seen))))]
         for _ in range(MUTATIONS):

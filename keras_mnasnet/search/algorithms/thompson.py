@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_mnasnet.search.algorithms.base import Observation, Proposal, Searcher, Unseen, reward_of
 from keras_mnasnet.search.rewards import Reward
+from keras_mnasnet.search.screens import MEASURE, latencies_of
 from keras_mnasnet.search.space import Candidate, Guide, SearchSpace
 from keras_mnasnet.utils.reading import record
 
@@ -28,8 +29,11 @@ PRICES = 12  # of what limits bound, at which it is traded for what is modeled
 MODES = ("auto", "reward", "cost")
 COST_POOL = 1_000  # networks whose known cost is computed to model it, in a space too large to list
 LEAST_COST = 1e-9
+COST_NOISE = 0.03  # of log latencies around a sum over decisions
 JUDGED = 4_096  # the latest results, by which it is decided what is modeled; all are learned from
 ROUNDING = 1e-12  # of a mean square: a variance below it is none
+PRIOR_CLIMBS = 2  # networks on the way from a rung to the next whose gains are taken to differ as single results do
+SCREENED_START = 10  # at most: networks that a screen has chosen tell less of the others
 SPREAD = 64  # random networks of which the start takes the one that tells most
 
 
@@ -71,6 +75,17 @@ class Thompson(Searcher):
         self._known_cost: np.ndarray | None = None  # weights of log cost
         self._forget()
 
+    def _begin(self) -> None:
+        super()._begin()
+        self._known_ms: dict[Candidate, float] = {}  # measured before the training, of trained and other networks
+        self._measured_by = ""
+
+    def _register(self, proposal: Proposal) -> None:
+        super()._register(proposal)
+        if self.measured is not None:
+            self._known_ms |= latencies_of(proposal.extra, self.space)
+            self._measured_by = str(proposal.extra.get("measured_by", self._measured_by))
+
     def _forget(self) -> None:
         """As before the first result."""
         width = self.space.feature_count
@@ -79,6 +94,8 @@ class Thompson(Searcher):
         self._judged = Latest(JUDGED, width), Latest(JUDGED, 3)  # features; accuracy, latency_ms, reward
         self._has_parts = True  # every result has an accuracy and a latency; from one on that has not, neither is modeled
         self._best_told: Observation | None = None
+        self._latest: dict[Candidate, Observation] = {}  # of every network that at its highest rung
+        self._climbs: list[list[np.ndarray]] = []  # from each rung to the next, what that changed: accuracy, reward
         self._members: _Members | None = None
         self._last_mode = ""
 
@@ -90,8 +107,8 @@ class Thompson(Searcher):
         row = self.space.features(each.candidate)
         self._products += np.outer(row, row)
         self._rewards.add(row, reward)
-        accuracy, latency_ms = parts = np.array([each.accuracy, each.latency_ms], np.float64)  # None is NaN
-        self._has_parts = self._has_parts and bool(np.isfinite(parts).all())
+        accuracy, latency_ms = _figures(each)[:2]
+        self._has_parts = self._has_parts and bool(np.isfinite([accuracy, latency_ms]).all())
         if self._has_parts:
             self._accuracies.add(row, accuracy)
             self._log_costs.add(row, math.log(max(latency_ms, LEAST_COST)))
@@ -99,6 +116,12 @@ class Thompson(Searcher):
             self._judged[1].add([accuracy, latency_ms, reward])
         if self._best_told is None or reward > reward_of(self._best_told):
             self._best_told = each
+        below = self._latest.get(each.candidate)
+        self._latest[each.candidate] = each
+        if each.rung:
+            self._climbs += [[] for _ in range(each.rung - len(self._climbs))]
+            if below is not None and below.rung == each.rung - 1:
+                self._climbs[below.rung].append(np.subtract(*(_figures(seen)[[0, 2]] for seen in (each, below))))
 
     def _restore(self, value: Mapping[str, Any], learned: Sequence[Observation]) -> None:
         found = record(value, _State, "The state of a search")
@@ -114,9 +137,11 @@ class Thompson(Searcher):
         return {"models_cost": float(self._last_mode == "cost")} if self._last_mode else {}
 
     def _propose(self, count: int) -> list[Proposal]:
-        if len(self.seen) < self.start or len(self.told) < 2:
+        if len(self.seen) < (min(self.start, SCREENED_START) if self.screens else self.start) or len(self.told) < 2:
             return [Proposal(candidate) for candidate in self._spread()]
         draw = self._surrogate()
+        if self.measured is not None and self._last_mode == "cost":
+            return self._propose_measured(draw, self.measured.count)
         taken: dict[Candidate, None] = {}
         for _ in range(count):
             candidate = self._best(draw(), taken)
@@ -124,6 +149,28 @@ class Thompson(Searcher):
                 break
             taken[candidate] = None
         return [Proposal(candidate) for candidate in taken]
+
+    def _propose_measured(self, draw: Callable[[], Scorer], count: int) -> list[Proposal]:
+        """Of `count` draws' best networks the one that one more draw likes best at its measured latency."""
+        taken: dict[Candidate, None] = {}
+        for _ in range(count):
+            candidate = self._best(draw(), taken)
+            if candidate is None:
+                break
+            taken[candidate] = None
+        if not taken:
+            return []
+        found, measured = list(taken), dict[Candidate, float]()
+        for candidate in found:
+            if candidate not in self._known_ms:
+                measured[candidate], self._measured_by = self.meter(candidate)
+        scorer, ms = draw(), {**self._known_ms, **measured}
+        scores = scorer.joined(self.space.features(found) @ scorer.weights, np.array([ms[candidate] for candidate in found]))
+        best = found[int(np.argmax(scores))]
+        measured[best] = ms[best]
+        pairs = [[list(candidate), value] for candidate, value in measured.items()]
+        own = {"measured": pairs, "measured_by": self._measured_by, "screens": {MEASURE: float(scores.max())}}
+        return [Proposal(best, own)]
 
     def _spread(self) -> list[Candidate]:
         """Of some random networks the one of which those asked before say least: the largest posterior variance."""
@@ -133,6 +180,9 @@ class Thompson(Searcher):
             drawn = self.unseen(SPREAD)
         if not drawn:
             return self.unseen(1)
+        few = self.sifted(drawn)
+        if len(few) < len(drawn):  # of good ones the extremes tell less than any
+            return [few[int(self.rng.integers(len(few)))]]
         rows = self.space.features(drawn)
         known = self.space.features(list(self.seen)) if self.seen else rows[:0]
         variance = np.einsum("nf,nf->n", rows @ covariance(known, noise=self.noise, prior=self.prior), rows)
@@ -144,30 +194,73 @@ class Thompson(Searcher):
 
         Pending networks count in its covariance, as if they had come out as expected: they spread no further.
         """
-        posterior = Posterior(_inverse(self._products, self.noise, self.prior), self.noise)
+        fit = self._fit_of_rungs() if self._climbs else self._fit()
+        posterior = Posterior(_inverse(fit.products, self.noise, self.prior), self.noise)
         spread = posterior.covariance
         if self.pending:
             pending = self.space.features(list(self.pending))
-            spread = _inverse(self._products + pending.T @ pending, self.noise, self.prior)
+            spread = _inverse(fit.products + pending.T @ pending, self.noise, self.prior)
         factor = np.linalg.cholesky(spread)
-        reward = self._rewards.standard()
+        reward, accuracy, log_cost = fit.reward, fit.accuracy, fit.log_cost
         self._last_mode = "reward"
-        if self.mode != "reward" and self.reward.uses_latency and self._has_parts:
-            accuracy, log_cost = self._accuracies.standard(), self._log_costs.standard()
-            if self.mode == "cost" or self._parts_tell_more(posterior, reward, accuracy, log_cost):
-                self._last_mode = "cost"
-                cost = log_cost.rescaled(posterior.mean(log_cost.products)) if self.space.cost is None else None
-                return lambda: Scorer(accuracy.rescaled(posterior.draw(accuracy.products, self.rng, factor)), cost, self.reward)
+        may = self.mode != "reward" and self.reward.uses_latency
+        if (
+            may and accuracy is not None and log_cost is not None
+            and (self.mode == "cost" or self._parts_tell_more(posterior, fit, accuracy, log_cost))
+        ):  # fmt: skip
+            self._last_mode = "cost"
+            cost = log_cost.rescaled(posterior.mean(log_cost.products)) if self.space.cost is None else None
+            if self.measured is not None and self._known_ms:
+                cost = self._cost_of_measured()
+            return lambda: Scorer(accuracy.rescaled(posterior.draw(accuracy.products, self.rng, factor)), cost, self.reward)
         return lambda: Scorer(reward.rescaled(posterior.draw(reward.products, self.rng, factor)), None, None)
 
-    def _parts_tell_more(self, posterior: Posterior, reward: Standard, accuracy: Standard, log_cost: Standard) -> bool:
+    def _fit(self) -> Fit:
+        """What all results say."""
+        accuracy, log_cost = (target.standard() if self._has_parts else None for target in (self._accuracies, self._log_costs))
+        rows, figures = (judged.array for judged in self._judged)
+        return Fit(self._products, self._rewards.standard(), accuracy, log_cost, rows, figures, np.ones(len(rows)))
+
+    def _fit_of_rungs(self) -> Fit:
+        """The same of networks at different rungs: a lower one is off by what the way up changes on average, and noisier by the
+        variance of that."""
+        seen = list(self._latest.values())
+        rows, rungs = self.space.features([each.candidate for each in seen]), np.array([each.rung for each in seen])
+        figures = np.array([_figures(each) for each in seen])
+        gains = [np.array(climb).reshape(-1, 2) for climb in self._climbs]
+        offsets, variances = np.zeros((2, len(gains) + 1, 2))
+        scale = figures[:, [0, 2]].std(0)
+        usual = (self.noise * np.where(scale > 0, scale, 1.0)) ** 2
+        for rung in reversed(range(len(gains))):
+            gain, count = gains[rung], len(gains[rung])
+            offsets[rung] = offsets[rung + 1] + (gain.mean(0) if count else 0)
+            spread = count * gain.var(0) if count else 0
+            variances[rung] = variances[rung + 1] + (spread + PRIOR_CLIMBS * usual) / (count + PRIOR_CLIMBS)
+        weights = 1 / (1 + variances[rungs, 1] / usual[1])
+        figures[:, [0, 2]] += offsets[rungs]
+        reward = standard(rows, figures[:, 2], weights, self.clip)
+        accuracy = log_cost = None
+        if self._has_parts:
+            accuracy = standard(rows, figures[:, 0], weights, self.clip)
+            log_cost = standard(rows, np.log(np.maximum(figures[:, 1], LEAST_COST)), weights, 0.0)
+        products = (rows * weights[:, None]).T @ rows
+        return Fit(products, reward, accuracy, log_cost, rows[-JUDGED:], figures[-JUDGED:], weights[-JUDGED:])
+
+    def _parts_tell_more(self, posterior: Posterior, fit: Fit, accuracy: Standard, log_cost: Standard) -> bool:
         """Whether the latest rewards, each left out in turn, are predicted better by their parts than directly."""
-        rows, (accuracies, cost, true) = self._judged[0].array, self._judged[1].array.T
-        out_accuracy, direct = posterior.left_out(rows, (accuracy, accuracies), (reward, true))
-        if self.space.cost is None:
-            cost = np.exp(posterior.left_out(rows, (log_cost, np.log(np.maximum(cost, LEAST_COST))))[0])
+        accuracies, cost, true = fit.judged.T
+        out_accuracy, direct = posterior.left_out(fit.rows, (accuracy, accuracies), (fit.reward, true), weights=fit.weights)
+        if self.space.cost is None and self.measured is None:  # else it is known when a network is chosen
+            logs = np.log(np.maximum(cost, LEAST_COST))
+            cost = np.exp(posterior.left_out(fit.rows, (log_cost, logs), weights=fit.weights)[0])
         from_parts = self.reward.of(out_accuracy, cost)
-        return bool(((from_parts - true) ** 2).sum() <= ((direct - true) ** 2).sum())
+        return bool((fit.weights * (from_parts - true) ** 2).sum() <= (fit.weights * (direct - true) ** 2).sum())
+
+    def _cost_of_measured(self) -> np.ndarray:
+        """Weights of log cost, by all that was measured and told."""
+        known = {each.candidate: each.latency_ms or LEAST_COST for each in self.told} | self._known_ms
+        rows = self.space.features(list(known))
+        return Posterior.of(rows, noise=COST_NOISE, prior=10.0).mean(rows.T @ np.log(list(known.values())))
 
     def _best(self, scorer: Scorer, taken: Mapping[Candidate, None]) -> Candidate | None:
         """The unseen network that the scorer likes best."""
@@ -188,6 +281,11 @@ class Thompson(Searcher):
         known = self.space.cost if scorer.reward is not None else None
         found = ascend(self.space, scorer, starts, self.rng, known_cost=known, excluded=lambda c: c in self.seen or c in taken)
         return found or next(iter(each for each in self.unseen(1) if each not in taken), None)
+
+
+def _figures(each: Observation) -> np.ndarray:
+    """Accuracy, latency and reward; what is missing is NaN."""
+    return np.array([each.accuracy, each.latency_ms, each.reward], np.float64)
 
 
 class _Members:
@@ -239,12 +337,14 @@ class Posterior:
         """Weights `[F]` drawn around the mean; `factor` `[F, F]` is the Cholesky factor of their covariance."""
         return self.mean(products) + factor @ rng.standard_normal(len(factor))
 
-    def left_out(self, rows: np.ndarray, *targets: tuple[Standard, np.ndarray]) -> list[np.ndarray]:
+    def left_out(
+        self, rows: np.ndarray, *targets: tuple[Standard, np.ndarray], weights: np.ndarray | float = 1.0
+    ) -> list[np.ndarray]:  # fmt: skip
         """For each target and its values at some of the rows, their predictions from all other rows.
 
-        y - (y - Hy) / (1 - diag H) of the standardized values.
+        y - (y - Hy) / (1 - diag H) of the standardized values; `weights` are those of the rows in A.
         """
-        leverage = ((rows @ self.covariance) * rows).sum(1) / self.noise**2
+        leverage = weights * ((rows @ self.covariance) * rows).sum(1) / self.noise**2
         found = []
         for target, values in targets:
             y = (np.maximum(values, target.floor) - target.mean) / target.deviation
@@ -266,6 +366,20 @@ def _inverse(products: np.ndarray, noise: float, prior: float) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Fit:
+    """What the surrogate is made of: X'X, the standardized targets (no parts where a result lacks them), and the latest rows
+    `[N, F]` with what was seen of them `[N, 3]` (accuracy, latency, reward) and their weights `[N]`."""
+
+    products: np.ndarray
+    reward: Standard
+    accuracy: Standard | None
+    log_cost: Standard | None
+    rows: np.ndarray
+    judged: np.ndarray
+    weights: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Standard:
     """Values raised to `floor`, minus `mean`, over `deviation`; and the `products` `[F]` of their feature rows with them."""
 
@@ -279,6 +393,14 @@ class Standard:
         weights = weights * self.deviation
         weights[0] += self.mean
         return weights
+
+
+def standard(rows: np.ndarray, values: np.ndarray, weights: np.ndarray, clip: float) -> Standard:
+    """Of `values` `[N]` as they are now, with their rows `[N, F]` and weights; `Target` keeps it up for values that stay."""
+    floor = float(np.quantile(values, clip))
+    raised = np.maximum(values, floor)
+    mean, deviation = float(raised.mean()), float(raised.std()) or 1.0
+    return Standard((weights * (raised - mean) / deviation) @ rows, floor, mean, deviation)
 
 
 class Latest:
