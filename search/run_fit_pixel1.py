@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
 import math
 import tempfile
@@ -141,7 +142,7 @@ def drawn(rng: np.random.Generator) -> Iterator[tuple[Architecture, int, int]]:
     while True:
         for name in PRESETS:
             options: dict[str, Any] = {}
-            if name != "macro":
+            if "width" in inspect.signature(PRESETS[name]).parameters:
                 options = {"width": float(rng.choice(WIDTHS)), "stem_stride": int(rng.choice((1, 2, 2, 2)))}
             chosen = space(name, **options)
             assert chosen.build is not None

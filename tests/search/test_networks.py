@@ -197,7 +197,7 @@ def test_width_and_stem():
         ("filters", A1.scaled(0.5).blocks[n - 1].filters), ("repeats", A1.blocks[n - 1].repeats))}))  # fmt: skip
     assert found.same_network(A1.scaled(0.5).with_stem_stride(1))
     assert half.fingerprint() != MBCONV.fingerprint()
-    assert len({space(name).fingerprint() for name in PRESETS}) == 5
+    assert len({space(name).fingerprint() for name in PRESETS}) == 6
 
 
 def test_limits_are_those_of_the_networks():
