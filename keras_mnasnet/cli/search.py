@@ -359,9 +359,10 @@ def _print_within(reward: Reward, found: Trial | None) -> None:
 
 def _say_predicted(study: str) -> None:
     """A line where no network of a study was trained."""
-    from keras_mnasnet import search
+    from keras_mnasnet.search import Study
 
-    evaluation = search.status(study).meta.evaluation
+    with Study.open(study, read_only=True) as opened:
+        evaluation = opened.meta.evaluation
     if evaluation.get("table"):
         print(f"none of these networks was trained: {evaluation.get('photos')}")
 

@@ -124,6 +124,22 @@ def test_other_searches_of_the_benchmark(script, path, monkeypatch):
         assert trainings == draws or name == "ppo tuned", "the controller alone repeats itself"
 
 
+def test_the_benchmark_on_imagenet_results(script, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    digits = ([1, 4, 6], [3, 5], [1, 2, 3], [0, 1])
+    rows = [["".join(str(rng.choice(each)) for each in digits) for _ in range(7)] for _ in range(60)]
+    lines = [",".join([*row, str(50 + sum(int(code[0]) for code in row) / 10)]) for row in rows]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join([",".join([*(f"block{n}" for n in range(7)), "val_top1"]), *lines]))
+    monkeypatch.setattr(script, "DRAWN", 1_000)
+    monkeypatch.setitem(script.SEARCHES, "short", ("local-search", {}, 60, 1, 1))
+    for objective in ("accuracy", "hard"):
+        trainings, draws = script.reach("imagenet", str(path), "short", objective, 0)
+        assert 1 <= trainings == draws <= 61
+    summary = script.summary("imagenet", "thompson", "hard", [(7, 7), (9, 9)])
+    assert "met" not in summary, "the targets are those of NAS-Bench-Macro"
+
+
 def test_another_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="read from nas-bench-macro_cifar10.json. Received: .*none.json: .*No such file"):
         MacroTable.read(tmp_path / "none.json")
