@@ -5,8 +5,7 @@
 Accuracies are those of Accel-NASBench's shortened trainings (43 % to 67 %), of which only the differences count, and a network
 found is a prediction: nothing is trained here. A search sees them with the noise of one training (0.15 points); results are
 without it. Latency is the Pixel-1 model's, the target 75 ms. The controller is the paper's (`ppo`, preset `paper`) with 8,000
-samples; the others train
-an eighth as many. The best there is comes from steps of one and of two decisions without noise.
+samples; the others train an eighth as many. The best there is comes from steps of one and of two decisions without noise.
 """
 
 from __future__ import annotations
