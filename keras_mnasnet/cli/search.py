@@ -237,7 +237,8 @@ def rescore(arguments: argparse.Namespace) -> None:
     _print_within(found.reward, found.at_target)
     if found.warning:
         print(f"warning: {found.warning}")
-    return _say_predicted(arguments.study)
+    _say_predicted(arguments.study)
+    return None
 
 
 def retrain(arguments: argparse.Namespace) -> None:
@@ -277,7 +278,7 @@ def report(arguments: argparse.Namespace) -> None:
         return print_json(found.to_json() | {"files": {name: str(file) for name, file in found.files.items()}})
     print(f"{found.name}: {len(found.done):,} networks, {len(found.front)} on the front; reward {found.reward}\n")
     _print_best([(best.trial.reward or 0.0, best.trial) for best in found.best], lines=False)
-    _say_predicted(arguments.study)
+    photos = " --data PHOTOS" if _say_predicted(arguments.study) else ""
     if found.best[0].call:
         print(f"\n{found.best[0].call}")
     for name, tau in found.screens.items():
@@ -289,7 +290,7 @@ def report(arguments: argparse.Namespace) -> None:
         print(f"\n{found.landmark_note}")
     for file in found.files.values():
         print(f"wrote {file}")
-    return print(f"train the best fully: mnasnet search retrain --study {shlex.quote(str(arguments.study))} -o FOLDER")
+    return print(f"train the best fully: mnasnet search retrain --study {shlex.quote(str(arguments.study))}{photos} -o FOLDER")
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -357,14 +358,15 @@ def _print_within(reward: Reward, found: Trial | None) -> None:
         print(f"\nmost accurate within {reward.target_ms:g} ms: {said}")
 
 
-def _say_predicted(study: str) -> None:
-    """A line where no network of a study was trained."""
+def _say_predicted(study: str) -> bool:
+    """A line where no network of a study was trained; whether that is so."""
     from keras_mnasnet.search import Study
 
     with Study.open(study, read_only=True) as opened:
         evaluation = opened.meta.evaluation
     if evaluation.get("table"):
         print(f"none of these networks was trained: {evaluation.get('photos')}")
+    return bool(evaluation.get("table"))
 
 
 def _millions(count: int | None) -> float | None:
