@@ -129,13 +129,13 @@ def _train_source(task: Task, recipe: Recipe, path: Path) -> None:
     from keras_mnasnet import save
     from keras_mnasnet.search.evaluator import open_search_images
     from keras_mnasnet.training import train_short
-    from keras_mnasnet.training.classifier import in_memory
+    from keras_mnasnet.training.classifier import evaluation_preprocessing, in_memory
 
     images = open_search_images(task.data, images=task.images, validation_images=task.validation_images)
     network = A1.scaled(task.width).with_stem_stride(task.stem_stride)
     found = train_short(network, in_memory(images.train), in_memory(images.validation), recipe, size=task.size)
     print(f"source: {network.name}, validation accuracy {found.accuracy:.4f} after {found.steps:,} steps", flush=True)
-    save(found.model, path, labels=images.train.labels)
+    save(found.model, path, labels=images.train.labels, preprocessing=evaluation_preprocessing(task.size, recipe.augment))
 
 
 def _search(
