@@ -167,7 +167,10 @@ def test_export_for_optuna(toy, tmp_path, search):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--space", "mobile"), "The search spaces are paper, vertex, mbconv, cell, macro, accel-nasbench. Received: space='mobile'"),
+        (
+            ("--space", "mobile"),
+            "The search spaces are paper, vertex, mbconv, cell, macro, accel-nasbench. Received: space='mobile'",
+        ),
         (("--space", "nowhere:space"), "A space is a preset, or module:function"),
         (("--algorithm", "annealing"), "`algorithm` must be one of"),
         (("--device", "phone"), "A device must be host"),

@@ -93,4 +93,11 @@ def test_what_the_script_draws_is_counted(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     script = importlib.import_module("run_fit_pixel1")
     networks = itertools.islice(script.drawn(np.random.default_rng(0)), 20)
-    assert {network.name.partition("-")[0] for network, _, _ in networks} == {"paper", "vertex", "mbconv", "cell", "macro", "accel"}
+    assert {network.name.partition("-")[0] for network, _, _ in networks} == {
+        "paper",
+        "vertex",
+        "mbconv",
+        "cell",
+        "macro",
+        "accel",
+    }
