@@ -19,7 +19,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from run_search import median_error, table, task
+from run_search import goal, median_error, table
 
 SCHEMA, MOST = 1, 200
 # objective, whether the latency is known beforehand, screen
@@ -35,21 +35,21 @@ def reach(path: str, objective: str, known: bool, screen: str, seed: int) -> tup
     from keras_mnasnet.search import Observation, Screen, make_algorithm
     from keras_mnasnet.search.screens import parse_screen
 
-    rows, space = table(path)
-    reward, good = task(path, objective)
-    found = make_algorithm("thompson", space if known else dataclasses.replace(space, cost=None), reward, seed=seed)
+    rows, (reward, is_good) = table("macro", path), goal("macro", path, objective)
+    space = rows.space if known else dataclasses.replace(rows.space, cost=None)
+    found = make_algorithm("thompson", space, reward, seed=seed)
     searcher: Any = found
     if screen:
         parsed = parse_screen(screen)
         if isinstance(parsed, Screen):
             searcher.screens = (parsed,)
         else:
-            searcher.measured, searcher.meter = parsed, lambda candidate: (rows.mflops[candidate], "table")
+            searcher.measured, searcher.meter = parsed, lambda candidate: (rows.cost(candidate), "table")
     for number in range(1, MOST + 1):
         (proposal,) = found.ask(1)
-        if proposal.candidate in good:
+        if is_good(proposal.candidate):
             return number, searcher.taus()
-        accuracy, latency = rows.trained(proposal.candidate, seed), rows.mflops[proposal.candidate]
+        accuracy, latency = rows.trained(proposal.candidate, seed), rows.cost(proposal.candidate)
         found.tell([Observation(proposal.candidate, proposal.extra, accuracy, latency, reward(accuracy, latency))])
     return MOST + 1, searcher.taus()
 

@@ -755,7 +755,7 @@ def test_bad_yolo_rows(rows, message, tmp_path):
         ("names: !!python/object/apply:os.system ['true']\n", "plain values"),
         ("names: " + "[" * 500, "plain values"),
         ("a: b: c", "plain values"),
-        ("train: train/images\nnames: [box, null]\n", "names of one line each. Received: None"),
+        ("train: train/images\nnames: [box, null]\n", "names of one line each, without control characters. Received: None"),
         ("x: " + "y" * 300_000, "at most 262,144 bytes"),
         ("train: nowhere/images\nval: valid/images\nnames: [box, ball]\n", "`split` must be one of validation"),
     ],
