@@ -129,7 +129,9 @@ class HalfGraph:
     def __init__(self, content: bytes) -> None:
         model = schema.ModelT.InitFromPackedBuf(content, 0)
         self._graph = model.subgraphs[0]
-        self._names = {int(each.tensorIndex): each.name.decode() for each in model.signatureDefs[0].outputs}
+        signature = model.signatureDefs[0].outputs if model.signatureDefs else ()
+        self._names = {int(each): self._graph.tensors[each].name.decode() for each in self._graph.outputs}
+        self._names |= {int(each.tensorIndex): each.name.decode() for each in signature}
         names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
         kinds = [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
         if unknown := sorted(set(kinds) - set(OPERATORS)):
