@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keras_mnasnet.export.file import GraphFacts
 
-# coral.ai/docs/edgetpu/models-intro/#supported-operations, which asks for 8 bits throughout and one image at a time
+# coral.ai/docs/edgetpu/models-intro/#supported-operations, which asks for 8 bits throughout and one image at a time; read in
+# copies of the page, that RSQRT, SQUARED_DIFFERENCE, SUM, TRANSPOSE and TRANSPOSE_CONV are on it was not
 EDGE_TPU = (
     "ADD AVERAGE_POOL_2D CONCATENATION CONV_2D DEPTHWISE_CONV_2D EXPAND_DIMS FULLY_CONNECTED L2_NORMALIZATION LOGISTIC LSTM "
     "MAXIMUM MAX_POOL_2D MEAN MINIMUM MUL PACK PAD PRELU QUANTIZE REDUCE_MAX REDUCE_MIN RELU RELU6 RELU_N1_TO_1 RESHAPE "

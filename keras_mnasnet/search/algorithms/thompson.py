@@ -142,22 +142,21 @@ class Thompson(Searcher):
         draw = self._surrogate()
         if self.measured is not None and self._last_mode == "cost":
             return self._propose_measured(draw, self.measured.count)
+        return [Proposal(candidate) for candidate in self._drawn(draw, count)]
+
+    def _drawn(self, draw: Callable[[], Scorer], count: int) -> dict[Candidate, None]:
+        """The best network of each of `count` draws, all different; fewer where nothing is left."""
         taken: dict[Candidate, None] = {}
         for _ in range(count):
             candidate = self._best(draw(), taken)
             if candidate is None:
                 break
             taken[candidate] = None
-        return [Proposal(candidate) for candidate in taken]
+        return taken
 
     def _propose_measured(self, draw: Callable[[], Scorer], count: int) -> list[Proposal]:
         """Of `count` draws' best networks the one that one more draw likes best at its measured latency."""
-        taken: dict[Candidate, None] = {}
-        for _ in range(count):
-            candidate = self._best(draw(), taken)
-            if candidate is None:
-                break
-            taken[candidate] = None
+        taken = self._drawn(draw, count)
         if not taken:
             return []
         found, measured = list(taken), dict[Candidate, float]()
